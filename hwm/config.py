@@ -1,0 +1,273 @@
+"""Frozen configurations of a run and their way to and from TOML.  Nothing here imports torch.
+
+Every value of a run is one field here.  Unknown keys and wrong types are errors that name the nearest right key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class STConfig:
+    """ST-Transformer of the compression track (SYSTEMS.md section 1).  Defaults are the published model."""
+
+    family: Literal["st"] = "st"
+    vocab_size: int = 64000
+    factors: tuple[int, ...] = ()
+    """Mixed radix of a factorised vocabulary, lowest digit first; empty: one table over all ids (the paper)."""
+    grid: tuple[int, int] = (32, 32)
+    context_grids: int = 3
+    future_grids: int = 3
+    num_layers: int = 24
+    num_heads: int = 8
+    width: int = 512
+    mlp_ratio: int = 4
+    dropout: float = 0.1
+    qk_norm: bool = True
+    qkv_bias: bool = True
+    state_dim: int = 25
+    num_states: int = 64
+    """State rows read, from the first context frame; the 34 frames of two blocks and look-ahead."""
+    state_hidden: int = 2048
+    state_offset: int = 0
+    """Frames by which the state rows run ahead of the frames."""
+    state_pooling: Literal["frames", "adaptive"] = "frames"
+    state_alignment: Literal["target", "current"] = "target"
+    loss_on: Literal["future", "all"] = "future"
+    scheduled_sampling: float = 0.0
+    """Probability that an input token of the future is the model's own prediction instead of the truth."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads:
+            raise ValueError(f"model.width {self.width} is not divisible by model.num_heads {self.num_heads}")
+        product = 1
+        for factor in self.factors:
+            product *= factor
+        if self.factors and product != self.vocab_size:
+            raise ValueError(f"model.factors {self.factors} multiply to {product}, not vocab_size {self.vocab_size}")
+        if min(self.context_grids, self.future_grids, self.num_layers, self.vocab_size, self.num_states) < 1:
+            raise ValueError("model grids, layers, vocabulary and num_states must be at least 1")
+        if not 0 <= self.scheduled_sampling <= 1 or not 0 <= self.dropout < 1:
+            raise ValueError("model.scheduled_sampling must lie in [0, 1] and model.dropout in [0, 1)")
+
+
+@dataclass(frozen=True)
+class FSQConfig:
+    """Causal video tokenizer with finite scalar quantisation (tokenizers/fsq.py)."""
+
+    family: Literal["fsq"] = "fsq"
+    levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)
+    """Levels per channel; the default is Cosmos' 64 000-code quantiser (reference A.4)."""
+    spatial_stride: int = 8
+    channels: int = 96
+    """Width at the finest stage of the network."""
+    depth: int = 2
+    """Residual blocks per stage."""
+    continuous: bool = False
+    """Latents instead of codes: the bottleneck is bounded, not quantised."""
+    edge_weight: float = 0.5
+    """Weight of the error of spatial differences, which keeps edges, relative to the pixel error."""
+
+    def __post_init__(self) -> None:
+        if self.spatial_stride not in (4, 8, 16):
+            raise ValueError(f"model.spatial_stride must be 4, 8 or 16, got {self.spatial_stride}")
+        if not self.levels or min(self.levels) < 2:
+            raise ValueError(f"model.levels must be at least 2 each, got {self.levels}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where clips come from and what a clip is."""
+
+    train: str = ""
+    val: str = ""
+    clip: Literal["block_pairs", "blocks"] = "block_pairs"
+    """block_pairs: two consecutive 17-frame blocks (compression).  blocks: one block (tokenizers, HWM)."""
+    overlap: bool = True
+    """Let training clips share blocks; validation clips never do."""
+    image_size: int = 0
+    """Side of raw video frames in pixels after area resizing; 0 keeps the stored size."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The optimisation.  Defaults are those of the compression track (SYSTEMS.md section 1)."""
+
+    steps: int = 1000
+    batch_size: int = 8
+    accumulate: int = 1
+    """Micro-batches of batch_size per step."""
+    lr: float = 8e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.05
+    warmup_steps: int = 0
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    clip_norm: float = 1.0
+    """Largest global gradient norm; 0 leaves gradients alone."""
+    ema: float = 0.0
+    """Decay of the exponential moving average of the weights, used for validation and prediction; 0: none."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    validate_every: int = 0
+    validate_clips: int = 64
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    sample_every: int = 0
+    log_every: int = 10
+    threads: int = 0
+    """CPU threads; 0: as many as there are free cores."""
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch_size, self.accumulate, self.log_every, self.keep_checkpoints) < 1:
+            raise ValueError("train.steps, batch_size, accumulate, log_every and keep_checkpoints must be at least 1")
+        if self.lr <= 0 or not 0 <= self.ema < 1:
+            raise ValueError("train.lr must be positive and train.ema in [0, 1)")
+
+
+ModelConfig = STConfig | FSQConfig
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a training run."""
+
+    recipe: str = "custom"
+    seed: int = 0
+    tokenizer: str = ""
+    """Tokenizer that made the tokens: a shipped name or a folder; used for pictures and pixel scores."""
+    model: ModelConfig = field(default_factory=STConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+MAX_CONFIG_BYTES = 1_000_000
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain nested dict of a config, tuples as lists."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(cls: type[T], table: dict[str, Any], where: str = "config") -> T:
+    """Build a config dataclass from a nested dict.
+
+    Raises ValueError naming the key, the nearest right one and the place for an unknown key or a wrong type.
+    """
+    hints = get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in table:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(names)}"
+            raise ValueError(f"{where}: unknown key {key!r}{hint}")
+    values = {key: _convert(hints[key], value, f"{where}.{key}") for key, value in table.items()}
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        return _choose_family(get_args(kind), value, where)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: expected a table, got {value!r}")
+        return from_dict(typing.cast(type, kind), value, where)
+    if origin is Literal:
+        if value not in get_args(kind):
+            near = difflib.get_close_matches(str(value), [str(a) for a in get_args(kind)], 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{where}: must be one of {', '.join(map(repr, get_args(kind)))}, got {value!r}{hint}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"{where}: expected a list, got {value!r}")
+        item = get_args(kind)
+        if len(item) == 2 and item[1] is Ellipsis:
+            return tuple(_convert(item[0], v, where) for v in value)
+        if len(item) != len(value):
+            raise ValueError(f"{where}: expected {len(item)} values, got {len(value)}")
+        return tuple(_convert(k, v, where) for k, v in zip(item, value))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{where}: expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def _choose_family(choices: tuple[Any, ...], value: Any, where: str) -> Any:
+    """A union of configs is told apart by their `family` field."""
+    families = {get_args(get_type_hints(c)["family"])[0]: c for c in choices}
+    if not isinstance(value, dict) or value.get("family") not in families:
+        got = value.get("family") if isinstance(value, dict) else value
+        raise ValueError(f"{where}.family: must be one of {', '.join(map(repr, families))}, got {got!r}")
+    return from_dict(families[value["family"]], value, where)
+
+
+def override(config: T, assignments: list[str]) -> T:
+    """Apply dotted assignments such as "train.steps=500"; values are TOML, bare words are strings."""
+    table = to_dict(config)
+    for assignment in assignments:
+        key, sign, text = assignment.partition("=")
+        if not sign:
+            raise ValueError(f"override {assignment!r}: write it as key=value, for example train.steps=500")
+        place = key.strip().split(".")
+        node: Any = table
+        for part in place[:-1]:
+            if not isinstance(node.get(part), dict):
+                near = difflib.get_close_matches(part, list(node), 1)
+                raise ValueError(f"override {assignment!r}: no table {part!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            node = node[part]
+        node[place[-1]] = _parse_value(text.strip())
+    return from_dict(type(config), table, "override")
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return text
+
+
+def to_toml(config: Any) -> str:
+    """TOML text of a config; `from_toml` gives the same config back."""
+    lines: list[str] = []
+
+    def write(table: dict[str, Any], prefix: str) -> None:
+        scalars = {k: v for k, v in table.items() if not isinstance(v, dict)}
+        if prefix and scalars:
+            lines.append(f"\n[{prefix}]")
+        lines.extend(f"{k} = {json.dumps(v)}" for k, v in scalars.items())
+        for key, value in table.items():
+            if isinstance(value, dict):
+                write(value, f"{prefix}.{key}" if prefix else key)
+
+    write(to_dict(config), "")
+    return "\n".join(lines) + "\n"
+
+
+def from_toml(cls: type[T], path: str | Path) -> T:
+    """Read a config file; every error names the file."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such config file")
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ValueError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes, not a config")
+    try:
+        table = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid TOML: {error}") from None
+    return from_dict(cls, table, str(path))

@@ -1,0 +1,140 @@
+"""What the parts of the library promise each other: batches, predictions, tokenizers, world models.
+
+Shape letters used in names everywhere (`x_BTSD` has shape (B, T, S, D)):
+
+    B batch      F pixel frames   T latent steps (token grids)   S tokens per step (H * W)
+    H, W height and width (of a grid or a picture)   C channels   D width of the model   N heads   A state dimensions
+    K samples    V vocabulary     L layers
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from hwm.clock import Clock
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips of one batch.  What a family does not use is None.
+
+    states_BFA: float32, raw units, one row per frame (or more rows: look-ahead), first row = first frame.
+    tokens_BTHW: int64 in [0, V).   video_BFHWC: uint8 RGB.   latents_BTCHW: float32.
+    """
+
+    states_BFA: Tensor
+    tokens_BTHW: Tensor | None = None
+    video_BFHWC: Tensor | None = None
+    latents_BTCHW: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.states_BFA.shape[0]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in moved.items() if v is not None})
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is drawn from its distribution.  temperature 0 is greedy (argmax).
+
+    top_k 0 and top_p 1 switch those filters off.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(f"sampling needs temperature >= 0, top_k >= 0 and 0 < top_p <= 1, got {self}")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """K samples of the future and, where the family has one, what its distribution says.
+
+    tokens_BKTHW: int64, K sampled futures.  The fields below describe the distribution along sample 0:
+    nll_BTHW: float32, -log p(target) in nats where targets were given.
+    top_indices_BTHWK, top_values_BTHWK: the K most likely ids in descending order and their logits.
+    entropy_BTHW: float32, nats.
+    codes_BTHWC: float32, the expectation of the tokenizer's code vector under the predicted distribution.
+    latents_BKTCHW: float32, K sampled futures of a family that predicts latents.
+    """
+
+    tokens_BKTHW: Tensor | None = None
+    nll_BTHW: Tensor | None = None
+    top_indices_BTHWK: Tensor | None = None
+    top_values_BTHWK: Tensor | None = None
+    entropy_BTHW: Tensor | None = None
+    codes_BTHWC: Tensor | None = None
+    latents_BKTCHW: Tensor | None = None
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Video to tokens and back.  Blocks of `clock.block` frames are encoded and decoded independently."""
+
+    name: str
+    clock: Clock
+    spatial_stride: int
+    vocab_size: int
+
+    @property
+    def codes_VC(self) -> Tensor:
+        """Code vector of every id, float32 (V, C)."""
+
+    def encode(self, video_BFHWC: Tensor) -> Tensor:
+        """uint8 video of whole blocks -> int64 tokens_BTHW."""
+
+    def decode(self, tokens_BTHW: Tensor) -> Tensor:
+        """int64 tokens of whole blocks -> uint8 video_BFHWC."""
+
+    def decode_codes(self, codes_BTHWC: Tensor) -> Tensor:
+        """Code vectors, also between the code points, of whole blocks -> uint8 video_BFHWC."""
+
+    def fingerprint(self) -> str:
+        """Hash of everything that decides its output; stored with tokens, compared before use."""
+
+
+class WorldModel(Protocol):
+    """A model of the robot's camera: an nn.Module that also has these."""
+
+    def loss(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Training loss under "loss" (a scalar to differentiate) and further named scalars to log."""
+
+    def validate(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Named scores (B,), one value per clip; both teacher-forced and autoregressive where that differs."""
+
+
+class TokenWorldModel(WorldModel, Protocol):
+    """A world model over token grids."""
+
+    context_grids: int
+    future_grids: int
+    num_states: int
+
+    def predict(
+        self,
+        context_BTHW: Tensor,
+        states_BFA: Tensor,
+        *,
+        generator: torch.Generator,
+        num_samples: int = 1,
+        sampling: Sampling = Sampling(),  # noqa: B008
+        targets_BTHW: Tensor | None = None,
+        teacher_forced: bool = False,
+        top_k_logits: int = 0,
+        codes_VC: Tensor | None = None,
+    ) -> Prediction:
+        """Predict the future grids after the context, given the states of context and future frames.
+
+        targets_BTHW: true future grids; fills nll_BTHW.  teacher_forced: feed the targets instead of the samples.
+        top_k_logits: fills top_indices and top_values with that many.  codes_VC: fills codes_BTHWC.
+        """
