@@ -127,6 +127,9 @@ class TrainConfig:
     threads: int = 0
     """CPU threads; 0: as many as there are free cores."""
     device: str = "auto"
+    """auto: the first CUDA device where there is one, else the CPU."""
+    tensorboard: bool = False
+    """Write the metrics also as TensorBoard events (extra `tensorboard`)."""
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch_size, self.accumulate, self.log_every, self.keep_checkpoints) < 1:

@@ -104,7 +104,12 @@ class Tokenizer(Protocol):
 
 
 class WorldModel(Protocol):
-    """A model of the robot's camera: an nn.Module that also has these."""
+    """A model of the robot's camera: an nn.Module that also has these.
+
+    validation_key: the score of `validate` that chooses the best checkpoint; lower is better.
+    """
+
+    validation_key: str
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Training loss under "loss" (a scalar to differentiate) and further named scalars to log."""
