@@ -1,0 +1,67 @@
+"""Tokenizers by name or folder: a folder holds config.toml and model.safetensors, nothing that can run.
+
+The names of shipped tokenizers are the folders of hwm/tokenizers/weights.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from hwm.config import FSQConfig, from_toml, to_toml
+from hwm.tokenizers.fsq import FSQTokenizer
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def shipped() -> list[str]:
+    """Names of the tokenizers that come with the package."""
+    return sorted(p.name for p in WEIGHTS.iterdir() if (p / "model.safetensors").is_file()) if WEIGHTS.is_dir() else []
+
+
+def load_tokenizer(name_or_folder: str | Path, *, device: str = "cpu") -> FSQTokenizer:
+    """Load a tokenizer by shipped name or from a folder (an exported one, or a training run of a tokenizer).
+
+    Raises ValueError when there is none, or when keys, shapes or types differ from what the configuration says.
+    """
+    folder = WEIGHTS / str(name_or_folder)
+    if not (folder / "config.toml").is_file():
+        folder = Path(name_or_folder)
+    config_file, weights_file = folder / "config.toml", folder / "model.safetensors"
+    if not config_file.is_file() or not weights_file.is_file():
+        known = ", ".join(shipped()) or "none"
+        raise ValueError(
+            f"{name_or_folder}: no tokenizer; give a shipped name ({known}) or a folder with config.toml and "
+            "model.safetensors (made by `hwm export RUN FOLDER`)"
+        )
+    config = from_toml(FSQConfig, config_file)
+    tokenizer = FSQTokenizer(config, name=folder.name)
+    state = load_file(weights_file)
+    wanted = {k: tuple(v.shape) for k, v in tokenizer.state_dict().items()}
+    given = {k: tuple(v.shape) for k, v in state.items()}
+    if wanted != given:
+        missing, extra = sorted(wanted.items() - given.items())[:3], sorted(given.items() - wanted.items())[:3]
+        raise ValueError(f"{weights_file}: does not fit {config_file.name}: missing {missing}, unexpected {extra}")
+    tokenizer.load_state_dict({k: v.float() for k, v in state.items()})
+    return tokenizer.to(device).eval()
+
+
+def save_tokenizer(tokenizer: FSQTokenizer, folder: str | Path, *, card: str = "") -> Path:
+    """Write config.toml, model.safetensors and README.md (the model card) into a new folder, all or nothing.
+
+    Weights are stored as float16, rounding them: encode with what is loaded, not with what was saved.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise ValueError(f"{folder}: already exists; choose a new folder or remove it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    temporary.chmod(0o755)
+    (temporary / "config.toml").write_text(to_toml(tokenizer.config))
+    (temporary / "README.md").write_text(card)
+    save_file({k: v.half().contiguous() for k, v in tokenizer.state_dict().items()}, temporary / "model.safetensors")
+    os.replace(temporary, folder)
+    return folder
