@@ -1,0 +1,276 @@
+"""Readers of the 1X datasets: v2.0 tokens, v2.0 raw video, v1.1; nothing is loaded before it is used.
+
+`open_dataset` finds out by the files what a folder holds and checks names, counts and exact sizes; the arrays are
+memory-mapped on first use.  Byte layouts: reference A.2, A.3, A.5 (1X dataset cards).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from hwm.clock import COSMOS, Clock
+from hwm.data import layout, video
+from hwm.data.cache import decoded_frames
+from hwm.data.files import check_size, map_array, read_count, read_json
+from hwm.data.legacy import LegacyTokenDataset, is_legacy, open_legacy
+from hwm.robot import EVE, Embodiment, read_embodiment
+
+COSMOS_GRID = (32, 32)
+COSMOS_VOCAB = 64000
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What token and raw shards share: one row of states and one segment id per frame."""
+
+    index: int
+    num_frames: int
+    video_path: Path
+    states_path: Path
+    segments_path: Path
+    state_dim: int
+
+    @cached_property
+    def states(self) -> np.ndarray:
+        """Robot states (F, A), float32 memory map, one row per frame."""
+        return map_array(self.states_path, "<f4", (self.num_frames, self.state_dim), self._rows)
+
+    @cached_property
+    def segments(self) -> np.ndarray:
+        """Segment ids (F,), int32 memory map, non-decreasing."""
+        return map_array(self.segments_path, "<i4", (self.num_frames,), self._rows)
+
+    def read_states(self, rows: np.ndarray) -> np.ndarray:
+        """States (len(rows), A) float32 of the given frames.  Raises ValueError where a state is not finite."""
+        states = self.states[rows]
+        if not np.isfinite(states).all():
+            row = int(np.asarray(rows)[np.nonzero(~np.isfinite(states))[0][0]])
+            raise ValueError(f"{self.states_path}: row {row} is not finite; repair or drop this shard")
+        return states
+
+    @property
+    def _rows(self) -> str:
+        return f"{self.num_frames} frames by the shard's metadata, state width {self.state_dim}"
+
+    def check_sizes(self) -> None:
+        """Raise ValueError unless every file has exactly the size that the frame count asks for."""
+        check_size(self.states_path, self.num_frames * self.state_dim * 4, self._rows)
+        check_size(self.segments_path, self.num_frames * 4, self._rows)
+
+
+@dataclass(frozen=True)
+class TokenShard(Shard):
+    """One shard of tokens; block b covers frames `clock.block` * b onwards, the last block may be padded."""
+
+    grid: tuple[int, int]
+    vocab_size: int
+    clock: Clock
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        """Token grids (N_blocks, T, H, W), int32 memory map, the padded last block included."""
+        return map_array(self.video_path, "<i4", self._shape, f"{self._shape} int32 tokens")
+
+    @property
+    def _shape(self) -> tuple[int, int, int, int]:
+        return self.clock.stored_blocks(self.num_frames), self.clock.grids, *self.grid
+
+    def read_tokens(self, block: int, num_blocks: int = 1) -> np.ndarray:
+        """Grids (num_blocks * T, H, W) int64.  Raises ValueError for an id outside the vocabulary."""
+        tokens = self.tokens[block : block + num_blocks].astype(np.int64).reshape(-1, *self.grid)
+        if tokens.min() < 0 or tokens.max() >= self.vocab_size:
+            found = tokens.max() if tokens.max() >= self.vocab_size else tokens.min()
+            limit = f"a vocabulary of {self.vocab_size}"
+            raise ValueError(f"{self.video_path}: block {block} holds id {found}, outside {limit}; tokenize it again")
+        return tokens
+
+    def check_sizes(self) -> None:
+        super().check_sizes()
+        check_size(self.video_path, 4 * int(np.prod(self._shape)), f"{self._shape} int32 tokens")
+
+
+@dataclass(frozen=True)
+class RawShard(Shard):
+    """One shard of video; frame k of the mp4 is row k of states and segments."""
+
+    def frames(self, size: int = 0) -> np.ndarray:
+        """All frames, uint8 RGB memory map (F, H, W, 3), decoded once into a cache file.
+
+        size: side in pixels of area-resized square frames; 0 keeps the stored size.
+        Raises ValueError when the video is damaged or does not have one frame per state row.
+        """
+        return decoded_frames(self.video_path, num_frames=self.num_frames, size=size)
+
+
+@dataclass(frozen=True)
+class TokenDataset:
+    """A v2.0 dataset of tokens.  tokenizer: what the sidecar says about their maker, None for official data."""
+
+    root: Path
+    shards: tuple[TokenShard, ...]
+    hz: int
+    grid: tuple[int, int]
+    vocab_size: int
+    clock: Clock
+    tokenizer: dict | None
+    robot: Embodiment
+
+    @property
+    def num_frames(self) -> int:
+        return sum(shard.num_frames for shard in self.shards)
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A v2.0 dataset of video.  clock: the blocks into which its frames are cut."""
+
+    root: Path
+    shards: tuple[RawShard, ...]
+    hz: int
+    clock: Clock
+    robot: Embodiment
+
+    @property
+    def num_frames(self) -> int:
+        return sum(shard.num_frames for shard in self.shards)
+
+
+Dataset = TokenDataset | RawDataset | LegacyTokenDataset
+AnyShard = TypeVar("AnyShard", bound=Shard)
+
+
+def open_dataset(path: str | Path, *, faults: list[ValueError] | None = None) -> Dataset:
+    """Open a 1X dataset folder: v2.0 tokens, v2.0 raw video or v1.1, told apart by the files in it.
+
+    faults: where given, faulty shards are left out and their errors collected here instead of raised.
+    Raises ValueError naming file, expectation and remedy.
+    """
+    root = Path(path)
+    kind = probe_kind(root)
+    if kind == "v1.1":
+        return open_legacy(root)
+    if kind not in ("tokens", "raw"):
+        raise ValueError(_unknown(root, kind))
+    metadata = root / "metadata.json"
+    table = read_json(metadata)
+    hz, num_shards = read_count(table, "hz", metadata), read_count(table, "num_shards", metadata)
+    robot = read_robot(root)
+    files = layout.TOKENS if kind == "tokens" else layout.VIDEO
+    present = files.indices(root)
+    if len(present) != num_shards and faults is None:
+        found = f"{len(present)} shards found (first {present[0]}, last {present[-1]})"
+        raise ValueError(f"{metadata}: num_shards is {num_shards} but {found}; fetch the rest or correct num_shards")
+
+    def plain(index: int) -> dict:
+        about = layout.METADATA.find(root, index)
+        return {
+            "index": index,
+            "num_frames": read_count(read_json(about), "shard_num_frames", about),
+            "video_path": files.find(root, index),
+            "states_path": layout.STATES.find(root, index),
+            "segments_path": layout.SEGMENTS.find(root, index),
+            "state_dim": robot.dim,
+        }
+
+    dataset: Dataset
+    if kind == "tokens":
+        info = read_tokenizer_info(root)
+        grid, vocab_size, clock = token_geometry(info, root)
+        sizes = {"grid": grid, "vocab_size": vocab_size, "clock": clock}
+        tokens = _open_shards(present, lambda i: TokenShard(**plain(i), **sizes), faults)
+        dataset = TokenDataset(root, tokens, hz, grid, vocab_size, clock, info, robot)
+    else:
+        dataset = RawDataset(root, _open_shards(present, lambda i: RawShard(**plain(i)), faults), hz, COSMOS, robot)
+    expected = read_count(table, "num_images", metadata)
+    if faults is None and dataset.num_frames != expected:
+        raise ValueError(
+            f"{metadata}: num_images is {expected} but the shards' metadata add up to {dataset.num_frames}; "
+            "fetch or write the dataset again"
+        )
+    return dataset
+
+
+def _open_shards(
+    present: list[int], build: Callable[[int], AnyShard], faults: list[ValueError] | None
+) -> tuple[AnyShard, ...]:
+    shards = []
+    for index in present:
+        try:
+            shard = build(index)
+            shard.check_sizes()
+            shards.append(shard)
+        except ValueError as error:
+            if faults is None:
+                raise
+            faults.append(error)
+    return tuple(shards)
+
+
+def probe_kind(root: Path) -> str:
+    """What a folder holds: "tokens", "raw", "v1.1", "compression test", "sampling test" or "unknown".
+
+    Raises ValueError when it is no folder.
+    """
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder; give the folder that holds metadata.json and the shards")
+    if is_legacy(root):
+        return "v1.1"
+    token_files, videos = layout.TOKENS.indices(root), layout.VIDEO.indices(root)
+    whole = (root / "metadata.json").is_file() or layout.SEGMENTS.indices(root)
+    if token_files and videos:
+        return "unknown"
+    if token_files:
+        return "tokens" if whole else "compression test"
+    if videos:
+        return "raw" if whole else "sampling test"
+    return "unknown"
+
+
+def _unknown(root: Path, kind: str) -> str:
+    if kind != "unknown":
+        return f"{root}: holds a {kind} set, which has no future to learn from; open it with open_test_set"
+    if layout.TOKENS.indices(root) and layout.VIDEO.indices(root):
+        return f"{root}: holds both .bin tokens and .mp4 video; keep the two datasets in folders of their own"
+    inside = [p.name for p in sorted(root.iterdir()) if p.is_dir() and probe_kind(p) != "unknown"]
+    if inside:
+        return f"{root}: not a dataset itself but holds {', '.join(inside)}; give one of these, such as {root / inside[0]}"
+    return f"{root}: no 1X dataset: expected video_0.bin, video_0.mp4 or video.bin, here or in videos/; check the path"
+
+
+def read_robot(root: Path) -> Embodiment:
+    """The embodiment that the dataset's `robot.toml` describes, or the 1X EVE where there is none."""
+    path = root / "robot.toml"
+    return read_embodiment(path) if path.is_file() else EVE
+
+
+def read_tokenizer_info(root: Path) -> dict | None:
+    """The sidecar `tokenizer.json` of tokens that this library made, or None."""
+    path = root / "tokenizer.json"
+    return read_json(path) if path.is_file() else None
+
+
+def token_geometry(info: dict | None, root: Path) -> tuple[tuple[int, int], int, Clock]:
+    """Grid (H, W), vocabulary and clock of tokens: the sidecar's, or the official ones of Cosmos DV8x8x8."""
+    if info is None:
+        return COSMOS_GRID, COSMOS_VOCAB, COSMOS
+    path = root / "tokenizer.json"
+    grid, clock = info.get("grid"), info.get("clock")
+    if not isinstance(grid, list) or len(grid) != 2 or not all(type(side) is int and 0 < side <= 4096 for side in grid):
+        raise ValueError(f"{path}: expected two positive sides under 'grid', found {grid!r}; tokenize again")
+    if not isinstance(clock, dict) or set(clock) != {"stride", "block"} or not all(type(n) is int for n in clock.values()):
+        raise ValueError(f"{path}: expected stride and block under 'clock', found {clock!r}; tokenize again")
+    try:
+        return (grid[0], grid[1]), read_count(info, "vocab_size", path), Clock(**clock)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
+
+
+def frame_size(dataset: RawDataset) -> tuple[int, int]:
+    """Stored height and width of the dataset's video in pixels."""
+    return video.probe(dataset.shards[0].video_path)[:2]

@@ -1,0 +1,132 @@
+"""Writers of the 1X v2.0 layouts, byte for byte (reference A.3, A.5).
+
+Every file appears whole or not at all, and a shard's metadata is written last: a shard is finished when its
+metadata exists (`shard_finished`), so interrupted work goes on shard by shard.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from hwm.clock import COSMOS, Clock
+from hwm.data import layout
+from hwm.data.files import write_array, write_json
+from hwm.data.shards import write_checksums
+from hwm.data.video import VideoWriter
+
+
+def shard_finished(root: str | Path, shard: int) -> bool:
+    """Whether this shard was written to its end."""
+    return shard in layout.METADATA.indices(Path(root))
+
+
+@dataclass(frozen=True)
+class TokenShardWriter:
+    """Write one shard of tokens.
+
+    flat: all files directly under `root`, as in the validation set, instead of a folder per kind.
+    """
+
+    root: str | Path
+    shard: int
+    flat: bool = False
+    vocab_size: int = 64000
+    clock: Clock = COSMOS
+
+    def write(self, tokens_NTHW: np.ndarray, states: np.ndarray, segments: np.ndarray) -> None:
+        """Write blocks of tokens with the states (F, A) and segment ids (F,) of every frame.
+
+        tokens_NTHW: ids in [0, vocab_size), N = ceil(F / 17) blocks of T grids, the last one padded.
+        Raises ValueError for values that no reader would accept.
+        """
+        root = Path(self.root)
+        path = layout.TOKENS.place(root, self.shard, flat=self.flat)
+        shape = (self.clock.stored_blocks(len(states)), self.clock.grids)
+        if tokens_NTHW.ndim != 4 or tokens_NTHW.shape[:2] != shape:
+            raise ValueError(f"{path}: {len(states)} frames need {shape} blocks and grids, got {tokens_NTHW.shape}")
+        if not np.issubdtype(tokens_NTHW.dtype, np.integer):
+            raise ValueError(f"{path}: tokens must be whole numbers, got {tokens_NTHW.dtype}")
+        if tokens_NTHW.min() < 0 or tokens_NTHW.max() >= self.vocab_size:
+            extent = f"{tokens_NTHW.min()}..{tokens_NTHW.max()}"
+            raise ValueError(f"{path}: token ids must lie in [0, {self.vocab_size}), got {extent}")
+        _check_rows(path, states, segments)
+        write_array(path, tokens_NTHW, "<i4")
+        _finish(root, self.shard, self.flat, path, states, segments)
+
+
+class RawShardWriter:
+    """Write one shard of video, appended piece by piece; it is finished when the `with` block ends without an error.
+
+    height, width: of the frames, even, in pixels.  flat: see TokenShardWriter.
+    """
+
+    def __init__(self, root: str | Path, *, shard: int, height: int, width: int, flat: bool = False, hz: int = 30) -> None:
+        self.root, self.shard, self.flat = Path(root), shard, flat
+        self._path = layout.VIDEO.place(self.root, shard, flat=flat)
+        self._video = VideoWriter(self._path, height=height, width=width, fps=hz)
+        self._states: list[np.ndarray] = []
+        self._segments: list[np.ndarray] = []
+
+    def __enter__(self) -> RawShardWriter:
+        self._video.__enter__()
+        return self
+
+    def append(self, frames_FHWC: np.ndarray, states_FA: np.ndarray, segment: int) -> None:
+        """Append frames uint8 RGB of one segment with their states; segment ids must not decrease."""
+        segments = np.full(len(frames_FHWC), segment, np.int32)
+        _check_rows(self._path, states_FA, segments)
+        if self._segments and segment < self._segments[-1][-1]:
+            raise ValueError(f"{self._path}: segment ids must not decrease, got {segment} after {self._segments[-1][-1]}")
+        self._video.write(frames_FHWC)
+        self._states.append(np.array(states_FA, np.float32))
+        self._segments.append(segments)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._video.__exit__(kind, error, trace)
+        if kind is None:
+            states, segments = np.concatenate(self._states), np.concatenate(self._segments)
+            _finish(self.root, self.shard, self.flat, self._path, states, segments)
+
+
+def _check_rows(path: Path, states: np.ndarray, segments: np.ndarray) -> None:
+    if states.ndim != 2 or segments.shape != states.shape[:1] or not len(states):
+        raise ValueError(f"{path}: expected states (F, A) and segments (F,), got {states.shape} and {segments.shape}")
+    if not np.isfinite(states).all():
+        raise ValueError(f"{path}: states must be finite, row {np.nonzero(~np.isfinite(states))[0][0]} is not")
+    if (np.diff(segments) < 0).any():
+        raise ValueError(f"{path}: segment ids must not decrease, they do after frame {np.diff(segments).argmin()}")
+
+
+def _finish(root: Path, shard: int, flat: bool, video: Path, states: np.ndarray, segments: np.ndarray) -> None:
+    """Write what goes with the video, the metadata last."""
+    states_path = layout.STATES.place(root, shard, flat=flat)
+    segments_path = layout.SEGMENTS.place(root, shard, flat=flat)
+    write_array(states_path, states, "<f4")
+    write_array(segments_path, segments, "<i4")
+    write_checksums(layout.CHECKSUMS.place(root, shard, flat=flat), [video, states_path, segments_path])
+    about = {"shard_num_frames": len(states), "shard_ind": shard}
+    write_json(layout.METADATA.place(root, shard, flat=flat), about)
+
+
+def write_tokenizer_info(
+    root: str | Path, *, name: str, fingerprint: str, vocab_size: int, grid: tuple[int, int], clock: Clock, config: dict
+) -> None:
+    """Write the sidecar `tokenizer.json` that tells readers the grid (H, W), the vocabulary and who made the tokens."""
+    about = {"name": name, "fingerprint": fingerprint, "vocab_size": vocab_size, "grid": list(grid)}
+    times = {"stride": clock.stride, "block": clock.block}
+    write_json(Path(root) / "tokenizer.json", {**about, "clock": times, "config": config})
+
+
+def write_dataset_metadata(root: str | Path, *, num_shards: int, num_images: int, hz: int = 30) -> None:
+    """Write `metadata.json`, which makes the folder a dataset; call it once, after the last shard.
+
+    num_images: frames over all shards.
+    """
+    root = Path(root)
+    write_json(root / "metadata.json", {"num_shards": num_shards, "query": None, "hz": hz, "num_images": num_images})
+    names = ("metadata.json", "tokenizer.json", "robot.toml")
+    write_checksums(root / "checksums.json", [root / name for name in names if (root / name).is_file()])
