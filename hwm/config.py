@@ -70,8 +70,8 @@ class FSQConfig:
     levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)
     """Levels per channel; the default is Cosmos' 64 000-code quantiser (reference A.4)."""
     spatial_stride: int = 8
-    channels: int = 96
-    """Width at the finest stage of the network."""
+    channels: int = 64
+    """Width at the fine stage of the network; the coarse stage is three times as wide."""
     depth: int = 2
     """Residual blocks per stage."""
     continuous: bool = False

@@ -28,40 +28,34 @@ GROUP = 8
 PATCH_FRAMES = 4
 
 
-class ChannelNorm(nn.Module):
-    """Root-mean-square normalisation over the channels of (N, C, H, W)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(channels, 1, 1))
+class ChannelNorm(nn.LayerNorm):
+    """Normalisation over the channels of (N, C, H, W), each place and time step by itself."""
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        power = x_NCHW.float().square().mean(1, keepdim=True)
-        return x_NCHW * (torch.rsqrt(power + 1e-6) * self.scale).to(x_NCHW.dtype)
+        return super().forward(x_NCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class ResidualBlock(nn.Module):
-    """Spatial 3x3 convolution, then a mix of the current and the previous time step."""
+    """Spatial 3x3 convolution, then a mix in which half of the channels come from the previous time step."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = ChannelNorm(channels)
-        self.space = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="replicate")
-        self.time = nn.Conv2d(2 * channels, channels, 1)
-        nn.init.normal_(self.time.weight, std=0.5 * (2 * channels) ** -0.5)
+        self.space = nn.Conv2d(channels, channels, 3, padding=1)
+        self.time = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x_NCHW: Tensor, steps: int) -> Tensor:
-        h = F.silu(self.space(F.silu(self.norm(x_NCHW))))
-        return x_NCHW + self.time(torch.cat([h, previous_step(h, steps)], 1))
+        h = F.silu(self.space(self.norm(x_NCHW)))
+        return x_NCHW + self.time(shift_half(h, steps))
 
 
-def previous_step(x_NCHW: Tensor, steps: int) -> Tensor:
-    """The same tensor one time step earlier; before the first step stands the first step itself.
+def shift_half(x_NCHW: Tensor, steps: int) -> Tensor:
+    """Replace the second half of the channels by those of one time step earlier.
 
-    N = B * steps, time fastest.
+    N = B * steps, time fastest; before the first step stands the first step itself.
     """
-    x = x_NCHW.unflatten(0, (-1, steps))
-    return torch.cat([x[:, :1], x[:, :-1]], 1).flatten(0, 1)
+    now, past = x_NCHW.unflatten(0, (-1, steps)).chunk(2, 2)
+    return torch.cat([now, torch.cat([past[:, :1], past[:, :-1]], 1)], 2).flatten(0, 1)
 
 
 def to_patches(video_BFCHW: Tensor, size: int) -> Tensor:
@@ -93,7 +87,7 @@ class FSQTokenizer(nn.Module):
         self.vocab_size = quantiser.vocabulary(config.levels)
         self.patch = 8 if config.spatial_stride == 16 else 4
         self.merge = config.spatial_stride // self.patch
-        fine, coarse = config.channels, 2 * config.channels
+        fine, coarse = config.channels, 3 * config.channels
         patch_values, merged = 3 * PATCH_FRAMES * self.patch**2, 2 * fine * self.merge**2
         self.patch_in = nn.Conv2d(patch_values, fine, 1)
         self.fine_in = nn.ModuleList(ResidualBlock(fine) for _ in range(config.depth))

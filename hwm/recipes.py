@@ -1,0 +1,154 @@
+"""Named runs.  Each is a function that returns a RunConfig; its docstring says what it is, what it needs and what to expect.
+
+`hwm recipes` lists them, `hwm train NAME` runs one, `--set section.key=value` changes a value.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from hwm.config import DataConfig, FSQConfig, RunConfig, STConfig, TrainConfig
+
+
+def st_revontuli() -> RunConfig:
+    """ST-Transformer of the 1X compression track as published: 24 layers x 512, 136.1 M parameters.
+
+    Data: 1X v2.0 tokens (train_v2.0, val_v2.0), 306 k clips.  80 epochs at batch 160 are 153 000 steps; published
+    on 8 B200 in 17 h, validation CE 4.92 (autoregressive), test top-500 CE 6.64 (Revontuli report, Table 1).
+    One process holds batch 20 x 8 accumulated micro-batches; our arithmetic for one H200 at 40 % of peak: 96 h.
+    """
+    return RunConfig(
+        recipe="st-revontuli",
+        tokenizer="",
+        model=STConfig(),
+        data=DataConfig(clip="block_pairs", overlap=False),
+        train=TrainConfig(
+            steps=153_000,
+            batch_size=20,
+            accumulate=8,
+            lr=8e-4,
+            betas=(0.9, 0.95),
+            weight_decay=0.05,
+            warmup_steps=2000,
+            schedule="linear",
+            precision="bfloat16",
+            validate_every=2000,
+            validate_clips=512,
+            checkpoint_every=1000,
+            sample_every=5000,
+        ),
+    )
+
+
+def st_tiny() -> RunConfig:
+    """Twin of st-revontuli for tests: 2 layers x 32 on 8x8 grids, seconds on a CPU."""
+    return RunConfig(
+        recipe="st-tiny",
+        tokenizer="fsq-8x8x8",
+        model=STConfig(
+            vocab_size=64000,
+            factors=(8, 8, 8, 5, 5, 5),
+            grid=(8, 8),
+            num_layers=2,
+            num_heads=2,
+            width=32,
+            state_hidden=64,
+            num_states=34,
+        ),
+        data=DataConfig(clip="block_pairs"),
+        train=TrainConfig(steps=20, batch_size=4, lr=2e-3, warmup_steps=4, validate_every=10, validate_clips=4, checkpoint_every=10),
+    )
+
+
+def st_demo() -> RunConfig:
+    """Twin of st-revontuli for the demo: learns the simulated robot's camera at 64x64 in minutes on two CPU cores.
+
+    The vocabulary is factorised into the quantiser's digits, so that few clips suffice for a vocabulary of
+    64 000; everything else is the published model, smaller.
+    """
+    return RunConfig(
+        recipe="st-demo",
+        tokenizer="fsq-8x8x8",
+        model=STConfig(
+            vocab_size=64000,
+            factors=(8, 8, 8, 5, 5, 5),
+            grid=(8, 8),
+            num_layers=6,
+            num_heads=6,
+            width=192,
+            dropout=0.0,
+            state_hidden=256,
+            num_states=34,
+        ),
+        data=DataConfig(clip="block_pairs"),
+        train=TrainConfig(
+            steps=1000,
+            batch_size=16,
+            lr=2e-3,
+            warmup_steps=50,
+            schedule="cosine",
+            ema=0.99,
+            validate_every=200,
+            validate_clips=32,
+            checkpoint_every=200,
+            sample_every=500,
+            log_every=20,
+        ),
+    )
+
+
+def fsq_8x8x8() -> RunConfig:
+    """Video tokenizer of the library, 8x8x8 with Cosmos' 64 000 codes, trained on raw video."""
+    return RunConfig(
+        recipe="fsq-8x8x8",
+        model=FSQConfig(levels=(8, 8, 8, 5, 5, 5), spatial_stride=8, channels=64, depth=2),
+        data=DataConfig(clip="blocks"),
+        train=TrainConfig(
+            steps=6000,
+            batch_size=8,
+            lr=3e-3,
+            betas=(0.9, 0.95),
+            weight_decay=0.01,
+            warmup_steps=100,
+            schedule="linear",
+            ema=0.998,
+            validate_every=500,
+            validate_clips=64,
+            checkpoint_every=250,
+            sample_every=1000,
+            log_every=50,
+        ),
+    )
+
+
+def fsq_tiny() -> RunConfig:
+    """Twin of fsq-8x8x8 for tests: 8 channels, seconds on a CPU."""
+    return RunConfig(
+        recipe="fsq-tiny",
+        model=FSQConfig(levels=(8, 5, 5), channels=8, depth=1),
+        data=DataConfig(clip="blocks"),
+        train=TrainConfig(steps=20, batch_size=2, lr=3e-3, validate_every=10, validate_clips=4, checkpoint_every=10),
+    )
+
+
+RECIPES: tuple[Callable[[], RunConfig], ...] = (st_revontuli, st_tiny, st_demo, fsq_8x8x8, fsq_tiny)
+
+
+def names() -> list[str]:
+    """Names of all recipes."""
+    return [function().recipe for function in RECIPES]
+
+
+def recipe(name: str) -> RunConfig:
+    """The configuration called `name`.  Raises ValueError naming the nearest one."""
+    for function in RECIPES:
+        if function().recipe == name:
+            return function()
+    near = difflib.get_close_matches(name, names(), 1)
+    raise ValueError(f"no recipe {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names())}"))
+
+
+def summary(function: Callable[[], RunConfig]) -> str:
+    """First line of the recipe's docstring."""
+    return (function.__doc__ or "").strip().splitlines()[0]
