@@ -1,0 +1,87 @@
+"""Factorised self-attention over token grids: over the places of one grid, and causally over time at one place.
+
+Time comes first in the layout (x_TBSD): grids fold into the batch of spatial attention without a copy, and a new
+grid is appended to the temporal keys and values along the leading axis.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class KVCache:
+    """Temporal keys and values of all grids seen so far, one pair (T, B, S, N, H) a layer."""
+
+    def __init__(self) -> None:
+        self.pairs: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def extend(self, layer: int, k_TBSNH: Tensor, v_TBSNH: Tensor) -> tuple[Tensor, Tensor]:
+        """Append the keys and values of new grids; returns those of all grids."""
+        if layer in self.pairs:
+            old_k, old_v = self.pairs[layer]
+            k_TBSNH, v_TBSNH = torch.cat([old_k, k_TBSNH]), torch.cat([old_v, v_TBSNH])
+        self.pairs[layer] = k_TBSNH, v_TBSNH
+        return k_TBSNH, v_TBSNH
+
+    def repeat(self, num: int) -> KVCache:
+        """The cache of `num` copies of the batch, copy-major: what was computed once serves every sample."""
+        copy = KVCache()
+        copy.pairs = {i: (k.repeat(1, num, 1, 1, 1), v.repeat(1, num, 1, 1, 1)) for i, (k, v) in self.pairs.items()}
+        return copy
+
+    @property
+    def num_grids(self) -> int:
+        return len(self.pairs[0][0]) if self.pairs else 0
+
+
+class Projections(nn.Module):
+    """What both attentions share: fused queries, keys and values, QK-norm (LayerNorm over each head), output."""
+
+    def __init__(self, width: int, num_heads: int, *, qk_norm: bool, qkv_bias: bool, dropout: float) -> None:
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.out = nn.Linear(width, width)
+        self.q_norm = nn.LayerNorm(width // num_heads) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(width // num_heads) if qk_norm else nn.Identity()
+
+    def heads(self, x_TBSD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised queries and keys, and values, (T, B, S, N, H) each."""
+        q, k, v = self.qkv(x_TBSD).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+        # Autocast runs the norm in float32; attention runs in the type of the values.
+        return self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v
+
+
+class SpatialAttention(Projections):
+    """Every place of a grid attends to every place of the same grid."""
+
+    def forward(self, x_TBSD: Tensor) -> Tensor:
+        T, B, S, D = x_TBSD.shape
+        q, k, v = (y.flatten(0, 1).transpose(1, 2) for y in self.heads(x_TBSD))
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        return self.out(y.transpose(1, 2).reshape(T, B, S, D))
+
+
+class TemporalAttention(Projections):
+    """Every place attends to the same place in its own and all earlier grids.
+
+    Time is a handful of steps, so this is many tiny products: one batched product over (B, S, N) with time as rows,
+    on views that leave time in front, costs less than moving time inside the batch for a fused kernel.
+    """
+
+    def forward(self, x_TBSD: Tensor, *, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+        q, k, v = self.heads(x_TBSD)
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)
+        steps, seen = len(q), len(k)
+        q, k, v = (y.flatten(1, 3).transpose(0, 1) for y in (q, k, v))
+        scores = torch.bmm(q * (1 / math.sqrt(q.shape[-1])), k.transpose(1, 2))
+        if steps > 1:
+            hidden = torch.ones(steps, seen, dtype=torch.bool, device=q.device).triu(1 + seen - steps)
+            scores = scores.masked_fill(hidden, -torch.inf)
+        weights = F.dropout(scores.softmax(-1), self.dropout, self.training)
+        return self.out(torch.bmm(weights.to(v.dtype), v).transpose(0, 1).reshape(x_TBSD.shape))

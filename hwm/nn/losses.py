@@ -1,0 +1,114 @@
+"""Cross-entropy of a linear head without ever holding all of its logits.
+
+Logits of a 64 000-word vocabulary outweigh everything else of a model: here they live for one chunk of rows at a
+time, and the gradient of a chunk is formed right where its logits are, so nothing is stored or computed twice.
+
+A vocabulary may be factorised: `factors` are the sizes of its digits, the head gives the logits of all digits side
+by side, and the probability of a token is the product over its digits.  One factor is the plain case.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = 64 * 2**20
+"""Logits held at a time.  Large enough that adding into the head's gradient, once a chunk, costs little."""
+
+
+def chunk_rows(weight_VD: Tensor, chunk_bytes: int = CHUNK_BYTES) -> int:
+    """Rows of logits that fit into `chunk_bytes` as float32."""
+    return max(16, chunk_bytes // (4 * weight_VD.shape[0]))
+
+
+def linear_cross_entropy(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    digits_NF: Tensor,
+    *,
+    factors: tuple[int, ...],
+    chunk: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Mean over N of -log p(token) in nats, and the share of tokens that are the most likely one.
+
+    hidden_ND: inputs of the head.  weight_VD: its weight, rows of all factors one after the other.
+    digits_NF: int64, digit f of every target in [0, factors[f]).  chunk: rows at a time; 0 chooses.
+    The products run in the type that autocast would choose; soft-max and sums run in float32 (float64 for float64).
+    """
+    dtype = _product_dtype(hidden_ND)
+    needs_gradient = torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad)
+    loss, correct = _LinearCrossEntropy.apply(
+        hidden_ND, weight_VD, digits_NF, factors, chunk or chunk_rows(weight_VD), dtype, needs_gradient
+    )
+    return loss, correct
+
+
+def _product_dtype(x: Tensor) -> torch.dtype:
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(kind)
+    return x.dtype
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        digits_NF: Tensor,
+        factors: tuple[int, ...],
+        chunk: int,
+        dtype: torch.dtype,
+        needs_gradient: bool,
+    ) -> tuple[Tensor, Tensor]:
+        N = len(hidden_ND)
+        exact = torch.float64 if dtype == torch.float64 else torch.float32
+        hidden, weight = hidden_ND.to(dtype), weight_VD.to(dtype)
+        nll_sum = torch.zeros((), dtype=exact, device=hidden.device)
+        correct_sum = torch.zeros((), dtype=exact, device=hidden.device)
+        if needs_gradient:
+            grad_hidden = torch.empty_like(hidden)
+            grad_weight = torch.zeros_like(weight_VD, dtype=exact)
+        logits_buffer = torch.empty(min(chunk, N), len(weight), dtype=dtype, device=hidden.device)
+        for start in range(0, N, chunk):
+            rows = slice(start, min(start + chunk, N))
+            logits_nV = torch.mm(hidden[rows], weight.t(), out=logits_buffer[: rows.stop - start])
+            logits_nV = logits_nV.to(exact)
+            correct_n = None
+            for offset, size, digit_n1 in zip(_offsets(factors), factors, digits_NF[rows].split(1, 1)):
+                part_nv = logits_nV[:, offset : offset + size]
+                largest_n1 = part_nv.amax(1, keepdim=True)
+                target_n1 = part_nv.gather(1, digit_n1)
+                hit_n = (target_n1 == largest_n1).squeeze(1)
+                correct_n = hit_n if correct_n is None else correct_n & hit_n
+                total_n1 = part_nv.sub_(largest_n1).exp_().sum(1, keepdim=True)
+                nll_sum += (total_n1.log() + largest_n1 - target_n1).sum()
+                if needs_gradient:
+                    part_nv.mul_(1 / total_n1)
+                    part_nv.scatter_add_(1, digit_n1, torch.full_like(target_n1, -1))
+            assert correct_n is not None
+            correct_sum += correct_n.sum()
+            if needs_gradient:
+                grad_nV = logits_nV.to(dtype)
+                torch.mm(grad_nV, weight, out=grad_hidden[rows])
+                if dtype == exact:
+                    grad_weight.addmm_(grad_nV.t(), hidden[rows])
+                else:
+                    grad_weight += grad_nV.t() @ hidden[rows]
+        if needs_gradient:
+            ctx.save_for_backward(grad_hidden.div_(N).to(hidden_ND.dtype), grad_weight.div_(N).to(weight_VD.dtype))
+        loss, correct = nll_sum / N, correct_sum / N
+        ctx.mark_non_differentiable(correct)
+        return loss, correct
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor, grad_correct: Tensor) -> tuple[Any, ...]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * grad_loss, grad_weight * grad_loss, None, None, None, None, None
+
+
+def _offsets(factors: tuple[int, ...]) -> list[int]:
+    return [sum(factors[:i]) for i in range(len(factors))]

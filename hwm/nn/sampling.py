@@ -1,0 +1,89 @@
+"""Drawing tokens from logits: greedy, or by temperature, top-k and top-p."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hwm.contracts import Sampling
+
+
+def _block(num: int) -> int:
+    """Length of the blocks of a two-level search over `num` entries; 0 where they do not divide it."""
+    return next((b for b in (256, 250, 128, 125, 64, 50, 32) if num % b == 0 and num > 4 * b), 0)
+
+
+def greedy(logits_NV: Tensor) -> Tensor:
+    """Index of the largest logit, the lowest one among equals; (N,) int64.
+
+    In two levels, block maxima first: the maximum vectorises on a CPU, argmax does not.
+    """
+    block = _block(logits_NV.shape[1])
+    if not block:
+        return logits_NV.argmax(1)
+    blocks_NMb = logits_NV.unflatten(1, (-1, block))
+    best_N = blocks_NMb.amax(2).argmax(1)
+    row_N = torch.arange(len(logits_NV), device=logits_NV.device)
+    return best_N * block + blocks_NMb[row_N, best_N].argmax(1)
+
+
+def top_k(logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest logits in descending order and their indices, (N, k) each.
+
+    In two levels: the k largest entries lie in the k blocks with the largest maxima.
+    """
+    V, block = logits_NV.shape[1], 16
+    if V % block or V < 4 * k * block:
+        return logits_NV.topk(k, 1)
+    blocks_NMb = logits_NV.unflatten(1, (-1, block))
+    best_Nk = blocks_NMb.amax(2).topk(k, 1, sorted=False).indices
+    candidates = blocks_NMb.gather(1, best_Nk[:, :, None].expand(-1, -1, block)).flatten(1)
+    values, place = candidates.topk(k, 1)
+    index = best_Nk.gather(1, place // block) * block + place % block
+    return values, index
+
+
+def draw(logits_NV: Tensor, sampling: Sampling, *, generator: torch.Generator, num: int = 1) -> Tensor:
+    """Draw `num` indices a row, (N, num) int64.
+
+    The order is temperature, then the k most likely, then the smallest set of the most likely with probability of
+    at least top_p among those.  Every draw consumes one uniform number of the generator, whatever the filters.
+    """
+    if sampling.temperature == 0:
+        return greedy(logits_NV)[:, None].expand(-1, num)
+    N, V = logits_NV.shape
+    uniform = torch.rand(N, num, generator=generator, device=generator.device, dtype=torch.float64)
+    uniform = uniform.to(logits_NV.device).clamp(max=1 - 1e-12)
+    logits_NV = logits_NV.float() if logits_NV.dtype in (torch.bfloat16, torch.float16) else logits_NV
+    keep = min(sampling.top_k or V, V)
+    if keep == V and sampling.top_p == 1:
+        return _inverse_cdf((logits_NV / sampling.temperature).softmax(1), uniform)
+    values, index = top_k(logits_NV, keep)
+    probability = (values / sampling.temperature).softmax(1)
+    before = probability.cumsum(1) - probability
+    # The most likely one always stays: what comes before it is nothing, whatever rounding says.
+    outside = before >= sampling.top_p
+    outside[:, 0] = False
+    return index.gather(1, _inverse_cdf(probability.masked_fill(outside, 0), uniform))
+
+
+def _inverse_cdf(weight_NV: Tensor, uniform_NK: Tensor) -> Tensor:
+    """Indices (N, K) at which the cumulative weight passes the fraction `uniform`; never one of weight zero."""
+    block = _block(weight_NV.shape[1])
+    if not block:
+        return _invert(weight_NV, uniform_NK)[0]
+    blocks_NMb = weight_NV.unflatten(1, (-1, block))
+    best_NK, inside_NK = _invert(blocks_NMb.sum(2), uniform_NK)
+    rows = torch.arange(len(weight_NV), device=weight_NV.device)[:, None].expand_as(best_NK)
+    chosen = blocks_NMb[rows, best_NK].flatten(0, 1)
+    return best_NK * block + _invert(chosen, inside_NK.reshape(-1, 1))[0].view_as(best_NK)
+
+
+def _invert(weight_NV: Tensor, uniform_NK: Tensor) -> tuple[Tensor, Tensor]:
+    """Index where the cumulative weight passes uniform * total, and the fraction of that entry passed, in [0, 1)."""
+    cumulative = weight_NV.double().cumsum(1)
+    point = uniform_NK * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, point, right=True).clamp(max=weight_NV.shape[1] - 1)
+    weight = weight_NV.double().gather(1, index)
+    fraction = (point - (cumulative.gather(1, index) - weight)) / weight
+    return index, fraction.clamp(0, 1 - 1e-12)

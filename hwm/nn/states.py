@@ -1,0 +1,78 @@
+"""Robot states as one vector per token grid."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hwm.clock import Clock
+
+
+def state_pooling(
+    clock: Clock,
+    num_grids: int,
+    *,
+    num_states: int,
+    offset: int = 0,
+    pooling: Literal["frames", "adaptive"] = "frames",
+) -> np.ndarray:
+    """Weights (G, F) float32 by which F state rows are averaged into one vector per grid; every row sums to 1.
+
+    Row r is the state of frame r - offset.  "frames": a grid takes the rows of the frames that it covers; rows past
+    the last grid (look-ahead) belong to none.  "adaptive": the rows are shared out evenly, all of them used, as
+    adaptive average pooling does.  A grid without any row gets weights of zero.
+    The documents leave the pooling open; "frames" mirrors Humanoid World Models (reference F, row 4).
+    """
+    frame_F = np.arange(num_states) - offset
+    if pooling == "frames":
+        spans = [clock.span(grid) for grid in range(num_grids)]
+    else:
+        num_frames = num_states - offset
+        spans = [(g * num_frames // num_grids, -(-(g + 1) * num_frames // num_grids)) for g in range(num_grids)]
+    inside_GF = np.array([(frame_F >= first) & (frame_F < end) for first, end in spans])
+    return (inside_GF / np.maximum(inside_GF.sum(1, keepdims=True), 1)).astype(np.float32)
+
+
+class StateEncoder(nn.Module):
+    """MLP, convolution over the rows (kernel 3), learned positions, then the mean over the rows of each grid.
+
+    pooling_GF: weights of `state_pooling`.  Rows past the last grid still reach it through the convolution.
+    Source: Revontuli report section 3.1 "State Conditioning"; hidden width 4 D and pooling: reference F.2 and F row 4.
+    """
+
+    shift_scale: Tensor
+    pooling_GF: Tensor
+
+    def __init__(self, pooling_GF: np.ndarray, *, state_dim: int, hidden: int, width: int) -> None:
+        super().__init__()
+        self.num_states, self.state_dim = pooling_GF.shape[1], state_dim
+        self.mlp = nn.Sequential(nn.Linear(state_dim, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.conv = nn.Conv1d(width, width, kernel_size=3, padding=1)
+        self.positions = nn.Parameter(torch.empty(self.num_states, width))
+        self.register_buffer("shift_scale", torch.stack([torch.zeros(state_dim), torch.ones(state_dim)]))
+        self.register_buffer("pooling_GF", torch.from_numpy(pooling_GF), persistent=False)
+
+    def set_statistics(self, shift_scale: Tensor) -> None:
+        """Normalise rows as (state - shift) * scale; (2, A), from `hwm.robot.normalisation`."""
+        shift_scale = torch.as_tensor(shift_scale)
+        if shift_scale.shape != (2, self.state_dim):
+            raise ValueError(f"state statistics must have shape (2, {self.state_dim}), got {tuple(shift_scale.shape)}")
+        self.shift_scale.copy_(shift_scale)
+
+    def forward(self, states_BFA: Tensor) -> Tensor:
+        """Raw states with at least `num_states` rows -> (B, G, D); rows past `num_states` are not read.
+
+        Raises ValueError for fewer rows or another state width.
+        """
+        if states_BFA.shape[1] < self.num_states or states_BFA.shape[2] != self.state_dim:
+            raise ValueError(
+                f"the model reads {self.num_states} state rows of width {self.state_dim} a clip, got "
+                f"{tuple(states_BFA.shape[1:])}; repeat the last row, or train with a smaller model.num_states"
+            )
+        shift_A, scale_A = self.shift_scale.unbind()
+        x_BFD = self.mlp((states_BFA[:, : self.num_states].to(shift_A.dtype) - shift_A) * scale_A)
+        x_BFD = self.conv(x_BFD.transpose(1, 2)).transpose(1, 2) + self.positions
+        return self.pooling_GF.to(x_BFD.dtype) @ x_BFD

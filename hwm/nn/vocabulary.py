@@ -1,0 +1,147 @@
+"""The token vocabulary: one table that embeds tokens and, tied, predicts them; flat or factorised into digits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hwm.contracts import Sampling
+from hwm.nn.losses import chunk_rows, linear_cross_entropy
+from hwm.nn.sampling import draw, greedy, top_k
+
+
+@dataclass(frozen=True)
+class TokenReading:
+    """What was read from the distribution of N tokens; None where it was not asked for.
+
+    drawn_NK: int64 ids.  nll_N, entropy_N: nats.  top_indices_NK, top_values_NK: the most likely ids in descending
+    order and their logits, normalised (log-probabilities).  codes_NC: expected code vector.
+    """
+
+    drawn_NK: Tensor
+    nll_N: Tensor | None = None
+    entropy_N: Tensor | None = None
+    top_indices_NK: Tensor | None = None
+    top_values_NK: Tensor | None = None
+    codes_NC: Tensor | None = None
+
+
+class TiedVocabulary(nn.Module):
+    """Embedding of token ids and the output head that shares its weights, without bias.
+
+    factors: sizes of the digits of an id, lowest digit first; empty: the ids are not taken apart.  The embedding of
+    an id is the sum over its digits, its probability the product.
+    Sources: tying, Revontuli report section 3.2; factorised vocabularies, 1X v1.1 release (2 digits of 512).
+    """
+
+    def __init__(self, vocab_size: int, width: int, *, factors: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.factors = factors or (vocab_size,)
+        self.weight = nn.Parameter(torch.empty(sum(self.factors), width))
+
+    def digits(self, ids: Tensor) -> Tensor:
+        """Digits of ids (...), lowest first, (..., F)."""
+        if len(self.factors) == 1:
+            return ids[..., None]
+        digits = []
+        for size in self.factors:
+            digits.append(ids % size)
+            ids = ids // size
+        return torch.stack(digits, -1)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Embedding of ids (...) in [0, V), (..., D)."""
+        if len(self.factors) == 1:
+            return F.embedding(ids, self.weight)
+        offsets = torch.tensor([0, *self.factors[:-1]], device=ids.device).cumsum(0)
+        rows = (self.digits(ids) + offsets).flatten(0, -2)
+        return F.embedding_bag(rows, self.weight, mode="sum").unflatten(0, ids.shape)
+
+    def loss(self, hidden_ND: Tensor, ids_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean -log p(id) in nats, to differentiate, and the share of ids that are the most likely one."""
+        return linear_cross_entropy(hidden_ND, self.weight, self.digits(ids_N), factors=self.factors)
+
+    def log_probabilities(self, hidden_ND: Tensor) -> Tensor:
+        """log p of every id, (N, V) float32 or float64: for a chunk of rows, not for a batch."""
+        joint_NV = None
+        for part_Nv in reversed(self._logits(hidden_ND).split(self.factors, 1)):
+            part_Nv = part_Nv.log_softmax(1)
+            joint_NV = part_Nv if joint_NV is None else (joint_NV[:, :, None] + part_Nv[:, None, :]).flatten(1)
+        assert joint_NV is not None
+        return joint_NV
+
+    def most_likely(self, hidden_ND: Tensor) -> Tensor:
+        """Most likely id, (N,) int64."""
+        return torch.cat([self._greedy(h) for h in hidden_ND.split(self._chunk(joint=False))])
+
+    def read(
+        self,
+        hidden_ND: Tensor,
+        *,
+        sampling: Sampling,
+        generator: torch.Generator,
+        num_draws: int = 1,
+        targets_N: Tensor | None = None,
+        num_top: int = 0,
+        codes_VC: Tensor | None = None,
+    ) -> TokenReading:
+        """Draw from the distribution and describe it, chunk by chunk.
+
+        num_draws: ids drawn a row.  targets_N: fills nll.  num_top: fills top_indices and top_values.
+        codes_VC: fills codes.  Any of these three fills the entropy as well.
+        """
+        describe = targets_N is not None or num_top > 0 or codes_VC is not None
+        chunk = self._chunk(joint=describe or sampling.temperature > 0)
+        parts = []
+        for start in range(0, len(hidden_ND), chunk):
+            hidden_nD = hidden_ND[start : start + chunk]
+            if not describe:
+                if sampling.temperature == 0:
+                    drawn_nK = self._greedy(hidden_nD)[:, None].expand(-1, num_draws)
+                else:
+                    logits_nV = self._logits(hidden_nD) if self._flat else self.log_probabilities(hidden_nD)
+                    drawn_nK = draw(logits_nV, sampling, generator=generator, num=num_draws)
+                parts.append(TokenReading(drawn_nK))
+                continue
+            log_p_nV = self.log_probabilities(hidden_nD)
+            drawn_nK = draw(log_p_nV, sampling, generator=generator, num=num_draws)
+            nll_n = values_nK = indices_nK = codes_nC = None
+            if targets_N is not None:
+                nll_n = -log_p_nV.gather(1, targets_N[start : start + chunk, None]).squeeze(1)
+            if num_top:
+                values_nK, indices_nK = top_k(log_p_nV, min(num_top, self.vocab_size))
+            p_nV = log_p_nV.exp()
+            if codes_VC is not None:
+                codes_nC = p_nV @ codes_VC.to(p_nV.dtype)
+            entropy_n = -(p_nV.mul_(log_p_nV.clamp_(min=-1e9))).sum(1)
+            parts.append(TokenReading(drawn_nK, nll_n, entropy_n, indices_nK, values_nK, codes_nC))
+        return _concatenate(parts)
+
+    @property
+    def _flat(self) -> bool:
+        return len(self.factors) == 1
+
+    def _chunk(self, *, joint: bool) -> int:
+        rows = chunk_rows(self.weight)
+        return max(1, rows * len(self.weight) // self.vocab_size) if joint else rows
+
+    def _logits(self, hidden_ND: Tensor) -> Tensor:
+        """Logits of all digits side by side, float32 (float64 for float64)."""
+        logits = F.linear(hidden_ND, self.weight)
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def _greedy(self, hidden_ND: Tensor) -> Tensor:
+        ids_N, step = torch.zeros(len(hidden_ND), dtype=torch.int64, device=hidden_ND.device), 1
+        for part_Nv in F.linear(hidden_ND, self.weight).split(self.factors, 1):
+            ids_N = ids_N + step * greedy(part_Nv)
+            step *= part_Nv.shape[1]
+        return ids_N
+
+
+def _concatenate(parts: list[TokenReading]) -> TokenReading:
+    columns = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
+    return TokenReading(**{name: torch.cat(column) for name, column in columns.items() if column[0] is not None})
