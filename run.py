@@ -95,7 +95,7 @@ def ensure_environment() -> None:
 
 
 def main() -> int:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - that is what is checked here
         raise SystemExit(f"run.py: needs Python 3.11 or newer, this is {sys.version.split()[0]}")
     commands = {"demo": ["-m", "hwm", "demo"], "test": ["-m", "pytest", "-n", "2"]}
     if len(sys.argv) < 2 or sys.argv[1] not in commands:

@@ -57,7 +57,9 @@ def st_tiny() -> RunConfig:
             num_states=34,
         ),
         data=DataConfig(clip="block_pairs"),
-        train=TrainConfig(steps=20, batch_size=4, lr=2e-3, warmup_steps=4, validate_every=10, validate_clips=4, checkpoint_every=10),
+        train=TrainConfig(
+            steps=20, batch_size=4, lr=2e-3, warmup_steps=4, validate_every=10, validate_clips=4, checkpoint_every=10
+        ),
     )
 
 

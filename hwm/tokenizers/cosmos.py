@@ -28,7 +28,9 @@ class CosmosTokenizer:
 
     name = "cosmos-dv8x8x8"
 
-    def __init__(self, folder: str | Path, *, trust: bool = False, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, folder: str | Path, *, trust: bool = False, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
         """Open encoder.jit and decoder.jit in `folder`.
 
         Raises ValueError without `trust`, or when a file is missing.

@@ -101,7 +101,6 @@ class FSQTokenizer(nn.Module):
         self.fine_out = nn.ModuleList(ResidualBlock(fine) for _ in range(config.depth))
         self.norm_out = ChannelNorm(fine)
         self.patch_out = nn.Conv2d(fine, patch_values, 1)
-        nn.init.zeros_(self.patch_out.bias)
 
     # The network, in code space
 
@@ -130,7 +129,10 @@ class FSQTokenizer(nn.Module):
         return quantiser.bound(z, self.levels).permute(0, 3, 1, 2).unflatten(0, (B, -1))
 
     def decode_latents(self, codes_BTCHW: Tensor) -> Tensor:
-        """Codes or latents (B, T, C, h, w) of whole blocks (or one shorter clip) to float video (B, F, 3, H, W) in about [-1, 1]."""
+        """Codes or latents (B, T, C, h, w) of whole blocks (or one shorter clip) to float video (B, F, 3, H, W).
+
+        Values lie in about [-1, 1].  Raises ValueError for grids that are not whole blocks.
+        """
         B, grids = codes_BTCHW.shape[:2]
         steps = min(grids, self.clock.grids)
         if grids > steps and grids % steps:

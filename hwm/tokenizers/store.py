@@ -5,7 +5,6 @@ The names of shipped tokenizers are the folders of hwm/tokenizers/weights.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -63,5 +62,5 @@ def save_tokenizer(tokenizer: FSQTokenizer, folder: str | Path, *, card: str = "
     (temporary / "config.toml").write_text(to_toml(tokenizer.config))
     (temporary / "README.md").write_text(card)
     save_file({k: v.half().contiguous() for k, v in tokenizer.state_dict().items()}, temporary / "model.safetensors")
-    os.replace(temporary, folder)
+    temporary.replace(folder)
     return folder

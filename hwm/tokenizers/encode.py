@@ -1,0 +1,158 @@
+"""From raw video to token shards: one raw shard after the other, each written whole or not at all.
+
+A shard that is finished is not made again, so a killed job continues where it was; several processes, or several
+jobs with different `part`, share the shards.  With `phases` > 1 every raw shard is also cut from later first frames,
+which multiplies the aligned clips that can be made of little data.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hwm.contracts import Tokenizer
+from hwm.data.onex import RawDataset, frame_size, open_dataset, read_tokenizer_info
+from hwm.data.writers import TokenShardWriter, shard_finished, write_dataset_metadata, write_tokenizer_info
+from hwm.tokenizers.store import load_tokenizer
+
+BATCH_BLOCKS = 8
+
+
+@dataclass(frozen=True)
+class _Job:
+    raw: Path
+    out: Path
+    tokenizer: str
+    trust: bool
+    size: int
+    shard: int
+    """Position of the raw shard."""
+    phase: int
+    phases: int
+    flat: bool
+    device: str
+    threads: int
+
+    @property
+    def target(self) -> int:
+        """Index of the token shard."""
+        return self.shard * self.phases + self.phase
+
+
+def open_tokenizer(name: str, *, trust: bool = False, device: str = "cpu") -> Tokenizer:
+    """A tokenizer by shipped name or folder; a folder with encoder.jit is the official Cosmos pair and needs `trust`."""
+    if (Path(name) / "encoder.jit").is_file():
+        from hwm.tokenizers.cosmos import CosmosTokenizer
+
+        return CosmosTokenizer(name, trust=trust, device=device)
+    return load_tokenizer(name, device=device)
+
+
+def tokenize(
+    raw: str | Path,
+    out: str | Path,
+    *,
+    tokenizer: str,
+    size: int = 0,
+    phases: int = 1,
+    workers: int = 1,
+    part: tuple[int, int] = (0, 1),
+    trust: bool = False,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Encode a raw dataset into a token dataset of the v2.0 layout and return its folder.
+
+    size: side in pixels to which frames are resized first, 0 keeps them (Cosmos tokens of 1X: 256).
+    phases: how many first frames, spread over the 17 of a block, every raw shard is cut from.
+    workers: processes.  part: (k, n) makes only every n-th shard, from the k-th, for jobs that share the work.
+    progress: called with (shards done, shards in all).
+    Raises ValueError when `out` holds tokens of another tokenizer.
+    """
+    raw, out = Path(raw), Path(out)
+    dataset = open_dataset(raw)
+    if not isinstance(dataset, RawDataset):
+        raise ValueError(f"{raw}: holds tokens already; tokenizing needs a raw dataset (videos as .mp4)")
+    if not 0 <= part[0] < part[1] or phases < 1 or phases > 17:
+        raise ValueError(f"part must be (k, n) with 0 <= k < n and phases 1..17, got {part} and {phases}")
+    encoder = open_tokenizer(tokenizer, trust=trust, device=device)
+    _claim(out, encoder, dataset, size=size)
+    flat = not (raw / "videos").is_dir() and phases == 1
+    threads = 1 if workers > 1 else torch.get_num_threads()
+    jobs = [
+        _Job(raw, out, tokenizer, trust, size, shard, phase, phases, flat, device, threads)
+        for shard in range(len(dataset.shards))
+        for phase in range(phases)
+    ]
+    todo = [job for job in jobs[part[0] :: part[1]] if not shard_finished(out, job.target)]
+    done = len(jobs[part[0] :: part[1]]) - len(todo)
+    if workers > 1 and len(todo) > 1:
+        # Spawned, not forked: a forked child of a process that has used torch threads can hang.
+        with multiprocessing.get_context("spawn").Pool(min(workers, len(todo))) as pool:
+            for count, _ in enumerate(pool.imap_unordered(_encode_shard, todo), done + 1):
+                if progress:
+                    progress(count, len(jobs))
+    else:
+        for count, job in enumerate(todo, done + 1):
+            _encode_shard(job, encoder)
+            if progress:
+                progress(count, len(jobs))
+    if all(shard_finished(out, job.target) for job in jobs):
+        frames = sum(s.num_frames - _offset(phase, phases) for s in dataset.shards for phase in range(phases))
+        write_dataset_metadata(out, num_shards=len(jobs), num_images=frames, hz=dataset.hz)
+    return out
+
+
+def _claim(out: Path, encoder: Tokenizer, dataset: RawDataset, *, size: int) -> None:
+    """Write tokenizer.json first, or check that the one there is of the same tokenizer."""
+    height, width = (size, size) if size else frame_size(dataset)
+    stride = encoder.spatial_stride
+    if height % stride or width % stride:
+        raise ValueError(f"{dataset.root}: frames of {height}x{width} do not divide by the tokenizer's stride {stride}; set size")
+    grid, fingerprint = (height // stride, width // stride), encoder.fingerprint()
+    known = read_tokenizer_info(out) if (out / "tokenizer.json").is_file() else None
+    if known is None:
+        config = asdict(encoder.config) if hasattr(encoder, "config") else {}
+        out.mkdir(parents=True, exist_ok=True)
+        write_tokenizer_info(
+            out,
+            name=encoder.name,
+            fingerprint=fingerprint,
+            vocab_size=encoder.vocab_size,
+            grid=grid,
+            clock=encoder.clock,
+            config=config,
+        )
+    elif known.get("fingerprint") != fingerprint or tuple(known.get("grid", ())) != grid:
+        raise ValueError(
+            f"{out}/tokenizer.json: these tokens were made by tokenizer {known.get('name')} on grid {known.get('grid')}, "
+            f"not by {encoder.name} on grid {list(grid)}; choose a new output folder"
+        )
+
+
+def _offset(phase: int, phases: int) -> int:
+    return phase * 17 // phases
+
+
+def _encode_shard(job: _Job, encoder: Tokenizer | None = None) -> None:
+    torch.set_num_threads(job.threads)
+    encoder = encoder or open_tokenizer(job.tokenizer, trust=job.trust, device=job.device)
+    dataset = open_dataset(job.raw)
+    assert isinstance(dataset, RawDataset)
+    shard, first = dataset.shards[job.shard], _offset(job.phase, job.phases)
+    frames = shard.frames(job.size)[first:]
+    block = encoder.clock.block
+    tokens = []
+    for start in range(0, len(frames), BATCH_BLOCKS * block):
+        piece = np.asarray(frames[start : start + BATCH_BLOCKS * block])
+        missing = -len(piece) % block  # the last block is filled with its last frame, as no reader uses it
+        piece = np.concatenate([piece, np.repeat(piece[-1:], missing, 0)])
+        blocks = torch.from_numpy(piece).unflatten(0, (-1, block))
+        tokens.append(encoder.encode(blocks.to(job.device)).cpu().numpy().astype(np.int32))
+    writer = TokenShardWriter(job.out, shard=job.target, flat=job.flat, vocab_size=encoder.vocab_size, clock=encoder.clock)
+    writer.write(np.concatenate(tokens), np.array(shard.states[first:]), np.array(shard.segments[first:]))
