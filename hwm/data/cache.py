@@ -35,14 +35,15 @@ def decoded_frames(path: Path, *, num_frames: int, size: int = 0) -> np.ndarray:
         cached = _map(folder / name, shape)
         if cached is not None:
             return cached
-    folder = next((folder for folder in _folders(path) if _writable(folder)), None)
-    if folder is None:
+    writable = [folder for folder in _folders(path) if _writable(folder)]
+    if not writable:
         raise ValueError(f"{path}: no folder to cache decoded frames in; set XDG_CACHE_HOME to a writable one")
+    folder = writable[0]
     needed = int(np.prod(shape, dtype=np.int64))
     free = shutil.disk_usage(folder).free
     if needed + SPARE_BYTES > free:
-        raise ValueError(f"{folder}: decoding {path.name} needs {needed} bytes, {free} are free; free space or set "
-                         "a smaller image_size")
+        need = f"decoding {path.name} needs {needed} bytes, {free} are free"
+        raise ValueError(f"{folder}: {need}; make room or set a smaller image_size")
     _decode(path, folder / name, shape, size)
     for stale in folder.glob(f"{prefix}*.npy"):
         if stale.name != name:

@@ -15,6 +15,8 @@ from hwm.robot import EVE, Embodiment
 FACTOR = 512
 """A token id is `f1 * 512 + f0`: two factors of 9 bits."""
 
+EACH_FRAME = Clock(stride=1, block=1)
+
 PLAIN_ACTIONS = ("joint_pos", "l_hand_closure", "r_hand_closure", "driving_command")
 WIDTHS = {"joint_pos": 21, "driving_command": 2, "l_hand_closure": 1, "r_hand_closure": 1}
 
@@ -75,8 +77,8 @@ class LegacyShard:
         """Grids (num_blocks, H, W) int64, one every `stride` frames.  Raises ValueError for an id out of range."""
         tokens = self.tokens[block : block + num_blocks * stride : stride].astype(np.int64)
         if tokens.max() >= self.vocab_size:
-            limit = f"a vocabulary of {self.vocab_size}"
-            raise ValueError(f"{self.video_path}: frame {block} on holds id {tokens.max()}, outside {limit}; fetch it again")
+            fault = f"id {tokens.max()} after frame {block} is outside a vocabulary of {self.vocab_size}"
+            raise ValueError(f"{self.video_path}: {fault}; fetch it again")
         return tokens
 
     def read_states(self, rows: np.ndarray) -> np.ndarray:
@@ -99,7 +101,7 @@ class LegacyTokenDataset:
     hz: int
     grid: tuple[int, int]
     vocab_size: int
-    clock: Clock = Clock(stride=1, block=1)
+    clock: Clock = EACH_FRAME
     tokenizer: None = None
     robot: Embodiment = EVE
 

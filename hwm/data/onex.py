@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from hwm.clock import COSMOS, Clock
-from hwm.data import layout, video
+from hwm.data import layout
 from hwm.data.cache import decoded_frames
 from hwm.data.files import check_size, map_array, read_count, read_json
 from hwm.data.legacy import LegacyTokenDataset, is_legacy, open_legacy
@@ -163,15 +163,24 @@ def open_dataset(path: str | Path, *, faults: list[ValueError] | None = None) ->
     robot = read_robot(root)
     files = layout.TOKENS if kind == "tokens" else layout.VIDEO
     present = files.indices(root)
-    if len(present) != num_shards and faults is None:
-        found = f"{len(present)} shards found (first {present[0]}, last {present[-1]})"
-        raise ValueError(f"{metadata}: num_shards is {num_shards} but {found}; fetch the rest or correct num_shards")
 
-    def plain(index: int) -> dict:
-        about = layout.METADATA.find(root, index)
+    def fail(message: str) -> None:
+        if faults is None:
+            raise ValueError(f"{metadata}: {message}")
+        faults.append(ValueError(f"{metadata}: {message}"))
+
+    if len(present) != num_shards:
+        found = f"{len(present)} shards found (first {present[0]}, last {present[-1]})"
+        fail(f"num_shards is {num_shards} but {found}; fetch the rest or correct num_shards")
+
+    def plain(index: int) -> dict[str, Any]:
+        path = layout.METADATA.find(root, index)
+        about = read_json(path)
+        if about.get("shard_ind", index) != index:
+            raise ValueError(f"{path}: shard_ind is {about['shard_ind']!r}, expected {index}; fetch the shard again")
         return {
             "index": index,
-            "num_frames": read_count(read_json(about), "shard_num_frames", about),
+            "num_frames": read_count(about, "shard_num_frames", path),
             "video_path": files.find(root, index),
             "states_path": layout.STATES.find(root, index),
             "segments_path": layout.SEGMENTS.find(root, index),
@@ -182,17 +191,14 @@ def open_dataset(path: str | Path, *, faults: list[ValueError] | None = None) ->
     if kind == "tokens":
         info = read_tokenizer_info(root)
         grid, vocab_size, clock = token_geometry(info, root)
-        sizes = {"grid": grid, "vocab_size": vocab_size, "clock": clock}
+        sizes: dict[str, Any] = {"grid": grid, "vocab_size": vocab_size, "clock": clock}
         tokens = _open_shards(present, lambda i: TokenShard(**plain(i), **sizes), faults)
         dataset = TokenDataset(root, tokens, hz, grid, vocab_size, clock, info, robot)
     else:
         dataset = RawDataset(root, _open_shards(present, lambda i: RawShard(**plain(i)), faults), hz, COSMOS, robot)
     expected = read_count(table, "num_images", metadata)
-    if faults is None and dataset.num_frames != expected:
-        raise ValueError(
-            f"{metadata}: num_images is {expected} but the shards' metadata add up to {dataset.num_frames}; "
-            "fetch or write the dataset again"
-        )
+    if not faults and dataset.num_frames != expected:
+        fail(f"num_images is {expected} but the shards have {dataset.num_frames} frames; write the dataset again")
     return dataset
 
 
@@ -239,7 +245,7 @@ def _unknown(root: Path, kind: str) -> str:
         return f"{root}: holds both .bin tokens and .mp4 video; keep the two datasets in folders of their own"
     inside = [p.name for p in sorted(root.iterdir()) if p.is_dir() and probe_kind(p) != "unknown"]
     if inside:
-        return f"{root}: not a dataset itself but holds {', '.join(inside)}; give one of these, such as {root / inside[0]}"
+        return f"{root}: no dataset itself but holds {', '.join(inside)}; give one of these, such as {root / inside[0]}"
     return f"{root}: no 1X dataset: expected video_0.bin, video_0.mp4 or video.bin, here or in videos/; check the path"
 
 
@@ -261,16 +267,11 @@ def token_geometry(info: dict | None, root: Path) -> tuple[tuple[int, int], int,
         return COSMOS_GRID, COSMOS_VOCAB, COSMOS
     path = root / "tokenizer.json"
     grid, clock = info.get("grid"), info.get("clock")
-    if not isinstance(grid, list) or len(grid) != 2 or not all(type(side) is int and 0 < side <= 4096 for side in grid):
+    if not (isinstance(grid, list) and len(grid) == 2 and all(type(n) is int and 0 < n <= 4096 for n in grid)):
         raise ValueError(f"{path}: expected two positive sides under 'grid', found {grid!r}; tokenize again")
-    if not isinstance(clock, dict) or set(clock) != {"stride", "block"} or not all(type(n) is int for n in clock.values()):
+    if not isinstance(clock, dict) or {*clock} != {"stride", "block"} or any(type(n) is not int for n in clock.values()):
         raise ValueError(f"{path}: expected stride and block under 'clock', found {clock!r}; tokenize again")
     try:
         return (grid[0], grid[1]), read_count(info, "vocab_size", path), Clock(**clock)
     except ValueError as error:
         raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
-
-
-def frame_size(dataset: RawDataset) -> tuple[int, int]:
-    """Stored height and width of the dataset's video in pixels."""
-    return video.probe(dataset.shards[0].video_path)[:2]

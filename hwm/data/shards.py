@@ -44,7 +44,7 @@ def verify(root: str | Path) -> list[ValueError]:
         for name, digest in recorded.items():
             file = (sidecar.parent / name).resolve()
             if not file.is_relative_to(root):
-                faults.append(ValueError(f"{sidecar}: names {name!r}, which lies outside the dataset; delete the sidecar"))
+                faults.append(ValueError(f"{sidecar}: names {name!r}, outside the dataset; delete this sidecar"))
             elif not file.is_file():
                 faults.append(ValueError(f"{file}: recorded in {sidecar.name} but missing; write the shard again"))
             elif sha256(file) != digest:

@@ -20,6 +20,7 @@ from hwm.data.files import atomic_path
 MAX_PIXELS = 4096 * 4096
 MAX_BATCH_BYTES = 64 * 2**20
 MAX_VIDEO_BYTES = 4 * 2**30
+AGAIN = "fetch or record the file again"
 
 
 class VideoWriter:
@@ -55,7 +56,9 @@ class VideoWriter:
             self._container.mux(self._stream.encode(frame))
             self.num_frames += 1
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if kind is None:
                 if not self.num_frames:
@@ -104,11 +107,11 @@ def _pictures(path: Path, size: int) -> Iterator[np.ndarray]:
                 side = {"width": size, "height": size} if size else {}
                 picture = frame.reformat(format="rgb24", interpolation=Interpolation.AREA, **side).to_ndarray()
             except (av.FFmpegError, ValueError) as error:
-                raise ValueError(f"{path}: cannot decode frame {done}: {error}; fetch or record the file again") from None
+                raise ValueError(f"{path}: cannot decode frame {done}: {error}; {AGAIN}") from None
             yield picture
             done += 1
     if not done:
-        raise ValueError(f"{path}: holds no video frame; fetch or record the file again")
+        raise ValueError(f"{path}: holds no video frame; {AGAIN}")
 
 
 class _opened:
@@ -124,7 +127,7 @@ class _opened:
             self.container = av.open(str(self.path), metadata_errors="replace")
         except (av.FFmpegError, ValueError) as error:
             reason = "is empty" if not self.path.stat().st_size else f"is not a whole video ({error})"
-            raise ValueError(f"{self.path}: {reason}; fetch or record the file again") from None
+            raise ValueError(f"{self.path}: {reason}; {AGAIN}") from None
         if not self.container.streams.video:
             self.container.close()
             raise ValueError(f"{self.path}: has no video stream")
@@ -169,7 +172,7 @@ def count_frames(path: str | Path) -> int:
 
 def thumbnails(path: str | Path, *, count: int, size: int) -> np.ndarray:
     """About evenly spaced pictures, uint8 (n <= count, size, size, 3): the key frames next to the wanted times."""
-    pictures: list[np.ndarray] = []
+    pictures: dict[int, np.ndarray] = {}
     with _opened(Path(path)) as (container, stream):
         duration = stream.duration or 0
         try:
@@ -178,9 +181,9 @@ def thumbnails(path: str | Path, *, count: int, size: int) -> np.ndarray:
                 frame = next(container.decode(stream), None)
                 if frame is not None:
                     shown = frame.reformat(size, size, "rgb24", interpolation=Interpolation.AREA)
-                    pictures.append(shown.to_ndarray())
+                    pictures[frame.pts] = shown.to_ndarray()
         except av.FFmpegError as error:
-            raise ValueError(f"{path}: cannot decode a picture: {error}; fetch or record the file again") from None
+            raise ValueError(f"{path}: cannot decode a picture: {error}; {AGAIN}") from None
     if not pictures:
-        raise ValueError(f"{path}: holds no video frame; fetch or record the file again")
-    return np.stack(pictures)
+        raise ValueError(f"{path}: holds no video frame; {AGAIN}")
+    return np.stack(list(pictures.values()))

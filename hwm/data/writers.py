@@ -64,7 +64,9 @@ class RawShardWriter:
     height, width: of the frames, even, in pixels.  flat: see TokenShardWriter.
     """
 
-    def __init__(self, root: str | Path, *, shard: int, height: int, width: int, flat: bool = False, hz: int = 30) -> None:
+    def __init__(
+        self, root: str | Path, *, shard: int, height: int, width: int, flat: bool = False, hz: int = 30
+    ) -> None:
         self.root, self.shard, self.flat = Path(root), shard, flat
         self._path = layout.VIDEO.place(self.root, shard, flat=flat)
         self._video = VideoWriter(self._path, height=height, width=width, fps=hz)
@@ -80,12 +82,15 @@ class RawShardWriter:
         segments = np.full(len(frames_FHWC), segment, np.int32)
         _check_rows(self._path, states_FA, segments)
         if self._segments and segment < self._segments[-1][-1]:
-            raise ValueError(f"{self._path}: segment ids must not decrease, got {segment} after {self._segments[-1][-1]}")
+            before = self._segments[-1][-1]
+            raise ValueError(f"{self._path}: segment ids must not decrease, got {segment} after {before}")
         self._video.write(frames_FHWC)
         self._states.append(np.array(states_FA, np.float32))
         self._segments.append(segments)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._video.__exit__(kind, error, trace)
         if kind is None:
             states, segments = np.concatenate(self._states), np.concatenate(self._segments)

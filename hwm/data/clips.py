@@ -1,0 +1,104 @@
+"""Clips for training and scoring: token grids or video of a window with the robot states of its frames."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hwm.contracts import Batch
+from hwm.data.legacy import LegacyTokenDataset
+from hwm.data.onex import RawDataset, TokenDataset
+from hwm.data.order import sample_indices
+from hwm.data.windows import ClipIndex, Window, state_rows
+
+__all__ = ["ClipIndex", "TokenClips", "VideoClips", "sample_indices"]
+
+
+class TokenClips:
+    """Token clips of an open dataset, read on demand.
+
+    kind, overlap, length, stride: see ClipIndex.build; "frames" is for v1.1, whose every frame is a grid.
+    num_states: state rows of a clip from its first frame on; 0 means one per frame.  Beyond the end of the segment
+    its last row is repeated.
+    """
+
+    def __init__(
+        self,
+        dataset: TokenDataset | LegacyTokenDataset,
+        *,
+        kind: Window = "block_pairs",
+        overlap: bool = True,
+        num_states: int = 0,
+        length: int = 0,
+        stride: int = 1,
+    ) -> None:
+        if (kind == "frames") != isinstance(dataset, LegacyTokenDataset):
+            raise ValueError(f"{dataset.root}: v1.1 gives clips of kind 'frames', v2.0 tokens of blocks; got {kind!r}")
+        self.dataset = dataset
+        self.index = ClipIndex.build(dataset, kind=kind, overlap=overlap, length=length, stride=stride)
+        self.num_states = num_states or self.index.length
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """The clips at `indices`: tokens_BTHW int64 and states_BFA float32 (B, num_states, A).
+
+        Raises ValueError, naming the file, for ids outside the vocabulary and states that are not finite.
+        """
+        tokens, states = [], []
+        for i in np.asarray(indices):
+            shard, start = self.dataset.shards[int(self.index.shard[i])], int(self.index.start[i])
+            if isinstance(self.dataset, LegacyTokenDataset):
+                tokens.append(self.dataset.shards[0].read_tokens(start, self.index.length, self.index.stride))
+            else:
+                block = self.dataset.clock.block
+                tokens.append(shard.read_tokens(start // block, self.index.length // block))
+            rows = state_rows(shard.segments, start, self.num_states * self.index.stride)[:: self.index.stride]
+            states.append(shard.read_states(rows))
+        return Batch(states_BFA=torch.from_numpy(np.stack(states)), tokens_BTHW=torch.from_numpy(np.stack(tokens)))
+
+
+class VideoClips:
+    """Video clips of a raw dataset, read from the decoded cache.
+
+    kind, overlap, length, stride, aligned: see ClipIndex.build.  size: side in pixels of the area-resized frames, 0
+    keeps the stored size.  num_states: as in TokenClips.
+    """
+
+    def __init__(
+        self,
+        dataset: RawDataset,
+        *,
+        kind: Window = "blocks",
+        overlap: bool = True,
+        aligned: bool = True,
+        size: int = 0,
+        num_states: int = 0,
+        length: int = 0,
+        stride: int = 1,
+        every: int = 1,
+    ) -> None:
+        self.dataset, self.size = dataset, size
+        self.index = ClipIndex.build(
+            dataset, kind=kind, overlap=overlap, length=length, stride=stride, every=every, aligned=aligned
+        )
+        self.num_states = num_states or self.index.length
+        self._frames: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """The clips at `indices`: video_BFHWC uint8 RGB and states_BFA float32, strided like the frames."""
+        video, states = [], []
+        for i in np.asarray(indices):
+            position, start = int(self.index.shard[i]), int(self.index.start[i])
+            shard = self.dataset.shards[position]
+            if position not in self._frames:
+                self._frames[position] = shard.frames(self.size)
+            stop = start + self.index.length * self.index.stride
+            video.append(self._frames[position][start : stop : self.index.stride])
+            rows = state_rows(shard.segments, start, self.num_states * self.index.stride)[:: self.index.stride]
+            states.append(shard.read_states(rows))
+        return Batch(states_BFA=torch.from_numpy(np.stack(states)), video_BFHWC=torch.from_numpy(np.stack(video)))

@@ -1,0 +1,160 @@
+"""What a dataset holds, in numbers and in one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hwm.clock import SAMPLING_FRAMES
+from hwm.contracts import Tokenizer
+from hwm.data import video
+from hwm.data.check import CHUNK_BYTES, Finding, Report, check
+from hwm.data.files import atomic_path
+from hwm.data.legacy import LegacyTokenDataset
+from hwm.data.onex import Dataset, RawDataset, TokenDataset, open_dataset, probe_kind
+from hwm.data.testsets import CompressionTestSet, SamplingTestSet, open_test_set
+from hwm.data.windows import ClipIndex, check_segments
+
+__all__ = ["Finding", "Report", "check", "contact_sheet", "describe", "state_statistics"]
+
+
+def state_statistics(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of every state dimension, float64 (A,) each, in the states' own units.
+
+    Streamed: memory does not grow with the data.  Raises ValueError, naming the file, for a state that is not finite.
+    """
+    count, mean, scatter = 0, np.zeros(dataset.robot.dim), np.zeros(dataset.robot.dim)
+    rows = CHUNK_BYTES // (4 * dataset.robot.dim)
+    for shard in dataset.shards:
+        for first in range(0, shard.num_frames, rows):
+            part = shard.read_states(np.arange(first, min(first + rows, shard.num_frames))).astype(np.float64)
+            shift = part.mean(axis=0) - mean
+            total = count + len(part)
+            # Moments of two samples merged (Chan et al. 1979): no cancellation, unlike sums of squares.
+            scatter += ((part - part.mean(axis=0)) ** 2).sum(axis=0) + shift**2 * count * len(part) / total
+            mean += shift * len(part) / total
+            count = total
+    return mean, np.sqrt(scatter / count)
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """Kind, counts, hours, segment lengths, number of clips and state statistics, as plain values for JSON."""
+    root = Path(path)
+    kind = probe_kind(root)
+    if kind.endswith("test"):
+        samples = open_test_set(root)
+        facts: dict[str, Any] = {"kind": kind, "samples": len(samples), "state_rows": samples.states_NFA.shape[1]}
+        if isinstance(samples, CompressionTestSet):
+            return facts | {"grid": list(samples.grid), "vocab_size": samples.vocab_size}
+        return facts | {"frame_size": list(video.probe(samples.video_paths[0])[:2])}
+    dataset = open_dataset(root)
+    facts = {"kind": kind, "shards": len(dataset.shards), "frames": dataset.num_frames, "hz": dataset.hz}
+    facts["hours"] = dataset.num_frames / dataset.hz / 3600
+    if isinstance(dataset, RawDataset):
+        facts["frame_size"] = list(video.probe(dataset.shards[0].video_path)[:2])
+    else:
+        facts |= {"grid": list(dataset.grid), "vocab_size": dataset.vocab_size}
+        facts["tokenizer"] = (dataset.tokenizer or {}).get("name")
+    facts["segments"] = _segment_lengths(dataset)
+    facts["clips"] = _clip_counts(dataset)
+    mean, std = state_statistics(dataset)
+    names = zip(dataset.robot.names, dataset.robot.units, mean.tolist(), std.tolist())
+    facts["states"] = {name: {"unit": unit, "mean": m, "std": s} for name, unit, m, s in names}
+    return facts
+
+
+def _segment_lengths(dataset: Dataset) -> dict[str, Any]:
+    """Count and lengths in frames; a segment that goes on in the next shard counts in both."""
+    parts = []
+    for shard in dataset.shards:
+        boundaries = check_segments(np.asarray(shard.segments), shard.segments_path)
+        parts.append(np.diff(np.concatenate([[0], boundaries, [shard.num_frames]])))
+    lengths = np.concatenate(parts)
+    spread = {"shortest": int(lengths.min()), "median": float(np.median(lengths)), "longest": int(lengths.max())}
+    return {"count": len(lengths), "mean": float(lengths.mean()), **spread}
+
+
+def _clip_counts(dataset: Dataset) -> dict[str, int]:
+    wanted: dict[str, dict[str, Any]] = {
+        "blocks": {"kind": "blocks", "overlap": True},
+        "block_pairs": {"kind": "block_pairs", "overlap": True},
+        "block_pairs_apart": {"kind": "block_pairs", "overlap": False},
+        "sampling_77": {"kind": "frames", "length": SAMPLING_FRAMES, "overlap": True},
+    }
+    if isinstance(dataset, LegacyTokenDataset):
+        window = {"kind": "frames", "length": 16, "stride": 15}
+        wanted = {"windows_16x15": {**window, "overlap": True}, "windows_16x15_apart": {**window, "overlap": False}}
+    elif isinstance(dataset, TokenDataset):
+        del wanted["sampling_77"]
+    return {name: _count(dataset, **options) for name, options in wanted.items()}
+
+
+def _count(dataset: Dataset, **options: Any) -> int:
+    try:
+        return len(ClipIndex.build(dataset, **options))
+    except ValueError:
+        return 0
+
+
+def contact_sheet(
+    path: str | Path, out_png: str | Path, *, tokenizer: Tokenizer | None = None, columns: int = 8, rows: int = 5
+) -> None:
+    """Write a PNG of pictures spread over a dataset or test set.
+
+    Tokens are decoded by `tokenizer` where it is given; otherwise each id is shown as a colour of its own.
+    """
+    root, count = Path(path), columns * rows
+    if probe_kind(root).endswith("test"):
+        pictures = _sample_pictures(open_test_set(root), count, tokenizer)
+    else:
+        pictures = _dataset_pictures(open_dataset(root), count, tokenizer)
+    side = 128
+    sheet = Image.new("RGB", (columns * side, -(-len(pictures) // columns) * side))
+    for i, picture in enumerate(pictures):
+        small = picture.shape[0] < side
+        tile = Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST if small else Image.Resampling.BOX)
+        sheet.paste(tile, (i % columns * side, i // columns * side))
+    with atomic_path(out_png) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def _dataset_pictures(dataset: Dataset, count: int, tokenizer: Tokenizer | None) -> list[np.ndarray]:
+    places = np.linspace(0, len(dataset.shards), count, endpoint=False).astype(int)
+    pictures: list[np.ndarray] = []
+    for position in np.unique(places):
+        shard, number = dataset.shards[position], int((places == position).sum())
+        if isinstance(dataset, RawDataset):
+            pictures.extend(video.thumbnails(shard.video_path, count=number, size=128))
+        elif isinstance(dataset, LegacyTokenDataset):
+            chosen = np.linspace(0, shard.num_frames, number, endpoint=False).astype(int)
+            pictures.extend(_colours(dataset.shards[0].read_tokens(i)[0]) for i in chosen)
+        else:
+            chosen = np.linspace(0, dataset.clock.num_blocks(shard.num_frames), number, endpoint=False).astype(int)
+            pictures.extend(_picture(dataset.shards[position].read_tokens(i), tokenizer) for i in np.unique(chosen))
+    return pictures
+
+
+def _sample_pictures(
+    samples: CompressionTestSet | SamplingTestSet, count: int, tokenizer: Tokenizer | None
+) -> list[np.ndarray]:
+    chosen = np.unique(np.linspace(0, len(samples), count, endpoint=False).astype(int))
+    if isinstance(samples, CompressionTestSet):
+        return [_picture(samples.tokens_NTHW[i], tokenizer) for i in chosen]
+    return [samples.frames(i, 128)[-1] for i in chosen]
+
+
+def _picture(tokens_THW: np.ndarray, tokenizer: Tokenizer | None) -> np.ndarray:
+    if tokenizer is None:
+        return _colours(tokens_THW[-1])
+    with torch.inference_mode():
+        return tokenizer.decode(torch.from_numpy(tokens_THW[None]))[0, -1].numpy()
+
+
+def _colours(tokens_HW: np.ndarray) -> np.ndarray:
+    """A colour per id, uint8 (H, W, 3): multiplicative hashing spreads neighbouring ids over all colours."""
+    mixed = (tokens_HW.astype(np.uint64) * np.uint64(2654435761)) >> np.uint64(8)
+    return np.stack([(mixed >> np.uint64(shift)) & np.uint64(255) for shift in (0, 8, 16)], axis=-1).astype(np.uint8)

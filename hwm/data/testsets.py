@@ -1,0 +1,149 @@
+"""The two 1X test sets: single samples whose future is withheld (reference A.6; 1X dataset cards).
+
+Compression: one block of tokens (17 frames) and 64 rows of states.  Sampling: 17 frames of video and 97 rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hwm.clock import Clock
+from hwm.data import layout
+from hwm.data.files import map_array, write_array
+from hwm.data.onex import probe_kind, read_robot, read_tokenizer_info, token_geometry
+from hwm.data.shards import write_checksums
+from hwm.data.video import VideoWriter, read_video
+from hwm.robot import Embodiment
+
+CONTEXT_FRAMES = 17
+
+
+@dataclass(frozen=True)
+class CompressionTestSet:
+    """tokens_NTHW: int64, the context block of every sample.  states_NFA: float32, F rows from the first frame on.
+
+    ids: the number in each sample's file names, ascending; row i of the arrays is sample ids[i].
+    """
+
+    root: Path
+    ids: tuple[int, ...]
+    tokens_NTHW: np.ndarray
+    states_NFA: np.ndarray
+    grid: tuple[int, int]
+    vocab_size: int
+    clock: Clock
+    tokenizer: dict | None
+    robot: Embodiment
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class SamplingTestSet:
+    """states_NFA: float32, F rows from the first frame on; video by `frames`.  ids: as in CompressionTestSet."""
+
+    root: Path
+    ids: tuple[int, ...]
+    video_paths: tuple[Path, ...]
+    states_NFA: np.ndarray
+    robot: Embodiment
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def frames(self, i: int, size: int = 0) -> np.ndarray:
+        """The seen frames of the i-th sample, uint8 RGB (17, H, W, 3); size: side after area resizing, 0 keeps it."""
+        frames = read_video(self.video_paths[i], size=size)
+        if len(frames) != CONTEXT_FRAMES:
+            fault = f"has {len(frames)} frames, expected {CONTEXT_FRAMES}"
+            raise ValueError(f"{self.video_paths[i]}: {fault}; fetch it again")
+        return frames
+
+
+def open_test_set(path: str | Path) -> CompressionTestSet | SamplingTestSet:
+    """Open a test set, flat or with sub-folders; which of the two it is follows from its files.
+
+    Raises ValueError naming file, expectation and remedy.
+    """
+    root = Path(path)
+    kind, robot = probe_kind(root), read_robot(root)
+    if kind == "compression test":
+        info = read_tokenizer_info(root)
+        grid, vocab_size, clock = token_geometry(info, root)
+        ids = layout.TOKENS.indices(root)
+        shape = (1, clock.grids, *grid)
+        files = [layout.TOKENS.find(root, i) for i in ids]
+        blocks = [map_array(file, "<i4", shape, f"one block {shape[1:]} of int32 tokens") for file in files]
+        for file, block in zip(files, blocks):
+            if block.min() < 0 or block.max() >= vocab_size:
+                fault = f"ids {block.min()}..{block.max()}, expected 0..{vocab_size - 1}"
+                raise ValueError(f"{file}: {fault}; fetch it again")
+        tokens_NTHW = np.concatenate(blocks).astype(np.int64)
+        states_NFA = _read_states(root, ids, robot)
+        return CompressionTestSet(root, tuple(ids), tokens_NTHW, states_NFA, grid, vocab_size, clock, info, robot)
+    if kind == "sampling test":
+        ids = layout.VIDEO.indices(root)
+        videos = tuple(layout.VIDEO.find(root, i) for i in ids)
+        return SamplingTestSet(root, tuple(ids), videos, _read_states(root, ids, robot), robot)
+    found = "nothing known" if kind == "unknown" else f"a {kind} dataset"
+    raise ValueError(f"{root}: expected a test set (video_0.bin or .mp4, states_0.bin, no segments), found {found}")
+
+
+def _read_states(root: Path, ids: list[int], robot: Embodiment) -> np.ndarray:
+    """States (N, F, A) float32; every sample must have as many rows as the first."""
+    paths = [layout.STATES.find(root, i) for i in ids]
+    row = 4 * robot.dim
+    num_rows = max(CONTEXT_FRAMES, paths[0].stat().st_size // row)
+    meaning = f"{num_rows} rows of {robot.dim} float32, as in {paths[0].name}"
+    states_NFA = np.stack([map_array(path, "<f4", (num_rows, robot.dim), meaning) for path in paths])
+    bad = np.nonzero(~np.isfinite(states_NFA))
+    if len(bad[0]):
+        raise ValueError(f"{paths[bad[0][0]]}: row {bad[1][0]} is not finite; fetch the file again")
+    return states_NFA
+
+
+def write_compression_test_set(
+    root: str | Path, *, tokens_NTHW: np.ndarray, states_NFA: np.ndarray, flat: bool = True, vocab_size: int = 64000
+) -> None:
+    """Write samples 0..N-1: one block of tokens and F >= 17 rows of states each (the official set: 450 and 64)."""
+    root = Path(root)
+    if tokens_NTHW.min() < 0 or tokens_NTHW.max() >= vocab_size:
+        raise ValueError(f"{root}: token ids must lie in [0, {vocab_size}), got up to {tokens_NTHW.max()}")
+    written = _write_states(root, states_NFA, len(tokens_NTHW), flat)
+    for i, tokens_THW in enumerate(tokens_NTHW):
+        written.append(layout.TOKENS.place(root, i, flat=flat))
+        write_array(written[-1], tokens_THW, "<i4")
+    write_checksums(root / "checksums.json", written)
+
+
+def write_sampling_test_set(
+    root: str | Path, *, videos: Iterable[np.ndarray], states_NFA: np.ndarray, flat: bool = False, hz: int = 30
+) -> None:
+    """Write samples 0..N-1: 17 frames of video each, uint8 RGB (17, H, W, 3), and F >= 17 rows (official: 250, 97)."""
+    root, written = Path(root), []
+    for i, frames_FHWC in enumerate(videos):
+        if len(frames_FHWC) != CONTEXT_FRAMES:
+            raise ValueError(f"{root}: sample {i} has {len(frames_FHWC)} frames, expected {CONTEXT_FRAMES}")
+        written.append(layout.VIDEO.place(root, i, flat=flat))
+        height, width = frames_FHWC.shape[1:3]
+        with VideoWriter(written[-1], height=height, width=width, fps=hz) as writer:
+            writer.write(frames_FHWC)
+    written += _write_states(root, states_NFA, len(written), flat)
+    write_checksums(root / "checksums.json", written)
+
+
+def _write_states(root: Path, states_NFA: np.ndarray, num_samples: int, flat: bool) -> list[Path]:
+    if states_NFA.ndim != 3 or len(states_NFA) != num_samples or states_NFA.shape[1] < CONTEXT_FRAMES:
+        expected = f"states ({num_samples}, at least {CONTEXT_FRAMES}, A)"
+        raise ValueError(f"{root}: expected {expected}, got {states_NFA.shape}")
+    if not np.isfinite(states_NFA).all():
+        raise ValueError(f"{root}: states must be finite")
+    paths = [layout.STATES.place(root, i, flat=flat) for i in range(num_samples)]
+    for path, states_FA in zip(paths, states_NFA):
+        write_array(path, states_FA, "<f4")
+    return paths
