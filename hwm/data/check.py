@@ -91,7 +91,7 @@ def _check_shards(dataset: Dataset, report: Report) -> None:
             _count_frames(shard.video_path, shard.num_frames, "the state rows", report)
             _check_rate(shard.video_path, dataset.hz, report)
         else:
-            _check_tokens(shard, dataset.vocab_size, report)
+            _check_tokens(shard, report)
         if isinstance(shard, LegacyShard):
             for name, rows in shard.actions.items():
                 _check_rows(dataset.root / "actions" / f"{name}.bin", rows, (), report)
@@ -120,13 +120,13 @@ def _check_rate(path: Path, hz: int, report: Report) -> None:
         report.add("warning", path, f"plays at {rate:g} frames/s, metadata.json says {hz} Hz")
 
 
-def _check_tokens(shard: TokenShard | LegacyShard, vocab_size: int, report: Report) -> None:
+def _check_tokens(shard: TokenShard | LegacyShard, report: Report) -> None:
     for first, part in chunks(shard.tokens):
         low, high = int(part.min()), int(part.max())
-        if low < 0 or high >= vocab_size:
-            outside = (part < 0) | (part >= vocab_size)
+        if low < 0 or high >= shard.vocab_size:
+            outside = (part < 0) | (part >= shard.vocab_size)
             row = first + int(np.nonzero(outside.reshape(len(part), -1).any(1))[0][0])
-            fault = f"id {high if high >= vocab_size else low} outside 0..{vocab_size - 1}, first in row {row}"
+            fault = f"id {high if high >= shard.vocab_size else low} outside 0..{shard.vocab_size - 1}, first in row {row}"
             report.error(ValueError(f"{shard.video_path}: {fault}; tokenize or fetch it again"))
             return
 

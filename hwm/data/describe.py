@@ -15,7 +15,7 @@ from hwm.data import video
 from hwm.data.check import CHUNK_BYTES, Finding, Report, check
 from hwm.data.files import atomic_path
 from hwm.data.legacy import LegacyTokenDataset
-from hwm.data.onex import Dataset, RawDataset, TokenDataset, open_dataset, probe_kind
+from hwm.data.onex import Dataset, RawDataset, TokenDataset, frame_size, open_dataset, probe_kind
 from hwm.data.testsets import CompressionTestSet, SamplingTestSet, open_test_set
 from hwm.data.windows import ClipIndex, check_segments
 
@@ -55,7 +55,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     facts = {"kind": kind, "shards": len(dataset.shards), "frames": dataset.num_frames, "hz": dataset.hz}
     facts["hours"] = dataset.num_frames / dataset.hz / 3600
     if isinstance(dataset, RawDataset):
-        facts["frame_size"] = list(video.probe(dataset.shards[0].video_path)[:2])
+        facts["frame_size"] = list(frame_size(dataset))
     else:
         facts |= {"grid": list(dataset.grid), "vocab_size": dataset.vocab_size}
         facts["tokenizer"] = (dataset.tokenizer or {}).get("name")

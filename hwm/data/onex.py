@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hwm.clock import COSMOS, Clock
-from hwm.data import layout
+from hwm.data import layout, video
 from hwm.data.cache import decoded_frames
 from hwm.data.files import check_size, map_array, read_count, read_json
 from hwm.data.legacy import LegacyTokenDataset, is_legacy, open_legacy
@@ -275,3 +275,8 @@ def token_geometry(info: dict | None, root: Path) -> tuple[tuple[int, int], int,
         return (grid[0], grid[1]), read_count(info, "vocab_size", path), Clock(**clock)
     except ValueError as error:
         raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
+
+
+def frame_size(dataset: RawDataset) -> tuple[int, int]:
+    """Stored height and width of the dataset's video in pixels."""
+    return video.probe(dataset.shards[0].video_path)[:2]
