@@ -1,0 +1,318 @@
+"""Checkpoints that are whole, verified byte by byte before use, or absent.
+
+    checkpoints/step-500/   model.safetensors  optimizer.safetensors  ema.safetensors  state.json  manifest.json
+    checkpoints/LATEST      name of the newest      checkpoints/BEST   name of the one with the best validation score
+
+The two names are for people and scripts; what they say is also in `state.json`, which is guarded.
+
+A checkpoint is written into a hidden folder, forced to the disk, described by a manifest (sizes, SHA-256, written
+last) and then renamed.  Neither PyTorch nor safetensors notices a flipped bit; the manifest does.  A checkpoint holds
+no time and no machine, so that equal training gives equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hwm.training.durable import cannot_write, fsync, write_text
+
+SCHEMA = 1
+_STEP = re.compile(r"step-(\d{1,15})")
+_MAX_JSON_BYTES = 1_000_000
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def save(checkpoints: Path, state: dict[str, Any], tensors: dict[str, dict[str, Tensor]], *, keep: int) -> Path:
+    """Publish the checkpoint of `state["step"]`, then drop old ones.
+
+    state: plain values, among them "step" and "best_step", the step that stays whatever its age (0: none yet).
+    tensors: one safetensors file a group ("model", "optimizer", "ema").  keep: how many of the newest stay.
+    Raises ValueError naming file and free space if the disk is full; nothing half-written stays, nothing old is lost.
+    """
+    final = checkpoints / f"step-{state['step']}"
+    building, replaced = checkpoints / f".tmp-{final.name}", checkpoints / f".old-{final.name}"
+    writing = building
+    try:
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        for group, named in tensors.items():
+            writing = building / f"{group}.safetensors"
+            save_file(_separate(named), writing, metadata={"format": "pt"})
+        writing = building / "state.json"
+        writing.write_text(json.dumps(state, indent=1) + "\n")
+        files = {f.name: {"bytes": f.stat().st_size, "sha256": _sha256(f)} for f in sorted(building.iterdir())}
+        writing = building / "manifest.json"
+        writing.write_text(_seal({"schema": SCHEMA, "step": state["step"], "torch": torch.__version__, "files": files}))
+        for file in building.iterdir():
+            fsync(file)
+        fsync(building)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(building, ignore_errors=True)
+        raise cannot_write(final / writing.name, error) from None
+    if final.exists():
+        final.rename(replaced)
+    building.rename(final)
+    fsync(checkpoints)
+    shutil.rmtree(replaced, ignore_errors=True)
+    point(checkpoints, state)
+    _prune(checkpoints, state, keep=keep)
+    return final
+
+
+def point(checkpoints: Path, state: dict[str, Any]) -> None:
+    """Set the pointers LATEST and BEST to what the state says."""
+    write_text(checkpoints / "LATEST", f"step-{state['step']}\n")
+    if state["best_step"]:
+        write_text(checkpoints / "BEST", f"step-{state['best_step']}\n")
+    else:
+        (checkpoints / "BEST").unlink(missing_ok=True)
+
+
+def _prune(checkpoints: Path, state: dict[str, Any], *, keep: int) -> None:
+    # Folders of later steps are damaged ones, to be replaced when training comes by; they must not count as kept.
+    for step in [step for step in _steps(checkpoints) if step <= state["step"]][keep:]:
+        if step != state["best_step"]:
+            # Renamed first: a kill in the middle of a deletion must not leave what looks like a damaged checkpoint.
+            dropped = (checkpoints / f"step-{step}").rename(checkpoints / f".old-step-{step}.dropped")
+            shutil.rmtree(dropped, ignore_errors=True)
+
+
+def clean(checkpoints: Path) -> None:
+    """Remove what a killed process left; only for the process that holds the run folder."""
+    for old in checkpoints.glob(".old-step-*"):
+        if old.suffix != ".dropped" and not (final := checkpoints / old.name.removeprefix(".old-")).exists():
+            old.rename(final)  # Killed between the two renames of a replacement.
+    for leftover in [*checkpoints.glob(".tmp-*"), *checkpoints.glob(".old-*")]:
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+# --- choosing --------------------------------------------------------------------------------------------------------
+
+
+def verify(folder: Path) -> None:
+    """Raise ValueError naming the file if anything in a checkpoint is not exactly as it was written."""
+    for name, expected in _manifest(folder)["files"].items():
+        file = folder / Path(name).name
+        if not file.is_file():
+            raise ValueError(f"{file}: missing")
+        if file.stat().st_size != expected["bytes"]:
+            raise ValueError(f"{file}: has {file.stat().st_size} bytes, not the {expected['bytes']} written")
+        if _sha256(file) != expected["sha256"]:
+            raise ValueError(f"{file}: damaged (its SHA-256 differs from the manifest)")
+
+
+def newest(checkpoints: Path, *, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that verifies, or None if there is no checkpoint at all.
+
+    Every newer one that does not verify is reported.  Raises ValueError if there are checkpoints and none verifies:
+    starting again from nothing is for the user to decide.  Times of files play no part.
+    """
+    steps = _steps(checkpoints)
+    latest = checkpoints / "LATEST"
+    match = _STEP.fullmatch(_read_small(latest).strip()) if latest.is_file() else None
+    pointed = int(match[1]) if match else None
+    if pointed is not None and pointed not in steps:
+        say(f"WARNING: {checkpoints / f'step-{pointed}'}: missing, though LATEST names it")
+    for step in steps:
+        folder = checkpoints / f"step-{step}"
+        try:
+            verify(folder)
+            return folder
+        except ValueError as error:
+            say(f"WARNING: {error}; looking for an older checkpoint")
+    if steps or pointed is not None:
+        raise ValueError(f"{checkpoints}: no checkpoint in it is whole; delete the folder to train from the start")
+    return None
+
+
+def find(run: str | Path, *, which: str = "best", say: Callable[[str], None] = print) -> Path:
+    """Folder of a verified checkpoint of a run.
+
+    which: "best" (by validation; of a run that never validated, the last), "last", or "step-N".
+    Raises ValueError if it is absent or damaged; only for "last" a whole older one may stand in, which is reported.
+    """
+    checkpoints = Path(run) / "checkpoints"
+    if which in ("best", "last"):
+        folder = newest(checkpoints, say=say)
+        if folder is None:
+            raise ValueError(f"{run}: no checkpoint in it; train first, or give the folder of a run")
+        best = load_state(folder)["best_step"]
+        if which == "last" or not best or folder.name == f"step-{best}":
+            return folder
+        which = f"step-{best}"
+    if not _STEP.fullmatch(which) or not (checkpoints / which).is_dir():
+        known = ", ".join(["best", "last", *(f"step-{s}" for s in _steps(checkpoints))])
+        raise ValueError(f"{checkpoints}: no checkpoint {which!r}; there are {known}")
+    verify(checkpoints / which)
+    return checkpoints / which
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """The plain values of a checkpoint that was verified."""
+    return json.loads(_read_small(folder / "state.json"))
+
+
+def step_of(folder: Path) -> int:
+    """Updates behind a checkpoint that was verified."""
+    return load_state(folder)["step"]
+
+
+def load_tensors(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """The groups of tensors of a checkpoint that was verified."""
+    files = [folder / name for name in _manifest(folder)["files"] if name.endswith(".safetensors")]
+    return {file.stem: _read_tensors(file) for file in files}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What `load_weights` put into a model: the files read and the names of all tensors set."""
+
+    files: tuple[Path, ...]
+    names: tuple[str, ...]
+
+
+def load_weights(path: str | Path, model: nn.Module, *, prefer_ema: bool = True) -> Loaded:
+    """Load weights into a model, all of them and nothing else.
+
+    path: a run (its best checkpoint), a checkpoint, a folder with model.safetensors, or a .safetensors file.
+    prefer_ema: take the averaged weights where the folder has them.
+    Raises ValueError listing missing and unexpected names and differing shapes and dtypes (never cast) and NaN;
+    the model is then unchanged.
+    """
+    path = Path(path)
+    if (path / "checkpoints").is_dir():
+        path = find(path)
+    elif (path / "manifest.json").exists():
+        verify(path)
+    file = path / "model.safetensors" if path.is_dir() else path
+    tensors, files = _read_tensors(file), [file]
+    if prefer_ema and path.is_dir() and (path / "ema.safetensors").exists():
+        files.append(path / "ema.safetensors")
+        tensors |= _read_tensors(files[-1])
+    expect_same(tensors, model.state_dict(), where=file)
+    model.load_state_dict(tensors)
+    return Loaded(tuple(files), tuple(sorted(tensors)))
+
+
+def export_weights(model: nn.Module, path: str | Path) -> Path:
+    """Write a model's weights for publishing, as one safetensors file."""
+    path = Path(path)
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(_separate(model.state_dict()), temporary, metadata={"format": "pt"})
+        fsync(temporary)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from None
+    return path
+
+
+def expect_same(tensors: dict[str, Tensor], expected: dict[str, Tensor], *, where: Path) -> None:
+    """Raise ValueError with every kind of difference between stored tensors and those of a model."""
+    both = sorted(tensors.keys() & expected.keys())
+    faults = {
+        "missing": sorted(expected.keys() - tensors.keys()),
+        "unexpected": sorted(tensors.keys() - expected.keys()),
+        "of another shape": [
+            f"{n} {tuple(tensors[n].shape)}, the model has {tuple(expected[n].shape)}"
+            for n in both
+            if tensors[n].shape != expected[n].shape
+        ],
+        "of another dtype": [
+            f"{n} {tensors[n].dtype}, the model has {expected[n].dtype}" for n in both if tensors[n].dtype != expected[n].dtype
+        ],
+        "with NaN": [n for n in both if tensors[n].is_floating_point() and tensors[n].isnan().any()],
+    }
+    found = [
+        f"{len(names)} {fault}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+        for fault, names in faults.items()
+        if names
+    ]
+    if found:
+        raise ValueError(f"{where}: does not fit the model ({len(both)} names match); {'; '.join(found)}")
+
+
+# --- small pieces ----------------------------------------------------------------------------------------------------
+
+
+def _steps(checkpoints: Path) -> list[int]:
+    """Steps with a folder, newest first."""
+    names = (_STEP.fullmatch(p.name) for p in checkpoints.glob("step-*") if p.is_dir())
+    return sorted((int(m[1]) for m in names if m), reverse=True)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    text = _read_small(path)
+    try:
+        body = json.loads(text)
+        del body["sha256"]
+        whole = _seal(body) == text
+    except (ValueError, TypeError, KeyError, RecursionError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{path}: damaged")
+    if body["schema"] != SCHEMA:
+        raise ValueError(f"{path}: written in format {body['schema']}, this version reads {SCHEMA}; update the package")
+    if _STEP.fullmatch(folder.name) and folder.name != f"step-{body['step']}":
+        raise ValueError(f"{path}: belongs to step {body['step']}; give the folder its name back")
+    return body
+
+
+def _separate(named: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous CPU tensors that share no memory, as the format demands; tied weights are stored under each name."""
+    separate, seen = {}, set()
+    for name, tensor in named.items():
+        plain = tensor.detach().cpu().contiguous()
+        if plain.untyped_storage().data_ptr() in seen:
+            plain = plain.clone()
+        seen.add(plain.untyped_storage().data_ptr())
+        separate[name] = plain
+    return separate
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected weights in the safetensors format")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error})") from None
+
+
+def _read_small(path: Path) -> str:
+    if not path.is_file():
+        raise ValueError(f"{path}: missing")
+    if path.stat().st_size > _MAX_JSON_BYTES:
+        raise ValueError(f"{path}: damaged (larger than {_MAX_JSON_BYTES} bytes)")
+    return path.read_bytes().decode(errors="replace")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _seal(body: dict[str, Any]) -> str:
+    """JSON text of a manifest that ends in its own checksum, so that the manifest is guarded as well."""
+    checksum = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**body, "sha256": checksum}, indent=1) + "\n"

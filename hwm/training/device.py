@@ -1,0 +1,60 @@
+"""Where and how the arithmetic runs: device, CPU threads, precision, and seeds that need no state."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" is the first CUDA device where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here ({reason}); use 'auto' or 'cpu'") from None
+    return device
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Run with that many CPU threads.
+
+    0: torch's own choice (physical cores, or OMP_NUM_THREADS), but no more than the process may use: two threads
+    that share a core are slower than one.
+    """
+    before = torch.get_num_threads()
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(count or min(before, usable))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """bfloat16: matrix products in bfloat16, weights and sums in float32.  float32: nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+def seed_of(*stream: int | str) -> int:
+    """A 63-bit seed for a named stream of random numbers, such as (run seed, step).
+
+    Streams are unrelated however close their names, and nothing has to be saved to continue one.
+    """
+    name = "/".join(map(str, stream)).encode()
+    return int.from_bytes(hashlib.sha256(name).digest()[:8], "little") >> 1
+
+
+@contextmanager
+def own_randomness(device: torch.device) -> Iterator[None]:
+    """Seed freely inside; the caller's random numbers go on as if nothing had happened."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield

@@ -1,0 +1,82 @@
+"""The optimiser: which weights decay, the learning rate of every step, and AdamW's state by name."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hwm.config import TrainConfig
+
+_MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def lr_at(step: int, train: TrainConfig) -> float:
+    """Learning rate of update `step`, counted from 0.
+
+    It rises linearly over `warmup_steps` updates to `lr`, then falls to 0 at `steps` ("linear", "cosine") or stays.
+    """
+    if step < train.warmup_steps:
+        return train.lr * (step + 1) / train.warmup_steps
+    if train.schedule == "constant":
+        return train.lr
+    done = min(1.0, (step - train.warmup_steps) / max(1, train.steps - train.warmup_steps))
+    return train.lr * (1 - done if train.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trainable parameters in two groups: those that decay and those that do not.
+
+    A model that knows better says so with a method of this name.  Otherwise the rule of the compression track
+    (Revontuli report; SYSTEMS.md section 1): the matrices of linear and convolution layers decay; biases, norms,
+    embeddings and positions do not.  A matrix that is also an embedding table (tied) does not.
+    """
+    own = getattr(model, "parameter_groups", None)
+    if own is not None:
+        return own(weight_decay)
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+    matrices = {id(m.weight) for m in model.modules() if isinstance(m, _MATRICES)} - tables
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if id(p) in matrices], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) not in matrices], "weight_decay": 0.0},
+    ]
+
+
+def adamw(model: nn.Module, train: TrainConfig, *, device: torch.device) -> torch.optim.AdamW:
+    """AdamW over the model's groups, fused where the device has it.
+
+    Raises ValueError if a trainable parameter is in no group or in two.
+    """
+    groups = parameter_groups(model, train.weight_decay)
+    grouped = [id(p) for group in groups for p in group["params"]]
+    trainable = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    if len(grouped) != len(set(grouped)) or set(grouped) != set(trainable):
+        lost = [name for key, name in trainable.items() if key not in grouped]
+        raise ValueError(f"{type(model).__name__}.parameter_groups must hold every trainable parameter once; lost: {lost}")
+    fused = device.type in ("cpu", "cuda", "mps")
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=train.lr, betas=train.betas, fused=fused)
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """AdamW's state flattened to "exp_avg.<parameter name>" and so on: no pickle, no order of parameters."""
+    return {
+        f"{key}.{name}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave; raises ValueError for a name or a shape that the model does not have."""
+    parameters = dict(model.named_parameters())
+    for entry, value in tensors.items():
+        key, _, name = entry.partition(".")
+        parameter = parameters.get(name)
+        if parameter is None or (value.ndim and value.shape != parameter.shape):
+            raise ValueError(f"optimizer state {entry!r} {tuple(value.shape)} belongs to no parameter of this model")
+        # In the parameter's own memory format: the fused kernel walks both in the order of their memory.
+        like = parameter if value.ndim else torch.empty((), device=parameter.device)
+        optimizer.state[parameter][key] = torch.empty_like(like, dtype=value.dtype, requires_grad=False).copy_(value)

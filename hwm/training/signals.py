@@ -1,0 +1,41 @@
+"""A flag raised by SIGTERM, SIGINT or SIGHUP, so that long work can stop where nothing is lost."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+
+
+class StopFlag:
+    """True once the process was asked to stop; a SIGINT after that raises KeyboardInterrupt at once.
+
+    Use it as a context manager: the handlers live only inside.  A signal that the process ignores (nohup) stays
+    ignored, and outside the main thread, where Python takes no handlers, the flag simply stays down.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def __enter__(self) -> StopFlag:
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._before[number] = signal.signal(number, self._raise)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _raise(self, number: int, frame: FrameType | None) -> None:
+        if self and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
