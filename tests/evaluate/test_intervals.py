@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+
+from hwm.evaluate.intervals import Interval, interval, intervals, paired_difference
+
+
+def test_mean_is_exact_and_the_interval_surrounds_it():
+    values = np.random.default_rng(0).normal(3, 1, 50)
+    found = interval(values)
+    assert found.mean == pytest.approx(values.mean())
+    assert found.low < found.mean < found.high
+    half = (found.high - found.low) / 2
+    assert half == pytest.approx(2.01 * values.std(ddof=1) / np.sqrt(50), rel=0.1)
+
+
+def test_the_same_seed_repeats_and_columns_agree_with_single_calls():
+    values = np.random.default_rng(1).normal(size=(20, 3))
+    groups = np.arange(20) // 4
+    assert intervals(values, groups=groups, seed=5) == intervals(values, groups=groups, seed=5)
+    assert intervals(values, groups=groups, seed=5)[1] == interval(values[:, 1], groups=groups, seed=5)
+
+
+def test_clips_of_one_segment_count_as_one():
+    """Copies of a clip add no knowledge: the interval is that of the distinct clips."""
+    values = np.random.default_rng(2).normal(size=16)
+    copied, segments = np.repeat(values, 10), np.repeat(np.arange(16), 10)
+    found, distinct = interval(copied, groups=segments), interval(values)
+    assert (found.mean, found.low, found.high) == pytest.approx((distinct.mean, distinct.low, distinct.high))
+    naive = interval(copied)
+    assert naive.high - naive.low < 0.5 * (distinct.high - distinct.low)
+
+
+@pytest.mark.parametrize("num_groups", [5, 8, 20])
+def test_the_interval_covers_the_truth_as_often_as_it_says(num_groups):
+    rng, hits, tries = np.random.default_rng(3), 0, 400
+    groups = np.repeat(np.arange(num_groups), 3)
+    for _ in range(tries):
+        values = rng.normal(size=num_groups)[groups] + 0.3 * rng.normal(size=3 * num_groups)
+        found = interval(values, groups=groups)
+        hits += found.low <= 0 <= found.high
+    assert 0.91 <= hits / tries <= 0.985
+
+
+def test_one_group_has_no_interval():
+    assert interval([1.0, 3.0], groups=[4, 4]) == Interval(2.0, None, None)
+    assert not interval([1.0, 3.0], groups=[4, 4]).excludes_zero()
+
+
+def test_weights_leave_out_what_does_not_exist():
+    found = interval([1.0, np.nan, 3.0], weights=[1.0, 0.0, 3.0])
+    assert found.mean == pytest.approx(2.5)
+
+
+def test_paired_difference_cancels_what_both_share():
+    rng = np.random.default_rng(4)
+    difficulty = rng.normal(0, 10, 40)
+    model, copy = difficulty + 0.5 + 0.1 * rng.normal(size=40), difficulty
+    assert paired_difference(model, copy).excludes_zero()
+    apart = interval(model), interval(copy)
+    assert apart[0].low < apart[1].high
+
+
+def test_no_difference_is_exactly_zero_and_not_excluded():
+    values = np.random.default_rng(5).normal(size=10)
+    assert paired_difference(values, values) == Interval(0.0, 0.0, 0.0)
+    assert not paired_difference(values, values).excludes_zero()

@@ -1,0 +1,135 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from hwm.evaluate.metrics import PSNR_CAP, pooled_psnr, psnr, ssim, topk_cross_entropy, topk_nll
+
+
+def pictures(seed, *shape):
+    g = torch.Generator().manual_seed(seed)
+    truth = torch.randint(0, 256, shape, generator=g, dtype=torch.uint8)
+    noise = torch.randint(-30, 31, shape, generator=g)
+    return (truth.int() + noise).clamp(0, 255).to(torch.uint8), truth
+
+
+@given(seed=st.integers(0, 1000), height=st.integers(7, 40), width=st.integers(7, 40))
+@settings(max_examples=25, deadline=None)
+def test_psnr_and_ssim_equal_scikit_image(seed, height, width):
+    pred, truth = pictures(seed, 2, height, width, 3)
+    for i in range(2):
+        a, b = pred[i].numpy(), truth[i].numpy()
+        assert psnr(pred, truth)[i].item() == pytest.approx(peak_signal_noise_ratio(b, a, data_range=255), abs=1e-9)
+        assert ssim(pred, truth)[i].item() == pytest.approx(structural_similarity(b, a, channel_axis=-1), abs=1e-6)
+
+
+def test_ssim_is_exact_on_flat_and_extreme_pictures():
+    black, stripes = torch.zeros(1, 16, 16, 3, dtype=torch.uint8), torch.zeros(1, 16, 16, 3, dtype=torch.uint8)
+    stripes[:, ::2] = 255
+    for a, b in [(black, stripes), (stripes, 255 - stripes), (black, 255 - black), (stripes, stripes)]:
+        expected = structural_similarity(a[0].numpy(), b[0].numpy(), channel_axis=-1)
+        assert ssim(a, b).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_psnr_closed_forms():
+    truth = torch.full((3, 8, 8, 3), 100, dtype=torch.uint8)
+    pred = truth + torch.tensor([0, 1, 255 - 100], dtype=torch.uint8).view(3, 1, 1, 1)
+    assert psnr(pred, truth).tolist() == pytest.approx([PSNR_CAP, 20 * math.log10(255), 20 * math.log10(255 / 155)])
+    # Pooling averages the errors 1 and 155^2 before the logarithm.
+    assert pooled_psnr(pred[1:], truth[1:]) == pytest.approx(10 * math.log10(255**2 / ((1 + 155**2) / 2)))
+    assert pooled_psnr(pred, truth) <= psnr(pred, truth).mean()
+
+
+def test_leading_axes_are_kept():
+    pred, truth = pictures(1, 2, 5, 8, 9, 3)
+    assert psnr(pred, truth).shape == ssim(pred, truth).shape == (2, 5)
+    assert torch.equal(ssim(pred, truth)[1, 3], ssim(pred[1, 3], truth[1, 3]))
+
+
+@pytest.mark.parametrize(
+    ("pred", "truth", "message"),
+    [
+        (torch.zeros(8, 8, 3), torch.zeros(8, 8, 3), "uint8"),
+        (torch.zeros(8, 8, 3, dtype=torch.uint8), torch.zeros(8, 9, 3, dtype=torch.uint8), "must both be"),
+        (torch.zeros(6, 8, 3, dtype=torch.uint8), torch.zeros(6, 8, 3, dtype=torch.uint8), "at least 7x7"),
+    ],
+)
+def test_wrong_pictures_are_refused(pred, truth, message):
+    with pytest.raises(ValueError, match=message):
+        ssim(pred, truth)
+
+
+# Top-k cross-entropy: four ids kept of ten, with probabilities 0.4, 0.3, 0.2, 0.05 and 0.05 left over.
+
+PROBS = torch.tensor([0.4, 0.3, 0.2, 0.05], dtype=torch.float64)
+INDICES = torch.tensor([7, 1, 4, 0])
+
+
+def score(target, missing, values=None, **options):
+    values = PROBS.log() if values is None else values
+    return topk_cross_entropy(
+        INDICES[None], values[None], torch.tensor([target]), missing=missing, vocab_size=10, **options
+    )
+
+
+@pytest.mark.parametrize(
+    ("missing", "inside", "outside"),
+    [
+        ("floor", -math.log(0.3 / 0.95), -math.log(1e-8)),
+        ("min", -math.log(0.3 / 0.95), -math.log(0.05 / 1.0)),
+        ("uniform_rest", -math.log(0.3), -math.log(0.05 / 6)),
+        ("fill_min", -math.log(0.3 / (0.95 + 6 * 0.05)), -math.log(0.05 / (0.95 + 6 * 0.05))),
+        ("ignore", -math.log(0.3 / 0.95), math.nan),
+    ],
+)
+def test_every_policy_has_its_closed_form(missing, inside, outside):
+    assert score(1, missing) == (pytest.approx(inside), 1.0)
+    assert score(9, missing) == (pytest.approx(outside, nan_ok=True), 0.0)
+    if missing != "uniform_rest":  # all others depend on differences of logits alone
+        assert score(1, missing, PROBS.log() + 3.7)[0] == pytest.approx(inside)
+
+
+def test_floor_takes_its_epsilon():
+    assert score(9, "floor", epsilon=1e-4)[0] == pytest.approx(-math.log(1e-4))
+
+
+def test_uniform_rest_refuses_plain_logits():
+    with pytest.raises(ValueError, match="log-probabilities"):
+        score(1, "uniform_rest", PROBS.log() + 2)
+
+
+def test_uniform_guess_scores_ln_500():
+    target = torch.arange(1000).view(2, 500)
+    indices = torch.arange(500).expand(2, 500, 500)
+    nll, covered = topk_nll(indices, torch.zeros(2, 500, 500), target, missing="floor")
+    assert covered.double().mean() == 0.5
+    assert nll[covered].mean().item() == pytest.approx(math.log(500))
+    whole = topk_nll(torch.arange(64).expand(1, 64), torch.zeros(1, 64), torch.tensor([5]), vocab_size=64)[0]
+    assert whole.item() == pytest.approx(math.log(64))
+
+
+@given(seed=st.integers(0, 100))
+@settings(max_examples=20, deadline=None)
+def test_with_all_ids_kept_every_policy_is_the_cross_entropy(seed):
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randn(5, 12, generator=g).log_softmax(-1)
+    target = torch.randint(0, 12, (5,), generator=g)
+    values, indices = logits.topk(12, -1)
+    expected = torch.nn.functional.cross_entropy(logits, target).item()
+    for missing in ("floor", "min", "uniform_rest", "fill_min", "ignore"):
+        ce, coverage = topk_cross_entropy(indices, values, target, missing=missing, vocab_size=12)
+        assert (ce, coverage) == (pytest.approx(expected, abs=1e-5), 1.0)
+
+
+def test_wrong_top_k_input_is_refused():
+    with pytest.raises(ValueError, match="one of floor"):
+        score(1, "guess")
+    with pytest.raises(ValueError, match="indices"):
+        topk_cross_entropy(INDICES, PROBS, torch.tensor([1]))
+    with pytest.raises(ValueError, match="1 to 3"):
+        topk_cross_entropy(INDICES[None], PROBS[None], torch.tensor([1]), vocab_size=3)
+
+

@@ -1,0 +1,120 @@
+import pytest
+import torch
+
+from hwm.clock import COSMOS
+from hwm.contracts import Prediction, Sampling
+from hwm.predict.rollout import predict_blocks, rollout, state_window
+
+
+class Recorder:
+    """Token = first token of the context's last grid + 1, + number of the state row that leads to the grid."""
+
+    def __init__(self, context_grids=3, future_grids=3, num_states=40):
+        self.context_grids, self.future_grids, self.num_states = context_grids, future_grids, num_states
+        self.seen = []
+
+    def predict(self, context_BTHW, states_BFA, *, generator, num_samples=1, sampling=Sampling(), **_):  # noqa: B008
+        assert states_BFA.shape[1] == self.num_states and context_BTHW.shape[1] == self.context_grids
+        self.seen.append((context_BTHW.clone(), states_BFA[..., 0].clone()))
+        spans = [COSMOS.span(self.context_grids + t) for t in range(self.future_grids)]
+        base = context_BTHW[:, -1]
+        noise = torch.randint(0, 2**40, (len(base),), generator=generator) if sampling.temperature else 0
+        grids = [base + 1 + t + states_BFA[:, a, 0].long()[:, None, None] * 1000 for t, (a, _) in enumerate(spans)]
+        tokens = torch.stack(grids, 1) + (noise.view(-1, 1, 1, 1) if sampling.temperature else 0)
+        return Prediction(tokens_BKTHW=tokens[:, None])
+
+
+def states(num_frames, num_clips=2):
+    return torch.arange(num_frames).float().view(1, -1, 1).expand(num_clips, -1, 4)
+
+
+def run(model, context, states_BFA, num_blocks, **options):
+    return rollout(model, None, context, states_BFA, num_blocks=num_blocks, generator=torch.Generator(), **options)
+
+
+def test_contexts_and_state_windows_advance_block_by_block():
+    model, context = Recorder(), torch.arange(6).view(2, 3, 1, 1)
+    found = run(model, context, states(17 * 4), 3)
+    assert found.tokens_BKTHW.shape == (2, 1, 9, 1, 1) and found.video_BKFHWC is None
+    future = found.tokens_BKTHW[:, 0]
+    for step, (seen, rows) in enumerate(model.seen):
+        expected = context if step == 0 else future[:, 3 * step - 3 : 3 * step]
+        assert torch.equal(seen, expected)
+        # Rows start at the first frame of that context; past the end the last row stands.
+        assert rows[0].tolist() == [min(17 * step + i, 67) for i in range(40)]
+    # The grids of block b + 1 start at frames 17, 18 and 26 of its window, that is of frame 17 b.
+    for b in range(3):
+        last = context[:, -1] if b == 0 else future[:, 3 * b - 1]
+        for t, offset in enumerate((17, 18, 26)):
+            assert torch.equal(future[:, 3 * b + t], last + 1 + t + 1000 * (17 * b + offset))
+
+
+def test_one_step_of_a_rollout_is_one_prediction():
+    model, context = Recorder(), torch.arange(12).view(2, 3, 1, 2)
+    alone = Recorder().predict(context, states(40), generator=torch.Generator()).tokens_BKTHW
+    assert torch.equal(run(model, context, states(40), 1).tokens_BKTHW, alone)
+
+
+def test_longer_context_slides_over_its_own_predictions():
+    model, context = Recorder(context_grids=6, future_grids=3, num_states=51), torch.arange(6).view(1, 6, 1, 1)
+    found = run(model, context, states(34 + 34, 1), 2).tokens_BKTHW[:, 0]
+    assert torch.equal(model.seen[1][0], torch.cat([context[:, 3:], found[:, :3]], 1))
+    assert model.seen[1][1][0, 0] == 17
+
+
+def test_samples_are_independent_and_keep_their_own_past():
+    model, context = Recorder(), torch.zeros(2, 3, 1, 1).long()
+    found = run(model, context, states(17 * 3), 2, num_samples=3, sampling=Sampling(temperature=1.0)).tokens_BKTHW
+    assert found.shape == (2, 3, 6, 1, 1)
+    assert found[:, :, 0].unique().numel() == 6
+    seen = model.seen[1][0].unflatten(0, (2, 3))
+    assert torch.equal(seen, found[:, :, :3])
+
+
+def test_every_block_is_decoded_by_itself():
+    class Tokenizer:
+        clock, calls = COSMOS, []
+
+        def decode(self, tokens_BTHW):
+            self.calls.append(tokens_BTHW)
+            grids = torch.as_tensor(COSMOS.grid_of_frames(17))
+            return tokens_BTHW[:, grids].remainder(256).to(torch.uint8)[..., None].expand(*[-1] * 4, 3)
+
+    tokenizer = Tokenizer()
+    found = rollout(
+        Recorder(), tokenizer, torch.zeros(1, 3, 1, 1).long(), states(51, 1), num_blocks=2, generator=torch.Generator()
+    )
+    assert found.video_BKFHWC.shape == (1, 1, 34, 1, 1, 3)
+    assert [c.shape[1] for c in tokenizer.calls] == [3, 3]
+    for frame in (0, 1, 16, 17, 18, 33):
+        expected = found.tokens_BKTHW[0, 0, COSMOS.grid_of(frame), 0, 0] % 256
+        assert found.video_BKFHWC[0, 0, frame, 0, 0, 0] == expected
+
+
+def test_predictions_come_one_by_one():
+    model = Recorder()
+    blocks = predict_blocks(
+        model, torch.zeros(1, 3, 1, 1).long(), states(17 * 5, 1), num_blocks=4, generator=torch.Generator()
+    )
+    next(blocks)
+    assert len(model.seen) == 1
+    next(blocks)
+    assert len(model.seen) == 2
+
+
+def test_state_window_repeats_the_last_row():
+    assert state_window(states(5), first_frame=3, num_states=4)[0, :, 0].tolist() == [3, 4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("model", "grids", "rows", "num_blocks", "message"),
+    [
+        (Recorder(), 2, 60, 1, "3 context grids"),
+        (Recorder(), 3, 50, 2, "51 state rows"),
+        (Recorder(future_grids=1), 3, 60, 1, "whole blocks"),
+        (Recorder(), 3, 60, 0, "at least 1"),
+    ],
+)
+def test_what_does_not_fit_is_refused(model, grids, rows, num_blocks, message):
+    with pytest.raises(ValueError, match=message):
+        run(model, torch.zeros(2, grids, 1, 1).long(), states(rows), num_blocks)
