@@ -1,0 +1,240 @@
+"""Submission of the compression track: the zip that the challenge asks for, written as a stream and read again.
+
+Members at top level: README.txt, a JSON object, and for each of 450 samples `<ID>.npz` with the 500 largest logits
+of every future token (reference B.2, after the challenge's own validator; order, uniqueness and finiteness are
+checked here in addition).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hwm.contracts import Sampling, TokenWorldModel
+from hwm.data.files import atomic_path
+
+README_KEYS = ("method", "team", "authors", "e-mail", "institution", "country")
+NUM_SAMPLES = 450
+SHAPE = (3, 32, 32, 500)
+VOCAB_SIZE = 64000
+MAX_README_BYTES = 100_000
+HEADER_BYTES = 4096
+"""Room for the headers of an .npy or .npz beyond its numbers."""
+
+
+@dataclass(frozen=True)
+class SubmissionSummary:
+    """What a valid submission holds.  num_bytes: size of the zip."""
+
+    num_samples: int
+    num_bytes: int
+    readme: dict[str, str]
+
+
+def write_compression_submission(
+    path: str | Path,
+    samples: Iterable[tuple[int, Any, Any]],
+    readme: dict[str, str],
+    *,
+    num_samples: int = NUM_SAMPLES,
+    shape: tuple[int, ...] = SHAPE,
+    vocab_size: int = VOCAB_SIZE,
+    compress: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> SubmissionSummary:
+    """Write the zip one sample at a time, read it again and only then give it its name.
+
+    samples: (id, indices, values) for ids 0..num_samples-1 in any order; indices: integers of `shape` in
+    [0, vocab_size), unique along the last axis; values: floats of `shape`, logits or log-probabilities, descending.
+    readme: `README_KEYS`, all filled in.
+    compress: deflate the arrays; a third less than 5.5 GB, for some two seconds a sample.
+    progress: called with samples written and in all.
+    Raises ValueError in one line for anything else, and then leaves no file behind.
+    """
+    path = Path(path)
+    readme = _check_readme(readme, path)
+    written: set[int] = set()
+    with atomic_path(path) as temporary:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+            archive.writestr(_entry("README.txt"), json.dumps(readme, indent=2, ensure_ascii=False) + "\n")
+            for number, indices, values in samples:
+                where = f"{path.name}: sample {number}"
+                if number in written or not 0 <= number < num_samples:
+                    fault = "is given twice" if number in written else f"is outside 0..{num_samples - 1}"
+                    raise ValueError(f"{where} {fault}; give every test sample once")
+                arrays = _check_arrays(np.asarray(indices), np.asarray(values), shape, vocab_size, where)
+                content = io.BytesIO()
+                save = np.savez_compressed if compress else np.savez
+                save(content, indices=arrays[0], values=arrays[1])
+                archive.writestr(_entry(f"{number}.npz"), content.getvalue())
+                written.add(number)
+                if progress is not None:
+                    progress(len(written), num_samples)
+        if len(written) != num_samples:
+            missing = min(set(range(num_samples)) - written)
+            raise ValueError(f"{path.name}: {len(written)} of {num_samples} samples, the first missing is {missing}")
+        summary = validate_compression_submission(temporary, num_samples=num_samples, shape=shape, vocab_size=vocab_size)
+    return summary
+
+
+def validate_compression_submission(
+    path: str | Path,
+    *,
+    num_samples: int = NUM_SAMPLES,
+    shape: tuple[int, ...] = SHAPE,
+    vocab_size: int = VOCAB_SIZE,
+) -> SubmissionSummary:
+    """Read every byte of a submission and check it against the rules; nothing in it is executed.
+
+    Raises ValueError in one line naming the member, what is expected and what was found.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wanted = {"README.txt", *(f"{i}.npz" for i in range(num_samples))}
+            names = archive.namelist()
+            wrong = sorted(set(names) ^ wanted) or sorted({n for n in names if names.count(n) > 1})
+            if wrong:
+                fault = "is missing" if wrong[0] not in names else "does not belong there or is double"
+                raise ValueError(f"{path}: expected README.txt and 0.npz..{num_samples - 1}.npz; {wrong[0]} {fault}")
+            text = _read_member(archive, "README.txt", MAX_README_BYTES)
+            readme = _check_readme(_parse_readme(text, path), path)
+            for number in range(num_samples):
+                _check_sample(archive, number, shape, vocab_size, path)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
+        raise ValueError(f"{path}: not a whole zip ({error}); write it again") from None
+    return SubmissionSummary(num_samples, path.stat().st_size, readme)
+
+
+@torch.no_grad()
+def predict_samples(
+    model: TokenWorldModel,
+    ids: Iterable[int],
+    tokens_NTHW: Any,
+    states_NFA: Any,
+    *,
+    top_k: int = 500,
+    batch_size: int = 8,
+    seed: int = 0,
+    sampling: Sampling = Sampling(),  # noqa: B008
+    device: torch.device | str = "cpu",
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """The `top_k` largest logits of every future token of test samples, as `write_compression_submission` takes them.
+
+    ids: numbers of the samples.  tokens_NTHW: their context grids.  states_NFA: their states, at least as many rows
+    as the model reads.  The future is withheld, so the prediction is autoregressive along its own tokens.
+    Raises ValueError for other shapes.
+    """
+    ids = list(ids)
+    if states_NFA.shape[1] < model.num_states:
+        raise ValueError(f"the model reads {model.num_states} state rows, the test set has {states_NFA.shape[1]}")
+    generator = torch.Generator(device=device).manual_seed(seed)
+    for start in range(0, len(ids), batch_size):
+        part = slice(start, start + batch_size)
+        prediction = model.predict(
+            torch.as_tensor(np.asarray(tokens_NTHW[part], np.int64), device=device),
+            torch.as_tensor(np.asarray(states_NFA[part, : model.num_states], np.float32), device=device),
+            generator=generator,
+            sampling=sampling,
+            top_k_logits=top_k,
+        )
+        indices, values = prediction.top_indices_BTHWK, prediction.top_values_BTHWK
+        assert isinstance(indices, Tensor) and isinstance(values, Tensor)
+        for number, i, v in zip(ids[part], indices.cpu().numpy(), values.float().cpu().numpy()):
+            yield number, i.astype(np.int32), v
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    """A member with a fixed date, so that the same predictions give the same file."""
+    return zipfile.ZipInfo(name, date_time=(2025, 1, 1, 0, 0, 0))
+
+
+def _check_readme(readme: Any, path: Path) -> dict[str, str]:
+    if not isinstance(readme, dict) or set(readme) != set(README_KEYS):
+        wrong = sorted(set(readme) ^ set(README_KEYS)) if isinstance(readme, dict) else [type(readme).__name__]
+        raise ValueError(f"{path}: README.txt needs exactly the keys {', '.join(README_KEYS)}; look at {wrong[0]!r}")
+    for key, value in readme.items():
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{path}: README.txt key {key!r} must be a text that is not empty, got {value!r}")
+    return {key: readme[key] for key in README_KEYS}
+
+
+def _parse_readme(text: bytes, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: README.txt is not JSON: {error}") from None
+
+
+def _check_arrays(
+    indices: np.ndarray, values: np.ndarray, shape: tuple[int, ...], vocab_size: int, where: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The two arrays in the types of the challenge, or one line that says what is wrong with them."""
+    if indices.shape != shape or values.shape != shape:
+        raise ValueError(f"{where}: expected indices and values of shape {shape}, got {indices.shape}, {values.shape}")
+    if indices.dtype.kind not in "iu" or values.dtype.kind != "f":
+        raise ValueError(f"{where}: expected integer indices and float values, got {indices.dtype}, {values.dtype}")
+    if indices.min() < 0 or indices.max() >= vocab_size:
+        raise ValueError(f"{where}: indices must lie in [0, {vocab_size}), got {indices.min()}..{indices.max()}")
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{where}: values must be finite in float32")
+    if (np.diff(values, axis=-1) > 0).any():
+        raise ValueError(f"{where}: values must be in descending order along the last axis")
+    indices = indices.astype(np.int32)
+    if (np.diff(np.sort(indices, axis=-1), axis=-1) == 0).any():
+        raise ValueError(f"{where}: an index occurs twice for one token")
+    return indices, values
+
+
+def _read_member(archive: zipfile.ZipFile, name: str, max_bytes: int) -> bytes:
+    size = archive.getinfo(name).file_size
+    if size > max_bytes:
+        raise ValueError(f"{archive.filename}: {name} unpacks to {size} bytes, expected at most {max_bytes}")
+    return archive.read(name)
+
+
+def _check_sample(
+    archive: zipfile.ZipFile, number: int, shape: tuple[int, ...], vocab_size: int, path: Path
+) -> None:
+    where, num_bytes = f"{path}: {number}.npz", 4 * math.prod(shape)
+    # Deflate can grow what does not compress a little; anything beyond is not this sample.
+    content = _read_member(archive, f"{number}.npz", 2 * (num_bytes + num_bytes // 1000 + HEADER_BYTES))
+    arrays = {}
+    with zipfile.ZipFile(io.BytesIO(content)) as inner:
+        if sorted(inner.namelist()) != ["indices.npy", "values.npy"]:
+            raise ValueError(f"{where}: expected the arrays indices and values, found {sorted(inner.namelist())[:4]}")
+        for key, dtype in (("indices", "int32"), ("values", "float32")):
+            data = io.BytesIO(_read_member(inner, f"{key}.npy", num_bytes + HEADER_BYTES))
+            try:
+                arrays[key] = _read_array(data, shape, np.dtype(dtype))
+            except ValueError as error:
+                raise ValueError(f"{where}: {key}: {str(error).splitlines()[0]}") from None
+    _check_arrays(arrays["indices"], arrays["values"], shape, vocab_size, where)
+
+
+def _read_array(data: io.BytesIO, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An .npy file whose header is compared before anything is allocated."""
+    if np.lib.format.read_magic(data) != (1, 0):
+        raise ValueError("expected an .npy file of version 1.0")
+    found_shape, fortran, found_dtype = np.lib.format.read_array_header_1_0(data)
+    if (found_shape, found_dtype, fortran) != (shape, dtype, False):
+        raise ValueError(f"expected {dtype} {shape} in C order, got {found_dtype} {found_shape}")
+    content = data.read()
+    if len(content) != dtype.itemsize * math.prod(shape):
+        raise ValueError(f"expected {dtype.itemsize * math.prod(shape)} bytes of numbers, got {len(content)}")
+    return np.frombuffer(content, dtype).reshape(shape)
