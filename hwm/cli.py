@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 VERBS = """\
 usage: hwm VERB [options]        hwm VERB --help explains one
@@ -117,21 +117,47 @@ def data(
         json_output: Print JSON.
         sheet: Where `describe` writes its contact sheet; default contact_sheet.png in the current folder.
     """
+    from dataclasses import asdict
+
     from hwm.data import describe as module
 
     if action == "check":
         report = module.check(folder)
         if json_output:
-            print(json.dumps([vars(f) for f in report.findings], indent=1, default=str))
+            print(json.dumps([asdict(finding) for finding in report.findings], indent=1))
         else:
-            print(report.text())
+            for finding in report.findings:
+                print(f"{finding.severity}: {finding.file}: {finding.message}")
+            print(f"{folder}: {'sound' if report.ok else 'has errors'}")
         return 0 if report.ok else 1
     facts = module.describe(folder)
     target = sheet or Path("contact_sheet.png")
-    module.contact_sheet(folder, target)
-    print(json.dumps(facts, indent=1) if json_output else module.text(facts))
+    module.contact_sheet(folder, target, tokenizer=_tokenizer_named(facts.get("tokenizer")))
+    if json_output:
+        print(json.dumps(facts, indent=1))
+    else:
+        _print_facts(facts)
     print(f"contact sheet: {target}", file=sys.stderr)
     return 0
+
+
+def _tokenizer_named(name: str | None) -> Any:
+    """The shipped tokenizer of that name, to show tokens as pictures; None where there is none."""
+    from hwm.tokenizers.store import load_tokenizer, shipped
+
+    return load_tokenizer(name) if name in shipped() else None
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    for key, value in facts.items():
+        if key == "states":
+            print(f"  {'state':<24}{'unit':<18}{'mean':>9}{'std':>9}")
+            for name, row in value.items():
+                print(f"  {name:<24}{row['unit']:<18}{row['mean']:>9.3f}{row['std']:>9.3f}")
+        elif isinstance(value, dict):
+            print(f"{key}: " + ", ".join(f"{k} {v:.1f}" if isinstance(v, float) else f"{k} {v}" for k, v in value.items()))
+        else:
+            print(f"{key}: {value:.3f}" if isinstance(value, float) else f"{key}: {value}")
 
 
 def tokenize(
@@ -257,7 +283,7 @@ def evaluate(
         trust: Allow a TorchScript tokenizer to run.
         device: cpu, or cuda.
     """
-    from hwm.scoring import evaluate_run
+    from hwm.apply import evaluate_run
 
     evaluate_run(
         run,
@@ -299,7 +325,7 @@ def predict(
         temperature: 0 takes the most likely tokens.
         seed: Seed of the sampling.
     """
-    from hwm.scoring import predict_video
+    from hwm.apply import predict_video
 
     print(predict_video(run, data=data, out=out, clip=clip, blocks=blocks, which=which, temperature=temperature, seed=seed))
     return 0
@@ -337,7 +363,7 @@ def submit(
         which: The best checkpoint, or the last.
         device: cpu, or cuda.
     """
-    from hwm.scoring import submit_compression
+    from hwm.apply import submit_compression
 
     readme = {"method": method, "team": team, "authors": authors, "e-mail": email, "institution": institution, "country": country}
     submit_compression(run, data=data, out=out, readme=readme, which=which, device=device)

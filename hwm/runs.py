@@ -56,8 +56,7 @@ def open_clips(config: RunConfig, folder: str | Path, *, training: bool) -> Clip
             f"{folder}: tokens on grid {dataset.grid} with vocabulary {dataset.vocab_size}, but the model is for grid "
             f"{config.model.grid} with vocabulary {config.model.vocab_size}; set model.grid and model.vocab_size"
         )
-    rows = config.model.num_states + max(0, config.model.state_offset)
-    return TokenClips(dataset, kind=config.data.clip, overlap=overlap, num_states=rows)
+    return TokenClips(dataset, kind=config.data.clip, overlap=overlap, num_states=config.model.num_states)
 
 
 def train(config: RunConfig, out: str | Path) -> FitResult:

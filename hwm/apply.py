@@ -1,0 +1,215 @@
+"""Using a trained run: score it, watch it predict, submit it to the challenge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hwm.contracts import Sampling, Tokenizer
+from hwm.data.clips import TokenClips
+from hwm.data.onex import RawDataset, TokenDataset, open_dataset
+from hwm.data.testsets import CompressionTestSet, open_test_set
+from hwm.data.video import VideoWriter
+from hwm.evaluate.baselines import unigram_counts
+from hwm.evaluate.protocols import evaluate_compression
+from hwm.evaluate.report import write_report
+from hwm.evaluate.results import CompressionResult
+from hwm.evaluate.submission import write_compression_submission
+from hwm.models.st_transformer import STTransformer
+from hwm.predict.rollout import rollout
+from hwm.progress import Counter
+from hwm.runs import Run, load_run, open_clips, spread
+from hwm.tokenizers.encode import open_tokenizer
+
+UNIGRAM_CLIPS = 2000
+"""Training clips, evenly spread, from which the token frequencies of the unigram baseline are counted."""
+TOP_LOGITS = 500
+
+
+def evaluate_run(
+    folder: Path,
+    *,
+    data: Path,
+    video: Path | None = None,
+    out: Path,
+    clips: int = 96,
+    batch_size: int = 16,
+    seed: int = 0,
+    which: str = "best",
+    tokenizer: str = "",
+    trust: bool = False,
+    device: str = "cpu",
+    command: str = "",
+) -> CompressionResult:
+    """Score a run on the compression protocol; write results.json and report.html into `out`.
+
+    data: held-out tokens.  video: the raw dataset they were made from, to score against the recorded frames too.
+    Raises ValueError when the tokens are not of the run's tokenizer or the video is not theirs.
+    """
+    run = load_run(folder, which=which, device=device)
+    model = _world_model(run)
+    held_out = _token_clips(run, data)
+    coder = _tokenizer_of(run, held_out, tokenizer, trust=trust, device=device)
+    with Counter("evaluating", unit="clips") as counter:
+        result = evaluate_compression(
+            model,
+            coder,
+            held_out,
+            video=_recorded(held_out, coder, video) if video else None,
+            segments=_segments(held_out),
+            num_clips=min(clips, len(held_out)),
+            batch_size=batch_size,
+            seed=seed,
+            unigram_counts=_unigram(run),
+            neutral_state_A=model.states.shift_scale[0].cpu(),
+            top_k=TOP_LOGITS,
+            device=device,
+            progress=counter,
+        )
+    write_report(out, result, run_folder=run.folder, command=command)
+    return result
+
+
+def predict_video(
+    folder: Path,
+    *,
+    data: Path,
+    out: Path,
+    clip: int = 0,
+    blocks: int = 3,
+    which: str = "best",
+    temperature: float = 0.0,
+    seed: int = 0,
+    tokenizer: str = "",
+) -> Path:
+    """Write the recorded future (left) beside a rollout that follows the recorded states (right) and return the file.
+
+    Both sides begin with the context.  Past the recording's end the last state is held.
+    """
+    run = load_run(folder, which=which)
+    model, clips = _world_model(run), _token_clips(run, data)
+    if not 0 <= clip < len(clips):
+        raise ValueError(f"{data}: has clips 0..{len(clips) - 1}, not {clip}")
+    coder = _tokenizer_of(run, clips, tokenizer)
+    clock = coder.clock
+    shard, first = clips.dataset.shards[clips.index.shard[clip]], int(clips.index.start[clip])
+    rows = (1 + blocks) * clock.block + model.num_states
+    states = torch.from_numpy(TokenClips(clips.dataset, num_states=rows).batch(np.array([clip])).states_BFA.numpy())
+    stored = min(1 + blocks, clock.num_blocks(shard.num_frames) - first // clock.block)
+    tokens = torch.from_numpy(shard.read_tokens(first // clock.block, stored))[None].long()
+    context = tokens[:, : model.context_grids]
+    result = rollout(
+        model,
+        coder,
+        context,
+        states,
+        num_blocks=blocks,
+        generator=torch.Generator().manual_seed(seed),
+        sampling=Sampling(temperature=temperature),
+    )
+    assert result.video_BKFHWC is not None
+    truth = coder.decode(tokens)[0].numpy()
+    predicted = np.concatenate([coder.decode(context)[0].numpy(), result.video_BKFHWC[0, 0].numpy()])[: len(truth)]
+    pair = np.concatenate([truth, np.full_like(truth[:, :, :2], 255), predicted], 2)
+    pair = pair.repeat(max(1, 256 // pair.shape[1]), 1).repeat(max(1, 256 // truth.shape[2]), 2)
+    with VideoWriter(out, height=pair.shape[1], width=pair.shape[2]) as writer:
+        writer.write(pair)
+    return out
+
+
+def submit_compression(folder: Path, *, data: Path, out: Path, readme: dict[str, str], which: str = "best", device: str = "cpu") -> None:
+    """Write the compression track's zip from its test set, sample by sample, and check the finished file."""
+    run = load_run(folder, which=which, device=device)
+    model = _world_model(run)
+    tests = open_test_set(data)
+    if not isinstance(tests, CompressionTestSet):
+        raise ValueError(f"{data}: is the test set of the sampling track (videos), this track needs tokens (video_0.bin)")
+
+    def predictions() -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        with Counter("predicting", unit="samples") as counter:
+            for done, sample in enumerate(tests.ids, 1):
+                tokens = torch.from_numpy(tests.tokens_NTHW[done - 1 : done]).long()
+                states = torch.from_numpy(tests.states_NFA[done - 1 : done])
+                prediction = model.predict(
+                    tokens.to(device),
+                    states.to(device),
+                    generator=torch.Generator(device),
+                    top_k_logits=TOP_LOGITS,
+                )
+                assert prediction.top_indices_BTHWK is not None and prediction.top_values_BTHWK is not None
+                yield sample, prediction.top_indices_BTHWK[0].cpu().numpy(), prediction.top_values_BTHWK[0].cpu().numpy()
+                counter(done, len(tests.ids))
+
+    shape = (model.future_grids, *model.config.grid, TOP_LOGITS)
+    write_compression_submission(out, predictions(), readme, num_samples=len(tests.ids), shape=shape)
+    print(f"{out}: {len(tests.ids)} samples, written and checked")
+
+
+def _world_model(run: Run) -> STTransformer:
+    if not isinstance(run.model, STTransformer):
+        raise ValueError(f"{run.folder}: holds a tokenizer, not a world model")
+    return run.model
+
+
+def _token_clips(run: Run, data: Path) -> TokenClips:
+    clips = open_clips(run.config, data, training=False)
+    assert isinstance(clips, TokenClips)
+    return clips
+
+
+def _tokenizer_of(run: Run, clips: TokenClips, name: str, *, trust: bool = False, device: str = "cpu") -> Tokenizer:
+    """The tokenizer of the run (or `name`), after checking that it made these tokens."""
+    name = name or run.config.tokenizer
+    if not name:
+        raise ValueError(f"{run.folder}: the run names no tokenizer for the pixels; give --tokenizer NAME or FOLDER")
+    coder = open_tokenizer(name, trust=trust, device=device)
+    made_by = clips.dataset.tokenizer if isinstance(clips.dataset, TokenDataset) else None
+    if made_by and made_by.get("fingerprint") != coder.fingerprint():
+        raise ValueError(f"{clips.dataset.root}: tokens were made by another tokenizer ({made_by.get('name')}) than {name}")
+    return coder
+
+
+def _segments(clips: TokenClips) -> np.ndarray:
+    """A number for the segment of every clip, different in different shards."""
+    ids = [int(clips.dataset.shards[s].segments[f]) for s, f in zip(clips.index.shard, clips.index.start)]
+    return clips.index.shard.astype(np.int64) * 2**32 + np.array(ids)
+
+
+def _recorded(clips: TokenClips, coder: Tokenizer, video: Path) -> Callable[[Sequence[int]], Tensor]:
+    """Recorded frames of clips, resized to what the tokenizer decodes to.  Token shard i was cut from raw shard i."""
+    raw = open_dataset(video)
+    if not isinstance(raw, RawDataset):
+        raise ValueError(f"{video}: not a raw dataset")
+    shards = {shard.index: shard for shard in raw.shards}
+    for shard in clips.dataset.shards:
+        if shard.index not in shards or shards[shard.index].num_frames != shard.num_frames:
+            raise ValueError(f"{video}: shard {shard.index} is missing or of another length; not the video of {clips.dataset.root}")
+    assert isinstance(clips.dataset, TokenDataset)
+    size = clips.dataset.grid[0] * coder.spatial_stride
+
+    def frames(numbers: Sequence[int]) -> Tensor:
+        parts = []
+        for number in numbers:
+            index = clips.dataset.shards[clips.index.shard[number]].index
+            first = int(clips.index.start[number])
+            parts.append(np.array(shards[index].frames(size)[first : first + clips.index.length]))
+        return torch.from_numpy(np.stack(parts))
+
+    return frames
+
+
+def _unigram(run: Run) -> Tensor | None:
+    """Token frequencies of the training set, where it is still there."""
+    if not (Path(run.config.data.train) / "metadata.json").is_file():
+        return None
+    clips = open_clips(run.config, run.config.data.train, training=False)
+    assert isinstance(clips, TokenClips)
+    chosen = spread(UNIGRAM_CLIPS, len(clips))
+    batches = (clips.batch(chosen[i : i + 64]).tokens_BTHW for i in range(0, len(chosen), 64))
+    return unigram_counts((b for b in batches if b is not None), vocab_size=clips.dataset.vocab_size)
+
+

@@ -1,0 +1,94 @@
+"""The whole line in minutes on a laptop: simulate, tokenize, train from scratch, evaluate in unseen rooms, report."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from hwm.apply import evaluate_run, predict_video
+from hwm.config import RunConfig
+from hwm.evaluate.results import CompressionResult
+from hwm.progress import Counter
+from hwm.recipes import recipe
+from hwm.runs import train
+from hwm.sim.simulate import simulate
+from hwm.tokenizers.encode import tokenize
+
+MINUTES = 12.0
+"""Robot time simulated for training: what two cores render in about two minutes."""
+VALIDATION_MINUTES = 1.5
+PHASES = 4
+"""First frames from which the training video is cut into blocks, to make more clips of little data."""
+CLIPS = 128
+
+
+def run_demo(out: Path, *, minutes: float = 0.0, seed: int = 0, workers: int = 0, steps: int = 0, size: int = 64) -> int:
+    """Run all stages in folder `out`, each where it was left, and print the table.  Returns the exit code."""
+    started = time.monotonic()
+    workers = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or os.cpu_count() or 1
+    config = _config(out, seed=seed, steps=steps, size=size)
+
+    _say(1, "simulating a humanoid at work in furnished rooms")
+    raw = out / "raw"
+    if not (raw / "val_unseen_v2.0_raw" / "metadata.json").is_file():
+        with Counter("simulating", unit="frames") as counter:
+            simulate(
+                raw,
+                minutes=minutes or MINUTES,
+                val_minutes=VALIDATION_MINUTES,
+                size=size,
+                seed=seed,
+                workers=workers,
+                progress=counter,
+            )
+
+    _say(2, f"tokenizing with {config.tokenizer}")
+    for source, phases in (("train_v2.0", PHASES), ("val_v2.0", 1), ("val_unseen_v2.0", 1)):
+        with Counter(f"tokenizing {source}", unit="shards") as counter:
+            tokenize(
+                raw / f"{source}_raw",
+                out / "tokens" / source,
+                tokenizer=config.tokenizer,
+                phases=phases,
+                workers=workers if phases > 1 else 1,
+                progress=counter,
+            )
+
+    _say(3, "training st-demo from scratch")
+    result = train(config, out / "run")
+    if result.stopped:
+        print("stopped and saved; the same command goes on from there")
+        return 143
+
+    _say(4, "evaluating in rooms never seen in training")
+    unseen, video = out / "tokens" / "val_unseen_v2.0", raw / "val_unseen_v2.0_raw"
+    scores = evaluate_run(out / "run", data=unseen, video=video, out=out, clips=CLIPS, seed=seed)
+    predict_video(out / "run", data=unseen, out=out / "rollout.mp4", blocks=3)
+    _print_outcome(scores, out, seconds=time.monotonic() - started)
+    return 0
+
+
+def _config(out: Path, *, seed: int, steps: int, size: int) -> RunConfig:
+    config = recipe("st-demo")
+    grid = size // 8
+    return replace(
+        config,
+        seed=seed,
+        model=replace(config.model, grid=(grid, grid)),
+        data=replace(config.data, train=str(out / "tokens/train_v2.0"), val=str(out / "tokens/val_v2.0")),
+        train=replace(config.train, **({"steps": steps} if steps else {})),
+    )
+
+
+def _say(number: int, what: str) -> None:
+    print(f"\n[{number}/4] {what}", flush=True)
+
+
+def _print_outcome(scores: CompressionResult, out: Path, *, seconds: float) -> None:
+    from hwm.evaluate.table import text_table
+
+    print()
+    print(text_table(scores))
+    print(f"\n{seconds / 60:.1f} minutes.  Report: {out / 'report.html'}   rollout: {out / 'rollout.mp4'}")
