@@ -465,6 +465,9 @@ def main(arguments: list[str] | None = None) -> int:
         return tyro.cli(functions[verb], args=rest, prog=f"hwm {verb}", config=(tyro.conf.FlagCreatePairsOff,)) or 0
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        sys.stderr.close()
+        return 128 + signal.SIGPIPE
     except (ValueError, OSError) as error:
         print(f"hwm {verb}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

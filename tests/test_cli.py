@@ -1,0 +1,63 @@
+"""The command line: quick help, errors of one line."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from hwm.cli import FUNCTIONS, VERBS, main
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "hwm", *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["simulate", "--help"]])
+def test_help_does_not_import_torch(arguments):
+    code = f"import sys; sys.argv = ['hwm', *{arguments!r}]\nfrom hwm.cli import main\ntry:\n main()\nexcept SystemExit: pass\n"
+    code += "print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip().endswith("False"), done
+
+
+def test_every_verb_is_listed_and_helps(capsys):
+    for function in FUNCTIONS:
+        assert f"\n  {function.__name__} " in VERBS
+        with pytest.raises(SystemExit) as leaving:
+            main([function.__name__, "--help"])
+        assert leaving.value.code == 0 and function.__doc__.splitlines()[0][:30] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["trian"], "did you mean 'train'"),
+        (["train", "st-dmeo", "--out", "x"], "did you mean 'st-demo'"),
+        (["train", "st-tiny", "--out", "x", "--set", "train.stps=3"], "did you mean 'steps'"),
+        (["train", "st-tiny", "--out", "x"], "data.train is empty"),
+        (["train", "st-tiny", "--out", "x", "--data", "nowhere"], "nowhere"),
+        (["train", "--out", "x"], "give either a recipe"),
+        (["evaluate", "nowhere", "--data", "x"], "not a run folder"),
+        (["tokenize", "nowhere", "x"], "nowhere"),
+        (["export", "nowhere", "x"], "not a run folder"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_recipes_as_json(capsys):
+    assert main(["recipes", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["st-revontuli"]["parameters"] == pytest.approx(136.1e6, rel=5e-4)
+    assert all(set(row) == {"name", "family", "parameters", "trainable_parameters", "summary"} for row in rows.values())
+
+
+def test_version_and_no_arguments():
+    assert run("--version").stdout.strip() and run("--version").returncode == 0
+    assert run().returncode == 2

@@ -1,0 +1,72 @@
+"""Configurations: round trip through TOML, overrides, errors that help."""
+
+import dataclasses
+
+import pytest
+
+from hwm.config import FSQConfig, RunConfig, STConfig, TrainConfig, from_dict, from_toml, override, to_dict, to_toml
+from hwm.recipes import RECIPES, names, recipe
+
+
+@pytest.mark.parametrize("function", RECIPES, ids=lambda f: f.__name__)
+def test_every_recipe_survives_toml(function, tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text(to_toml(function()))
+    assert from_toml(RunConfig, path) == function()
+    assert function().recipe == function.__name__.replace("_", "-")
+
+
+def test_unions_are_told_apart_by_family():
+    config = from_dict(RunConfig, {"model": {"family": "fsq", "channels": 8}})
+    assert config.model == FSQConfig(channels=8)
+    with pytest.raises(ValueError, match=r"config\.model\.family.*'st'"):
+        from_dict(RunConfig, {"model": {"family": "gan"}})
+
+
+@pytest.mark.parametrize(
+    "assignment, message",
+    [
+        ("train.stps=5", "did you mean 'steps'"),
+        ("trian.steps=5", "did you mean 'train'"),
+        ("train.steps=many", "expected int"),
+        ("train.steps=1.5", "expected int"),
+        ("train.schedule=linaer", "did you mean 'linear'"),
+        ("train.betas=[0.9]", "expected 2 values"),
+        ("model.width=100", "not divisible"),
+        ("model.factors=[3, 5]", "multiply to 15"),
+        ("train.steps", "key=value"),
+        ("train.batch_size=0", "at least 1"),
+    ],
+)
+def test_bad_overrides_name_the_remedy(assignment, message):
+    with pytest.raises(ValueError, match=message):
+        override(RunConfig(), [assignment])
+
+
+def test_overrides_apply_in_order_and_convert():
+    config = override(RunConfig(), ["train.lr=1", "train.steps=3", "train.steps=4", "recipe=mine", "train.device=cpu"])
+    assert (config.train.lr, config.train.steps, config.recipe) == (1.0, 4, "mine")
+    assert isinstance(config.train.lr, float)
+    assert override(RunConfig(), []) == RunConfig()
+
+
+@pytest.mark.parametrize("text", ["steps = [", "a = " + "[" * 5000, "\x00"])
+def test_broken_files_are_named(tmp_path, text):
+    path = tmp_path / "broken.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"broken\.toml"):
+        from_toml(TrainConfig, path)
+    with pytest.raises(ValueError, match="no such config"):
+        from_toml(TrainConfig, tmp_path / "absent.toml")
+
+
+def test_configs_are_frozen_and_plain():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        STConfig().width = 3
+    assert to_dict(STConfig())["grid"] == [32, 32]
+
+
+def test_recipes_are_found_by_name():
+    assert recipe("st-demo").recipe == "st-demo" and len(set(names())) == len(names())
+    with pytest.raises(ValueError, match="did you mean 'st-demo'"):
+        recipe("st-dmeo")
