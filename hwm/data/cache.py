@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hwm.data import video
-from hwm.data.files import atomic_path
+from hwm.data.files import atomic_path, without_read_ahead
 
 SPARE_BYTES = 256 * 2**20
 
@@ -74,7 +74,7 @@ def _map(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     if not path.is_file():
         return None
     try:
-        frames = np.load(path, mmap_mode="r", allow_pickle=False)
+        frames = without_read_ahead(np.load(path, mmap_mode="r", allow_pickle=False))
     except (ValueError, OSError, EOFError):
         return None
     return frames if frames.shape == shape and frames.dtype == np.uint8 else None

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from hwm.data import video
+from hwm.data.files import read_rows
 from hwm.data.legacy import LegacyShard, LegacyTokenDataset
 from hwm.data.onex import Dataset, RawDataset, RawShard, TokenShard, open_dataset, probe_kind
 from hwm.data.shards import sidecars, verify
@@ -149,4 +150,4 @@ def chunks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Consecutive pieces of about 32 MiB along the first axis, each with the position of its first row."""
     rows = max(1, CHUNK_BYTES // max(1, array[:1].nbytes))
     for first in range(0, len(array), rows):
-        yield first, array[first : first + rows]
+        yield first, read_rows(array, first, first + rows)

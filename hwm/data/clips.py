@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from hwm.contracts import Batch
+from hwm.data.files import read_rows
 from hwm.data.legacy import LegacyTokenDataset
 from hwm.data.onex import RawDataset, TokenDataset
 from hwm.data.order import sample_indices
@@ -98,7 +99,7 @@ class VideoClips:
             if position not in self._frames:
                 self._frames[position] = shard.frames(self.size)
             stop = start + self.index.length * self.index.stride
-            video.append(self._frames[position][start : stop : self.index.stride])
+            video.append(read_rows(self._frames[position], start, stop)[:: self.index.stride])
             rows = state_rows(shard.segments, start, self.num_states * self.index.stride)[:: self.index.stride]
             states.append(shard.read_states(rows))
         return Batch(states_BFA=torch.from_numpy(np.stack(states)), video_BFHWC=torch.from_numpy(np.stack(video)))

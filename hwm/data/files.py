@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import mmap
 import os
+import platform
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,17 +17,20 @@ from typing import Any
 import numpy as np
 
 MAX_JSON_BYTES = 4_000_000
+HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a hidden temporary path beside `path`; it takes the place of `path` only if the block succeeds.
 
-    The suffix is kept, so that writers which choose a format by it work.
+    The suffix is kept, so that writers which choose a format by it work.  What a killed process left of an earlier
+    attempt is removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+    _remove_torsos(path)
+    temporary = path.with_name(f".{path.stem}.{HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -31,6 +38,27 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_torsos(path: Path) -> None:
+    """Remove temporaries of `path` whose process, on this machine, is gone; others may be being written."""
+    pattern = re.compile(rf"\.{re.escape(path.stem)}\.{HOST}-(\d+)-[0-9a-f]{{8}}\.tmp{re.escape(path.suffix)}")
+    for other in path.parent.glob(".*.tmp*"):
+        match = pattern.fullmatch(other.name)
+        if match and not _alive(int(match[1])):
+            other.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    if os.name != "posix":
+        return True  # asking elsewhere would signal the process
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -71,6 +99,8 @@ def write_array(path: str | Path, array: np.ndarray, dtype: str) -> None:
 
 def check_size(path: Path, expected: int, meaning: str) -> None:
     """Raise ValueError unless the file has exactly `expected` bytes; `meaning` says where the number comes from."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; fetch or write it again")
     actual = path.stat().st_size
     if actual != expected:
         fault = "truncated" if actual < expected else "too long"
@@ -78,7 +108,26 @@ def check_size(path: Path, expected: int, meaning: str) -> None:
 
 
 def map_array(path: Path, dtype: str, shape: tuple[int, ...], meaning: str) -> np.ndarray:
-    """Memory-map a bare array read-only, after checking its exact size."""
+    """Memory-map a bare array read-only, after checking its exact size; read pieces of it with `read_rows`."""
     expected = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     check_size(path, expected, meaning)
-    return np.memmap(path, dtype=dtype, mode="r", shape=shape)
+    return without_read_ahead(np.memmap(path, dtype=dtype, mode="r", shape=shape))
+
+
+def without_read_ahead(array: np.memmap) -> np.memmap:
+    """The same map, told that it is read at random: the kernel's read-ahead can be megabytes for a clip of 24 kB."""
+    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
+        array.base.madvise(mmap.MADV_RANDOM)
+    return array
+
+
+def read_rows(array: np.ndarray, first: int, stop: int) -> np.ndarray:
+    """Rows first..stop-1 of a memory map, asked of the disk in one piece rather than page by page."""
+    if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_WILLNEED"):
+        row = array.strides[0]
+        begin = array.offset % mmap.ALLOCATIONGRANULARITY + first * row
+        page = begin // mmap.PAGESIZE * mmap.PAGESIZE
+        stop = min(stop, len(array))
+        if stop > first:
+            array.base.madvise(mmap.MADV_WILLNEED, page, begin - page + (stop - first) * row)
+    return array[first:stop]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hwm.clock import Clock
-from hwm.data.files import check_size, map_array, read_count, read_json, write_array, write_json
+from hwm.data.files import check_size, map_array, read_count, read_json, read_rows, write_array, write_json
 from hwm.robot import EVE, Embodiment
 
 FACTOR = 512
@@ -75,7 +75,7 @@ class LegacyShard:
 
     def read_tokens(self, block: int, num_blocks: int = 1, stride: int = 1) -> np.ndarray:
         """Grids (num_blocks, H, W) int64, one every `stride` frames.  Raises ValueError for an id out of range."""
-        tokens = self.tokens[block : block + num_blocks * stride : stride].astype(np.int64)
+        tokens = read_rows(self.tokens, block, block + num_blocks * stride)[::stride].astype(np.int64)
         if tokens.max() >= self.vocab_size:
             fault = f"id {tokens.max()} after frame {block} is outside a vocabulary of {self.vocab_size}"
             raise ValueError(f"{self.video_path}: {fault}; fetch it again")

@@ -17,7 +17,7 @@ import numpy as np
 from hwm.clock import COSMOS, Clock
 from hwm.data import layout, video
 from hwm.data.cache import decoded_frames
-from hwm.data.files import check_size, map_array, read_count, read_json
+from hwm.data.files import check_size, map_array, read_count, read_json, read_rows
 from hwm.data.legacy import LegacyTokenDataset, is_legacy, open_legacy
 from hwm.robot import EVE, Embodiment, read_embodiment
 
@@ -47,7 +47,8 @@ class Shard:
         return map_array(self.segments_path, "<i4", (self.num_frames,), self._rows)
 
     def read_states(self, rows: np.ndarray) -> np.ndarray:
-        """States (len(rows), A) float32 of the given frames.  Raises ValueError where a state is not finite."""
+        """States (len(rows), A) float32 of the given frames, in rising order.  Raises ValueError where a state is not finite."""
+        read_rows(self.states, int(rows[0]), int(rows[-1]) + 1)
         states = self.states[rows]
         if not np.isfinite(states).all():
             row = int(np.asarray(rows)[np.nonzero(~np.isfinite(states))[0][0]])
@@ -83,7 +84,7 @@ class TokenShard(Shard):
 
     def read_tokens(self, block: int, num_blocks: int = 1) -> np.ndarray:
         """Grids (num_blocks * T, H, W) int64.  Raises ValueError for an id outside the vocabulary."""
-        tokens = self.tokens[block : block + num_blocks].astype(np.int64).reshape(-1, *self.grid)
+        tokens = read_rows(self.tokens, block, block + num_blocks).astype(np.int64).reshape(-1, *self.grid)
         if tokens.min() < 0 or tokens.max() >= self.vocab_size:
             found = tokens.max() if tokens.max() >= self.vocab_size else tokens.min()
             limit = f"a vocabulary of {self.vocab_size}"

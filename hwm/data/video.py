@@ -128,18 +128,25 @@ class _opened:
         except (av.FFmpegError, ValueError) as error:
             reason = "is empty" if not self.path.stat().st_size else f"is not a whole video ({error})"
             raise ValueError(f"{self.path}: {reason}; {AGAIN}") from None
-        if not self.container.streams.video:
+        fault = self._fault()
+        if fault:
             self.container.close()
-            raise ValueError(f"{self.path}: has no video stream")
+            raise ValueError(f"{self.path}: {fault}")
         stream = self.container.streams.video[0]
-        height, width = stream.codec_context.height, stream.codec_context.width
-        if not 0 < height * width <= MAX_PIXELS:
-            self.container.close()
-            raise ValueError(f"{self.path}: frames of {width}x{height} pixels; at most 4096x4096 pixels are read")
         stream.thread_type = "AUTO"
         # Damaged macroblocks would otherwise be painted over silently.
         stream.codec_context.options = {"err_detect": "explode"}
         return self.container, stream
+
+    def _fault(self) -> str:
+        if not self.container.streams.video:
+            return "has no video stream"
+        decoder = self.container.streams.video[0].codec_context
+        if decoder is None:
+            return f"its codec cannot be read; {AGAIN}"
+        if not 0 < decoder.height * decoder.width <= MAX_PIXELS:
+            return f"frames of {decoder.width}x{decoder.height} pixels; at most 4096x4096 pixels are read"
+        return ""
 
     def __exit__(self, *_: object) -> None:
         self.container.close()

@@ -12,6 +12,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from hwm.data.files import read_rows
+
 Window = Literal["blocks", "block_pairs", "frames"]
 
 
@@ -83,7 +85,7 @@ def _starts(shard: _Shard, *, span: int, step: int, spread: int, stride: int) ->
 
     spread: 0, or frames over which the windows from one segment start are spread so that they share no frame.
     """
-    segments = np.asarray(shard.segments)
+    segments = np.asarray(read_rows(shard.segments, 0, shard.num_frames))
     boundaries = check_segments(segments, shard.segments_path)
     starts = np.arange(0, max(0, shard.num_frames - span), step, dtype=np.int32)
     starts = starts[segments[starts] == segments[starts + span]]

@@ -133,5 +133,6 @@ def write_dataset_metadata(root: str | Path, *, num_shards: int, num_images: int
     """
     root = Path(root)
     write_json(root / "metadata.json", {"num_shards": num_shards, "query": None, "hz": hz, "num_images": num_images})
-    names = ("metadata.json", "tokenizer.json", "robot.toml")
-    write_checksums(root / "checksums.json", [root / name for name in names if (root / name).is_file()])
+    whole = [root / name for name in ("metadata.json", "tokenizer.json", "robot.toml")]
+    shards = [layout.METADATA.find(root, i) for i in layout.METADATA.indices(root)]
+    write_checksums(root / "checksums.json", [path for path in whole + shards if path.is_file()])
