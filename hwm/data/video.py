@@ -19,7 +19,7 @@ from hwm.data.files import atomic_path
 
 MAX_PIXELS = 4096 * 4096
 MAX_BATCH_BYTES = 64 * 2**20
-MAX_VIDEO_BYTES = 4 * 2**30
+MAX_VIDEO_BYTES = 2**30
 AGAIN = "fetch or record the file again"
 
 
