@@ -1,0 +1,126 @@
+"""What a worker does: record one shard, or the clips of one test recording, into files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hwm.clock import SAMPLING_FRAMES
+from hwm.data import layout
+from hwm.data.files import read_json, write_array, write_json
+from hwm.data.testsets import CONTEXT_FRAMES
+from hwm.data.video import VideoWriter
+from hwm.data.writers import RawShardWriter, shard_finished
+from hwm.sim.plan import TEST_STATES, Clips, Settings, Shard
+from hwm.sim.record import Recording, Segment
+from hwm.sim.renderer import GLRenderer, WarpRenderer, make_renderer
+
+REPORTS = ".simulate"
+"""Hidden folder of an unfinished dataset: settings and one report for every finished job."""
+LEAST_TEXELS, MOST_TEXELS = 64, 256
+"""Sides of textures: about one texel a pixel where things are near, since the renderers do not filter them."""
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A piece of work and where it goes.  truth: for test clips, where the withheld futures go."""
+
+    settings: Settings
+    work: Shard | Clips
+    root: Path
+    truth: Path | None = None
+
+    @property
+    def report(self) -> Path:
+        return self.root / REPORTS / f"report_{self.work.index}.json"
+
+    @property
+    def finished(self) -> bool:
+        """Whether an earlier run brought this job to its end."""
+        done = isinstance(self.work, Clips) or shard_finished(self.root, self.work.index)
+        return done and self.report.is_file()
+
+    def read_report(self) -> list[dict]:
+        return read_json(self.report)["segments"]
+
+
+class Studio:
+    """Runs jobs in one process.
+
+    kernel_lock: held while the first picture compiles the ray tracer's kernels, so that processes that start
+    together compile them once.
+    """
+
+    def __init__(self, backend: str, kernel_lock: AbstractContextManager) -> None:
+        os.environ["MUJOCO_GL"] = backend
+        os.environ["LP_NUM_THREADS"] = "0"
+        self._backend, self._kernel_lock, self._warm = backend, kernel_lock, False
+
+    def run(self, job: Job, advance: Advance) -> None:
+        """Do the work, write its report; `advance` is told of frames as they are written."""
+        work = job.work
+        reports = self._shard(job, work, advance) if isinstance(work, Shard) else self._clips(job, work, advance)
+        write_json(job.report, {"segments": reports})
+
+    def _shard(self, job: Job, shard: Shard, advance: Advance) -> list[dict]:
+        size, flat, reports = job.settings.size, shard.split != "train", []
+        with RawShardWriter(job.root, shard=shard.index, height=size, width=size, flat=flat) as writer:
+            for number, segment in enumerate(shard.segments):
+                recording, renderer = self._open(segment, job.settings)
+                for frames, states in recording.frames(renderer):
+                    writer.append(frames, states, number)
+                    advance(len(frames))
+                renderer.close()
+                reports.append({"shard": shard.index, "segment": number, **_describe(recording)})
+        return reports
+
+    def _clips(self, job: Job, clips: Clips, advance: Advance) -> list[dict]:
+        """Cut a recording into clips of 97 states: 17 frames to see, 77 in the truth; the rest is not rendered."""
+        assert job.truth is not None
+        recording, renderer = self._open(clips.segment, job.settings)
+        steps = recording.steps()
+        for clip in range(clips.first, clips.first + clips.count):
+            pictures, states = [], []
+            for row in range(TEST_STATES):
+                states.append(next(steps))
+                if row < SAMPLING_FRAMES:
+                    pictures.append(renderer.render(recording.robot.data))
+            for root, seen in ((job.root, CONTEXT_FRAMES), (job.truth, SAMPLING_FRAMES)):
+                path = layout.VIDEO.place(root, clip, flat=False)
+                with VideoWriter(path, height=job.settings.size, width=job.settings.size) as writer:
+                    writer.write(np.stack(pictures[:seen]))
+                write_array(layout.STATES.place(root, clip, flat=False), np.stack(states), "<f4")
+            advance(SAMPLING_FRAMES)
+        renderer.close()
+        return [{"clips": list(range(clips.first, clips.first + clips.count)), **_describe(recording)}]
+
+    def _open(self, segment: Segment, settings: Settings) -> tuple[Recording, WarpRenderer | GLRenderer]:
+        texture_size = int(np.clip(settings.size, LEAST_TEXELS, MOST_TEXELS))
+        image_size = settings.size * (2 if settings.antialias else 1)
+        recording = Recording(segment, texture_size=texture_size, image_size=image_size)
+        model, options = recording.scene.model, {"size": settings.size, "antialias": settings.antialias}
+        if self._warm:
+            return recording, make_renderer(self._backend, model, **options)
+        with self._kernel_lock:
+            renderer = make_renderer(self._backend, model, **options)
+            renderer.render(recording.robot.data)
+        self._warm = True
+        return recording, renderer
+
+
+def _describe(recording: Recording) -> dict:
+    segment = recording.segment
+    return {
+        "room": segment.room,
+        "episode": segment.episode,
+        "frames": segment.num_frames,
+        "full_body": segment.full_body,
+        "skills": [list(span) for span in recording.skills],
+    }

@@ -1,0 +1,158 @@
+"""Which robot does what in which room: the plan of a simulated dataset, made from its settings alone.
+
+Rooms and episodes have seeds of their own, so that validation can show new work in known homes and work in homes
+never seen.  The plan knows nothing of processes: any number of workers writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+
+from hwm.clock import SAMPLING_FRAMES
+from hwm.sim.humanoid import HZ
+from hwm.sim.record import Segment
+
+Difficulty = Literal["calm", "mixed", "lively"]
+DIFFICULTIES: dict[str, float] = {"calm": 0.0, "mixed": 0.3, "lively": 1.0}
+Split = Literal["train", "val", "val_unseen", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "val_unseen", "test")
+
+MAX_SEED = 100_000
+ROOMS_PER_SEED = 10_000
+FIRST_ROOM = {"train": 0, "val_unseen": 1_000_000_000, "test": 2_000_000_000}
+"""Room seeds of the splits, in ranges that never meet, whatever the seed."""
+EPISODES_PER_SPLIT = 1_000_000
+PLAN_STREAM = 5
+SHARD_SECONDS = 60.0
+"""Robot time of a training shard; the unit of work and of resuming."""
+FEWEST_SHARDS = 4
+SHORTEST_SPLIT, SHORTEST_VAL = 3.0, 20.0
+"""Seconds: the least that a split may have, and the least that a validation set gets by itself."""
+TEST_STATES = 97
+"""State rows of a sampling-track test clip; 17 frames of it are seen (reference A.6)."""
+CLIPS_PER_EPISODE = 4
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the bytes of a dataset.  minutes and val_minutes: robot time.  difficulty: 0 to 1."""
+
+    minutes: float
+    val_minutes: float
+    size: int
+    seed: int
+    difficulty: float
+    segment_seconds: tuple[float, float]
+    rooms: int
+    test_clips: int
+    backend: str
+    antialias: bool
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < MAX_SEED:
+            raise ValueError(f"seed must lie in 0..{MAX_SEED - 1}, got {self.seed}")
+        if not 0 <= self.difficulty <= 1:
+            raise ValueError(f"difficulty must lie in [0, 1], got {self.difficulty}")
+        if self.size < 16 or self.size % 2 or self.size > 2048:
+            raise ValueError(f"size must be an even number of pixels from 16 to 2048, got {self.size}")
+        low, high = self.segment_seconds
+        if not 0 < low <= high:
+            raise ValueError(f"segment_seconds must be 0 < shortest <= longest, got {self.segment_seconds}")
+        for name, minutes in (("minutes", self.minutes), ("val_minutes", self.val_minutes)):
+            if not (math.isfinite(minutes) and minutes * 60 >= SHORTEST_SPLIT):
+                raise ValueError(f"{name} must be at least {SHORTEST_SPLIT / 60:g}, got {minutes}")
+        if not 0 <= self.rooms <= ROOMS_PER_SEED or not 0 <= self.test_clips <= EPISODES_PER_SPLIT:
+            raise ValueError(f"rooms must lie in 0..{ROOMS_PER_SEED} and test_clips not be negative")
+
+    def to_dict(self) -> dict:
+        return {**asdict(self), "segment_seconds": list(self.segment_seconds)}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Segments that one worker records into one shard."""
+
+    split: Split
+    index: int
+    segments: tuple[Segment, ...]
+
+    @property
+    def num_frames(self) -> int:
+        return sum(segment.num_frames for segment in self.segments)
+
+
+@dataclass(frozen=True)
+class Clips:
+    """One recording cut into test clips, numbered from `first`."""
+
+    index: int
+    segment: Segment
+    first: int
+    count: int
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that are rendered."""
+        return self.count * SAMPLING_FRAMES
+
+
+def make_plan(settings: Settings) -> tuple[list[Shard], list[Clips]]:
+    """The shards of train, val and val_unseen, and the recordings of the test set."""
+    low, high = settings.segment_seconds
+    rng = np.random.default_rng([PLAN_STREAM, settings.seed])
+    train_lengths = _lengths(rng, settings.minutes, low, high)
+    rooms = min(settings.rooms or math.ceil(len(train_lengths) / 2), len(train_lengths), ROOMS_PER_SEED)
+    known = [FIRST_ROOM["train"] + settings.seed * ROOMS_PER_SEED + k for k in range(rooms)]
+    train_rooms = [known[k * rooms // len(train_lengths)] for k in range(len(train_lengths))]
+    shards = _shards("train", _segments(settings, "train", train_lengths, train_rooms), settings.minutes)
+    for split in ("val", "val_unseen"):
+        lengths = _lengths(rng, settings.val_minutes, low, high)
+        if split == "val":
+            places = [known[k % rooms] for k in rng.permutation(max(rooms, len(lengths)))[: len(lengths)]]
+        else:
+            places = [_new_room(settings, split, k) for k in range(len(lengths))]
+        shards.append(Shard(split, 0, tuple(_segments(settings, split, lengths, places))))
+    return shards, _test_clips(settings)
+
+
+def _lengths(rng: np.random.Generator, minutes: float, low: float, high: float) -> list[int]:
+    """Frames of every segment, about `low` to `high` seconds, summing up to the robot time asked for."""
+    total = round(minutes * 60 * HZ)
+    count = max(1, round(minutes * 60 / (0.5 * (low + high))))
+    shares = rng.uniform(low, high, count)
+    ends = np.round(np.cumsum(shares / shares.sum()) * total).astype(int)
+    return np.diff(ends, prepend=0).tolist()
+
+
+def _segments(settings: Settings, split: Split, lengths: list[int], rooms: list[int]) -> list[Segment]:
+    """Segments with their own episode seeds; full-body ones spread evenly, as many as the difficulty says."""
+    first = (settings.seed * len(SPLITS) + SPLITS.index(split)) * EPISODES_PER_SPLIT
+    offset = np.random.default_rng([PLAN_STREAM, settings.seed, SPLITS.index(split)]).random()
+    before = np.floor(np.arange(len(lengths) + 1) * settings.difficulty + offset)
+    full_body = np.diff(before) > 0
+    return [
+        Segment(room=room, episode=first + k, num_frames=length, full_body=bool(full_body[k]))
+        for k, (length, room) in enumerate(zip(lengths, rooms))
+    ]
+
+
+def _new_room(settings: Settings, split: Split, number: int) -> int:
+    return FIRST_ROOM[split] + settings.seed * ROOMS_PER_SEED + number % ROOMS_PER_SEED
+
+
+def _shards(split: Split, segments: list[Segment], minutes: float) -> list[Shard]:
+    count = min(len(segments), max(FEWEST_SHARDS, round(minutes * 60 / SHARD_SECONDS)))
+    edges = np.linspace(0, len(segments), count + 1).round().astype(int)
+    return [Shard(split, i, tuple(segments[a:b])) for i, (a, b) in enumerate(zip(edges[:-1], edges[1:]))]
+
+
+def _test_clips(settings: Settings) -> list[Clips]:
+    starts = list(range(0, settings.test_clips, CLIPS_PER_EPISODE))
+    counts = [min(CLIPS_PER_EPISODE, settings.test_clips - start) for start in starts]
+    rooms = [_new_room(settings, "test", k) for k in range(len(starts))]
+    segments = _segments(settings, "test", [count * TEST_STATES for count in counts], rooms)
+    return [Clips(k, segment, start, count) for k, (segment, start, count) in enumerate(zip(segments, starts, counts))]

@@ -1,0 +1,81 @@
+"""Record one segment: the robot at work in a room, filmed by its head camera."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from hwm.sim.behaviours import TABLE_FIRST, episode, station
+from hwm.sim.humanoid import Humanoid, Style
+from hwm.sim.scene import Scene, build_scene
+
+BEHAVIOUR_STREAM = 13
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What decides a recording.
+
+    room: seed of the home.  episode: seed of everything else.  full_body: style of the operator.
+    """
+
+    room: int
+    episode: int
+    num_frames: int
+    full_body: bool
+
+
+class Renderer(Protocol):
+    def render(self, data: object) -> np.ndarray:
+        """Picture of the head camera, uint8 (H, W, 3)."""
+
+    def close(self) -> None: ...
+
+
+class Recording:
+    """A segment being recorded.
+
+    skills: after `frames`, spans as [first frame, "skill: phase"].
+    """
+
+    def __init__(self, segment: Segment, *, texture_size: int, image_size: int) -> None:
+        self.segment = segment
+        self.scene: Scene = build_scene(
+            segment.room, segment.episode, texture_size=texture_size, image_size=image_size
+        )
+        rng = np.random.default_rng([BEHAVIOUR_STREAM, segment.episode])
+        self.robot = Humanoid(self.scene, rng, Style(segment.full_body))
+        self.skills: list[tuple[int, str]] = []
+        surface = self.scene.room.surface("table" if rng.random() < TABLE_FIRST else "sideboard")
+        self.robot.put(*station(rng, surface))
+        self._episode = episode(self.robot, surface)
+
+    def steps(self) -> Iterator[np.ndarray]:
+        """State (25,) of every frame, float32; the robot is in that state while the caller looks at it."""
+        wake = 0.0
+        for frame in range(self.segment.num_frames):
+            while self.robot.time >= wake:
+                seconds, doing = next(self._episode)
+                wake = max(wake, self.robot.time) + seconds
+                if not self.skills or self.skills[-1][1] != doing:
+                    if self.skills and self.skills[-1][0] == frame:
+                        self.skills.pop()
+                    self.skills.append((frame, doing))
+            yield self.robot.state()
+            self.robot.step()
+
+    def frames(self, renderer: Renderer, *, batch: int = 32) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Pictures uint8 (b, H, W, 3) and states float32 (b, 25), in batches."""
+        pictures: list[np.ndarray] = []
+        states: list[np.ndarray] = []
+        for state in self.steps():
+            pictures.append(renderer.render(self.robot.data))
+            states.append(state)
+            if len(states) == batch:
+                yield np.stack(pictures), np.stack(states)
+                pictures, states = [], []
+        if states:
+            yield np.stack(pictures), np.stack(states)

@@ -1,0 +1,198 @@
+"""Write a dataset of the built-in robot in the 1X v2.0 raw layout (reference A.5, A.6).
+
+Under OUT appear train_v2.0_raw (shards in sub-folders), val_v2.0_raw (the training rooms, new episodes),
+val_unseen_v2.0_raw (rooms that training never shows) and, with test clips, test_v2.0 and test_v2.0_truth.  Each
+folder appears when it is complete; what was interrupted goes on shard by shard with the same command.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from hwm.data import layout
+from hwm.data.files import read_json, write_json
+from hwm.data.shards import write_checksums
+from hwm.data.writers import write_dataset_metadata
+
+GENERATOR, VERSION = "hwm.sim", 1
+FOLDERS = {
+    "train": "train_v2.0_raw",
+    "val": "val_v2.0_raw",
+    "val_unseen": "val_unseen_v2.0_raw",
+    "test": "test_v2.0",
+    "truth": "test_v2.0_truth",
+}
+NEEDED = ("mujoco", "mujoco_warp", "warp")
+SECONDS_PER_PIXEL, SECONDS_PER_FRAME = 1.5e-6, 2.5e-3
+"""About what the ray tracer and the physics take on one core."""
+
+
+@dataclass(frozen=True)
+class SimulationSummary:
+    """frames: written by this call (what was there before is kept and not counted).  seconds: wall time.
+
+    paths: folders of train, val, val_unseen and, where asked for, test and its truth, in this order.
+    """
+
+    frames: int
+    seconds: float
+    paths: tuple[Path, ...]
+
+    @property
+    def frames_per_second(self) -> float:
+        return self.frames / self.seconds if self.seconds else 0.0
+
+
+def simulate(
+    out: Path,
+    *,
+    minutes: float,
+    size: int = 64,
+    seed: int = 0,
+    workers: int = 0,
+    difficulty: float | Literal["calm", "mixed", "lively"] = "mixed",
+    renderer: Literal["auto", "warp", "gl"] = "auto",
+    antialias: bool = False,
+    val_minutes: float | None = None,
+    segment_seconds: tuple[float, float] = (12.0, 20.0),
+    rooms: int = 0,
+    test_clips: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> SimulationSummary:
+    """Simulate the robot at work and write training, validation and test data.
+
+    minutes: robot time of the training set at 30 Hz.  size: side of the square frames, pixels.  seed: equal settings
+    give equal bytes on one machine, with any number of workers.  workers: processes; 0: one per core; above 1 a
+    calling script needs its `if __name__ == "__main__":`.  difficulty: share of segments in which the operator uses
+    the whole body, 0 to 1, or calm (0), mixed (0.3), lively (1).  renderer: auto takes ray tracing up to 128 pixels,
+    beyond that OpenGL where it works.  antialias: four rays per pixel, several times slower.  val_minutes: of each of
+    the two validation sets; default an eighth of `minutes`, at least 20 s.  segment_seconds: shortest and longest
+    segment.  rooms: in the training set; 0: one for two segments.  test_clips: clips of a sampling-track test set.
+    progress: called with frames done and in all.
+
+    Raises ValueError for settings outside their ranges, for a folder that holds other data and where MuJoCo or OpenGL
+    is missing; ChildProcessError when a worker was killed.
+    """
+    _require_packages()
+    from hwm.sim.jobs import Job
+    from hwm.sim.plan import DIFFICULTIES, SHORTEST_VAL, Settings, make_plan
+    from hwm.sim.pool import run_jobs
+    from hwm.sim.renderer import choose_backend
+
+    started = time.monotonic()
+    if isinstance(difficulty, str) and difficulty not in DIFFICULTIES:
+        raise ValueError(f"difficulty must be a number or one of {', '.join(DIFFICULTIES)}, got {difficulty!r}")
+    settings = Settings(
+        minutes=minutes,
+        val_minutes=max(minutes / 8, SHORTEST_VAL / 60) if val_minutes is None else val_minutes,
+        size=size,
+        seed=seed,
+        difficulty=DIFFICULTIES[difficulty] if isinstance(difficulty, str) else float(difficulty),
+        segment_seconds=segment_seconds,
+        rooms=rooms,
+        test_clips=test_clips,
+        backend=choose_backend(renderer, size),
+        antialias=antialias,
+    )
+    shards, clips = make_plan(settings)
+    workers = workers or _usable_cores()
+    places = {split: _Place(Path(out) / FOLDERS[split], settings.to_dict()) for split in FOLDERS}
+    jobs = [Job(settings, shard, places[shard.split].partial) for shard in shards]
+    jobs += [Job(settings, work, places["test"].partial, places["truth"].partial) for work in clips]
+    used = ["train", "val", "val_unseen", *(["test", "truth"] if clips else [])]
+    open_folders: set[Path | None] = {places[split].partial for split in used if places[split].prepare()}
+    todo = [job for job in jobs if job.root in open_folders and not job.finished]
+    total, done = sum(job.work.num_frames for job in todo), 0
+    _warn_if_slow(settings.backend, size, antialias, total, workers)
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress:
+            progress(done, total)
+
+    run_jobs(todo, backend=settings.backend, workers=workers, advance=advance)
+    reports: dict[Path, list[dict]] = {folder: [] for folder in open_folders}
+    for job in jobs:
+        for folder in {job.root, job.truth} & open_folders:
+            reports[folder] += job.read_report()
+    for split in reversed(used):
+        if places[split].partial in open_folders:
+            places[split].complete(split, reports[places[split].partial])
+    return SimulationSummary(total, time.monotonic() - started, tuple(places[split].final for split in used))
+
+
+class _Place:
+    """A dataset folder, and the hidden one beside it in which it grows."""
+
+    def __init__(self, final: Path, settings: dict) -> None:
+        self.final, self.partial = final, final.with_name(f".{final.name}.partial")
+        self._about = {"generator": GENERATOR, "version": VERSION, "settings": settings}
+
+    def prepare(self) -> bool:
+        """Make the growing folder; False if the dataset is complete already.
+
+        Raises ValueError if data made with other settings is in the way.
+        """
+        from hwm.sim.jobs import REPORTS
+
+        if self.final.exists():
+            sidecar = self.final / "generator.json"
+            if sidecar.is_file() and self._same(read_json(sidecar)):
+                return False
+            raise ValueError(f"{self.final}: holds other data; choose another folder or delete it")
+        settings = self.partial / REPORTS / "settings.json"
+        if settings.is_file() and not self._same(read_json(settings)):
+            raise ValueError(f"{self.partial}: unfinished data of other settings; choose another folder or delete it")
+        settings.parent.mkdir(parents=True, exist_ok=True)
+        write_json(settings, self._about)
+        return True
+
+    def _same(self, found: dict) -> bool:
+        return all(found.get(key) == value for key, value in self._about.items())
+
+    def complete(self, split: str, segments: list[dict]) -> None:
+        """Write what describes the whole dataset, and let it appear."""
+        from hwm.sim.jobs import REPORTS
+
+        for left_over in self.partial.rglob(".*.tmp*"):
+            left_over.unlink()
+        if split in ("test", "truth"):
+            files = [kind.find(self.partial, i) for kind in (layout.VIDEO, layout.STATES) for i in kind.indices(self.partial)]
+            write_checksums(self.partial / "checksums.json", files)
+        else:
+            num_shards = len(layout.METADATA.indices(self.partial))
+            frames = sum(segment["frames"] for segment in segments)
+            write_dataset_metadata(self.partial, num_shards=num_shards, num_images=frames)
+        write_json(self.partial / "generator.json", {**self._about, "split": split, "segments": segments})
+        shutil.rmtree(self.partial / REPORTS)
+        self.partial.rename(self.final)
+
+
+def _require_packages() -> None:
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        remedy = "pip install 'humanoid-world-models[sim]'"
+        raise ValueError(f"the simulator needs {', '.join(missing)}, not installed here: {remedy}")
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _warn_if_slow(backend: str, size: int, antialias: bool, frames: int, workers: int) -> None:
+    from hwm.sim.renderer import NO_OPENGL, WARP_UP_TO
+
+    if backend == NO_OPENGL and size > WARP_UP_TO and frames:
+        per_frame = SECONDS_PER_FRAME + SECONDS_PER_PIXEL * size**2 * (4 if antialias else 1)
+        minutes = per_frame * frames / workers / 60
+        print(f"ray tracing {frames} frames of {size}x{size} on {workers} cores takes about {minutes:.0f} min; "
+              "OpenGL (apt install libegl1 libgl1) would be faster", file=sys.stderr)  # fmt: skip
