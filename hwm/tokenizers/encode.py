@@ -16,11 +16,13 @@ import numpy as np
 import torch
 
 from hwm.contracts import Tokenizer
+from hwm.data.files import atomic_path
 from hwm.data.onex import RawDataset, frame_size, open_dataset, read_tokenizer_info
 from hwm.data.writers import TokenShardWriter, shard_finished, write_dataset_metadata, write_tokenizer_info
 from hwm.tokenizers.store import load_tokenizer
 
 BATCH_BLOCKS = 8
+ROBOT = "robot.toml"
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,9 @@ def _claim(out: Path, encoder: Tokenizer, dataset: RawDataset, *, size: int) -> 
     if known is None:
         config = asdict(encoder.config) if hasattr(encoder, "config") else {}
         out.mkdir(parents=True, exist_ok=True)
+        if (dataset.root / ROBOT).is_file():  # another robot's states keep their meaning
+            with atomic_path(out / ROBOT) as target:
+                target.write_bytes((dataset.root / ROBOT).read_bytes())
         write_tokenizer_info(
             out,
             name=encoder.name,
