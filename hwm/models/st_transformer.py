@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hwm.clock import COSMOS, Clock
 from hwm.config import STConfig
 from hwm.contracts import Batch, Prediction, Sampling
 from hwm.nn.attention import KVCache, SpatialAttention, TemporalAttention
+from hwm.nn.dropout import dropout
 from hwm.nn.states import StateEncoder, state_pooling
 from hwm.nn.vocabulary import TiedVocabulary, TokenReading
 
@@ -39,13 +39,15 @@ class Block(nn.Module):
         self.temporal_norm, self.temporal = nn.LayerNorm(D), TemporalAttention(D, **attention)
         self.mlp_norm, self.mlp = nn.LayerNorm(D), nn.Sequential(nn.Linear(D, hidden), nn.GELU(), nn.Linear(hidden, D))
 
-    def forward(self, x_TBSD: Tensor, *, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+    def forward(self, x_TBSD: Tensor, *, newest: int, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+        """All steps go in, the `newest` last ones come out."""
         x_TBSD = x_TBSD + self._drop(self.spatial(self.spatial_norm(x_TBSD)))
-        x_TBSD = x_TBSD + self._drop(self.temporal(self.temporal_norm(x_TBSD), cache=cache, layer=layer))
+        y_TBSD = self.temporal(self.temporal_norm(x_TBSD), newest=newest, cache=cache, layer=layer)
+        x_TBSD = x_TBSD[-newest:] + self._drop(y_TBSD)
         return x_TBSD + self._drop(self.mlp(self.mlp_norm(x_TBSD)))
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, training=self.training)
 
 
 class STTransformer(nn.Module):
@@ -56,6 +58,8 @@ class STTransformer(nn.Module):
     or of grid t ("current").  Weights, embeddings and positions start from N(0, 0.02), biases from 0.
     Raises ValueError where the state rows leave a grid without any.
     """
+
+    validation_key = "ce_auto"
 
     def __init__(self, config: STConfig, *, clock: Clock = COSMOS) -> None:
         super().__init__()
@@ -115,11 +119,15 @@ class STTransformer(nn.Module):
         step_TBD = (state_BTD[:, steps] + self.step_positions[steps]).transpose(0, 1)
         return self.vocabulary.embed(tokens_TBS) + self.place_positions + step_TBD[:, :, None]
 
-    def trunk(self, x_TBSD: Tensor, *, cache: KVCache | None = None) -> Tensor:
-        """All blocks; with a cache, the steps follow the ones already in it."""
+    def trunk(self, x_TBSD: Tensor, *, newest: int, cache: KVCache | None = None) -> Tensor:
+        """All blocks and the last norm; with a cache, the steps follow the ones already in it.
+
+        The `newest` last steps come out: the last block need not finish the others, which nobody reads.
+        """
         for layer, block in enumerate(self.blocks):
-            x_TBSD = block(x_TBSD, cache=cache, layer=layer)
-        return x_TBSD
+            steps = newest if block is self.blocks[-1] else len(x_TBSD)
+            x_TBSD = block(x_TBSD, newest=steps, cache=cache, layer=layer)
+        return self.norm(x_TBSD)
 
     # Training
 
@@ -129,25 +137,26 @@ class STTransformer(nn.Module):
         Dropout and scheduled sampling draw from `generator` alone.  Raises ValueError for clips of another shape.
         """
         tokens_BTHW = self._check_tokens(batch.tokens_BTHW, self.num_grids)
-        first = self.context_grids - 1 if self.config.loss_on == "future" else 0
+        scored = self.future_grids if self.config.loss_on == "future" else self.num_grids - 1
         with self._dropout_from(generator):
             inputs_BTHW = tokens_BTHW[:, :-1]
             if self.training and self.config.scheduled_sampling:
                 inputs_BTHW = self._mix_in_predictions(inputs_BTHW, batch.states_BFA, generator)
-            x_TBSD = self.trunk(self.embed(inputs_BTHW, self.states(batch.states_BFA)))
-            hidden_ND = self.norm(x_TBSD[first:]).flatten(0, 2)
-            targets_N = tokens_BTHW[:, first + 1 :].flatten(2).transpose(0, 1).flatten()
-            loss, accuracy = self.vocabulary.loss(hidden_ND, targets_N)
+            hidden_TBSD = self.trunk(self.embed(inputs_BTHW, self.states(batch.states_BFA)), newest=scored)
+            targets_N = tokens_BTHW[:, -scored:].flatten(2).transpose(0, 1).flatten()
+            loss, accuracy = self.vocabulary.loss(hidden_TBSD.flatten(0, 2), targets_N)
         return {"loss": loss, "accuracy": accuracy}
 
     @torch.no_grad()
     def _mix_in_predictions(self, inputs_BTHW: Tensor, states_BFA: Tensor, generator: torch.Generator) -> Tensor:
         """Scheduled sampling: future input tokens become, at random, the model's teacher-forced greedy prediction."""
-        with _evaluating(self):
-            x_TBSD = self.trunk(self.embed(inputs_BTHW, self.states(states_BFA)))
-            hidden_TBSD = self.norm(x_TBSD[self.context_grids - 1 : -1])
-            guess_N = self.vocabulary.most_likely(hidden_TBSD.flatten(0, 2))
         future_BTHW = inputs_BTHW[:, self.context_grids :]
+        if not future_BTHW.shape[1]:
+            return inputs_BTHW
+        with _evaluating(self):
+            x_TBSD = self.embed(inputs_BTHW[:, :-1], self.states(states_BFA))
+            hidden_TBSD = self.trunk(x_TBSD, newest=future_BTHW.shape[1])
+            guess_N = self.vocabulary.most_likely(hidden_TBSD.flatten(0, 2))
         guess_BTHW = guess_N.view(hidden_TBSD.shape[:-1]).transpose(0, 1).reshape(future_BTHW.shape)
         chance = torch.rand(future_BTHW.shape, generator=generator, device=generator.device).to(future_BTHW.device)
         mixed_BTHW = torch.where(chance < self.config.scheduled_sampling, guess_BTHW, future_BTHW)
@@ -219,9 +228,10 @@ class STTransformer(nn.Module):
         drawn, readings = [], []
         with _evaluating(self):
             for t in range(self.future_grids):
-                x_BSD = self.trunk(self.embed(grids_BTHW, state_BTD, first_step=cache.num_grids), cache=cache)[-1]
+                x_TBSD = self.embed(grids_BTHW, state_BTD, first_step=cache.num_grids)
+                hidden_ND = self.trunk(x_TBSD, newest=1, cache=cache).flatten(0, 2)
                 # Until the samples go separate ways there is one batch to draw them all from; then one batch each.
-                first_ND, others_ND = self.norm(x_BSD).flatten(0, 1).tensor_split([N])
+                first_ND, others_ND = hidden_ND.tensor_split([N])
                 reading = self.vocabulary.read(
                     first_ND,
                     sampling=sampling,

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hwm.nn.dropout import dropout
+
 
 class KVCache:
     """Temporal keys and values of all grids seen so far, one pair (T, B, S, N, H) a layer."""
@@ -62,7 +64,13 @@ class SpatialAttention(Projections):
     def forward(self, x_TBSD: Tensor) -> Tensor:
         T, B, S, D = x_TBSD.shape
         q, k, v = (y.flatten(0, 1).transpose(1, 2) for y in self.heads(x_TBSD))
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        rate = self.dropout if self.training else 0.0
+        if rate and x_TBSD.device.type == "cpu":
+            # There the fused kernel knows no dropout and its stand-in is slower than these three lines.
+            weights = (q * (1 / math.sqrt(q.shape[-1])) @ k.transpose(2, 3)).softmax(-1)
+            y = dropout(weights, rate, training=True).to(v.dtype) @ v
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=rate)
         return self.out(y.transpose(1, 2).reshape(T, B, S, D))
 
 
@@ -73,15 +81,17 @@ class TemporalAttention(Projections):
     on views that leave time in front, costs less than moving time inside the batch for a fused kernel.
     """
 
-    def forward(self, x_TBSD: Tensor, *, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+    def forward(self, x_TBSD: Tensor, *, newest: int, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+        """Attention of the `newest` last steps to all steps, those in the cache included: (newest, B, S, D)."""
         q, k, v = self.heads(x_TBSD)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
+        q = q[-newest:]
         steps, seen = len(q), len(k)
         q, k, v = (y.flatten(1, 3).transpose(0, 1) for y in (q, k, v))
         scores = torch.bmm(q * (1 / math.sqrt(q.shape[-1])), k.transpose(1, 2))
         if steps > 1:
             hidden = torch.ones(steps, seen, dtype=torch.bool, device=q.device).triu(1 + seen - steps)
             scores = scores.masked_fill(hidden, -torch.inf)
-        weights = F.dropout(scores.softmax(-1), self.dropout, self.training)
-        return self.out(torch.bmm(weights.to(v.dtype), v).transpose(0, 1).reshape(x_TBSD.shape))
+        weights = dropout(scores.softmax(-1), self.dropout, training=self.training)
+        return self.out(torch.bmm(weights.to(v.dtype), v).transpose(0, 1).reshape(x_TBSD[-newest:].shape))
