@@ -51,7 +51,7 @@ def save(checkpoints: Path, state: dict[str, Any], tensors: dict[str, dict[str, 
         building.mkdir(parents=True)
         for group, named in tensors.items():
             writing = building / f"{group}.safetensors"
-            save_file(_separate(named), writing, metadata={"format": "pt"})
+            _write_tensors(writing, named)
         writing = building / "state.json"
         writing.write_text(json.dumps(state, indent=1) + "\n")
         files = {f.name: {"bytes": f.stat().st_size, "sha256": _sha256(f)} for f in sorted(building.iterdir())}
@@ -217,7 +217,7 @@ def export_weights(model: nn.Module, path: str | Path) -> Path:
     temporary = path.with_name(f".tmp-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(_separate(model.state_dict()), temporary, metadata={"format": "pt"})
+        _write_tensors(temporary, model.state_dict())
         fsync(temporary)
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
@@ -278,8 +278,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return body
 
 
-def _separate(named: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous CPU tensors that share no memory, as the format demands; tied weights are stored under each name."""
+def _write_tensors(path: Path, named: dict[str, Tensor]) -> None:
+    """Write a safetensors file: contiguous, no memory shared (tied weights are stored under each of their names)."""
     separate, seen = {}, set()
     for name, tensor in named.items():
         plain = tensor.detach().cpu().contiguous()
@@ -287,7 +287,10 @@ def _separate(named: dict[str, Tensor]) -> dict[str, Tensor]:
             plain = plain.clone()
         seen.add(plain.untyped_storage().data_ptr())
         separate[name] = plain
-    return separate
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(separate, path, metadata={"format": "pt"})
+    path.chmod(mode)  # The library leaves a file that only its owner may read.
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

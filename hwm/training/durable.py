@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
+from io import FileIO
 from pathlib import Path
 
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
@@ -32,10 +34,21 @@ def write_text(path: Path, text: str) -> None:
         raise cannot_write(path, error) from None
 
 
+def write_all(file: FileIO, text: str, *, path: Path) -> None:
+    """Append text to an unbuffered file, all of it."""
+    data = text.encode()
+    try:
+        while data:
+            data = data[file.write(data) :]
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
 def cannot_write(path: Path, error: Exception) -> ValueError:
     """The one-line error of a failed write: the file, the system's reason, the space left, the remedy."""
     free = shutil.disk_usage(path.parent if path.parent.exists() else ".").free
-    number = error.errno if isinstance(error, OSError) else None
+    told = re.search(r"\(os error (\d+)\)", str(error))  # safetensors tells the number in its text alone
+    number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
     reason = os.strerror(number) if number else str(error)
     remedy = "; free some space or choose another disk and run again" if number in _FULL or free < 1 << 20 else ""
     return ValueError(f"{path}: cannot write: {reason} ({free / 1e9:.2f} GB free){remedy}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from hwm.training.durable import cannot_write, write_text
+from hwm.training.durable import write_all, write_text
 
 
 class MetricsLog:
@@ -36,16 +36,13 @@ class MetricsLog:
                 remedy = "pip install 'humanoid-world-models[tensorboard]'"
                 raise ValueError(f"train.tensorboard needs the package tensorboard: {remedy}") from None
             self.events = SummaryWriter(str(tensorboard), purge_step=step + 1)
-        self._file = path.open("a", encoding="utf-8")
+        # Unbuffered: every line is out when it is written, and a full disk is felt there and not at closing.
+        self._file = path.open("ab", buffering=0)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record, which must have "step"; numbers that are not finite become null."""
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        try:
-            self._file.write(json.dumps(plain) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise cannot_write(self.path, error) from None
+        write_all(self._file, json.dumps(plain) + "\n", path=self.path)
         if self.events is not None:
             for key, value in plain.items():
                 if key != "step" and value is not None:

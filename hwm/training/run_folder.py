@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hwm.config import RunConfig, from_toml, to_dict, to_toml
-from hwm.training.durable import write_text
+from hwm.training.durable import write_all, write_text
 
 try:
     import fcntl
@@ -36,7 +36,7 @@ def claimed(out: Path, *, say: Callable[[str], None]) -> Iterator[None]:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        file = (out / ".lock").open("a+")
+        file = (out / ".lock").open("ab+", buffering=0)
     except OSError as error:
         raise ValueError(f"{out}: cannot be used as a run folder: {error.strerror}") from None
     with file:
@@ -46,13 +46,12 @@ def claimed(out: Path, *, say: Callable[[str], None]) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            owner = file.read(200).strip() or "another process"
+            owner = file.read(200).decode(errors="replace").strip() or "another process"
             raise ValueError(f"{out}: in use by {owner}; wait for it, stop it, or choose another folder") from None
         except OSError as error:
             say(f"{out}: this file system cannot lock ({error.strerror}); make sure that no other process trains here")
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        write_all(file, f"process {os.getpid()} on {socket.gethostname()}\n", path=out / ".lock")
         try:
             yield
         finally:

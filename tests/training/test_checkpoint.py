@@ -1,0 +1,213 @@
+"""Checkpoints are whole and verified, or refused; weights fit exactly, or are refused."""
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_training import build, checkpoint_bytes, run, stopping_at
+from torch import nn
+
+from hwm.training import checkpoint
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("trained")
+    run(out, "train.steps=6", "train.validate_every=0", "train.checkpoint_every=2", "train.keep_checkpoints=3")
+    return out
+
+
+@pytest.fixture
+def copy(trained, tmp_path) -> Path:
+    shutil.copytree(trained, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def resume(out: Path, said: list[str]):
+    return run(
+        out, "train.steps=6", "train.validate_every=0", "train.checkpoint_every=2", "train.keep_checkpoints=3", log=said.append
+    )
+
+
+def test_every_one_of_fifty_bit_flips_is_found(copy):
+    folder, chance = copy / "checkpoints" / "step-6", random.Random(0)
+    checkpoint.verify(folder)
+    for flip in range(50):
+        file = sorted(folder.iterdir())[flip % 5]
+        whole = file.read_bytes()
+        position, bit = chance.randrange(len(whole)), chance.randrange(8)
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << bit]) + whole[position + 1 :])
+        with pytest.raises(ValueError, match=file.name):
+            checkpoint.verify(folder)
+        file.write_bytes(whole)
+    checkpoint.verify(folder)
+
+
+def test_every_truncation_extension_zeroing_and_deletion_is_found(copy):
+    folder, chance = copy / "checkpoints" / "step-6", random.Random(1)
+    for file in sorted(folder.iterdir()):
+        whole = file.read_bytes()
+        cut = chance.randrange(len(whole))
+        for damaged in (whole[:cut], b"", whole + b"\0", whole[:cut] + bytes(len(whole) - cut)):
+            file.write_bytes(damaged)
+            with pytest.raises(ValueError, match=file.name):
+                checkpoint.verify(folder)
+        file.unlink()
+        with pytest.raises(ValueError, match=f"{file.name}: missing"):
+            checkpoint.verify(folder)
+        file.write_bytes(whole)
+
+
+def test_a_damaged_checkpoint_is_reported_replaced_and_training_ends_bit_equal(trained, copy):
+    for step in (4, 6):
+        file = copy / "checkpoints" / f"step-{step}" / "optimizer.safetensors"
+        file.write_bytes(file.read_bytes()[:-1])
+    said: list[str] = []
+    resume(copy, said)
+    warnings = [line for line in said if "WARNING" in line]
+    assert len(warnings) == 2 and "step-6" in warnings[0] and "step-4" in warnings[1]
+    assert any("continuing from" in line and line.endswith("step-2") for line in said)
+    assert checkpoint_bytes(copy) == checkpoint_bytes(trained)
+
+
+def test_a_lost_newest_checkpoint_is_noticed(trained, copy):
+    shutil.rmtree(copy / "checkpoints" / "step-6")
+    said: list[str] = []
+    resume(copy, said)
+    assert any("step-6: missing, though LATEST names it" in line for line in said)
+    assert checkpoint_bytes(copy) == checkpoint_bytes(trained)
+
+
+def test_training_never_starts_over_because_all_checkpoints_are_damaged(copy):
+    for folder in (copy / "checkpoints").glob("step-*"):
+        (folder / "manifest.json").write_text("{}")
+    with pytest.raises(ValueError, match="no checkpoint in it is whole"):
+        resume(copy, [])
+    for folder in (copy / "checkpoints").glob("step-*"):
+        shutil.rmtree(folder)
+    with pytest.raises(ValueError, match="no checkpoint in it is whole"):
+        resume(copy, [])
+
+
+def test_leftovers_of_a_kill_are_cleaned_and_a_half_made_replacement_is_undone(trained, copy):
+    checkpoints = copy / "checkpoints"
+    (checkpoints / ".tmp-step-8").mkdir()
+    (checkpoints / ".tmp-step-8" / "model.safetensors").write_bytes(b"half")
+    shutil.copytree(checkpoints / "step-2", checkpoints / ".old-step-2.dropped")
+    (checkpoints / "step-6").rename(checkpoints / ".old-step-6")
+    said: list[str] = []
+    resume(copy, said)
+    assert any(line.endswith("step-6") for line in said)
+    assert checkpoint_bytes(copy) == checkpoint_bytes(trained)
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    for step in range(1, 8):
+        state = {"step": step, "best_step": 2 if step >= 2 else 0}
+        checkpoint.save(tmp_path, state, {"model": {"w": torch.tensor(float(step))}}, keep=3)
+    assert {p.name for p in tmp_path.iterdir()} == {"step-2", "step-5", "step-6", "step-7", "LATEST", "BEST"}
+    assert (tmp_path / "LATEST").read_text() == "step-7\n" and (tmp_path / "BEST").read_text() == "step-2\n"
+
+
+def test_find(tmp_path):
+    run(tmp_path, "train.steps=4")
+    state = checkpoint.load_state(checkpoint.find(tmp_path, which="last"))
+    assert checkpoint.find(tmp_path).name == f"step-{state['best_step']}"
+    assert checkpoint.step_of(checkpoint.find(tmp_path, which="step-3")) == 3
+    with pytest.raises(ValueError, match=r"no checkpoint 'step-7'; there are best, last, step-4, step-3"):
+        checkpoint.find(tmp_path, which="step-7")
+    with pytest.raises(ValueError, match="no checkpoint in it"):
+        checkpoint.find(tmp_path / "elsewhere")
+    (tmp_path / "checkpoints" / "step-3" / "manifest.json").write_text("x")
+    with pytest.raises(ValueError, match="manifest.json: damaged"):
+        checkpoint.find(tmp_path, which="step-3")
+
+
+def test_a_lost_best_checkpoint_is_reported_and_chosen_anew(tmp_path):
+    changes = ["train.keep_checkpoints=1", "train.checkpoint_every=1"]
+    run(tmp_path, *changes, train_batch=stopping_at(11))
+    state = checkpoint.load_state(checkpoint.find(tmp_path, which="last"))
+    assert (state["step"], state["best_step"]) == (6, 4)
+    shutil.rmtree(tmp_path / "checkpoints" / "step-4")
+    with pytest.raises(ValueError, match="no checkpoint 'step-4'"):
+        checkpoint.find(tmp_path)
+    said: list[str] = []
+    result = run(tmp_path, *changes, log=said.append)
+    assert any("best checkpoint is lost" in line for line in said)
+    assert result.best is not None and checkpoint.step_of(checkpoint.find(tmp_path)) in (8, 12)
+
+
+def test_loading_weights_prefers_the_average_and_reports(trained):
+    folder = trained / "checkpoints" / "step-6"
+    averaged, plain = build(), build()
+    loaded = checkpoint.load_weights(trained, averaged)
+    assert [f.name for f in loaded.files] == ["model.safetensors", "ema.safetensors"]
+    assert set(loaded.names) == set(averaged.state_dict())
+    assert [f.name for f in checkpoint.load_weights(folder, plain, prefer_ema=False).files] == ["model.safetensors"]
+    ema, model = load_file(folder / "ema.safetensors"), load_file(folder / "model.safetensors")
+    assert all(torch.equal(averaged.state_dict()[n], t) for n, t in ema.items())
+    assert all(torch.equal(plain.state_dict()[n], t) for n, t in model.items())
+    assert any(not torch.equal(ema[n], model[n]) for n in ema)
+
+
+def test_loading_refuses_what_does_not_fit_and_leaves_the_model_alone(tmp_path):
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    good = {n: torch.full_like(t, 7.0) for n, t in model.state_dict().items()}
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    broken = {
+        "1 missing: 1.bias": {n: t for n, t in good.items() if n != "1.bias"},
+        "1 unexpected: 2.bias": good | {"2.bias": torch.zeros(1)},
+        r"1 of another shape: 0.weight \(2, 3\), the model has \(3, 2\)": good | {"0.weight": torch.zeros(2, 3)},
+        "1 of another dtype: 0.bias torch.bfloat16, the model has torch.float32": good | {"0.bias": torch.zeros(3).bfloat16()},
+        "1 with NaN: 0.bias": good | {"0.bias": torch.tensor([0, float("nan"), 0])},
+    }
+    for pattern, tensors in broken.items():
+        save_file(tensors, tmp_path / "w.safetensors")
+        with pytest.raises(ValueError, match=pattern) as caught:
+            checkpoint.load_weights(tmp_path / "w.safetensors", model)
+        assert "w.safetensors" in str(caught.value) and "\n" not in str(caught.value)
+        assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+    save_file(good, tmp_path / "w.safetensors")
+    assert checkpoint.load_weights(tmp_path / "w.safetensors", model).names == tuple(sorted(good))
+
+
+def test_files_that_are_no_weights(tmp_path):
+    model = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="no such file"):
+        checkpoint.load_weights(tmp_path / "none.safetensors", model)
+    chance = random.Random(2)
+    whole = checkpoint.export_weights(model, tmp_path / "w.safetensors").read_bytes()
+    for damaged in [b"", b"text", bytes(1000), *(whole[: chance.randrange(len(whole))] for _ in range(20))]:
+        (tmp_path / "w.safetensors").write_bytes(damaged)
+        with pytest.raises(ValueError, match="w.safetensors: not a whole safetensors file"):
+            checkpoint.load_weights(tmp_path / "w.safetensors", model)
+
+
+def test_export_gives_back_the_same_weights_tied_ones_too(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)
+            self.head.weight = self.table.weight
+
+    torch.manual_seed(0)
+    model, other = Tied(), Tied()
+    path = checkpoint.export_weights(model, tmp_path / "published" / "model.safetensors")
+    assert checkpoint.load_weights(path.parent, other).names == ("head.weight", "table.weight")
+    assert torch.equal(other.table.weight, model.table.weight) and other.head.weight is other.table.weight
+    assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
+    assert path.stat().st_mode & 0o777 == (tmp_path / "published").stat().st_mode & 0o666
+
+
+def test_a_manifest_of_another_format_or_folder_says_so(copy):
+    checkpoints = copy / "checkpoints"
+    (checkpoints / "step-6").rename(checkpoints / "step-5")
+    with pytest.raises(ValueError, match="belongs to step 6"):
+        checkpoint.verify(checkpoints / "step-5")
+    body = checkpoint._manifest(checkpoints / "step-4")
+    (checkpoints / "step-4" / "manifest.json").write_text(checkpoint._seal(body | {"schema": 2}))
+    with pytest.raises(ValueError, match="written in format 2, this version reads 1"):
+        checkpoint.verify(checkpoints / "step-4")

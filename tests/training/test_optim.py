@@ -1,0 +1,147 @@
+"""Closed forms of the schedules, the average and AdamW's bookkeeping."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_training import build
+from torch import nn
+
+from hwm.config import TrainConfig
+from hwm.training.ema import Ema
+from hwm.training.optim import adamw, load_optimizer_tensors, lr_at, optimizer_tensors, parameter_groups
+
+CPU = torch.device("cpu")
+
+
+def test_linear_schedule():
+    train = TrainConfig(steps=10, warmup_steps=4, lr=8.0, schedule="linear")
+    assert [lr_at(s, train) for s in range(11)] == pytest.approx(
+        [2, 4, 6, 8, 8, 8 * 5 / 6, 8 * 4 / 6, 4, 8 * 2 / 6, 8 / 6, 0]
+    )
+
+
+def test_cosine_schedule():
+    train = TrainConfig(steps=12, warmup_steps=2, lr=2.0, schedule="cosine")
+    assert [lr_at(s, train) for s in (0, 1, 2, 7, 12, 99)] == pytest.approx([1, 2, 2, 1, 0, 0])
+    assert lr_at(4, train) == pytest.approx(1 + math.cos(0.2 * math.pi))
+
+
+def test_constant_schedule():
+    train = TrainConfig(steps=5, warmup_steps=2, lr=3.0, schedule="constant")
+    assert [lr_at(s, train) for s in range(7)] == [1.5, 3, 3, 3, 3, 3, 3]
+
+
+@given(st.integers(1, 50), st.integers(0, 60), st.sampled_from(["linear", "cosine", "constant"]))
+def test_every_update_has_a_rate_in_range_that_rises_then_falls(steps, warmup, schedule):
+    train = TrainConfig(steps=steps, warmup_steps=warmup, lr=1.0, schedule=schedule)
+    rates = [lr_at(s, train) for s in range(steps)]
+    assert all(0 < r <= 1 for r in rates)
+    top = min(warmup, steps)
+    assert rates[:top] == sorted(rates[:top]) and rates[top:] == sorted(rates[top:], reverse=True)
+
+
+class Mixed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(7, 4)
+        self.positions = nn.Parameter(torch.randn(3, 4))
+        self.conv = nn.Conv1d(4, 4, 3)
+        self.norm = nn.LayerNorm(4)
+        self.linear = nn.Linear(4, 4)
+        self.tied = nn.Linear(4, 7, bias=False)
+        self.tied.weight = self.table.weight
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+
+    def forward(self):
+        return (self.conv(self.table.weight.T).T.mean(0) * self.positions.sum(0) + self.linear(self.norm(self.positions))).sum()
+
+
+def names(model, group):
+    known = {id(p): n for n, p in model.named_parameters()}
+    return {known[id(p)] for p in group["params"]}
+
+
+def test_only_matrices_of_linear_and_convolution_layers_decay():
+    model = Mixed()
+    decayed, free = parameter_groups(model, 0.05)
+    assert names(model, decayed) == {"conv.weight", "linear.weight"} and decayed["weight_decay"] == 0.05
+    assert names(model, free) == {"table.weight", "positions", "conv.bias", "norm.weight", "norm.bias", "linear.bias"}
+    assert free["weight_decay"] == 0
+
+
+def test_a_model_may_choose_its_own_groups_but_must_not_lose_a_parameter():
+    model = build()
+    groups = parameter_groups(model, 0.05)
+    assert not any("bias" in n or "norm" in n or "positions" in n for n in names(model, groups[0]))
+    assert sum(len(g["params"]) for g in adamw(model, TrainConfig(), device=CPU).param_groups) == len(list(model.parameters()))
+    model.parameter_groups = lambda weight_decay: [{"params": list(model.blocks.parameters()), "weight_decay": 0.0}]
+    with pytest.raises(ValueError, match=r"must hold every trainable parameter once; lost: .*place_positions"):
+        adamw(model, TrainConfig(), device=CPU)
+
+
+def test_optimizer_state_goes_by_name_and_comes_back():
+    torch.manual_seed(0)
+    train = TrainConfig(lr=0.1)
+    one, two = Mixed(), Mixed()
+    two.load_state_dict(one.state_dict())
+    first, second = adamw(one, train, device=CPU), adamw(two, train, device=CPU)
+
+    def step(model, optimizer):
+        model().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step(one, first)
+    tensors = {k: v.clone() for k, v in optimizer_tensors(one, first).items()}
+    assert {"exp_avg.conv.weight", "exp_avg_sq.conv.weight", "step.conv.weight"} <= tensors.keys()
+    assert not any("frozen" in name for name in tensors)
+    two.load_state_dict(one.state_dict())
+    load_optimizer_tensors(two, second, tensors)
+    step(one, first)
+    step(two, second)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters()))
+    assert tensors["step.conv.weight"] == 1  # What was loaded is a copy.
+    for entry, value in {"exp_avg.nothing": torch.zeros(1), "exp_avg.conv.weight": torch.zeros(2)}.items():
+        with pytest.raises(ValueError, match="belongs to no parameter"):
+            load_optimizer_tensors(two, second, {entry: value})
+
+
+def test_average_of_the_weights():
+    """With weights w_n = n: a_n = d a_(n-1) + (1 - d) n, whose solution is n - d / (1 - d) (1 - d^n) from a_0 = 0."""
+    model = nn.Linear(1, 1, bias=False)
+    model.weight.data.zero_()
+    ema, decay, updates = Ema(model, 0.5), 0.5, 40
+    for n in range(1, updates + 1):
+        model.weight.data.fill_(n)
+        ema.update(model, 1_000_000)  # late in a run: the decay is the final one
+    assert ema.average["weight"].item() == pytest.approx(updates - decay / (1 - decay) * (1 - decay**updates))
+
+
+def test_average_forgets_the_start_early_on():
+    """While d = (1 + n) / (10 + n), the share of the initial weights is 10! (n + 1)! / (n + 10)!."""
+    model = nn.Linear(1, 1, bias=False)
+    model.weight.data.fill_(1)
+    ema = Ema(model, 0.999)
+    model.weight.data.zero_()
+    for n in range(1, 21):
+        ema.update(model, n)
+    assert ema.average["weight"].item() == pytest.approx(
+        math.factorial(10) * math.factorial(21) / math.factorial(30), rel=1e-5
+    )
+
+
+def test_average_is_float32_and_leaves_the_trained_weights_bit_equal():
+    model = nn.Linear(3, 3).to(torch.bfloat16)
+    trained = {n: p.clone() for n, p in model.named_parameters()}
+    ema = Ema(model, 0.9)
+    assert all(t.dtype == torch.float32 for t in ema.average.values())
+    ema.average["weight"].zero_()
+    with pytest.raises(RuntimeError, match="inside"), ema.applied(model):
+        assert not model.weight.any() and model.weight.dtype == torch.bfloat16
+        raise RuntimeError("inside")
+    assert all(torch.equal(p, trained[n]) for n, p in model.named_parameters())
+    with pytest.raises(ValueError, match="another model"):
+        ema.load({"weight": torch.zeros(2, 2)})

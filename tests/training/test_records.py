@@ -1,0 +1,78 @@
+"""The metrics file, the progress lines, and seeds."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwm.training.device import seed_of
+from hwm.training.durable import write_text
+from hwm.training.metrics import MetricsLog
+from hwm.training.progress import TrainingProgress, clock_text
+
+
+def test_metrics_beyond_the_checkpoint_and_torn_lines_are_cut(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path, step=0, validated=0) as log:
+        for step in (1, 2):
+            log.write({"step": step, "loss": 1.0 / step, "seconds": step * 1.0})
+        log.write({"step": 2, "val/ce": float("nan"), "seconds": 2.5})
+        log.write({"step": 3, "loss": 0.3, "seconds": 3.0})
+    whole = path.read_text().splitlines(keepends=True)
+    assert json.loads(whole[2]) == {"step": 2, "val/ce": None, "seconds": 2.5}
+    path.write_text("".join(whole) + whole[3][:12])
+
+    with MetricsLog(path, step=3, validated=2) as log:
+        assert log.seconds == 3.0
+    assert path.read_text() == "".join(whole)
+    with MetricsLog(path, step=2, validated=1) as log:
+        assert log.seconds == 2.0
+    assert path.read_text() == "".join(whole[:2])
+    with MetricsLog(path, step=0, validated=0) as log:
+        assert log.seconds == 0.0
+    assert path.read_text() == ""
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.one_of(st.text(max_size=20), st.binary(max_size=20)), max_size=5))
+def test_garbage_in_the_metrics_is_dropped_never_raised(tmp_path_factory, pieces):
+    path = tmp_path_factory.mktemp("garbage") / "metrics.jsonl"
+    good = b'{"step": 1, "loss": 2.0, "seconds": 1.5}\n'
+    path.write_bytes(good + b"\n".join(p if isinstance(p, bytes) else p.encode("utf-8", "replace") for p in pieces))
+    with MetricsLog(path, step=1, validated=0) as log:
+        assert log.seconds == 1.5
+    assert path.read_bytes().startswith(good)
+    for line in path.read_text().splitlines():
+        assert json.loads(line)["step"] <= 1
+
+
+def test_plain_progress_lines_show_loss_rate_speed_and_time_left():
+    lines: list[str] = []
+    progress = TrainingProgress(100, log=lines.append)
+    with progress.running(start=40):
+        progress.began -= 20  # Twenty seconds ago, at step 40.
+        progress.show(50, loss=1.25, lr=3e-4, clips_per_second=12.3)
+        progress.advance(51)
+        progress.say("an event")
+    assert lines == ["step 50/100  loss 1.2500  lr 3.00e-04  12.3 clips/s  1:40 left", "an event"]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3600, "1:00:00"), (90061, "25:01:01")])
+def test_clock_text(seconds, text):
+    assert clock_text(seconds) == text
+
+
+@given(st.integers(0, 2**40), st.integers(0, 2**40))
+def test_seeds_of_different_streams_differ_and_fit_torch(one, two):
+    assert 0 <= seed_of(one, two) < 2**63 and seed_of(one, two) == seed_of(one, two)
+    assert (seed_of(0, one) == seed_of(0, two)) == (one == two)
+    assert seed_of("a", one) != seed_of("b", one) and seed_of(one) != seed_of(one, two)
+
+
+def test_text_is_replaced_whole(tmp_path):
+    write_text(tmp_path / "a", "old")
+    write_text(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["a"]
+    with pytest.raises(ValueError, match=r"absent/b: cannot write: No such file.* GB free"):
+        write_text(tmp_path / "absent" / "b", "x")

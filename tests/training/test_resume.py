@@ -1,0 +1,235 @@
+"""A run that was stopped, damaged or prolonged ends exactly where an undisturbed one ends."""
+
+import json
+import os
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_training import CONFIG, build, checkpoint_bytes, clips, run, stopping_at, validation_batches
+
+from hwm.config import FSQConfig
+from hwm.contracts import Batch
+from hwm.tokenizers.fsq import FSQTokenizer
+from hwm.training import checkpoint
+from hwm.training.loop import fit
+
+
+def trace(out: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "clips_per_second")} for line in lines]
+
+
+def last(out: Path) -> dict[str, bytes]:
+    return {k: v for k, v in checkpoint_bytes(out).items() if k.startswith("step-12/")}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("alone")
+    assert run(out).step == 12
+    return out
+
+
+def test_the_run_learns_and_describes_itself(alone):
+    losses = [line["loss"] for line in trace(alone) if "loss" in line]
+    assert len(losses) == 12 and losses[-1] < losses[0] - 0.2
+    assert [line["step"] for line in trace(alone) if "val/ce_auto" in line] == [4, 8, 12]
+    assert {p.name for p in alone.iterdir()} == {".lock", "config.toml", "metrics.jsonl", "checkpoints"}
+    state = checkpoint.load_state(checkpoint.find(alone, which="last"))
+    scores = {line["step"]: line["val/ce_auto"] for line in trace(alone) if "val/ce_auto" in line}
+    assert state["best"] == min(scores.values()) and scores[state["best_step"]] == state["best"]
+
+
+@pytest.mark.parametrize("micro_step", [0, 5, 13, 22])
+def test_a_stopped_run_loses_no_step_and_ends_bit_equal(alone, tmp_path, micro_step):
+    stopped = run(tmp_path, train_batch=stopping_at(micro_step))
+    assert (stopped.stopped, stopped.signal, stopped.step) == (True, signal.SIGTERM, micro_step // 2 + 1)
+    assert checkpoint.step_of(checkpoint.find(tmp_path, which="last")) == stopped.step
+    finished = run(tmp_path)
+    assert (finished.stopped, finished.step) == (False, 12)
+    assert last(tmp_path) == last(alone) and trace(tmp_path) == trace(alone)
+
+
+def test_two_steps_and_two_more_are_four_also_in_bfloat16(tmp_path):
+    changes = ["train.steps=4", "train.precision=bfloat16"]
+    run(tmp_path / "four", *changes)
+    run(tmp_path / "two", *changes, train_batch=stopping_at(3))
+    run(tmp_path / "two", *changes)
+    four, two = (checkpoint_bytes(tmp_path / name) for name in ("four", "two"))
+    assert {k for k in four if k.startswith("step-4/")} == {
+        f"step-4/{f}" for f in ("model.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json", "manifest.json")
+    }
+    assert all(two[k] == v for k, v in four.items() if k.startswith("step-4/"))
+    assert trace(tmp_path / "four") == trace(tmp_path / "two")
+
+
+def test_a_stop_inside_validation_is_made_good_on_return(alone, tmp_path):
+    def interrupted():
+        yield clips(1_000_000, count=3)
+        os.kill(os.getpid(), signal.SIGINT)
+        yield clips(1_000_001, count=1)
+
+    assert run(tmp_path, validation_batches=interrupted).signal == signal.SIGINT
+    assert not any("val/ce_auto" in line for line in trace(tmp_path))
+    run(tmp_path)
+    assert last(tmp_path) == last(alone) and trace(tmp_path) == trace(alone)
+
+
+def test_a_stop_inside_a_preview_loses_nothing(alone, tmp_path):
+    def preview(model, path):
+        assert not model.training and not torch.is_grad_enabled()
+        path.write_bytes(b"picture")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped = run(tmp_path, "train.sample_every=4", preview=preview)
+    assert stopped.stopped and (tmp_path / "samples" / "step-4.png").exists()
+    run(tmp_path)
+    assert last(tmp_path) == last(alone) and trace(tmp_path) == trace(alone)
+
+
+def test_a_second_interrupt_quits_at_once(alone, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, train_batch=lambda i: (os.kill(os.getpid(), signal.SIGINT), stopping_at(i, signal.SIGINT)(i))[1])
+    run(tmp_path)
+    assert last(tmp_path) == last(alone) and trace(tmp_path) == trace(alone)
+
+
+def test_handlers_random_state_and_threads_are_the_callers_again(tmp_path):
+    before = signal.getsignal(signal.SIGTERM), torch.get_rng_state().clone(), torch.get_num_threads()
+    run(tmp_path, "train.steps=1")
+    assert signal.getsignal(signal.SIGTERM) == before[0] and torch.get_num_threads() == before[2]
+    assert torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_training_outside_the_main_thread(alone, tmp_path):
+    thread = threading.Thread(target=run, args=(tmp_path,))
+    thread.start()
+    thread.join()
+    assert last(tmp_path) == last(alone)
+
+
+def test_weights_in_channels_last_order_resume_bit_equal(tmp_path):
+    config = replace(
+        CONFIG,
+        model=FSQConfig(levels=(3, 3), spatial_stride=4, channels=8, depth=1),
+        train=replace(CONFIG.train, steps=3, accumulate=1, validate_every=0),
+    )
+
+    def video(index: int) -> Batch:
+        if index == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        generator = torch.Generator().manual_seed(index)
+        pixels = torch.randint(256, (1, 17, 8, 8, 3), generator=generator, dtype=torch.uint8)
+        return Batch(states_BFA=torch.zeros(1, 17, 25), video_BFHWC=pixels)
+
+    def go(out: Path) -> None:
+        torch.manual_seed(0)
+        model = FSQTokenizer(config.model, name="tiny").to(memory_format=torch.channels_last)
+        assert any(not p.is_contiguous() for p in model.parameters())
+        fit(model, config, out, train_batch=video, log=lambda line: None)
+
+    stop_at = -1
+    go(tmp_path / "alone")
+    stop_at = 1
+    go(tmp_path / "stopped")
+    stop_at = -1
+    go(tmp_path / "stopped")
+    whole, stopped = (checkpoint_bytes(tmp_path / name) for name in ("alone", "stopped"))
+    assert all(stopped[k] == v for k, v in whole.items() if k.startswith("step-3/"))
+
+
+def test_another_configuration_is_refused_by_the_first_key_that_differs(alone, tmp_path):
+    run(tmp_path, "train.steps=2")
+    before = checkpoint_bytes(tmp_path)
+    for change, pattern in [
+        ("seed=1", r"seed = 0, not 1"),
+        ("model.width=32", r"model.width = 16, not 32"),
+        ("train.lr=0.1", r"train.lr = 0.01, not 0.1"),
+        ("train.steps=4", r"train.steps = 2, not 4: only train.schedule = 'constant' can be prolonged"),
+    ]:
+        with pytest.raises(ValueError, match=pattern) as caught:
+            run(tmp_path, *dict.fromkeys(["train.steps=2", change]))
+        assert "\n" not in str(caught.value) and "config.toml" in str(caught.value)
+    assert checkpoint_bytes(tmp_path) == before
+    run(tmp_path, "train.steps=2", "train.log_every=5", "train.checkpoint_every=1", "train.keep_checkpoints=9")
+
+
+def test_a_constant_schedule_can_be_prolonged(tmp_path):
+    run(tmp_path / "grown", "train.schedule=constant", "train.steps=6", "train.validate_every=0")
+    run(tmp_path / "grown", "train.schedule=constant", "train.steps=12", "train.validate_every=0")
+    run(tmp_path / "whole", "train.schedule=constant", "train.steps=12", "train.validate_every=0")
+    assert last(tmp_path / "grown") == last(tmp_path / "whole")
+    assert trace(tmp_path / "grown") == trace(tmp_path / "whole")
+
+
+def test_a_finished_run_is_left_as_it_is(alone):
+    before = checkpoint_bytes(alone), (alone / "metrics.jsonl").read_bytes()
+    assert run(alone).step == 12
+    assert (checkpoint_bytes(alone), (alone / "metrics.jsonl").read_bytes()) == before
+
+
+def test_foreign_files_and_file_times_change_nothing(alone, tmp_path):
+    run(tmp_path, train_batch=stopping_at(15))
+    (tmp_path / "checkpoints" / "step-9-copy").mkdir()
+    (tmp_path / "checkpoints" / "step-99.txt").write_text("mine")
+    (tmp_path / "notes.md").write_text("mine")
+    for age, folder in enumerate(sorted((tmp_path / "checkpoints").glob("step-*"))):
+        os.utime(folder, (age, age))
+    run(tmp_path)
+    assert last(tmp_path) == last(alone)
+
+
+def test_accumulation_equals_one_larger_batch(tmp_path):
+    """Mean of the means of equal micro-batches is the mean of all: the same training, up to rounding."""
+
+    def all_four(index: int) -> Batch:
+        halves = clips(2 * index), clips(2 * index + 1)
+        return Batch(
+            states_BFA=torch.cat([h.states_BFA for h in halves]), tokens_BTHW=torch.cat([h.tokens_BTHW for h in halves])
+        )
+
+    still = ["model.dropout=0.0", "train.steps=3", "train.validate_every=0"]
+    run(tmp_path / "two", *still)
+    run(tmp_path / "one", *still, "train.accumulate=1", train_batch=all_four)
+    losses = [[line["loss"] for line in trace(tmp_path / name)] for name in ("two", "one")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_validation_without_clips_and_settings_that_could_do_nothing(tmp_path):
+    with pytest.raises(ValueError, match=r"no validation clips: set data\.val"):
+        run(tmp_path / "a", validation_batches=None)
+    with pytest.raises(ValueError, match="train.sample_every is set"):
+        run(tmp_path / "b", "train.sample_every=2")
+    with pytest.raises(ValueError, match="validation has no clips"):
+        run(tmp_path / "c", validation_batches=lambda: iter(()))
+
+
+def test_validation_is_the_mean_over_clips_not_over_batches(tmp_path):
+    model = build()
+    run(tmp_path, "train.steps=4", "train.ema=0.0", model=model)
+    generator = torch.Generator()
+    model.eval()
+    scores = [model.validate(batch, generator=generator)["ce_teacher"] for batch in validation_batches()]
+    mean = torch.cat(scores).mean().item()
+    assert [line["val/ce_teacher"] for line in trace(tmp_path) if "val/ce_teacher" in line] == [pytest.approx(mean, rel=1e-6)]
+
+
+def test_validation_sees_the_averaged_weights(tmp_path):
+    model = build()
+    run(tmp_path, "train.schedule=constant", "train.validate_every=12", model=model)
+    logged = next(line["val/ce_teacher"] for line in trace(tmp_path) if "val/ce_teacher" in line)
+
+    def mean(model) -> float:
+        with torch.no_grad():
+            return torch.cat(
+                [model.eval().validate(b, generator=torch.Generator())["ce_teacher"] for b in validation_batches()]
+            ).mean().item()
+
+    averaged = build()
+    checkpoint.load_weights(tmp_path, averaged)
+    assert mean(averaged) == pytest.approx(logged, rel=1e-6)
+    assert abs(mean(model) - logged) > 1e-3

@@ -1,0 +1,86 @@
+"""A complete training of a tiny ST-Transformer on made-up clips, for the tests and, as a script, for their kills.
+
+    python tests/training/tiny_training.py OUT [key=value ...]
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hwm.config import RunConfig, STConfig, TrainConfig, override
+from hwm.contracts import Batch
+from hwm.models.st_transformer import STTransformer
+from hwm.training.loop import FitResult, fit
+
+MODEL = STConfig(
+    vocab_size=32, grid=(2, 2), num_layers=1, num_heads=2, width=16, mlp_ratio=2, state_hidden=16, num_states=34
+)
+CONFIG = RunConfig(
+    model=MODEL,
+    train=TrainConfig(
+        steps=12, batch_size=2, accumulate=2, lr=1e-2, warmup_steps=3, ema=0.9, log_every=1, checkpoint_every=3,
+        validate_every=4, threads=1, device="cpu",
+    ),
+)  # fmt: skip
+
+
+def clips(name: int, count: int = 2) -> Batch:
+    """Clips that are a pure function of their number; each grid continues the one before, so there is something to learn."""
+    generator = torch.Generator().manual_seed(name)
+    first = torch.randint(32, (count, 1, 2, 2), generator=generator)
+    states = torch.randn(count, 34, 25, generator=generator)
+    return Batch(states_BFA=states, tokens_BTHW=(first + torch.arange(6)[:, None, None]) % 32)
+
+
+def build(config: RunConfig = CONFIG) -> STTransformer:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        assert isinstance(config.model, STConfig)
+        return STTransformer(config.model)
+
+
+def validation_batches() -> Iterator[Batch]:
+    yield clips(1_000_000, count=3)
+    yield clips(1_000_001, count=1)
+
+
+def run(out: Path, *changes: str, **options: Any) -> FitResult:
+    """Train with dotted changes of CONFIG; options replace those of `fit`."""
+    config = override(CONFIG, list(changes))
+    options = {"train_batch": clips, "validation_batches": validation_batches, "log": lambda line: None} | options
+    return fit(options.pop("model", None) or build(config), config, out, **options)
+
+
+def stopping_at(micro_step: int, number: int = signal.SIGTERM) -> Any:
+    """`clips` that sends this process a signal when it is asked for that micro-step."""
+
+    def train_batch(index: int) -> Batch:
+        if index == micro_step:
+            os.kill(os.getpid(), number)
+        return clips(index)
+
+    return train_batch
+
+
+def checkpoint_bytes(out: Path) -> dict[str, bytes]:
+    """Every byte under checkpoints, by path."""
+    folder = out / "checkpoints"
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+if __name__ == "__main__":
+
+    def slow_clips(index: int) -> Batch:
+        time.sleep(0.005)
+        return clips(index)
+
+    result = run(Path(sys.argv[1]), *sys.argv[2:], train_batch=slow_clips, log=lambda line: print(line, flush=True))
+    sys.exit(128 + result.signal if result.signal else 0)
