@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -74,6 +75,7 @@ def evaluate_compression(
     }
     run = ClipScores(model, tokenizer, sampling=sampling, decode=decode, top_k=min(top_k, tokenizer.vocab_size), device=device)
     generator = torch.Generator(device=device).manual_seed(seed)
+    bins = np.arange(len(chosen)) * num_examples // len(chosen)
     for start in range(0, len(chosen), batch_size):
         part = slice(start, start + batch_size)
         run.score(
@@ -83,7 +85,7 @@ def evaluate_compression(
             unigram_counts=unigram_counts,
             original_BFHWC=None if video is None else video(chosen[part]),
             clip_numbers=chosen[part],
-            bins=np.arange(start, min(start + batch_size, len(chosen))) * num_examples // len(chosen),
+            bins=bins[part] if num_examples else None,
         )
         if progress is not None:
             progress(min(start + batch_size, len(chosen)), len(chosen))
@@ -96,6 +98,7 @@ def evaluate_compression(
         "decode": decode,
         "top_k": run.top_k,
         "vocab_size": tokenizer.vocab_size,
+        "uniform_cross_entropy": math.log(tokenizer.vocab_size),
         "tokenizer": tokenizer.name,
         "tokenizer_fingerprint": tokenizer.fingerprint(),
         "context_grids": model.context_grids,

@@ -71,8 +71,9 @@ class ClipScores:
         unigram_counts: Tensor | None,
         original_BFHWC: Tensor | None,
         clip_numbers: np.ndarray,
-        bins: np.ndarray,
+        bins: np.ndarray | None,
     ) -> None:
+        """Score one batch.  bins: for each clip the number of the example it may become; None keeps none."""
         context, future = tokens_BTHW.tensor_split([self.model.context_grids], 1)
         predictions: dict[str, Prediction] = {}
         for name, states_BFA in states.items():
@@ -99,7 +100,8 @@ class ClipScores:
                 rows[name] = PIXEL_BASELINES[name](seen, context, self.tokenizer, future.shape[1])
             for name, frames in {**rows, CEILING: truth}.items():
                 self._score_frames(ORIGINAL, name, frames, recorded)
-        self._keep_examples(clip_numbers, bins, past, truth, rows[self.headline], recorded)
+        if bins is not None:
+            self._keep_examples(clip_numbers, bins, past, truth, rows[self.headline], recorded)
 
     def _predict(
         self, context: Tensor, future: Tensor, states_BFA: Tensor, generator: torch.Generator, wide: bool | None

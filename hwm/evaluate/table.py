@@ -1,0 +1,97 @@
+"""Results in words and in plain text for the terminal."""
+
+from __future__ import annotations
+
+from hwm.evaluate.intervals import Interval
+from hwm.evaluate.results import (
+    AUTOREGRESSIVE,
+    PERMUTED,
+    RECONSTRUCTION,
+    CompressionResult,
+    Difference,
+)
+
+
+def verdict(result: CompressionResult) -> list[str]:
+    """What the numbers say about the headline row, in three plain sentences: outcome, use of the states, evidence."""
+    settings, horizon = result.settings, result.settings["future_frames"]
+    row = result.pixel_row(result.headline)
+    gain, states = (
+        result.difference(result.headline, other, metric="psnr", span="scored frame", reference=RECONSTRUCTION).difference
+        for other in ("copy last frame", PERMUTED)
+    )
+    start = f"{horizon} frames ahead the prediction"
+    if gain.low is None:
+        outcome = f"{start} differs by {gain.mean:+.2f} dB from repeating the last frame; one segment gives no interval."
+    elif not gain.excludes_zero():
+        outcome = f"{start} is not shown to differ from repeating the last frame: {_size(gain)}."
+    else:
+        outcome = f"{start} {'beats' if gain.mean > 0 else 'loses to'} repeating the last frame by {_size(gain)}."
+    if states.excludes_zero() and states.mean > 0:
+        use = f"Given another clip's states it scores lower by {_size(states)}: it uses the states."
+    elif states.excludes_zero():
+        use = f"Given another clip's states it scores higher by {_size(states)}: the states mislead it."
+    else:
+        use = f"Given another clip's states it scores lower by {_size(states)}: use of the states is not shown."
+    segments = "" if settings["num_segments"] is None else f" from {settings['num_segments']} segments"
+    evidence = (
+        f"It reaches {row.psnr_scored.mean:.2f} dB against the tokenizer's reconstruction of the truth, "
+        f"over {settings['num_clips']} clips{segments}."
+    )
+    return [outcome, use, evidence]
+
+
+def _size(value: Interval) -> str:
+    """The size of a difference; one that excludes zero is given without its sign: "1.23 dB (95 % interval 0.90 to 1.60)"."""
+    if value.low is None or value.high is None:
+        return f"{value.mean:+.2f} dB (no interval)"
+    if not value.excludes_zero():
+        return f"{value.mean:+.2f} dB (95 % interval {value.low:+.2f} to {value.high:+.2f})"
+    low, high = sorted((abs(value.low), abs(value.high)))
+    return f"{abs(value.mean):.2f} dB (95 % interval {low:.2f} to {high:.2f})"
+
+
+def text_table(result: CompressionResult) -> str:
+    """The scores as text of at most about 100 columns: pictures against both references, tokens, differences."""
+    horizon = result.settings["future_frames"]
+    blocks = []
+    for reference in result.settings["references"]:
+        pictures = [
+            (
+                row.name + (" *" if row.name == result.headline else ""),
+                _number(row.psnr_scored, 2),
+                _number(row.psnr_mean, 2),
+                _number(row.ssim_scored, 3),
+            )
+            for row in sorted(result.pixels, key=lambda row: -row.psnr_scored.mean)
+            if row.reference == reference
+        ]
+        head = (f"against the {reference}", f"PSNR frame {horizon}", f"PSNR frames 1-{horizon}", f"SSIM frame {horizon}")
+        blocks.append(_align([head, *pictures]))
+    rows = [(t.name, _number(t.cross_entropy, 3), _number(t.accuracy, 3)) for t in result.tokens]
+    if result.coverage is not None:
+        floor = next(row for row in result.top_k if row.policy == "floor")
+        top = f"{AUTOREGRESSIVE}, top {result.settings['top_k']} (floor)"
+        rows.append((top, _number(floor.cross_entropy, 3), f"coverage {result.coverage.mean:.4f}"))
+    blocks.append(_align([("tokens", "cross-entropy, nats", "accuracy"), *rows]))
+    title = (f"{result.headline} minus (frame {horizon}, reconstruction)", "dB", "clips higher")
+    blocks.append(_align([title, *_difference_rows(result.differences)]))
+    return "\n\n".join(blocks) + "\n\n" + "\n".join(verdict(result))
+
+
+def _difference_rows(differences: list[Difference]) -> list[tuple[str, str, str]]:
+    chosen = [d for d in differences if d.reference == RECONSTRUCTION and d.span == "scored frame"]
+    return [(f"  {d.second}", _number(d.difference, 2, sign=True), f"{d.share_higher:.0%}") for d in chosen]
+
+
+def _number(value: Interval | None, digits: int, *, sign: bool = False) -> str:
+    if value is None:
+        return "-"
+    form = f"{'+' if sign else ''}.{digits}f"
+    return f"{value.mean:{form}}" + ("" if value.low is None else f" [{value.low:{form}}, {value.high:{form}}]")
+
+
+def _align(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
