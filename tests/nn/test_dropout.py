@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+from hwm.nn.dropout import dropout
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_rate_scale_and_independence(rate):
+    torch.manual_seed(0)
+    x = torch.ones(400_003)
+    y = dropout(x, rate, training=True)
+    kept = (y != 0).double()
+    assert kept.mean().item() == pytest.approx(1 - rate, abs=0.004)
+    assert y.unique().tolist() == pytest.approx([0, 1 / (1 - rate)], rel=1e-4)
+    # Elements that share one random number are independent of each other.
+    quads = kept[:400_000].view(-1, 4)
+    assert (torch.corrcoef(quads.t()) - torch.eye(4)).abs().max() < 0.015
+    assert quads.mean(0).tolist() == pytest.approx([1 - rate] * 4, abs=0.006)
+
+
+def test_gradient_follows_the_mask():
+    torch.manual_seed(1)
+    x = torch.randn(50, requires_grad=True)
+    y = dropout(x, 0.5, training=True)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(gradient * x, y)
+
+
+def test_nothing_happens_outside_training_or_at_rate_zero():
+    x = torch.randn(5)
+    assert dropout(x, 0.5, training=False) is x and dropout(x, 0.0, training=True) is x

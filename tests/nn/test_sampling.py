@@ -1,0 +1,94 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwm.contracts import Sampling
+from hwm.nn.sampling import draw, greedy, top_k
+
+SIZES = [1, 3, 97, 160, 500, 1000, 1024, 64000]
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_greedy_is_argmax_and_takes_the_first_of_equals(size):
+    x = torch.randn(5, size, generator=gen())
+    assert torch.equal(greedy(x), x.argmax(1))
+    tied = torch.zeros(2, size)
+    tied[1, size // 2 :] = 1
+    assert greedy(tied).tolist() == [0, size // 2]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("k", [1, 5, 40])
+def test_top_k_is_the_sorted_head(size, k):
+    x = torch.randn(4, size, generator=gen(1))
+    k = min(k, size)
+    values, index = top_k(x, k)
+    expected = x.sort(1, descending=True)
+    assert torch.equal(values, expected.values[:, :k]) and torch.equal(index, expected.indices[:, :k])
+
+
+def frequencies(logits, sampling, num=200_000):
+    drawn = draw(logits[None], sampling, generator=gen(3), num=num)[0]
+    return torch.bincount(drawn, minlength=len(logits)).double() / num
+
+
+PROBABILITY = torch.tensor([0.4, 0.05, 0.3, 0.15, 0.1], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        (Sampling(temperature=1), PROBABILITY),
+        (Sampling(temperature=0.5), PROBABILITY**2 / (PROBABILITY**2).sum()),
+        (Sampling(temperature=1, top_k=2), torch.tensor([4 / 7, 0, 3 / 7, 0, 0])),
+        # 0.4 + 0.3 fall short of 0.75; with 0.15 it is reached.
+        (Sampling(temperature=1, top_p=0.75), torch.tensor([0.4, 0, 0.3, 0.15, 0]) / 0.85),
+        # Among the three kept by top-k the first has 0.4 / 0.85 = 0.47 of the mass.
+        (Sampling(temperature=1, top_k=3, top_p=0.46), torch.tensor([1.0, 0, 0, 0, 0])),
+        (Sampling(temperature=1, top_p=1e-9), torch.tensor([1.0, 0, 0, 0, 0])),
+        (Sampling(temperature=1, top_k=99), PROBABILITY),
+    ],
+)
+def test_draws_follow_the_filtered_distribution(sampling, expected):
+    got = frequencies(PROBABILITY.log(), sampling)
+    assert (got - expected).abs().max() < 0.005
+    assert (got[expected == 0] == 0).all()
+
+
+def test_two_level_draws_follow_the_distribution():
+    logits = torch.randn(640, generator=gen(5)) * 2
+    got = frequencies(logits, Sampling(temperature=1), num=400_000)
+    p = logits.double().softmax(0)
+    # The worst of 640 independent frequencies lies within 5 standard deviations.
+    assert ((got - p).abs() <= 5 * (p / 400_000).sqrt() + 1e-5).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([7, 250, 1024]), st.floats(0.1, 3), st.floats(0.05, 1))
+def test_impossible_tokens_are_never_drawn(seed, size, temperature, top_p):
+    g = gen(seed)
+    logits = torch.randn(3, size, generator=g)
+    impossible = torch.rand(3, size, generator=g) < 0.7
+    impossible[:, 0] = False
+    logits[impossible] = -torch.inf
+    drawn = draw(logits, Sampling(temperature=temperature, top_p=top_p), generator=g, num=50)
+    assert not impossible.gather(1, drawn).any()
+
+
+def test_draws_repeat_from_the_generator_and_differ_along_it():
+    logits = torch.zeros(10, 64)
+    g = gen(1)
+    first, second = (draw(logits, Sampling(temperature=1), generator=g) for _ in range(2))
+    assert torch.equal(first, draw(logits, Sampling(temperature=1), generator=gen(1)))
+    assert not torch.equal(first, second)
+
+
+def test_greedy_draws_take_nothing_from_the_generator():
+    g = gen(1)
+    draw(torch.zeros(2, 8), Sampling(), generator=g, num=3)
+    assert torch.equal(g.get_state(), gen(1).get_state())

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hwm.clock import COSMOS
+from hwm.nn.states import StateEncoder, state_pooling
+from hwm.robot import EVE, normalisation
+
+
+def test_frames_pooling_takes_the_frames_of_each_grid():
+    weights = state_pooling(COSMOS, 6, num_states=64)
+    groups = [(0, 1), (1, 9), (9, 17), (17, 18), (18, 26), (26, 34)]
+    expected = np.zeros((6, 64), np.float32)
+    for grid, (first, end) in enumerate(groups):
+        expected[grid, first:end] = 1 / (end - first)
+    np.testing.assert_array_equal(weights, expected)
+
+
+@pytest.mark.parametrize("offset", [-2, 1, 5])
+def test_offset_shifts_the_rows(offset):
+    plain, shifted = (state_pooling(COSMOS, 6, num_states=64, offset=o) for o in (0, offset))
+    for grid in range(1, 6):
+        rows, moved = np.flatnonzero(plain[grid]), np.flatnonzero(shifted[grid])
+        np.testing.assert_array_equal(moved, [r + offset for r in rows if r + offset >= 0])
+
+
+@pytest.mark.parametrize("num_states", [6, 34, 64])
+def test_adaptive_pooling_is_adaptive_average_pooling(num_states):
+    x = torch.randn(2, 3, num_states)
+    weights = torch.from_numpy(state_pooling(COSMOS, 6, num_states=num_states, pooling="adaptive"))
+    torch.testing.assert_close(x @ weights.t(), F.adaptive_avg_pool1d(x, 6))
+
+
+def test_rows_sum_to_one_or_are_empty():
+    weights = state_pooling(COSMOS, 6, num_states=20)
+    np.testing.assert_allclose(weights.sum(1), [1, 1, 1, 1, 1, 0], rtol=1e-6)
+
+
+def encoder(num_states=34, width=8):
+    torch.manual_seed(0)
+    module = StateEncoder(state_pooling(COSMOS, 6, num_states=num_states), state_dim=25, hidden=12, width=width)
+    torch.nn.init.normal_(module.positions)
+    return module
+
+
+def test_equals_the_written_out_form():
+    module, states = encoder(), torch.randn(2, 40, 25)
+    module.set_statistics(normalisation(np.array(EVE.mean), np.array(EVE.std)))
+    shift, scale = normalisation(np.array(EVE.mean), np.array(EVE.std))
+    x = (states[:, :34] - torch.tensor(shift)) * torch.tensor(scale)
+    first, second = module.mlp[0], module.mlp[2]
+    x = F.linear(F.gelu(F.linear(x, first.weight, first.bias)), second.weight, second.bias)
+    padded = F.pad(x, (0, 0, 1, 1))
+    rows = sum(padded[:, i : i + 34] @ module.conv.weight[:, :, i].t() for i in range(3)) + module.conv.bias
+    rows = rows + module.positions
+    expected = torch.stack([rows[:, a:b].mean(1) for a, b in (COSMOS.span(g) for g in range(6))], 1)
+    torch.testing.assert_close(module(states), expected)
+
+
+def test_look_ahead_rows_reach_the_last_grid_through_the_convolution_only():
+    module, states = encoder(num_states=64), torch.randn(1, 64, 25)
+    base = module(states)
+    for row, reaches in ((34, True), (35, False), (63, False)):
+        changed = states.clone()
+        changed[:, row] += 1
+        assert ((module(changed) != base).any(2)[0].nonzero().flatten().tolist() == [5]) == reaches
+
+
+def test_wrong_shapes_are_refused():
+    module = encoder()
+    with pytest.raises(ValueError, match="34 state rows of width 25"):
+        module(torch.zeros(1, 33, 25))
+    with pytest.raises(ValueError, match="34 state rows of width 25"):
+        module(torch.zeros(1, 34, 24))
+    with pytest.raises(ValueError, match=r"shape \(2, 25\)"):
+        module.set_statistics(torch.zeros(25))

@@ -1,0 +1,107 @@
+import pytest
+import torch
+
+from hwm.contracts import Sampling
+from hwm.nn import vocabulary as module
+from hwm.nn.vocabulary import TiedVocabulary
+
+FACTORS = (4, 3, 5)
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def build(factors=(), vocab_size=60, width=6):
+    vocabulary = TiedVocabulary(vocab_size, width, factors=factors).double()
+    torch.nn.init.normal_(vocabulary.weight, generator=gen())
+    hidden = torch.randn(33, width, generator=gen(1), dtype=torch.float64)
+    ids = torch.randint(vocab_size, (33,), generator=gen(2))
+    return vocabulary, hidden, ids
+
+
+def test_digits_are_mixed_radix_lowest_first():
+    vocabulary, _, _ = build(FACTORS)
+    ids = torch.arange(60)
+    digits = vocabulary.digits(ids)
+    assert torch.equal((digits * torch.tensor([1, 4, 12])).sum(1), ids)
+    assert (digits < torch.tensor(FACTORS)).all() and digits[1].tolist() == [1, 0, 0]
+
+
+def test_factorised_embedding_sums_one_row_a_digit():
+    vocabulary, _, ids = build(FACTORS)
+    tables = vocabulary.weight.split(FACTORS)
+    expected = sum(table[vocabulary.digits(ids)[:, i]] for i, table in enumerate(tables))
+    torch.testing.assert_close(vocabulary.embed(ids), expected)
+    assert vocabulary.embed(ids.view(3, 11)).shape == (3, 11, 6)
+
+
+def test_factorised_probability_is_the_product_over_digits():
+    vocabulary, hidden, _ = build(FACTORS)
+    parts = [p.softmax(1) for p in (hidden @ vocabulary.weight.t()).split(FACTORS, 1)]
+    digits = vocabulary.digits(torch.arange(60))
+    expected = torch.stack([part[:, digits[:, i]] for i, part in enumerate(parts)]).prod(0)
+    torch.testing.assert_close(vocabulary.log_probabilities(hidden).exp(), expected)
+
+
+@pytest.mark.parametrize("factors", [(), FACTORS])
+def test_loss_and_most_likely_agree_with_the_joint_distribution(factors):
+    vocabulary, hidden, ids = build(factors)
+    log_p = vocabulary.log_probabilities(hidden)
+    loss, accuracy = vocabulary.loss(hidden, ids)
+    torch.testing.assert_close(loss, -log_p.gather(1, ids[:, None]).mean())
+    torch.testing.assert_close(vocabulary.most_likely(hidden), log_p.argmax(1))
+    assert accuracy.item() == pytest.approx((log_p.argmax(1) == ids).double().mean().item())
+
+
+@pytest.mark.parametrize("factors", [(), FACTORS])
+def test_reading_chunk_by_chunk_equals_the_closed_forms(factors, monkeypatch):
+    # 7 rows of logits at a time instead of all 33.
+    monkeypatch.setattr(module, "chunk_rows", lambda weight: 7)
+    vocabulary, hidden, ids = build(factors)
+    codes = torch.randn(60, 2, generator=gen(4))
+    reading = vocabulary.read(
+        hidden, sampling=Sampling(), generator=gen(), num_draws=2, targets_N=ids, num_top=5, codes_VC=codes
+    )
+    log_p = (
+        torch.log_softmax(hidden @ vocabulary.weight.t(), 1) if not factors else vocabulary.log_probabilities(hidden)
+    )
+    expected = log_p.topk(5)
+    torch.testing.assert_close(reading.nll_N, -log_p.gather(1, ids[:, None])[:, 0])
+    torch.testing.assert_close(reading.entropy_N, -(log_p.exp() * log_p).sum(1))
+    torch.testing.assert_close(reading.codes_NC, log_p.exp() @ codes.double())
+    torch.testing.assert_close(reading.top_values_NK, expected.values)
+    assert torch.equal(reading.top_indices_NK, expected.indices)
+    assert torch.equal(reading.drawn_NK, log_p.argmax(1)[:, None].expand(-1, 2))
+
+
+def test_flat_and_factorised_agree_where_the_distribution_factorises():
+    """A flat table whose rows are the sums of the digits' rows is the same model."""
+    factorised, hidden, ids = build(FACTORS)
+    flat = TiedVocabulary(60, 6).double()
+    with torch.no_grad():
+        flat.weight.copy_(factorised.embed(torch.arange(60)))
+    torch.testing.assert_close(flat.embed(ids), factorised.embed(ids))
+    torch.testing.assert_close(flat.loss(hidden, ids)[0], factorised.loss(hidden, ids)[0])
+    torch.testing.assert_close(flat.log_probabilities(hidden), factorised.log_probabilities(hidden))
+    for sampling in (Sampling(), Sampling(temperature=0.7), Sampling(temperature=1, top_k=9, top_p=0.8)):
+        drawn = [v.read(hidden, sampling=sampling, generator=gen(), num_draws=4).drawn_NK for v in (flat, factorised)]
+        assert torch.equal(*drawn)
+
+
+def test_only_what_was_asked_for_is_filled():
+    vocabulary, hidden, ids = build()
+    reading = vocabulary.read(hidden, sampling=Sampling(), generator=gen())
+    assert [name for name, value in vars(reading).items() if value is not None] == ["drawn_NK"]
+    reading = vocabulary.read(hidden, sampling=Sampling(), generator=gen(), targets_N=ids)
+    assert [name for name, value in vars(reading).items() if value is not None] == ["drawn_NK", "nll_N", "entropy_N"]
+
+
+@pytest.mark.slow
+def test_the_magvit_vocabulary_of_262144_is_read_within_bounds():
+    vocabulary = TiedVocabulary(512 * 512, 16, factors=(512, 512))
+    torch.nn.init.normal_(vocabulary.weight, generator=gen())
+    hidden = torch.randn(64, 16, generator=gen(1))
+    reading = vocabulary.read(hidden, sampling=Sampling(), generator=gen(), num_top=500)
+    torch.testing.assert_close(reading.top_indices_NK[:, 0], vocabulary.most_likely(hidden))
+    assert (reading.top_values_NK.diff(dim=1) <= 0).all()
