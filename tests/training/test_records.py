@@ -1,5 +1,6 @@
 """The metrics file, the progress lines, and seeds."""
 
+import importlib.util
 import json
 
 import pytest
@@ -76,3 +77,18 @@ def test_text_is_replaced_whole(tmp_path):
     assert (tmp_path / "a").read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["a"]
     with pytest.raises(ValueError, match=r"absent/b: cannot write: No such file.* GB free"):
         write_text(tmp_path / "absent" / "b", "x")
+
+
+def test_tensorboard_events_follow_the_metrics(tmp_path):
+    if importlib.util.find_spec("tensorboard") is None:
+        with pytest.raises(ValueError, match=r"pip install 'humanoid-world-models\[tensorboard\]'"):
+            MetricsLog(tmp_path / "metrics.jsonl", step=0, validated=0, tensorboard=tmp_path / "tensorboard")
+        return
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with MetricsLog(tmp_path / "metrics.jsonl", step=0, validated=0, tensorboard=tmp_path / "tensorboard") as log:
+        for step in (1, 2):
+            log.write({"step": step, "loss": 1.0 / step, "val/ce": None})
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 1.0), (2, 0.5)]
+    assert events.Tags()["scalars"] == ["loss"]
