@@ -86,6 +86,8 @@ class CopyLastGrid(nn.Module):
     num_states: state rows it accepts; it does not use them.
     """
 
+    validation_key = "ce_auto"
+
     def __init__(
         self, *, vocab_size: int = 64000, context_grids: int = 3, future_grids: int = 3, num_states: int = 34
     ) -> None:

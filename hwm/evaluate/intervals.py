@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
 
@@ -55,7 +56,7 @@ def intervals(
         means = sums.sum(0) / totals.sum(0)
         if num_groups < 2:
             return [Interval(float(m), None, None) for m in means]
-        draws = np.random.default_rng(seed).multinomial(num_groups, [1 / num_groups] * num_groups, NUM_RESAMPLES)
+        draws = _resamples(num_groups, seed)
         resampled = (draws @ sums) / (draws @ totals)
     tail = (1 - level) / 2
     low, high = np.nanquantile(resampled, [tail, 1 - tail], axis=0) if not np.isnan(means).all() else (means, means)
@@ -71,6 +72,12 @@ def paired_difference(first: Any, second: Any, *, groups: Any = None, seed: int 
     first, second: (N,).  groups: (N,).
     """
     return interval(np.asarray(first, np.float64) - np.asarray(second, np.float64), groups=groups, seed=seed)
+
+
+@lru_cache(maxsize=4)
+def _resamples(num_groups: int, seed: int) -> np.ndarray:
+    """How often each group occurs in each resample, (R, G); the same for all scores of an evaluation."""
+    return np.random.default_rng(seed).multinomial(num_groups, [1 / num_groups] * num_groups, NUM_RESAMPLES).astype(float)
 
 
 def _column(weights: Any) -> np.ndarray:

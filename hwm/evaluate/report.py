@@ -180,7 +180,7 @@ def _pixel_table(record: Json, reference: str) -> str:
         ORIGINAL: "Against the recorded video",
     }
     head = ["row", f"PSNR, frame {horizon}", f"PSNR, frames 1–{horizon}", f"SSIM, frame {horizon}", f"SSIM, frames 1–{horizon}",
-            f"pooled PSNR, frame {horizon}"]  # fmt: skip
+            "pooled PSNR"]  # fmt: skip
     rows = sorted(
         (row for row in record["pixels"] if row["reference"] == reference), key=lambda row: -row["psnr_scored"]["mean"]
     )

@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 import torch
 
+from hwm.config import FSQConfig, STConfig
 from hwm.contracts import Batch, Sampling
 from hwm.evaluate.baselines import CopyLastGrid, unigram_counts
 from hwm.evaluate.metrics import PSNR_CAP, psnr, ssim
 from hwm.evaluate.protocols import _from_another_segment, _spread, evaluate_compression
 from hwm.evaluate.results import AUTOREGRESSIVE, CEILING, ORIGINAL, PERMUTED, RECONSTRUCTION, TEACHER_FORCED, ZEROED
+from hwm.models.st_transformer import STTransformer
+from hwm.tokenizers.fsq import FSQTokenizer
 
 TOKENS, CODE = "model, most likely tokens", "model, expected code"
 
@@ -104,6 +107,72 @@ def test_copying_as_a_model_equals_copying_as_a_baseline(world):
     assert (gap.difference.mean, gap.difference.low, gap.difference.high) == (0, 0, 0)
     assert result.pixel_row(PERMUTED).psnr_mean == result.pixel_row(TOKENS).psnr_mean
     assert result.settings["references"] == [RECONSTRUCTION]
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """A network and a tokenizer with random weights, and clips tokenised by it."""
+    torch.manual_seed(0)
+    tokenizer = FSQTokenizer(FSQConfig(levels=(3, 3, 2), channels=8, depth=1)).eval()
+    config = STConfig(vocab_size=18, grid=(2, 2), num_layers=1, num_heads=2, width=16, state_hidden=8, num_states=34)
+    model = STTransformer(config)
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.3)
+    video = torch.randint(0, 256, (6, 34, 16, 16, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        tokens = torch.cat([tokenizer.encode(video[:, :17]), tokenizer.encode(video[:, 17:])], 1)
+    return model, tokenizer, tokens, torch.randn(6, 64, 25), video
+
+
+class Held:
+    def __init__(self, tokens, states):
+        self.tokens, self.states = tokens, states
+
+    def __len__(self):
+        return len(self.tokens)
+
+    def batch(self, indices):
+        return Batch(states_BFA=self.states[indices], tokens_BTHW=self.tokens[indices])
+
+
+def test_the_real_network_and_tokenizer_equal_a_direct_computation(networks):
+    model, tokenizer, tokens, states, video = networks
+    result = evaluate_compression(
+        model, tokenizer, Held(tokens, states), video=lambda i: video[i], top_k=7, num_clips=0, batch_size=4
+    )
+    context, future = tokens.split(3, 1)
+    found = model.predict(
+        context,
+        states[:, :34],
+        generator=torch.Generator(),
+        targets_BTHW=future,
+        codes_VC=tokenizer.codes_VC,
+        top_k_logits=18,
+    )
+    frames, truth = tokenizer.decode_codes(found.codes_BTHWC), tokenizer.decode(future)
+    row = result.pixel_row(CODE)
+    assert row.psnr_scored.mean == pytest.approx(psnr(frames[:, -1], truth[:, -1]).mean().item(), abs=1e-3)
+    assert result.pixel_row(CODE, ORIGINAL).ssim_mean.mean == pytest.approx(
+        ssim(frames, video[:, 17:]).mean().item(), abs=1e-4
+    )
+    assert result.pixel_row(CEILING, ORIGINAL).psnr_mean.mean == pytest.approx(psnr(truth, video[:, 17:]).mean().item())
+    assert token_row(result, AUTOREGRESSIVE).cross_entropy.mean == pytest.approx(found.nll_BTHW.mean().item(), rel=1e-5)
+    accuracy = (found.top_indices_BTHWK[..., 0] == future).double().mean().item()
+    assert token_row(result, AUTOREGRESSIVE).accuracy.mean == pytest.approx(accuracy)
+    inside = (found.top_indices_BTHWK[..., :7] == future[..., None]).any(-1).double().mean().item()
+    assert result.coverage.mean == pytest.approx(inside)
+    assert all(row.cross_entropy is not None for row in result.top_k)  # the network gives log-probabilities
+
+
+def test_the_networks_agree_with_their_own_validation(networks):
+    model, tokenizer, tokens, states, _ = networks
+    result = evaluate_compression(model, tokenizer, Held(tokens, states), num_clips=0)
+    scores = model.validate(
+        Batch(states_BFA=states[:, :34], tokens_BTHW=tokens), generator=torch.Generator().manual_seed(0)
+    )
+    for name, key in ((TEACHER_FORCED, "teacher"), (AUTOREGRESSIVE, "auto")):
+        assert token_row(result, name).cross_entropy.mean == pytest.approx(scores[f"ce_{key}"].mean().item(), rel=1e-5)
+        assert token_row(result, name).accuracy.mean == pytest.approx(scores[f"accuracy_{key}"].mean().item())
 
 
 def test_everything_but_time_repeats(world):

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from hwm.clock import COSMOS
+from hwm.config import STConfig
 from hwm.contracts import Prediction, Sampling
+from hwm.models.st_transformer import STTransformer
 from hwm.predict.rollout import predict_blocks, rollout, state_window
 
 
@@ -118,3 +120,23 @@ def test_state_window_repeats_the_last_row():
 def test_what_does_not_fit_is_refused(model, grids, rows, num_blocks, message):
     with pytest.raises(ValueError, match=message):
         run(model, torch.zeros(2, grids, 1, 1).long(), states(rows), num_blocks)
+
+
+def test_the_real_network_rolls_on_its_own_predictions():
+    torch.manual_seed(0)
+    config = STConfig(vocab_size=20, grid=(2, 3), num_layers=1, num_heads=2, width=16, state_hidden=8, num_states=40)
+    model = STTransformer(config).eval()
+    for parameter in model.parameters():  # large enough weights that states and context decide the tokens
+        parameter.data.normal_(std=0.5)
+    context, states_BFA = torch.randint(0, 20, (3, 3, 2, 3)), torch.randn(3, 17 * 4 + 6, 25)
+    found = run(model, context, states_BFA, 3).tokens_BKTHW[:, 0]
+    for step in range(3):
+        rows = state_window(states_BFA, first_frame=17 * step, num_states=40)
+        expected = model.predict(context, rows, generator=torch.Generator()).tokens_BKTHW[:, 0]
+        assert torch.equal(found[:, 3 * step : 3 * step + 3], expected)
+        context = expected
+    later = states_BFA.clone()
+    later[:, 17 * 2 + 6 :] = 9.0  # beyond the 40 rows that the first block reads
+    again = run(model, found[:, :3] * 0, later, 3).tokens_BKTHW
+    plain = run(model, found[:, :3] * 0, states_BFA, 3).tokens_BKTHW
+    assert torch.equal(again[:, :, :3], plain[:, :, :3]) and not torch.equal(again, plain)
