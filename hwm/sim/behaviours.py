@@ -141,11 +141,13 @@ def drive_to(robot: Humanoid, x: float, y: float, yaw: float) -> Skill:
         yield Wait(robot.turn(angle, rng.uniform(0.55, 0.95)) + 0.03, "turn")
 
 
-def station(rng: np.random.Generator, surface: Surface) -> tuple[float, float, float]:
+def station(robot: Humanoid, surface: Surface) -> tuple[float, float, float]:
     """A place (x, y, yaw) to stand at in front of a surface."""
+    rng, nearer = robot.rng, robot.style.step_up
     if surface.name == "table":
-        return rng.normal(0, 0.015), rng.uniform(-0.22, 0.22), rng.normal(0, 0.05)
-    x, y = surface.to_world(-(surface.depth / 2 + rng.uniform(0.50, 0.56)), rng.uniform(-0.25, 0.25))
+        return nearer + rng.normal(0, 0.015), rng.uniform(-0.22, 0.22), rng.normal(0, 0.05)
+    distance = surface.depth / 2 + rng.uniform(0.50, 0.56) - 0.5 * nearer
+    x, y = surface.to_world(-distance, rng.uniform(-0.25, 0.25))
     return x, y, surface.yaw + rng.normal(0, 0.05)
 
 
@@ -199,6 +201,6 @@ def episode(robot: Humanoid, surface: Surface) -> Iterator[tuple[float, str]]:
             surface = room.table if stays else room.sideboard
             if skill is not wander:
                 yield robot.drive(-rng.uniform(0.2, 0.3), 0.3), "go: back off"
-            for wait in drive_to(robot, *station(rng, surface)):
+            for wait in drive_to(robot, *station(robot, surface)):
                 yield wait.seconds, f"go: {wait.phase}"
         yield (rng.uniform(0.1, 0.4) if rng.random() < 0.65 else rng.uniform(0.4, 1.2)), "pause"

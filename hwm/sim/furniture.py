@@ -52,7 +52,7 @@ def table(rng: np.random.Generator, assets: Assets, *, width: float, length: flo
     style, leg = pick(rng, ("square", "round", "panel")), rng.uniform(0.022, 0.035)
     if style == "panel":
         for side in (-1, 1):
-            place = (0, side * (length / 2 - 0.08), half_leg)
+            place = (0.0, side * (length / 2 - 0.08), half_leg)
             xml += assets.box((width / 2 - 0.05, BOARD, half_leg), leg_material, place, bevel=0.003)
         return xml
     for along_x in (-1, 1):

@@ -18,6 +18,8 @@ HZ = 30
 SUBSTEPS = round(1 / HZ / TIMESTEP)
 STANDING = np.array([0, 0, -0.42, 0.88, 0, -0.44])
 """Angles of the leg column, its six joints in order."""
+AT_WORK = np.array([0, 0, -0.27, 0.27, 0, -0.13])
+"""Added by an operator who works with the arms alone: knees bent and torso forward, so that the arms reach far."""
 STANDING_SPREAD = np.array([0.02, 0.01, 0.04, 0.05, 0.005, 0.03])
 ARM_RESTING = {
     "left": np.array([-0.35, 0.18, -0.25, -1.35, -0.1, 0, 0]),
@@ -46,9 +48,19 @@ class Style:
     full_body: bool
 
     @property
+    def posture(self) -> np.ndarray:
+        """Angles of the leg column when nothing else is wanted."""
+        return STANDING if self.full_body else STANDING + AT_WORK
+
+    @property
+    def step_up(self) -> float:
+        """Metres by which the robot stands nearer to its work."""
+        return 0.0 if self.full_body else 0.10
+
+    @property
     def lean_beyond(self) -> float:
         """Distance in metres that an arm must miss by before the torso helps."""
-        return 0.02 if self.full_body else 0.045
+        return 0.02 if self.full_body else 0.06
 
     @property
     def posture_spread(self) -> float:
@@ -77,18 +89,21 @@ class Humanoid:
         dofs = np.array([model.joint(name).dofadr[0] for name in JOINTS])
         self.limits = np.array([model.joint(name).range for name in JOINTS])
         self._servos = np.array([model.actuator(name).id for name in JOINTS])
-        names = {side: [f"{side}_{finger}" for finger in FINGERS] for side in SIDES}
-        self._fingers = {s: np.array([model.joint(n).qposadr[0] for n in names[s]]) for s in SIDES}
-        self._finger_servos = {s: np.array([model.actuator(n).id for n in names[s]]) for s in SIDES}
+        self._fingers: dict[Side, np.ndarray] = {}
+        self._finger_servos: dict[Side, np.ndarray] = {}
+        for side in SIDES:
+            names = [f"{side}_{finger}" for finger in FINGERS]
+            self._fingers[side] = np.array([model.joint(name).qposadr[0] for name in names])
+            self._finger_servos[side] = np.array([model.actuator(name).id for name in names])
         self._base = np.array([model.joint(name).qposadr[0] for name in BASE])
         self._base_dofs = np.array([model.joint(name).dofadr[0] for name in BASE])
         self._base_servos = np.array([model.actuator(name).id for name in BASE])
         self._camera = model.camera(CAMERA).id
         self._reacher = Reacher(model, self._joints, dofs, self.limits)
         self.grip = Grip(model, self.data, scene.things)
-        self.standing = STANDING + rng.normal(0, STANDING_SPREAD)
+        self.standing = style.posture + rng.normal(0, STANDING_SPREAD)
         self.resting = {side: ARM_RESTING[side] + rng.normal(0, ARM_SPREAD) for side in SIDES}
-        neck = NECK_RESTING + rng.normal(0, 0.06)
+        neck = NECK_RESTING + (style.posture - STANDING)[[2, 3, 5]].sum() + rng.normal(0, 0.06)
         self.tracks = {
             "leg": Track(self.standing),
             "left": Track(self.resting["left"]),
@@ -97,7 +112,8 @@ class Humanoid:
             "left_hand": Track([HAND_RESTING]),
             "right_hand": Track([HAND_RESTING]),
         }
-        self._slices = {"leg": slice(0, 6), **ARM_SLICE, "neck": slice(20, 21)}
+        arms = {"left": ARM_SLICE["left"], "right": ARM_SLICE["right"]}
+        self._slices = {"leg": slice(0, 6), **arms, "neck": slice(20, 21)}
         self._tremor = Tremor(rng, TREMOR)
         self.place = np.zeros(3)
         self._travel, self._driving = Track([0.0]), True

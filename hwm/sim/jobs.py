@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,11 +105,10 @@ class Studio:
         texture_size = int(np.clip(settings.size, LEAST_TEXELS, MOST_TEXELS))
         image_size = settings.size * (2 if settings.antialias else 1)
         recording = Recording(segment, texture_size=texture_size, image_size=image_size)
-        model, options = recording.scene.model, {"size": settings.size, "antialias": settings.antialias}
-        if self._warm:
-            return recording, make_renderer(self._backend, model, **options)
-        with self._kernel_lock:
-            renderer = make_renderer(self._backend, model, **options)
+        with nullcontext() if self._warm else self._kernel_lock:
+            renderer = make_renderer(
+                self._backend, recording.scene.model, size=settings.size, antialias=settings.antialias
+            )
             renderer.render(recording.robot.data)
         self._warm = True
         return recording, renderer

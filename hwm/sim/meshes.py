@@ -79,10 +79,8 @@ def _cleaned(mesh: Mesh) -> Mesh:
 def merge(*meshes: Mesh) -> Mesh:
     """One mesh made of several."""
     offsets = np.cumsum([0] + [len(m.vertices) for m in meshes[:-1]])
-    return Mesh(
-        *(np.concatenate([m[k] for m in meshes]) for k in range(3)),
-        faces=np.concatenate([m.faces + k for m, k in zip(meshes, offsets)]),
-    )
+    vertices, normals, uv = (np.concatenate([m[k] for m in meshes]) for k in range(3))
+    return Mesh(vertices, normals, uv, np.concatenate([m.faces + k for m, k in zip(meshes, offsets)]))
 
 
 def shift(mesh: Mesh, offset: Sequence[float]) -> Mesh:

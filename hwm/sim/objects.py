@@ -12,7 +12,7 @@ import numpy as np
 from hwm.sim import textures
 from hwm.sim.meshes import BREAK, Mesh, bevel_box, lathe, merge, shift, tube_arc
 from hwm.sim.mjcf import Assets, tag, visible
-from hwm.sim.palette import FRUIT, RGB, WOODS, pick, tint
+from hwm.sim.palette import FRUIT, RGB, WOODS, muted, pick, tint
 
 AXIS = 1e-4
 """Radius that stands for zero: a lathe needs a normal at its pole."""
@@ -59,7 +59,7 @@ def _collider(kind: str, size: tuple[float, ...], mass: float, **attributes: Any
 
 
 def _colour(rng: np.random.Generator) -> RGB:
-    return tint(rng, rng.uniform(0.1, 0.95, 3), 0.1)
+    return tint(rng, muted(rng.uniform(0.1, 0.95, 3)), 0.1)
 
 
 def mug(rng: np.random.Generator) -> Shape:

@@ -49,6 +49,12 @@ def pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
     return choices[int(rng.integers(len(choices)))]
 
 
+def muted(colour: Sequence[float] | np.ndarray, amount: float = 0.35) -> np.ndarray:
+    """The colour drawn towards grey: dyes and prints of real homes are rarely pure."""
+    values = np.asarray(colour, float)
+    return values + amount * (values.mean(-1, keepdims=True) - values)
+
+
 def tint(rng: np.random.Generator, colour: Sequence[float] | np.ndarray, amount: float = 0.06) -> RGB:
     """The colour a little brighter or darker and a little shifted in hue."""
     brightness = rng.uniform(1 - amount, 1 + amount)

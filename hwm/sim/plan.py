@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -147,7 +148,7 @@ def _new_room(settings: Settings, split: Split, number: int) -> int:
 def _shards(split: Split, segments: list[Segment], minutes: float) -> list[Shard]:
     count = min(len(segments), max(FEWEST_SHARDS, round(minutes * 60 / SHARD_SECONDS)))
     edges = np.linspace(0, len(segments), count + 1).round().astype(int)
-    return [Shard(split, i, tuple(segments[a:b])) for i, (a, b) in enumerate(zip(edges[:-1], edges[1:]))]
+    return [Shard(split, i, tuple(segments[a:b])) for i, (a, b) in enumerate(pairwise(edges))]
 
 
 def _test_clips(settings: Settings) -> list[Clips]:

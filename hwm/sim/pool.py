@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, cast
 
 from hwm.sim.jobs import Job, Studio
 
@@ -51,8 +51,7 @@ class _Team:
                 pipe.send(waiting.pop(0))
                 busy.add(pipe)
             while busy:
-                for pipe in wait(list(busy)):
-                    assert isinstance(pipe, Connection)
+                for pipe in cast(list[Connection], wait(list(busy))):
                     kind, value = self._receive(pipe)
                     if kind == "frames":
                         advance(value)

@@ -50,7 +50,7 @@ class Recording:
         self.robot = Humanoid(self.scene, rng, Style(segment.full_body))
         self.skills: list[tuple[int, str]] = []
         surface = self.scene.room.surface("table" if rng.random() < TABLE_FIRST else "sideboard")
-        self.robot.put(*station(rng, surface))
+        self.robot.put(*station(self.robot, surface))
         self._episode = episode(self.robot, surface)
 
     def steps(self) -> Iterator[np.ndarray]:

@@ -292,12 +292,11 @@ def robot_actuators() -> str:
     for name in JOINTS:
         joint = name.split("_", 1)[1]
         stiffness, torque = NECK_SERVO if name == "neck_pitch" else ARM_SERVO.get(joint, LEG_SERVO)
-        limits = (-torque, torque)
-        xml += tag("position", name=name, joint=name, kp=stiffness, dampratio=1, forcerange=limits)
+        xml += tag("position", name=name, joint=name, kp=stiffness, dampratio=1, forcerange=(-torque, torque))
     for side in SIDES:
-        for finger, stiffness in zip(FINGERS, FINGER_STIFFNESS):
+        for finger, finger_stiffness in zip(FINGERS, FINGER_STIFFNESS):
             name, limits = f"{side}_{finger}", (-FINGER_TORQUE, FINGER_TORQUE)
-            xml += tag("position", name=name, joint=name, kp=stiffness, kv=FINGER_DAMPING, forcerange=limits)
+            xml += tag("position", name=name, joint=name, kp=finger_stiffness, kv=FINGER_DAMPING, forcerange=limits)
     for name, gain in zip(BASE, BASE_GAIN):
         xml += tag("velocity", name=name, joint=name, kv=gain)
     return xml

@@ -98,10 +98,10 @@ def _lights(rng: np.random.Generator, room: Room) -> str:
 
     Their number and kinds never change: the ray tracer compiles them into its kernel.
     """
-    warmth, strength = rng.uniform(-0.06, 0.10), rng.uniform(0.42, 0.62)
+    warmth, strength = rng.uniform(-0.06, 0.10), rng.uniform(0.46, 0.66)
     x, y = rng.uniform(-0.3, 1.0), rng.uniform(-0.9, 0.9) + 0.35 * room.side
     fill_x, fill_y = rng.uniform(-1.2, 0.6), -np.sign(y) * rng.uniform(0.2, 1.2)
-    fill, ambient = rng.uniform(0.16, 0.28), rng.uniform(0.30, 0.42)
+    fill, ambient = rng.uniform(0.16, 0.28), rng.uniform(0.34, 0.46)
     place = np.array([x, y, room.ceiling - 0.04])
     aim = np.array([room.table.x - room.table.depth / 2 + 0.25, 0, room.table.height]) - place
     aim[:2] *= 0.35
@@ -173,7 +173,7 @@ def _visual(image_size: int) -> str:
 def _defaults() -> str:
     """Geom classes.  Collisions: objects meet everything, the robot objects and furniture, never itself."""
     see, hide, nothing = VISIBLE_GROUP, HIDDEN_GROUP, (0, 0, 0, 0)
-    geom = {
+    geom: dict[str, dict[str, Any]] = {
         "visible": {"contype": 0, "conaffinity": 0, "group": see, "mass": 0},
         "wall": {"contype": 0, "conaffinity": 0, "group": see},
         "floor": {"contype": 4, "conaffinity": 3, "group": see, "friction": (1, 0.01, 0.001)},

@@ -120,7 +120,7 @@ def simulate(
             progress(done, total)
 
     run_jobs(todo, backend=settings.backend, workers=workers, advance=advance)
-    reports: dict[Path, list[dict]] = {folder: [] for folder in open_folders}
+    reports: dict[Path | None, list[dict]] = {folder: [] for folder in open_folders}
     for job in jobs:
         for folder in {job.root, job.truth} & open_folders:
             reports[folder] += job.read_report()

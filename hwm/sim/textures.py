@@ -7,8 +7,11 @@ Contrast is kept moderate on purpose: high-contrast patterns make every small mo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
+
+from hwm.sim.palette import muted
 
 Colour = Sequence[float] | np.ndarray
 Painter = Callable[[np.random.Generator, int], np.ndarray]
@@ -55,14 +58,14 @@ def _shade(base: Colour, brightness: np.ndarray) -> np.ndarray:
     return np.clip(np.asarray(base, float) * brightness[..., None], 0, 1)
 
 
-def wood(rng: np.random.Generator, n: int, base: Colour, *, planks: int = 0, contrast: float = 0.24) -> np.ndarray:
+def wood(rng: np.random.Generator, n: int, base: Colour, *, planks: int = 0, contrast: float = 0.20) -> np.ndarray:
     """Wood with the grain along x; `planks` boards stacked along y, 0 for one slab."""
     boards = max(planks, 1)
     y = np.linspace(0, 1, n)[:, None]
     grain, tone = np.zeros((n, n)), np.ones((n, n))
     edges = np.linspace(0, n, boards + 1).astype(int)
     joint = max(1, n // 170)
-    for top, bottom in zip(edges[:-1], edges[1:]):
+    for top, bottom in pairwise(edges):
         rows = slice(top, bottom)
         bend = fractal_noise(rng, n, 2, 1, octaves=3)
         rings_per_board = rng.uniform(1.5, 3) * (boards if boards > 1 else 5)
@@ -109,7 +112,7 @@ def tiles(rng: np.random.Generator, n: int, base: Colour, *, count: int = 4) -> 
     y, x = _plane(n)
     tone = rng.uniform(0.88, 1.05, (count, count))[(y * count).astype(int), (x * count).astype(int)]
     grout = np.minimum((y * count) % 1, (x * count) % 1) < 0.045
-    return _shade(base, np.where(grout, 0.66, tone * (0.9 + 0.2 * fractal_noise(rng, n, 8))))
+    return _shade(base, np.where(grout, 0.74, tone * (0.9 + 0.2 * fractal_noise(rng, n, 8))))
 
 
 def carpet(rng: np.random.Generator, n: int, base: Colour) -> np.ndarray:
@@ -119,7 +122,7 @@ def carpet(rng: np.random.Generator, n: int, base: Colour) -> np.ndarray:
 
 def rug(rng: np.random.Generator, n: int) -> np.ndarray:
     """Nested frames of a small palette around a medallion."""
-    palette = np.clip(rng.uniform(0.2, 0.65, 3) + rng.uniform(-0.2, 0.2, (5, 3)), 0.05, 0.9)
+    palette = np.clip(muted(rng.uniform(0.2, 0.65, 3) + rng.uniform(-0.2, 0.2, (5, 3)), 0.5), 0.05, 0.9)
     y, x = _plane(n)
     y, x = y - 0.5, x - 0.5
     from_centre = np.maximum(np.abs(x), np.abs(y))
@@ -182,8 +185,8 @@ def label(rng: np.random.Generator, n: int, base: Colour) -> np.ndarray:
     top, bottom = np.sort(rng.uniform(0.1, 0.9, 2))
     if bottom - top < 0.25:
         top, bottom = 0.3, 0.7
-    image[(y > top) & (y < bottom)] = np.clip(1 - base + rng.uniform(-0.25, 0.25, 3), 0, 1)
-    logo, lobes, middle = rng.uniform(0, 1, 3), int(rng.integers(2, 7)), 0.5 * (top + bottom)
+    image[(y > top) & (y < bottom)] = np.clip(muted(1 - base + rng.uniform(-0.25, 0.25, 3)), 0, 1)
+    logo, lobes, middle = muted(rng.uniform(0, 1, 3)), int(rng.integers(2, 7)), 0.5 * (top + bottom)
     for centre in (0.25, 0.75):
         angle = np.arctan2(y - middle, x - centre)
         image[np.hypot(x - centre, (y - middle) * 1.2) < 0.12 * (1 + 0.25 * np.cos(lobes * angle))] = logo
