@@ -76,6 +76,8 @@ class FSQConfig:
     """Residual blocks per stage."""
     continuous: bool = False
     """Latents instead of codes: the bottleneck is bounded, not quantised."""
+    steady_weight: float = 0.0
+    """Weight of the mean change of the latents from grid to grid: less flicker in tokens of what does not move."""
     edge_weight: float = 0.5
     """Weight of the error of spatial differences, which keeps edges, relative to the pixel error."""
 

@@ -132,7 +132,7 @@ class TokenWorldModel(WorldModel, Protocol):
         *,
         generator: torch.Generator,
         num_samples: int = 1,
-        sampling: Sampling = Sampling(),  # noqa: B008
+        sampling: Sampling = Sampling(),
         targets_BTHW: Tensor | None = None,
         teacher_forced: bool = False,
         top_k_logits: int = 0,

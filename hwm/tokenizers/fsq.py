@@ -186,30 +186,37 @@ class FSQTokenizer(nn.Module):
     # Training
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """Pixel error and error of spatial differences (which keeps edges) of the reconstruction of video_BFHWC."""
+        """Pixel error and error of spatial differences (which keeps edges) of the reconstruction of video_BFHWC.
+
+        With config.steady_weight also the change of the latents from grid to grid.
+        """
         del generator  # the reconstruction has no randomness
         assert batch.video_BFHWC is not None
-        target = self._normalise(batch.video_BFHWC)
-        error = self._reconstruct(batch.video_BFHWC) - target
+        latents, video = self._reconstruct(batch.video_BFHWC)
+        error = video - self._normalise(batch.video_BFHWC)
         mse, absolute = error.square().mean(), error.abs().mean()
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-        return {"loss": mse + 0.1 * (absolute + self.config.edge_weight * edges), "mse": mse.detach(), "edges": edges.detach()}
+        change = latents.diff(dim=1).abs().mean()
+        loss = mse + 0.1 * (absolute + self.config.edge_weight * edges) + self.config.steady_weight * change
+        return {"loss": loss, "mse": mse.detach(), "edges": edges.detach(), "change": change.detach()}
 
     @torch.no_grad()
     def validate(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared error in [0, 1] and PSNR in dB of the 8-bit reconstruction, one value per clip."""
         del generator
         assert batch.video_BFHWC is not None
-        codes = self._reconstruct(batch.video_BFHWC).clamp(-1, 1)
-        pixels = ((codes + 1) * 127.5 + 0.5).to(torch.uint8).float().movedim(2, -1)
+        video = self._reconstruct(batch.video_BFHWC)[1].clamp(-1, 1)
+        pixels = ((video + 1) * 127.5 + 0.5).to(torch.uint8).float().movedim(2, -1)
         mse_BF = (pixels - batch.video_BFHWC.float()).div(255).square().mean((2, 3, 4))
         return {"mse": mse_BF.mean(1), "psnr": (-10 * mse_BF.clamp(min=1e-10).log10()).mean(1)}
 
-    def _reconstruct(self, video_BFHWC: Tensor) -> Tensor:
+    def _reconstruct(self, video_BFHWC: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents before rounding, and the video decoded from what the decoder is given."""
         latents = self.encode_latents(video_BFHWC)
+        codes = latents
         if not self.config.continuous:
-            latents = quantiser.quantise(latents.movedim(2, -1), self.levels).movedim(-1, 2)
-        return self.decode_latents(latents).float()
+            codes = quantiser.quantise(latents.movedim(2, -1), self.levels).movedim(-1, 2)
+        return latents, self.decode_latents(codes).float()
 
     @staticmethod
     def _normalise(video_BFHWC: Tensor) -> Tensor:
