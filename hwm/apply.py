@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from hwm.evaluate.baselines import unigram_counts
 from hwm.evaluate.protocols import evaluate_compression
 from hwm.evaluate.report import write_report
 from hwm.evaluate.results import CompressionResult
-from hwm.evaluate.submission import write_compression_submission
+from hwm.evaluate.submission import predict_samples, write_compression_submission
 from hwm.models.st_transformer import STTransformer
 from hwm.predict.rollout import rollout
 from hwm.progress import Counter
@@ -121,7 +121,9 @@ def predict_video(
     return out
 
 
-def submit_compression(folder: Path, *, data: Path, out: Path, readme: dict[str, str], which: str = "best", device: str = "cpu") -> None:
+def submit_compression(
+    folder: Path, *, data: Path, out: Path, readme: dict[str, str], which: str = "best", device: str = "cpu"
+) -> None:
     """Write the compression track's zip from its test set, sample by sample, and check the finished file."""
     run = load_run(folder, which=which, device=device)
     model = _world_model(run)
@@ -129,23 +131,18 @@ def submit_compression(folder: Path, *, data: Path, out: Path, readme: dict[str,
     if not isinstance(tests, CompressionTestSet):
         raise ValueError(f"{data}: is the test set of the sampling track (videos), this track needs tokens (video_0.bin)")
 
-    def predictions() -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        with Counter("predicting", unit="samples") as counter:
-            for done, sample in enumerate(tests.ids, 1):
-                tokens = torch.from_numpy(tests.tokens_NTHW[done - 1 : done]).long()
-                states = torch.from_numpy(tests.states_NFA[done - 1 : done])
-                prediction = model.predict(
-                    tokens.to(device),
-                    states.to(device),
-                    generator=torch.Generator(device),
-                    top_k_logits=TOP_LOGITS,
-                )
-                assert prediction.top_indices_BTHWK is not None and prediction.top_values_BTHWK is not None
-                yield sample, prediction.top_indices_BTHWK[0].cpu().numpy(), prediction.top_values_BTHWK[0].cpu().numpy()
-                counter(done, len(tests.ids))
-
     shape = (model.future_grids, *model.config.grid, TOP_LOGITS)
-    write_compression_submission(out, predictions(), readme, num_samples=len(tests.ids), shape=shape)
+    samples = predict_samples(model, tests.ids, tests.tokens_NTHW, tests.states_NFA, top_k=TOP_LOGITS, device=device)
+    with Counter("predicting", unit="samples") as counter:
+        write_compression_submission(
+            out,
+            samples,
+            readme,
+            num_samples=len(tests.ids),
+            shape=shape,
+            vocab_size=model.config.vocab_size,
+            progress=counter,
+        )
     print(f"{out}: {len(tests.ids)} samples, written and checked")
 
 
@@ -179,7 +176,7 @@ def _segments(clips: TokenClips) -> np.ndarray:
     return clips.index.shard.astype(np.int64) * 2**32 + np.array(ids)
 
 
-def _recorded(clips: TokenClips, coder: Tokenizer, video: Path) -> Callable[[Sequence[int]], Tensor]:
+def _recorded(clips: TokenClips, coder: Tokenizer, video: Path) -> Callable[[np.ndarray], Tensor]:
     """Recorded frames of clips, resized to what the tokenizer decodes to.  Token shard i was cut from raw shard i."""
     raw = open_dataset(video)
     if not isinstance(raw, RawDataset):
@@ -187,11 +184,11 @@ def _recorded(clips: TokenClips, coder: Tokenizer, video: Path) -> Callable[[Seq
     shards = {shard.index: shard for shard in raw.shards}
     for shard in clips.dataset.shards:
         if shard.index not in shards or shards[shard.index].num_frames != shard.num_frames:
-            raise ValueError(f"{video}: shard {shard.index} is missing or of another length; not the video of {clips.dataset.root}")
+            raise ValueError(f"{video}: not the video of {clips.dataset.root}: shard {shard.index} is missing or of another length")
     assert isinstance(clips.dataset, TokenDataset)
     size = clips.dataset.grid[0] * coder.spatial_stride
 
-    def frames(numbers: Sequence[int]) -> Tensor:
+    def frames(numbers: np.ndarray) -> Tensor:
         parts = []
         for number in numbers:
             index = clips.dataset.shards[clips.index.shard[number]].index

@@ -248,7 +248,7 @@ def train(
     result = run(chosen, out)
     if result.stopped:
         print(f"stopped at step {result.step}, saved; the same command goes on from there")
-        return 128 + signal.SIGTERM
+        return 128 + (result.signal or signal.SIGTERM)
     print(f"{out}: {result.step} steps")
     return 0
 
@@ -401,7 +401,7 @@ def recipes(*, json_output: bool = False) -> int:
     from hwm.recipes import RECIPES, summary
     from hwm.runs import build_model
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for function in RECIPES:
         config = function()
         with torch.device("meta"):

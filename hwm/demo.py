@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
+import json
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from hwm.apply import evaluate_run, predict_video
-from hwm.config import RunConfig
+from hwm.config import RunConfig, override
 from hwm.evaluate.results import CompressionResult
 from hwm.progress import Counter
 from hwm.recipes import recipe
 from hwm.runs import train
 from hwm.sim.simulate import simulate
 from hwm.tokenizers.encode import tokenize
+from hwm.training.device import usable_cores
 
 MINUTES = 12.0
 """Robot time simulated for training: what two cores render in about two minutes."""
@@ -27,7 +27,7 @@ CLIPS = 128
 def run_demo(out: Path, *, minutes: float = 0.0, seed: int = 0, workers: int = 0, steps: int = 0, size: int = 64) -> int:
     """Run all stages in folder `out`, each where it was left, and print the table.  Returns the exit code."""
     started = time.monotonic()
-    workers = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or os.cpu_count() or 1
+    workers = workers or usable_cores()
     config = _config(out, seed=seed, steps=steps, size=size)
 
     _say(1, "simulating a humanoid at work in furnished rooms")
@@ -71,15 +71,14 @@ def run_demo(out: Path, *, minutes: float = 0.0, seed: int = 0, workers: int = 0
 
 
 def _config(out: Path, *, seed: int, steps: int, size: int) -> RunConfig:
-    config = recipe("st-demo")
-    grid = size // 8
-    return replace(
-        config,
-        seed=seed,
-        model=replace(config.model, grid=(grid, grid)),
-        data=replace(config.data, train=str(out / "tokens/train_v2.0"), val=str(out / "tokens/val_v2.0")),
-        train=replace(config.train, **({"steps": steps} if steps else {})),
-    )
+    train_set, held_out = out / "tokens/train_v2.0", out / "tokens/val_v2.0"
+    changes = [
+        f"seed={seed}",
+        f"model.grid=[{size // 8}, {size // 8}]",
+        f"data.train={json.dumps(str(train_set))}",
+        f"data.val={json.dumps(str(held_out))}",
+    ]
+    return override(recipe("st-demo"), changes + [f"train.steps={steps}"] * bool(steps))
 
 
 def _say(number: int, what: str) -> None:

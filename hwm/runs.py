@@ -35,7 +35,7 @@ def build_model(config: RunConfig) -> nn.Module:
         torch.manual_seed(config.seed)
         if isinstance(config.model, STConfig):
             return STTransformer(config.model)
-        return FSQTokenizer(config.model, name=config.recipe).to(memory_format=torch.channels_last)
+        return FSQTokenizer(config.model, name=config.recipe)
 
 
 def open_clips(config: RunConfig, folder: str | Path, *, training: bool) -> Clips:

@@ -23,6 +23,11 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def usable_cores() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
     """Run with that many CPU threads.
@@ -31,8 +36,7 @@ def cpu_threads(count: int) -> Iterator[None]:
     that share a core are slower than one.
     """
     before = torch.get_num_threads()
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(count or min(before, usable))
+    torch.set_num_threads(count or min(before, usable_cores()))
     try:
         yield
     finally:
