@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hwm.contracts import Sampling
 from hwm.nn.losses import chunk_rows, linear_cross_entropy
-from hwm.nn.sampling import draw, greedy, top_k
+from hwm.nn.sampling import draw, linear_greedy, top_k
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,14 @@ class TiedVocabulary(nn.Module):
         codes_VC: fills codes.  Any of these three fills the entropy as well.
         """
         describe = targets_N is not None or num_top > 0 or codes_VC is not None
-        chunk = self._chunk(joint=describe or sampling.temperature > 0)
+        effects = None if codes_VC is None or num_top else self._digit_effects(codes_VC)
+        # Digits are independent: unless ids must be ranked or drawn jointly, their own tables say everything.
+        apart = describe and sampling.temperature == 0 and not num_top and (codes_VC is None or effects is not None)
+        chunk = self._chunk(joint=sampling.temperature > 0 or (describe and not apart))
         parts = []
         for start in range(0, len(hidden_ND), chunk):
             hidden_nD = hidden_ND[start : start + chunk]
+            targets_n = None if targets_N is None else targets_N[start : start + chunk]
             if not describe:
                 if sampling.temperature == 0:
                     drawn_nK = self._greedy(hidden_nD)[:, None].expand(-1, num_draws)
@@ -106,20 +110,45 @@ class TiedVocabulary(nn.Module):
                     logits_nV = self._logits(hidden_nD) if self._flat else self.log_probabilities(hidden_nD)
                     drawn_nK = draw(logits_nV, sampling, generator=generator, num=num_draws)
                 parts.append(TokenReading(drawn_nK))
-                continue
-            log_p_nV = self.log_probabilities(hidden_nD)
-            drawn_nK = draw(log_p_nV, sampling, generator=generator, num=num_draws)
-            nll_n = values_nK = indices_nK = codes_nC = None
-            if targets_N is not None:
-                nll_n = -log_p_nV.gather(1, targets_N[start : start + chunk, None]).squeeze(1)
-            if num_top:
-                values_nK, indices_nK = top_k(log_p_nV, min(num_top, self.vocab_size))
-            p_nV = log_p_nV.exp()
-            if codes_VC is not None:
-                codes_nC = p_nV @ codes_VC.to(p_nV.dtype)
-            entropy_n = -(p_nV.mul_(log_p_nV.clamp_(min=-1e9))).sum(1)
-            parts.append(TokenReading(drawn_nK, nll_n, entropy_n, indices_nK, values_nK, codes_nC))
+            elif apart:
+                parts.append(self._describe_digits(hidden_nD, targets_n, effects, num_draws))
+            else:
+                log_p_nV = self.log_probabilities(hidden_nD)
+                drawn_nK = draw(log_p_nV, sampling, generator=generator, num=num_draws)
+                parts.append(_describe(log_p_nV, drawn_nK, targets_n, min(num_top, self.vocab_size), codes_VC))
         return _concatenate(parts)
+
+    def _describe_digits(
+        self, hidden_ND: Tensor, targets_N: Tensor | None, effects: list[Tensor] | None, num_draws: int
+    ) -> TokenReading:
+        """The greedy reading from the digits' own distributions, without the joint table."""
+        logits = self._logits(hidden_ND).split(self.factors, 1)
+        target_digits = None if targets_N is None else self.digits(targets_N).unbind(-1)
+        ids_N, step = torch.zeros(len(hidden_ND), dtype=torch.int64, device=hidden_ND.device), 1
+        nll_N = codes_NC = None
+        entropy_N = logits[0].new_zeros(len(hidden_ND))
+        for f, part_Nv in enumerate(logits):
+            ids_N, step = ids_N + step * greedy(part_Nv), step * part_Nv.shape[1]
+            log_p_Nv = part_Nv.log_softmax(1)
+            entropy_N = entropy_N - (log_p_Nv.exp() * log_p_Nv.clamp(min=-1e9)).sum(1)
+            if target_digits is not None:
+                own_N = -log_p_Nv.gather(1, target_digits[f][:, None]).squeeze(1)
+                nll_N = own_N if nll_N is None else nll_N + own_N
+            if effects is not None:
+                own_NC = log_p_Nv.exp() @ effects[f].to(log_p_Nv.dtype)
+                codes_NC = own_NC if codes_NC is None else codes_NC + own_NC
+        return TokenReading(ids_N[:, None].expand(-1, num_draws), nll_N, entropy_N, codes_NC=codes_NC)
+
+    def _digit_effects(self, codes_VC: Tensor) -> list[Tensor] | None:
+        """Tables (size, C) of every digit that add up to the code of an id; None where codes do not decompose."""
+        effects, step = [], 1
+        for f, size in enumerate(self.factors):
+            own = codes_VC[torch.arange(size, device=codes_VC.device) * step]
+            effects.append(own if f == 0 else own - codes_VC[0])
+            step *= size
+        digits = self.digits(torch.arange(self.vocab_size, device=codes_VC.device))
+        total = sum(effect[digits[:, f]] for f, effect in enumerate(effects))
+        return effects if torch.allclose(torch.as_tensor(total), codes_VC, atol=1e-6) else None
 
     @property
     def _flat(self) -> bool:
@@ -136,10 +165,26 @@ class TiedVocabulary(nn.Module):
 
     def _greedy(self, hidden_ND: Tensor) -> Tensor:
         ids_N, step = torch.zeros(len(hidden_ND), dtype=torch.int64, device=hidden_ND.device), 1
-        for part_Nv in F.linear(hidden_ND, self.weight).split(self.factors, 1):
-            ids_N = ids_N + step * greedy(part_Nv)
-            step *= part_Nv.shape[1]
+        for weight_vD in self.weight.split(self.factors):
+            ids_N = ids_N + step * linear_greedy(hidden_ND, weight_vD.to(hidden_ND.dtype))
+            step *= len(weight_vD)
         return ids_N
+
+
+def _describe(
+    log_p_NV: Tensor, drawn_NK: Tensor, targets_N: Tensor | None, num_top: int, codes_VC: Tensor | None
+) -> TokenReading:
+    """Everything asked for, from log-probabilities of all ids."""
+    nll_N = values_NK = indices_NK = codes_NC = None
+    if targets_N is not None:
+        nll_N = -log_p_NV.gather(1, targets_N[:, None]).squeeze(1)
+    if num_top:
+        values_NK, indices_NK = top_k(log_p_NV, num_top)
+    p_NV = log_p_NV.exp()
+    if codes_VC is not None:
+        codes_NC = p_NV @ codes_VC.to(p_NV.dtype)
+    entropy_N = -(p_NV.mul_(log_p_NV.clamp_(min=-1e9))).sum(1)
+    return TokenReading(drawn_NK, nll_N, entropy_N, indices_NK, values_NK, codes_NC)
 
 
 def _concatenate(parts: list[TokenReading]) -> TokenReading:

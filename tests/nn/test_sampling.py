@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwm.contracts import Sampling
-from hwm.nn.sampling import draw, greedy, top_k
+from hwm.nn.sampling import draw, greedy, linear_greedy, top_k
 
 SIZES = [1, 3, 97, 160, 500, 1000, 1024, 64000]
 
@@ -20,6 +20,13 @@ def test_greedy_is_argmax_and_takes_the_first_of_equals(size):
     tied = torch.zeros(2, size)
     tied[1, size // 2 :] = 1
     assert greedy(tied).tolist() == [0, size // 2]
+
+
+@pytest.mark.parametrize("tile", [1, 7, 64, 100, 1000])
+def test_greedy_tile_by_tile_is_argmax_and_takes_the_first_of_equals(tile):
+    hidden, weight = torch.randn(9, 4, generator=gen(), dtype=torch.float64), torch.randn(100, 4, dtype=torch.float64)
+    assert torch.equal(linear_greedy(hidden, weight, tile=tile), (hidden @ weight.t()).argmax(1))
+    assert linear_greedy(hidden, torch.zeros_like(weight), tile=tile).tolist() == [0] * 9
 
 
 @pytest.mark.parametrize("size", SIZES)
