@@ -184,7 +184,7 @@ def _recorded(clips: TokenClips, coder: Tokenizer, video: Path) -> Callable[[np.
     shards = {shard.index: shard for shard in raw.shards}
     for shard in clips.dataset.shards:
         if shard.index not in shards or shards[shard.index].num_frames != shard.num_frames:
-            raise ValueError(f"{video}: not the video of {clips.dataset.root}: shard {shard.index} is missing or of another length")
+            raise ValueError(f"{video}: not the video of {clips.dataset.root}: shard {shard.index} is missing or differs")
     assert isinstance(clips.dataset, TokenDataset)
     size = clips.dataset.grid[0] * coder.spatial_stride
 

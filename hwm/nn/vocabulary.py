@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hwm.contracts import Sampling
 from hwm.nn.losses import chunk_rows, linear_cross_entropy
-from hwm.nn.sampling import draw, linear_greedy, top_k
+from hwm.nn.sampling import draw, greedy, linear_greedy, top_k
 
 
 @dataclass(frozen=True)

@@ -105,3 +105,23 @@ def test_the_magvit_vocabulary_of_262144_is_read_within_bounds():
     reading = vocabulary.read(hidden, sampling=Sampling(), generator=gen(), num_top=500)
     torch.testing.assert_close(reading.top_indices_NK[:, 0], vocabulary.most_likely(hidden))
     assert (reading.top_values_NK.diff(dim=1) <= 0).all()
+
+
+def test_digits_describe_the_same_distribution_as_the_joint_table():
+    """Reading a factorised vocabulary digit by digit gives what the table over all ids gives."""
+    torch.manual_seed(0)
+    factors = (4, 3, 2)
+    vocabulary = TiedVocabulary(24, 16, factors=factors).double()
+    torch.nn.init.normal_(vocabulary.weight)
+    hidden, targets = torch.randn(50, 16, dtype=torch.float64), torch.randint(0, 24, (50,))
+    digits = vocabulary.digits(torch.arange(24)).double()
+    codes = torch.stack([digits[:, 0] - 2, digits[:, 1] * 0.5, digits[:, 2]], 1)
+    ask = dict(sampling=Sampling(), generator=torch.Generator(), targets_N=targets)
+    quick = vocabulary.read(hidden, **ask, codes_VC=codes)
+    full = vocabulary.read(hidden, **ask, codes_VC=codes, num_top=24)
+    for name in ("drawn_NK", "nll_N", "entropy_N", "codes_NC"):
+        assert torch.allclose(getattr(quick, name).double(), getattr(full, name).double()), name
+    mixed = codes.clone()
+    mixed[5] += 1  # no longer a sum over digits: the joint table must be used
+    expected = vocabulary.log_probabilities(hidden).exp() @ mixed
+    assert torch.allclose(vocabulary.read(hidden, **ask, codes_VC=mixed).codes_NC, expected)
