@@ -104,10 +104,10 @@ def fsq_8x8x8() -> RunConfig:
     """Video tokenizer of the library, 8x8x8 with Cosmos' 64 000 codes, trained on raw video."""
     return RunConfig(
         recipe="fsq-8x8x8",
-        model=FSQConfig(levels=(8, 8, 8, 5, 5, 5), spatial_stride=8, channels=64, depth=2),
+        model=FSQConfig(levels=(8, 8, 8, 5, 5, 5), spatial_stride=8, channels=64, depth=2, steady_weight=0.1),
         data=DataConfig(clip="blocks"),
         train=TrainConfig(
-            steps=6000,
+            steps=4200,
             batch_size=8,
             lr=3e-3,
             betas=(0.9, 0.95),
