@@ -28,10 +28,12 @@ FIRST_ROOM = {"train": 0, "val_unseen": 1_000_000_000, "test": 2_000_000_000}
 """Room seeds of the splits, in ranges that never meet, whatever the seed."""
 EPISODES_PER_SPLIT = 1_000_000
 PLAN_STREAM = 5
+SMALLEST, LARGEST = 64, 2048
+"""Pixels.  The video encoder does not always repeat bit for bit on smaller frames."""
 SHARD_SECONDS = 60.0
 """Robot time of a training shard; the unit of work and of resuming."""
 FEWEST_SHARDS = 4
-SHORTEST_SPLIT, SHORTEST_VAL = 3.0, 20.0
+SHORTEST_SPLIT, SHORTEST_VAL = 1.5, 20.0
 """Seconds: the least that a split may have, and the least that a validation set gets by itself."""
 TEST_STATES = 97
 """State rows of a sampling-track test clip; 17 frames of it are seen (reference A.6)."""
@@ -58,8 +60,8 @@ class Settings:
             raise ValueError(f"seed must lie in 0..{MAX_SEED - 1}, got {self.seed}")
         if not 0 <= self.difficulty <= 1:
             raise ValueError(f"difficulty must lie in [0, 1], got {self.difficulty}")
-        if self.size < 16 or self.size % 2 or self.size > 2048:
-            raise ValueError(f"size must be an even number of pixels from 16 to 2048, got {self.size}")
+        if not SMALLEST <= self.size <= LARGEST or self.size % 2:
+            raise ValueError(f"size must be an even number of pixels, {SMALLEST} to {LARGEST}, got {self.size}")
         low, high = self.segment_seconds
         if not 0 < low <= high:
             raise ValueError(f"segment_seconds must be 0 < shortest <= longest, got {self.segment_seconds}")

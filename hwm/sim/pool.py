@@ -67,6 +67,7 @@ class _Team:
         finally:
             for pipe, process in self._members.items():
                 process.terminate()
+                process.join(SHUTDOWN_SECONDS)
                 pipe.close()
 
     def _receive(self, pipe: Connection) -> tuple[str, Any]:

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+
+from hwm.sim.behaviours import MENU
+from hwm.sim.record import Recording, Segment
+from hwm.sim.robot import JOINTS, joint_limits
+from hwm.sim.room import build_room
+from hwm.sim.scene import build_scene
+
+FRAMES = 240
+LARGEST_JOINT_STEP = 0.35
+"""Radians in one frame (10 rad/s): knocks at the end of a hand included."""
+
+
+def record(segment, **sizes):
+    recording = Recording(segment, **{"texture_size": 16, "image_size": 32, **sizes})
+    return np.stack(list(recording.steps())), recording
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["calm", "full body"])
+def recorded(request):
+    return record(Segment(room=21, episode=22 + request.param, num_frames=FRAMES, full_body=request.param))
+
+
+def test_states_are_finite_and_within_the_joint_limits(recorded):
+    states, _ = recorded
+    assert states.shape == (FRAMES, 25) and states.dtype == np.float32 and np.isfinite(states).all()
+    low, high = np.array([joint_limits(name) for name in JOINTS]).T
+    assert (states[:, :21] > low - 0.06).all() and (states[:, :21] < high + 0.06).all()
+    assert (states[:, 21:23] >= 0).all() and (states[:, 21:23] <= 1).all()
+    assert np.abs(states[:, 23]).max() < 1.5 and np.abs(states[:, 24]).max() < 3
+
+
+def test_nothing_jumps(recorded):
+    states, _ = recorded
+    assert np.abs(np.diff(states[:, :21], axis=0)).max() < LARGEST_JOINT_STEP
+
+
+def test_the_robot_is_at_work(recorded):
+    """Arms move, and most of the time is spent on skills of the menu."""
+    states, recording = recorded
+    assert np.abs(np.diff(states[:, 6:20], axis=0)).sum() > 2.0
+    starts = [start for start, _ in recording.skills] + [FRAMES]
+    spent = {doing: 0 for _, doing in recording.skills}
+    for (start, doing), end in zip(recording.skills, starts[1:]):
+        assert end > start
+        spent[doing] += end - start
+    names = {c.skill.__name__.replace("_", " ") for menu in MENU.values() for c in menu} | {"go"}
+    assert {doing.split(":")[0] for doing in spent} <= names | {"pause"}
+    assert spent.get("pause", 0) + spent.get("idle: idle", 0) < 0.4 * FRAMES
+
+
+def test_states_do_not_depend_on_the_size_of_pictures_or_textures():
+    segment = Segment(room=31, episode=32, num_frames=45, full_body=True)
+    small, _ = record(segment)
+    large, _ = record(segment, texture_size=64, image_size=256)
+    np.testing.assert_array_equal(small, large)
+
+
+def test_room_and_episode_seeds_are_apart():
+    first, second, elsewhere = (build_scene(r, e, texture_size=16) for r, e in ((1, 1), (1, 2), (2, 1)))
+    assert first.room is second.room
+    kinds = [[(t.kind, t.height) for t in scene.things.values()] for scene in (first, second, elsewhere)]
+    assert kinds[0] != kinds[1]
+    assert kinds[0][0] == kinds[2][0]
+    assert first.room.table != elsewhere.room.table
+
+
+def test_a_room_has_one_layout_at_every_texture_size():
+    small, large = build_room(7, 16), build_room(7, 32)
+    assert small.xml == large.xml
+    assert small.assets.textures["t_floor"].shape[0] < large.assets.textures["t_floor"].shape[0]
+
+
+def test_objects_start_on_their_boards(scene):
+    import mujoco
+
+    data = mujoco.MjData(scene.model)
+    mujoco.mj_forward(scene.model, data)
+    room = scene.room
+    for name, thing in scene.things.items():
+        x, y, z = data.body(name).xpos
+        board = room.table if room.table.holds(x, y, margin=0.0) else room.sideboard
+        assert board.holds(x, y, margin=0.0)
+        assert z - thing.height / 2 == pytest.approx(board.height, abs=0.01)

@@ -1,0 +1,74 @@
+import os
+import subprocess
+import sys
+
+import mujoco
+import numpy as np
+import pytest
+
+from hwm.sim.renderer import WarpRenderer, choose_backend, find_gl, quiet_stderr
+
+
+@pytest.fixture(scope="module")
+def pictures(scene):
+    """The scene at rest, one ray per pixel twice, and four."""
+    data = mujoco.MjData(scene.model)
+    data.qpos[scene.model.joint("knee_pitch").qposadr[0]] = 0.9
+    data.qpos[scene.model.joint("hip_pitch").qposadr[0]] = -0.45
+    data.qpos[scene.model.joint("ankle_pitch").qposadr[0]] = -0.45
+    mujoco.mj_forward(scene.model, data)
+    plain = WarpRenderer(scene.model, size=64)
+    smooth = WarpRenderer(scene.model, size=64, antialias=True)
+    return plain.render(data), plain.render(data), smooth.render(data)
+
+
+def test_pictures_show_something_and_repeat(pictures):
+    first, again, _ = pictures
+    assert first.shape == (64, 64, 3) and first.dtype == np.uint8
+    assert first.std() > 20 and 40 < first.mean() < 220
+    np.testing.assert_array_equal(first, again)
+
+
+def test_antialiasing_softens_the_same_picture(pictures):
+    first, _, smooth = pictures
+    difference = np.abs(first.astype(float) - smooth).mean()
+    assert 0 < difference < 15
+
+    def roughness(picture):
+        return np.abs(np.diff(picture.astype(float), axis=1)).mean()
+
+    assert roughness(smooth) < roughness(first)
+
+
+def test_small_frames_are_ray_traced_without_a_probe():
+    assert choose_backend("auto", 128) == "disable" == choose_backend("warp", 512)
+
+
+def test_opengl_is_probed_and_its_absence_explained():
+    found = find_gl()
+    if found is None:
+        assert choose_backend("auto", 256) == "disable"
+        with pytest.raises(ValueError, match="OpenGL"):
+            choose_backend("gl", 64)
+    else:
+        assert choose_backend("gl", 64) == found == choose_backend("auto", 256)
+
+
+def test_native_noise_is_silenced_and_exceptions_are_not(capfd):
+    with pytest.raises(RuntimeError, match="heard"), quiet_stderr():
+        os.write(2, b"noise")
+        raise RuntimeError("heard")
+    os.write(2, b"voice")
+    assert capfd.readouterr().err == "voice"
+
+
+def test_the_simulator_is_importable_without_its_packages(tmp_path):
+    code = (
+        "import sys\n"
+        "for name in ('mujoco', 'mujoco_warp', 'warp'): sys.modules[name] = None\n"
+        "from hwm.sim.simulate import simulate\n"
+        f"simulate({str(tmp_path)!r}, minutes=1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "ValueError: the simulator needs mujoco" in done.stderr.splitlines()[-1]
+    assert "pip install 'humanoid-world-models[sim]'" in done.stderr
