@@ -19,6 +19,11 @@ from hwm.sim.record import Segment
 
 Difficulty = Literal["calm", "mixed", "lively"]
 DIFFICULTIES: dict[str, float] = {"calm": 0.0, "mixed": 0.3, "lively": 1.0}
+"""Share of segments in which the operator uses the whole body.
+
+Copying the last frame scores, at 64 x 64 and one ray per pixel, 20.4 dB over 16 frames and 17.7 dB over 60 in calm
+segments, 18.9 and 15.5 dB in full-body ones (10 rooms, 15 s each), so about 17.0 dB over 60 frames when mixed.
+"""
 Split = Literal["train", "val", "val_unseen", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "val_unseen", "test")
 
