@@ -39,7 +39,8 @@ SECONDS_PER_PIXEL, SECONDS_PER_FRAME = 1.5e-6, 2.5e-3
 class SimulationSummary:
     """frames: written by this call (what was there before is kept and not counted).  seconds: wall time.
 
-    paths: folders of train, val, val_unseen and, where asked for, test and its truth, in this order.
+    paths: folders of train, val, val_unseen and, where asked for, the test set's truth and the test set, in this order,
+    in which they also appear.
     """
 
     frames: int
@@ -107,7 +108,7 @@ def simulate(
     places = {split: _Place(Path(out) / FOLDERS[split], settings.to_dict()) for split in FOLDERS}
     jobs = [Job(settings, shard, places[shard.split].partial) for shard in shards]
     jobs += [Job(settings, work, places["test"].partial, places["truth"].partial) for work in clips]
-    used = ["train", "val", "val_unseen", *(["test", "truth"] if clips else [])]
+    used = ["train", "val", "val_unseen", *(["truth", "test"] if clips else [])]
     open_folders: set[Path | None] = {places[split].partial for split in used if places[split].prepare()}
     todo = [job for job in jobs if job.root in open_folders and not job.finished]
     total, done = sum(job.work.num_frames for job in todo), 0
@@ -124,7 +125,7 @@ def simulate(
     for job in jobs:
         for folder in {job.root, job.truth} & open_folders:
             reports[folder] += job.read_report()
-    for split in reversed(used):
+    for split in used:
         if places[split].partial in open_folders:
             places[split].complete(split, reports[places[split].partial])
     return SimulationSummary(total, time.monotonic() - started, tuple(places[split].final for split in used))
