@@ -116,7 +116,7 @@ def test_digits_describe_the_same_distribution_as_the_joint_table():
     hidden, targets = torch.randn(50, 16, dtype=torch.float64), torch.randint(0, 24, (50,))
     digits = vocabulary.digits(torch.arange(24)).double()
     codes = torch.stack([digits[:, 0] - 2, digits[:, 1] * 0.5, digits[:, 2]], 1)
-    ask = dict(sampling=Sampling(), generator=torch.Generator(), targets_N=targets)
+    ask = {"sampling": Sampling(), "generator": torch.Generator(), "targets_N": targets}
     quick = vocabulary.read(hidden, **ask, codes_VC=codes)
     full = vocabulary.read(hidden, **ask, codes_VC=codes, num_top=24)
     for name in ("drawn_NK", "nll_N", "entropy_N", "codes_NC"):
