@@ -152,3 +152,13 @@ def test_huge_frames_are_refused_unread(tmp_path):
 def test_long_videos_are_not_read_into_memory(clip):
     with pytest.raises(ValueError, match="stream it"):
         video.read_video(clip, max_bytes=10 * 32 * 32 * 3)
+
+
+def test_equal_frames_give_equal_bytes(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
+    written = set()
+    for _ in range(12):
+        with VideoWriter(tmp_path / "clip.mp4", height=32, width=32) as writer:
+            writer.write(frames)
+        written.add((tmp_path / "clip.mp4").read_bytes())
+    assert len(written) == 1
