@@ -131,8 +131,9 @@ def submit_compression(
     if not isinstance(tests, CompressionTestSet):
         raise ValueError(f"{data}: is the test set of the sampling track (videos), this track needs tokens (video_0.bin)")
 
-    shape = (model.future_grids, *model.config.grid, TOP_LOGITS)
-    samples = predict_samples(model, tests.ids, tests.tokens_NTHW, tests.states_NFA, top_k=TOP_LOGITS, device=device)
+    kept = min(TOP_LOGITS, model.config.vocab_size)
+    shape = (model.future_grids, *model.config.grid, kept)
+    samples = predict_samples(model, tests.ids, tests.tokens_NTHW, tests.states_NFA, top_k=kept, device=device)
     with Counter("predicting", unit="samples") as counter:
         write_compression_submission(
             out,

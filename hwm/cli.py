@@ -339,11 +339,11 @@ def submit(
     out: Path = Path("submission.zip"),
     track: Literal["compression"] = "compression",
     team: str,
+    authors: str,
+    email: str,
+    institution: str = "independent",
+    country: str = "not given",
     method: str = "hwm ST-Transformer",
-    authors: str = "",
-    email: str = "",
-    institution: str = "",
-    country: str = "",
     which: Literal["best", "last"] = "best",
     device: str = "cpu",
 ) -> int:
@@ -354,12 +354,12 @@ def submit(
         data: The challenge's test set.
         out: Zip file.
         track: The challenge track.
-        team: For the README of the submission, as the following.
-        method: Name of the method.
+        team: Name of the team; this and the following stand in the README of the submission.
         authors: Names.
         email: Address for questions.
         institution: Institution.
         country: Country.
+        method: Name of the method.
         which: The best checkpoint, or the last.
         device: cpu, or cuda.
     """

@@ -44,7 +44,14 @@ class STConfig:
     """Frames by which the state rows run ahead of the frames."""
     state_pooling: Literal["frames", "adaptive"] = "frames"
     state_alignment: Literal["target", "current"] = "target"
+    state_injection: Literal["add", "modulate"] = "add"
+    """add: the step's state vector is added to all its tokens (the paper).  modulate: it also scales and shifts every
+    normalisation, from zero (ours; small models learn to use states sooner)."""
+    init_std: float = 0.02
+    """Standard deviation of the initial weights; a narrow model wants more than the published 0.02."""
     loss_on: Literal["future", "all"] = "future"
+    code_loss: float = 0.0
+    """Weight of the squared error of the expected digits of a factorised vocabulary, as codes in [-1, 1] (ours)."""
     scheduled_sampling: float = 0.0
     """Probability that an input token of the future is the model's own prediction instead of the truth."""
 
@@ -56,6 +63,10 @@ class STConfig:
             product *= factor
         if self.factors and product != self.vocab_size:
             raise ValueError(f"model.factors {self.factors} multiply to {product}, not vocab_size {self.vocab_size}")
+        if self.code_loss and not self.factors:
+            raise ValueError("model.code_loss needs model.factors: only the digits of a quantiser have an order")
+        if self.init_std <= 0 or self.code_loss < 0:
+            raise ValueError("model.init_std must be positive and model.code_loss not negative")
         if min(self.context_grids, self.future_grids, self.num_layers, self.vocab_size, self.num_states) < 1:
             raise ValueError("model grids, layers, vocabulary and num_states must be at least 1")
         if not 0 <= self.scheduled_sampling <= 1 or not 0 <= self.dropout < 1:

@@ -18,6 +18,7 @@ from hwm.config import STConfig
 from hwm.contracts import Batch, Prediction, Sampling
 from hwm.nn.attention import KVCache, SpatialAttention, TemporalAttention
 from hwm.nn.dropout import dropout
+from hwm.nn.modulation import Modulation
 from hwm.nn.states import StateEncoder, state_pooling
 from hwm.nn.vocabulary import TiedVocabulary, TokenReading
 
@@ -38,16 +39,24 @@ class Block(nn.Module):
         self.spatial_norm, self.spatial = nn.LayerNorm(D), SpatialAttention(D, **attention)
         self.temporal_norm, self.temporal = nn.LayerNorm(D), TemporalAttention(D, **attention)
         self.mlp_norm, self.mlp = nn.LayerNorm(D), nn.Sequential(nn.Linear(D, hidden), nn.GELU(), nn.Linear(hidden, D))
+        self.modulation = Modulation(D, 3) if config.state_injection == "modulate" else None
 
-    def forward(self, x_TBSD: Tensor, *, newest: int, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+    def forward(
+        self, x_TBSD: Tensor, state_TBD: Tensor, *, newest: int, cache: KVCache | None = None, layer: int = 0
+    ) -> Tensor:
         """All steps go in, the `newest` last ones come out."""
-        x_TBSD = x_TBSD + self._drop(self.spatial(self.spatial_norm(x_TBSD)))
-        y_TBSD = self.temporal(self.temporal_norm(x_TBSD), newest=newest, cache=cache, layer=layer)
+        spatial, temporal, mlp = self.modulation(state_TBD) if self.modulation else (_unchanged,) * 3
+        x_TBSD = x_TBSD + self._drop(self.spatial(spatial(self.spatial_norm(x_TBSD))))
+        y_TBSD = self.temporal(temporal(self.temporal_norm(x_TBSD)), newest=newest, cache=cache, layer=layer)
         x_TBSD = x_TBSD[-newest:] + self._drop(y_TBSD)
-        return x_TBSD + self._drop(self.mlp(self.mlp_norm(x_TBSD)))
+        return x_TBSD + self._drop(self.mlp(mlp(self.mlp_norm(x_TBSD))))
 
     def _drop(self, x: Tensor) -> Tensor:
         return dropout(x, self.dropout, training=self.training)
+
+
+def _unchanged(x_TBSD: Tensor) -> Tensor:
+    return x_TBSD
 
 
 class STTransformer(nn.Module):
@@ -55,7 +64,7 @@ class STTransformer(nn.Module):
 
     config: every size and option.  clock: which frames, and so which state rows, belong to a grid.
     Input step t holds grid t and predicts grid t + 1; it sees the states of grid t + 1 (`state_alignment="target"`)
-    or of grid t ("current").  Weights, embeddings and positions start from N(0, 0.02), biases from 0.
+    or of grid t ("current").  Weights, embeddings and positions start from N(0, init_std), biases from 0.
     Raises ValueError where the state rows leave a grid without any.
     """
 
@@ -96,7 +105,10 @@ class STTransformer(nn.Module):
         for module in self.modules():
             if not isinstance(module, nn.LayerNorm):
                 for name, parameter in module.named_parameters(recurse=False):
-                    nn.init.zeros_(parameter) if name == "bias" else nn.init.normal_(parameter, std=0.02)
+                    nn.init.zeros_(parameter) if name == "bias" else nn.init.normal_(parameter, std=self.config.init_std)
+        for module in self.modules():
+            if isinstance(module, Modulation):
+                module.reset()
 
     def set_state_statistics(self, shift_scale: Tensor) -> None:
         """Normalise states as (state - shift) * scale; (2, A) from `hwm.robot.normalisation`; a saved buffer."""
@@ -119,20 +131,28 @@ class STTransformer(nn.Module):
         step_TBD = (state_BTD[:, steps] + self.step_positions[steps]).transpose(0, 1)
         return self.vocabulary.embed(tokens_TBS) + self.place_positions + step_TBD[:, :, None]
 
-    def trunk(self, x_TBSD: Tensor, *, newest: int, cache: KVCache | None = None) -> Tensor:
-        """All blocks and the last norm; with a cache, the steps follow the ones already in it.
+    def trunk(
+        self, tokens_BTHW: Tensor, state_BTD: Tensor, *, newest: int, cache: KVCache | None = None
+    ) -> Tensor:
+        """Tokens of consecutive steps -> inputs of the head for the `newest` last ones, (newest, B, S, D).
 
-        The `newest` last steps come out: the last block need not finish the others, which nobody reads.
+        state_BTD: state vectors of all steps.  With a cache, the steps follow the ones already in it.  The last block
+        need not finish the steps that nobody reads.
         """
+        first_step = cache.num_grids if cache is not None else 0
+        x_TBSD = self.embed(tokens_BTHW, state_BTD, first_step=first_step)
+        state_TBD = state_BTD[:, first_step : first_step + len(x_TBSD)].transpose(0, 1)
         for layer, block in enumerate(self.blocks):
-            steps = newest if block is self.blocks[-1] else len(x_TBSD)
-            x_TBSD = block(x_TBSD, newest=steps, cache=cache, layer=layer)
+            last = block is self.blocks[-1]
+            x_TBSD = block(x_TBSD, state_TBD, newest=newest if last else len(x_TBSD), cache=cache, layer=layer)
         return self.norm(x_TBSD)
 
     # Training
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """Teacher-forced cross-entropy in nats a token ("loss") and the share of tokens guessed right ("accuracy").
+        """Teacher-forced "cross_entropy" in nats a token and the share of tokens guessed right ("accuracy").
+
+        "loss" is the cross-entropy, with config.code_loss also the error of the expected codes.
 
         Dropout and scheduled sampling draw from `generator` alone.  Raises ValueError for clips of another shape.
         """
@@ -142,10 +162,12 @@ class STTransformer(nn.Module):
             inputs_BTHW = tokens_BTHW[:, :-1]
             if self.training and self.config.scheduled_sampling:
                 inputs_BTHW = self._mix_in_predictions(inputs_BTHW, batch.states_BFA, generator)
-            hidden_TBSD = self.trunk(self.embed(inputs_BTHW, self.states(batch.states_BFA)), newest=scored)
+            hidden_TBSD = self.trunk(inputs_BTHW, self.states(batch.states_BFA), newest=scored)
             targets_N = tokens_BTHW[:, -scored:].flatten(2).transpose(0, 1).flatten()
-            loss, accuracy = self.vocabulary.loss(hidden_TBSD.flatten(0, 2), targets_N)
-        return {"loss": loss, "accuracy": accuracy}
+            loss, nll, accuracy = self.vocabulary.loss(
+                hidden_TBSD.flatten(0, 2), targets_N, code_weight=self.config.code_loss
+            )
+        return {"loss": loss, "cross_entropy": nll, "accuracy": accuracy}
 
     @torch.no_grad()
     def _mix_in_predictions(self, inputs_BTHW: Tensor, states_BFA: Tensor, generator: torch.Generator) -> Tensor:
@@ -154,8 +176,7 @@ class STTransformer(nn.Module):
         if not future_BTHW.shape[1]:
             return inputs_BTHW
         with _evaluating(self):
-            x_TBSD = self.embed(inputs_BTHW[:, :-1], self.states(states_BFA))
-            hidden_TBSD = self.trunk(x_TBSD, newest=future_BTHW.shape[1])
+            hidden_TBSD = self.trunk(inputs_BTHW[:, :-1], self.states(states_BFA), newest=future_BTHW.shape[1])
             guess_N = self.vocabulary.most_likely(hidden_TBSD.flatten(0, 2))
         guess_BTHW = guess_N.view(hidden_TBSD.shape[:-1]).transpose(0, 1).reshape(future_BTHW.shape)
         chance = torch.rand(future_BTHW.shape, generator=generator, device=generator.device).to(future_BTHW.device)
@@ -228,8 +249,7 @@ class STTransformer(nn.Module):
         drawn, readings = [], []
         with _evaluating(self):
             for t in range(self.future_grids):
-                x_TBSD = self.embed(grids_BTHW, state_BTD, first_step=cache.num_grids)
-                hidden_ND = self.trunk(x_TBSD, newest=1, cache=cache).flatten(0, 2)
+                hidden_ND = self.trunk(grids_BTHW, state_BTD, newest=1, cache=cache).flatten(0, 2)
                 # Until the samples go separate ways there is one batch to draw them all from; then one batch each.
                 first_ND, others_ND = hidden_ND.tensor_split([N])
                 reading = self.vocabulary.read(

@@ -29,9 +29,14 @@ def linear_cross_entropy(
     digits_NF: Tensor,
     *,
     factors: tuple[int, ...],
+    code_weight: float = 0.0,
     chunk: int = 0,
-) -> tuple[Tensor, Tensor]:
-    """Mean over N of -log p(token) in nats, and the share of tokens that are the most likely one.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Objective to differentiate, its cross-entropy part, and the share of tokens that are the most likely one.
+
+    Cross-entropy: mean over N of -log p(token) in nats.  The objective adds code_weight times the squared error of the
+    expected digits, summed over factors, digit d of L counting as (d - L // 2) / (L // 2): moves in the order of the
+    codes weigh more than flicker between neighbours.
 
     hidden_ND: inputs of the head.  weight_VD: its weight, rows of all factors one after the other.
     digits_NF: int64, digit f of every target in [0, factors[f]).  chunk: rows at a time; 0 chooses.
@@ -39,10 +44,8 @@ def linear_cross_entropy(
     """
     dtype = _product_dtype(hidden_ND)
     needs_gradient = torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad)
-    loss, correct = _LinearCrossEntropy.apply(
-        hidden_ND, weight_VD, digits_NF, factors, chunk or chunk_rows(weight_VD), dtype, needs_gradient
-    )
-    return loss, correct
+    rows = chunk or chunk_rows(weight_VD)
+    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, digits_NF, factors, code_weight, rows, dtype, needs_gradient)
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:
@@ -60,15 +63,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight_VD: Tensor,
         digits_NF: Tensor,
         factors: tuple[int, ...],
+        code_weight: float,
         chunk: int,
         dtype: torch.dtype,
         needs_gradient: bool,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         N = len(hidden_ND)
         exact = torch.float64 if dtype == torch.float64 else torch.float32
         hidden, weight = hidden_ND.to(dtype), weight_VD.to(dtype)
         nll_sum = torch.zeros((), dtype=exact, device=hidden.device)
         correct_sum = torch.zeros((), dtype=exact, device=hidden.device)
+        code_sum = torch.zeros((), dtype=exact, device=hidden.device)
+        codes = [(torch.arange(size, device=hidden.device, dtype=exact) - size // 2) / max(1, size // 2) for size in factors]
         if needs_gradient:
             grad_hidden = torch.empty_like(hidden)
             grad_weight = torch.zeros_like(weight_VD, dtype=exact)
@@ -78,7 +84,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             logits_nV = torch.mm(hidden[rows], weight.t(), out=logits_buffer[: rows.stop - start])
             logits_nV = logits_nV.to(exact)
             correct_n = None
-            for offset, size, digit_n1 in zip(_offsets(factors), factors, digits_NF[rows].split(1, 1)):
+            for offset, code_v, digit_n1 in zip(_offsets(factors), codes, digits_NF[rows].split(1, 1)):
+                size = len(code_v)
                 part_nv = logits_nV[:, offset : offset + size]
                 largest_n1 = part_nv.amax(1, keepdim=True)
                 target_n1 = part_nv.gather(1, digit_n1)
@@ -86,8 +93,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 correct_n = hit_n if correct_n is None else correct_n & hit_n
                 total_n1 = part_nv.sub_(largest_n1).exp_().sum(1, keepdim=True)
                 nll_sum += (total_n1.log() + largest_n1 - target_n1).sum()
+                if not needs_gradient and not code_weight:
+                    continue
+                part_nv.mul_(1 / total_n1)
+                if code_weight:
+                    expected_n1 = part_nv @ code_v[:, None]
+                    error_n1 = expected_n1 - code_v[digit_n1]
+                    code_sum += error_n1.square().sum()
+                    part_nv.mul_(1 + 2 * code_weight * error_n1 * (code_v - expected_n1))
                 if needs_gradient:
-                    part_nv.mul_(1 / total_n1)
                     part_nv.scatter_add_(1, digit_n1, torch.full_like(target_n1, -1))
             assert correct_n is not None
             correct_sum += correct_n.sum()
@@ -100,14 +114,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     grad_weight += grad_nV.t() @ hidden[rows]
         if needs_gradient:
             ctx.save_for_backward(grad_hidden.div_(N).to(hidden_ND.dtype), grad_weight.div_(N).to(weight_VD.dtype))
-        loss, correct = nll_sum / N, correct_sum / N
-        ctx.mark_non_differentiable(correct)
-        return loss, correct
+        nll, correct = nll_sum / N, correct_sum / N
+        ctx.mark_non_differentiable(nll, correct)
+        return nll + code_weight * code_sum / N, nll, correct
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, grad_correct: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_loss: Tensor, grad_nll: Tensor, grad_correct: Tensor) -> tuple[Any, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad_loss, grad_weight * grad_loss, None, None, None, None, None
+        return grad_hidden * grad_loss, grad_weight * grad_loss, *(None,) * 6
 
 
 def _offsets(factors: tuple[int, ...]) -> list[int]:

@@ -61,9 +61,13 @@ class TiedVocabulary(nn.Module):
         rows = (self.digits(ids) + offsets).flatten(0, -2)
         return F.embedding_bag(rows, self.weight, mode="sum").unflatten(0, ids.shape)
 
-    def loss(self, hidden_ND: Tensor, ids_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean -log p(id) in nats, to differentiate, and the share of ids that are the most likely one."""
-        return linear_cross_entropy(hidden_ND, self.weight, self.digits(ids_N), factors=self.factors)
+    def loss(self, hidden_ND: Tensor, ids_N: Tensor, *, code_weight: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+        """Objective to differentiate, cross-entropy in nats, share of ids that are the most likely one.
+
+        code_weight: see `linear_cross_entropy`; 0 makes the objective the cross-entropy.
+        """
+        digits = self.digits(ids_N)
+        return linear_cross_entropy(hidden_ND, self.weight, digits, factors=self.factors, code_weight=code_weight)
 
     def log_probabilities(self, hidden_ND: Tensor) -> Tensor:
         """log p of every id, (N, V) float32 or float64: for a chunk of rows, not for a batch."""

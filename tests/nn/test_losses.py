@@ -20,13 +20,19 @@ def reference(h, W, digits, factors):
 
 @pytest.mark.parametrize("factors", [(11,), (4, 3, 5)])
 @pytest.mark.parametrize("chunk", [1, 7, 23, 1000])
-def test_value_and_gradients_equal_the_plain_form(factors, chunk):
+@pytest.mark.parametrize("code_weight", [0.0, 2.5])
+def test_value_and_gradients_equal_the_plain_form(factors, chunk, code_weight):
     h, W, digits = problem(factors=factors)
-    expected, parts = reference(h, W, digits, factors)
+    cross_entropy, parts = reference(h, W, digits, factors)
+    expected = cross_entropy
+    for part, size, digit in zip(parts, factors, digits.unbind(1)):
+        codes = (torch.arange(size, dtype=torch.float64) - size // 2) / (size // 2)
+        expected = expected + code_weight * (part.softmax(1) @ codes - codes[digit]).square().mean()
     expected_grads = torch.autograd.grad(3 * expected, (h, W))
-    loss, accuracy = linear_cross_entropy(h, W, digits, factors=factors, chunk=chunk)
+    loss, nll, accuracy = linear_cross_entropy(h, W, digits, factors=factors, code_weight=code_weight, chunk=chunk)
     grads = torch.autograd.grad(3 * loss, (h, W))
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(nll, cross_entropy.detach(), rtol=1e-12, atol=1e-12)
     for got, want in zip(grads, expected_grads):
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
     right = torch.stack([part.argmax(1) for part in parts], 1) == digits
@@ -36,7 +42,7 @@ def test_value_and_gradients_equal_the_plain_form(factors, chunk):
 def test_no_gradient_where_none_is_wanted():
     h, W, digits = problem()
     with torch.no_grad():
-        loss, _ = linear_cross_entropy(h, W, digits, factors=(11,))
+        loss, _, _ = linear_cross_entropy(h, W, digits, factors=(11,))
     assert not loss.requires_grad
     torch.testing.assert_close(loss, reference(h, W, digits, (11,))[0].detach())
 
@@ -44,7 +50,7 @@ def test_no_gradient_where_none_is_wanted():
 def test_extreme_logits_stay_finite():
     h = torch.tensor([[300.0], [-300.0]], requires_grad=True)
     W = torch.tensor([[1.0], [-1.0], [0.5]], requires_grad=True)
-    loss, accuracy = linear_cross_entropy(h, W, torch.tensor([[0], [0]]), factors=(3,))
+    loss, _, accuracy = linear_cross_entropy(h, W, torch.tensor([[0], [0]]), factors=(3,))
     loss.backward()
     assert loss.item() == pytest.approx(300.0) and accuracy.item() == 0.5
     assert h.grad.isfinite().all() and W.grad.isfinite().all()
@@ -55,7 +61,7 @@ def test_autocast_runs_the_products_in_bfloat16_and_keeps_gradient_types():
     expected, _ = reference(h, W, digits, (50,))
     want = torch.autograd.grad(expected, (h, W))
     with torch.autocast("cpu", torch.bfloat16):
-        loss, _ = linear_cross_entropy(h, W, digits, factors=(50,), chunk=20)
+        loss, _, _ = linear_cross_entropy(h, W, digits, factors=(50,), chunk=20)
     got = torch.autograd.grad(loss, (h, W))
     assert loss.dtype == torch.float32 and [g.dtype for g in got] == [torch.float32] * 2
     assert loss.item() != expected.item() and loss.item() == pytest.approx(expected.item(), rel=2e-2)

@@ -48,7 +48,7 @@ def test_factorised_probability_is_the_product_over_digits():
 def test_loss_and_most_likely_agree_with_the_joint_distribution(factors):
     vocabulary, hidden, ids = build(factors)
     log_p = vocabulary.log_probabilities(hidden)
-    loss, accuracy = vocabulary.loss(hidden, ids)
+    loss, _, accuracy = vocabulary.loss(hidden, ids)
     torch.testing.assert_close(loss, -log_p.gather(1, ids[:, None]).mean())
     torch.testing.assert_close(vocabulary.most_likely(hidden), log_p.argmax(1))
     assert accuracy.item() == pytest.approx((log_p.argmax(1) == ids).double().mean().item())

@@ -1,0 +1,39 @@
+"""Conditioning by modulation: a vector scales and shifts what a normalisation gives, from nothing at the start.
+
+Source of the form: AdaLN-Zero of DiT, as both Humanoid World Models and the Revontuli report use it.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Modulate:
+    """x * (1 + scale) + shift, the same for all places of a step; fewer steps are the newest ones."""
+
+    def __init__(self, scale_TBD: Tensor, shift_TBD: Tensor) -> None:
+        self._scale, self._shift = scale_TBD.unsqueeze(2), shift_TBD.unsqueeze(2)
+
+    def __call__(self, x_TBSD: Tensor) -> Tensor:
+        newest = len(x_TBSD)
+        return x_TBSD * (1 + self._scale[-newest:]) + self._shift[-newest:]
+
+
+class Modulation(nn.Module):
+    """Scale and shift for `count` normalisations of width D from a condition (T, B, D); zero-initialised."""
+
+    def __init__(self, width: int, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.linear = nn.Linear(width, 2 * count * width)
+        self.reset()
+
+    def reset(self) -> None:
+        """Start as if there were no condition."""
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, condition_TBD: Tensor) -> list[Modulate]:
+        parts = self.linear(F.silu(condition_TBD)).chunk(2 * self.count, -1)
+        return [Modulate(scale, shift) for scale, shift in zip(parts[::2], parts[1::2])]

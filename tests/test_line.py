@@ -1,0 +1,114 @@
+"""The whole line on tiny data, through the command line: raw video -> tokens -> training -> scores, video, submission."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from hwm.cli import main
+from hwm.config import FSQConfig
+from hwm.data.testsets import write_compression_test_set
+from hwm.data.writers import RawShardWriter, write_dataset_metadata, write_tokenizer_info
+from hwm.runs import load_run
+from hwm.tokenizers.fsq import FSQTokenizer
+from hwm.tokenizers.store import load_tokenizer, save_tokenizer
+
+SHAPE = ["model.vocab_size=200", "model.factors=[8,5,5]", "model.grid=[4,4]", "train.steps=6", "train.validate_every=3"]
+SHAPE += ["train.checkpoint_every=3", "train.sample_every=3", "train.threads=1"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Raw data of a square that moves with the first state, a tokenizer, and the tokens."""
+    root, rng = tmp_path_factory.mktemp("line"), np.random.default_rng(0)
+    for shard in range(2):
+        with RawShardWriter(root / "raw", shard=shard, height=32, width=32) as writer:
+            for segment in range(3):
+                states = rng.normal(size=(70, 25)).astype(np.float32).cumsum(0) * 0.1
+                frames = np.full((70, 32, 32, 3), 90, np.uint8)
+                for frame, state in zip(frames, states):
+                    x = int(np.clip(12 + 6 * state[0], 0, 24))
+                    frame[8:16, x : x + 8] = 200
+                writer.append(frames, states, segment)
+    write_dataset_metadata(root / "raw", num_shards=2, num_images=420)
+    torch.manual_seed(0)
+    save_tokenizer(FSQTokenizer(FSQConfig(levels=(8, 5, 5), channels=8, depth=1)), root / "coder")
+    assert main(["tokenize", str(root / "raw"), str(root / "tokens"), "--tokenizer", str(root / "coder")]) == 0
+    arguments = ["train", "st-tiny", "--out", str(root / "run"), "--data", str(root / "tokens"), "--val", str(root / "tokens")]
+    assert main([*arguments, "--tokenizer", str(root / "coder"), "--set", *SHAPE]) == 0
+    return root
+
+
+def test_training_leaves_a_run_that_describes_itself(place):
+    run = load_run(place / "run")
+    assert run.step in (3, 6) and run.config.model.vocab_size == 200
+    assert (place / "run" / "samples" / "step-6.png").is_file()
+    rows = [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert any("val/ce_auto" in row for row in rows)
+    shift, scale = run.model.states.shift_scale
+    assert shift.abs().max() > 0 and not torch.allclose(scale, torch.ones(25))
+
+
+def test_evaluation_writes_numbers_and_a_page(place):
+    arguments = ["evaluate", str(place / "run"), "--data", str(place / "tokens"), "--video", str(place / "raw")]
+    assert main([*arguments, "--out", str(place / "scores"), "--clips", "6"]) == 0
+    results = json.loads((place / "scores" / "results.json").read_text())
+    text = json.dumps(results)
+    for word in ("copy last frame", "states permuted", "states zeroed", "teacher-forced"):
+        assert word in text
+    page = (place / "scores" / "report.html").read_text()
+    assert page.count("<html") == 1 and "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_a_rollout_becomes_a_video(place):
+    out = place / "rollout.mp4"
+    assert main(["predict", str(place / "run"), "--data", str(place / "tokens"), "--out", str(out), "--blocks", "2"]) == 0
+    from hwm.data.video import read_video
+
+    assert len(read_video(out)) == 51
+
+
+def test_a_submission_is_written_and_checked(place):
+    coder = load_tokenizer(place / "coder")
+    tokens = torch.randint(0, 200, (3, 3, 4, 4)).numpy().astype(np.int32)
+    states = np.zeros((3, 64, 25), np.float32)
+    root = place / "test_v2.0"
+    write_compression_test_set(root, tokens_NTHW=tokens, states_NFA=states, vocab_size=200)
+    write_tokenizer_info(
+        root, name="coder", fingerprint=coder.fingerprint(), vocab_size=200, grid=(4, 4), clock=coder.clock, config={}
+    )
+    out = place / "submission.zip"
+    who = ["--team", "Us", "--authors", "A, B", "--email", "a@b.org"]
+    assert main(["submit", str(place / "run"), "--data", str(root), "--out", str(out), *who]) == 0
+    with zipfile.ZipFile(out) as archive:
+        assert sorted(archive.namelist()) == ["0.npz", "1.npz", "2.npz", "README.txt"]
+        assert json.loads(archive.read("README.txt"))["team"] == "Us"
+
+
+def test_a_trained_tokenizer_is_exported(place, capsys):
+    arguments = ["train", "fsq-tiny", "--out", str(place / "fsq"), "--data", str(place / "raw"), "--val", str(place / "raw")]
+    assert main([*arguments, "--set", "train.steps=4", "train.sample_every=4", "train.threads=1"]) == 0
+    assert main(["export", str(place / "fsq"), str(place / "published")]) == 0
+    assert load_tokenizer(place / "published").vocab_size == 200
+    assert main(["export", str(place / "run"), str(place / "wrong")]) == 2
+    assert "not a tokenizer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["train", "st-tiny", "--out", "{}/x", "--data", "{}/tokens"], "the model is for grid"),
+        (["train", "st-tiny", "--out", "{}/x", "--data", "{}/raw"], "hwm tokenize"),
+        (["train", "fsq-tiny", "--out", "{}/x", "--data", "{}/tokens"], "learns from video"),
+        (["evaluate", "{}/run", "--data", "{}/tokens", "--tokenizer", "{}/nothing"], "no tokenizer"),
+        (["predict", "{}/run", "--data", "{}/tokens", "--clip", "999"], "has clips 0.."),
+        (["submit", "{}/run", "--data", "{}/tokens", "--team", "x", "--authors", "x", "--email", "x"], "test"),
+        (["train", "st-tiny", "--out", "{}/run", "--data", "{}/tokens", "--val", "{}/tokens", "--set", "seed=5", *SHAPE, "tokenizer={}/coder"], "seed"),
+    ],
+)
+def test_mistakes_are_named(place, arguments, message, capsys):
+    assert main([a.format(place) for a in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.strip().count("\n") == 0
