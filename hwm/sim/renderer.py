@@ -83,8 +83,19 @@ def quiet_stderr() -> Iterator[None]:
             os.close(kept)
 
 
+def lens(light_HWC: np.ndarray) -> np.ndarray:
+    """Blur of a plain lens, weights 1 2 1 both ways: takes out the aliasing of one ray per pixel, keeps the mean light."""
+    for axis in (0, 1):
+        edges = np.pad(light_HWC, [(1, 1) if a == axis else (0, 0) for a in range(3)], mode="edge")
+        before, after = (edges.take(range(k, k + light_HWC.shape[axis]), axis) for k in (0, 2))
+        light_HWC = 0.5 * light_HWC + 0.25 * (before + after)
+    return light_HWC
+
+
 class WarpRenderer:
     """Ray tracing on the CPU: textures, hard shadows, one ray per pixel, or 2 x 2 of them with `antialias`.
+
+    One ray samples a point where a sensor gathers light from an area: the picture then passes a lens, see `lens`.
 
     model: mjModel of a scene.  size: side of the picture in pixels.  Physics stays in MuJoCo; per picture only
     poses are handed over.
@@ -116,6 +127,7 @@ class WarpRenderer:
             shadow_light_fraction=SHADOW_LIGHT,
         )
         self._picture = warp.zeros((1, size, size), dtype=warp.vec3f)
+        self._through_lens = not antialias
 
     def render(self, data: Any) -> np.ndarray:
         """Picture of the head camera, uint8 (size, size, 3)."""
@@ -126,7 +138,8 @@ class WarpRenderer:
         self._engine.refit_bvh(self._model, self._data, self._context)
         self._engine.render(self._model, self._data, self._context)
         self._engine.get_rgb(self._context, 0, self._picture)
-        return (np.clip(self._picture.numpy()[0], 0, 1) * 255 + 0.5).astype(np.uint8)
+        light = np.clip(self._picture.numpy()[0], 0, 1)
+        return ((lens(light) if self._through_lens else light) * 255 + 0.5).astype(np.uint8)
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from hwm.sim.renderer import WarpRenderer, choose_backend, find_gl, quiet_stderr
+from hwm.sim.renderer import WarpRenderer, choose_backend, find_gl, lens, quiet_stderr
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +72,11 @@ def test_the_simulator_is_importable_without_its_packages(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "ValueError: the simulator needs mujoco" in done.stderr.splitlines()[-1]
     assert "pip install 'humanoid-world-models[sim]'" in done.stderr
+
+
+def test_the_lens_is_the_binomial_blur_and_keeps_light():
+    point = np.zeros((7, 7, 1))
+    point[3, 3] = 1
+    row = np.array([1, 2, 1]) / 4
+    assert np.allclose(lens(point)[2:5, 2:5, 0], np.outer(row, row)) and np.isclose(lens(point).sum(), 1)
+    assert np.allclose(lens(np.full((5, 6, 3), 0.3)), 0.3)
