@@ -101,7 +101,7 @@ def st_demo() -> RunConfig:
 
 
 def fsq_8x8x8() -> RunConfig:
-    """Video tokenizer of the library: 8x8x8 with Cosmos' 64 000 codes, 1.5 M parameters, trained on raw video.
+    """Video tokenizer of the library: 8x8x8 with Cosmos' 64 000 codes, 1.9 M parameters, trained on raw video.
 
     Data: `hwm simulate --minutes 11 --seed 1000` at 64x64; about 35 minutes on one CPU core.  The shipped weights
     and their scores: hwm/tokenizers/weights/fsq-8x8x8/README.md.
