@@ -16,9 +16,13 @@ from hwm.sim.simulate import simulate
 from hwm.tokenizers.encode import tokenize
 from hwm.training.device import usable_cores
 
-MINUTES = 12.0
-"""Robot time simulated for training: what two cores render in about two minutes."""
-VALIDATION_MINUTES = 1.5
+MINUTES = 9.0
+"""Robot time simulated for training: what two cores render in about two and a half minutes."""
+VALIDATION_SHARE = 1 / 6
+"""Robot time of each validation set, as a share of the training set's."""
+SEGMENT_SECONDS = (5.0, 8.0)
+"""Short recordings, each in a room of its own: to work in unseen rooms, a model must have seen many."""
+MOST_ROOMS = 1000
 PHASES = 4
 """First frames from which the training video is cut into blocks, to make more clips of little data."""
 CLIPS = 128
@@ -37,7 +41,9 @@ def run_demo(out: Path, *, minutes: float = 0.0, seed: int = 0, workers: int = 0
             simulate(
                 raw,
                 minutes=minutes or MINUTES,
-                val_minutes=VALIDATION_MINUTES,
+                val_minutes=(minutes or MINUTES) * VALIDATION_SHARE,
+                segment_seconds=SEGMENT_SECONDS,
+                rooms=MOST_ROOMS,
                 size=size,
                 seed=seed,
                 workers=workers,
