@@ -105,7 +105,10 @@ def test_a_trained_tokenizer_is_exported(place, capsys):
         (["evaluate", "{}/run", "--data", "{}/tokens", "--tokenizer", "{}/nothing"], "no tokenizer"),
         (["predict", "{}/run", "--data", "{}/tokens", "--clip", "999"], "has clips 0.."),
         (["submit", "{}/run", "--data", "{}/tokens", "--team", "x", "--authors", "x", "--email", "x"], "test"),
-        (["train", "st-tiny", "--out", "{}/run", "--data", "{}/tokens", "--val", "{}/tokens", "--set", "seed=5", *SHAPE, "tokenizer={}/coder"], "seed"),
+        (
+            [*"train st-tiny --out {}/run --data {}/tokens --val {}/tokens --set seed=5".split(), "tokenizer={}/coder", *SHAPE],
+            "seed",
+        ),
     ],
 )
 def test_mistakes_are_named(place, arguments, message, capsys):
