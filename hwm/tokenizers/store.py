@@ -62,5 +62,7 @@ def save_tokenizer(tokenizer: FSQTokenizer, folder: str | Path, *, card: str = "
     (temporary / "config.toml").write_text(to_toml(tokenizer.config))
     (temporary / "README.md").write_text(card)
     save_file({k: v.half().contiguous() for k, v in tokenizer.state_dict().items()}, temporary / "model.safetensors")
+    for file in temporary.iterdir():
+        file.chmod(0o644)
     temporary.replace(folder)
     return folder
