@@ -16,9 +16,9 @@ from hwm.sim.simulate import simulate
 from hwm.tokenizers.encode import tokenize
 from hwm.training.device import usable_cores
 
-MINUTES = 9.0
+MINUTES = 7.5
 """Robot time simulated for training: what two cores render in about two and a half minutes."""
-VALIDATION_SHARE = 1 / 6
+VALIDATION_SHARE = 1 / 5
 """Robot time of each validation set, as a share of the training set's."""
 SEGMENT_SECONDS = (5.0, 8.0)
 """Short recordings, each in a room of its own: to work in unseen rooms, a model must have seen many."""
