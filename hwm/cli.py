@@ -180,7 +180,8 @@ def tokenize(
         out: Folder for the tokens.
         tokenizer: A shipped name, a folder of `hwm export`, or a folder with the official Cosmos encoder.jit and decoder.jit.
         size: Side to which frames are resized first; 0 keeps them.
-        phases: Cut every shard from this many first frames (more training clips from little data).
+        phases: Cut every shard from this many first frames (more training clips from little data); of several
+            datasets only those called train.
         workers: Processes.
         part: k n: make only every n-th shard from the k-th, for jobs that share the work.
         trust: Allow a TorchScript tokenizer, which is a program, to run.
@@ -198,7 +199,8 @@ def tokenize(
                 target,
                 tokenizer=tokenizer,
                 size=size,
-                phases=phases,
+                # Held-out sets stay aligned with their video.
+                phases=phases if not several or source.name.startswith("train") else 1,
                 workers=workers,
                 part=part,
                 trust=trust,
