@@ -286,8 +286,9 @@ def evaluate(
         device: cpu, or cuda.
     """
     from hwm.apply import evaluate_run
+    from hwm.evaluate.table import text_table
 
-    evaluate_run(
+    scores = evaluate_run(
         run,
         data=data,
         video=video,
@@ -299,7 +300,9 @@ def evaluate(
         tokenizer=tokenizer,
         trust=trust,
         device=device,
+        command=f"hwm evaluate {run} --data {data} --clips {clips} --seed {seed}",
     )
+    print(f"\n{text_table(scores)}\n\nreport: {(out or run) / 'report.html'}")
     return 0
 
 

@@ -70,7 +70,7 @@ def run_demo(out: Path, *, minutes: float = 0.0, seed: int = 0, workers: int = 0
 
     _say(4, "evaluating in rooms never seen in training")
     unseen, video = out / "tokens" / "val_unseen_v2.0", raw / "val_unseen_v2.0_raw"
-    scores = evaluate_run(out / "run", data=unseen, video=video, out=out, clips=CLIPS, seed=seed)
+    scores = evaluate_run(out / "run", data=unseen, video=video, out=out, clips=CLIPS, seed=seed, command="hwm demo")
     predict_video(out / "run", data=unseen, out=out / "rollout.mp4", blocks=3)
     _print_outcome(scores, out, seconds=time.monotonic() - started)
     return 0
