@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -74,6 +75,130 @@ class STConfig:
 
 
 @dataclass(frozen=True)
+class MaskedConfig:
+    """Masked-HWM (SYSTEMS.md section 2).  Defaults are the published base variant."""
+
+    family: Literal["masked"] = "masked"
+    vocab_size: int = 64000
+    factors: tuple[int, ...] = ()
+    """Mixed radix of a factorised vocabulary, lowest digit first; empty: one table over all ids (the paper)."""
+    grid: tuple[int, int] = (32, 32)
+    context_grids: int = 2
+    future_grids: int = 1
+    num_layers: int = 24
+    num_heads: int = 8
+    width: int = 512
+    mlp_ratio: int = 4
+    attention: Literal["joint", "split"] = "joint"
+    sharing: Literal["stream", "modality", "full"] = "stream"
+    """Which streams share feed-forward weights after the first `unshared_blocks`."""
+    unshared_blocks: int = 4
+    visibility: Literal["causal", "full", "released"] = "causal"
+    """Which temporal slots see which (nn/streams.py slot_visibility); with "causal" the past is computed once."""
+    qk_norm: bool = False
+    learned_positions: bool = True
+    """Learned positions added to the tokens beside the rotary ones, as in the release."""
+    dropout: float = 0.4
+    """Dropout of the feed-forward layers, as in the release."""
+    state_dim: int = 25
+    num_states: int = 17
+    state_modulation: bool = False
+    """The pooled state of a grid also scales and shifts the norms of its video tokens, from zero (ours)."""
+    init_std: float = 0.02
+    max_corruption: float = 0.2
+    """Largest rate of random token replacement in training."""
+    code_loss: float = 0.0
+    """Weight of the squared error of the expected digits of a factorised vocabulary, as codes in [-1, 1] (ours)."""
+    steps: int = 2
+    """Refinement steps of a grid in prediction."""
+    temperature: float = 0.0
+    """Temperature of prediction; 0 takes the most likely token."""
+    remask: Literal["random", "confidence"] = "random"
+    """Which tokens are predicted again in the next step: a random choice, or the least certain ones."""
+
+    def __post_init__(self) -> None:
+        _check_streams(self)
+        if self.factors and math.prod(self.factors) != self.vocab_size:
+            raise ValueError(f"model.factors {self.factors} do not multiply to vocab_size {self.vocab_size}")
+        if self.code_loss and not self.factors:
+            raise ValueError("model.code_loss needs model.factors: only the digits of a quantiser have an order")
+        if not 0 <= self.max_corruption <= 1 or self.init_std <= 0 or self.code_loss < 0:
+            raise ValueError("model.max_corruption must lie in [0, 1], init_std be positive and code_loss not negative")
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """Flow-HWM (SYSTEMS.md section 3).  Defaults are the published base variant."""
+
+    family: Literal["flow"] = "flow"
+    channels: int = 16
+    """Channels of the latents."""
+    grid: tuple[int, int] = (16, 16)
+    """Height and width of the latents."""
+    patch: int = 2
+    """Side of the square of latent cells that make one token."""
+    context_grids: int = 2
+    future_grids: int = 1
+    num_layers: int = 15
+    num_heads: int = 16
+    width: int = 1152
+    """15 layers of 1152 give the paper's four sizes exactly; its printed 17 x 1172 has no rotary heads (SYSTEMS.md)."""
+    mlp_ratio: int = 4
+    attention: Literal["joint", "split"] = "joint"
+    sharing: Literal["stream", "modality", "full"] = "stream"
+    """Which streams share modulation, projections and feed-forward weights after the first `unshared_blocks`."""
+    unshared_blocks: int = 4
+    context_sees: Literal["all", "context"] = "all"
+    """all: joint attention in all directions (the paper).  context: past and actions see only each other and stand at
+    time 1, so they are computed once for all sampling steps (ours)."""
+    qk_norm: bool = True
+    dropout: float = 0.0
+    state_dim: int = 25
+    num_states: int = 17
+    state_modulation: bool = False
+    """The pooled states of the future grids join the timestep in the modulation (ours)."""
+    target: Literal["latents", "change"] = "latents"
+    """What the flow ends in: the future latents (the paper) or their change from the last past one (ours)."""
+    sigma_min: float = 1e-4
+    """Noise left at time 1; the paper keeps it and prints no value."""
+    time_sampling: Literal["uniform", "logit_normal"] = "logit_normal"
+    """Distribution of training times; the release draws sigmoid(N(0, 1))."""
+    time_per_grid: bool = False
+    """Each future grid gets a noise level of its own in training."""
+    condition_dropout: float = 0.15
+    """Probability that a training clip loses context and actions together, for guidance."""
+    shortcut: float = 0.0
+    """Share of a training batch that learns to take two steps in one (ours; Frans et al. 2024); 0: plain flow."""
+    steps: int = 50
+    """Solver steps of prediction; a power of two up to 128 for a shortcut model's own step sizes."""
+    solver: Literal["euler", "heun"] = "euler"
+    guidance: float = 3.0
+    """Scale of classifier-free guidance; 1 switches it off."""
+    temperature: float = 1.0
+    """Scale of the initial noise in prediction; 0 starts from its mean."""
+
+    def __post_init__(self) -> None:
+        _check_streams(self)
+        if self.grid[0] % self.patch or self.grid[1] % self.patch:
+            raise ValueError(f"model.grid {self.grid} is not divisible by model.patch {self.patch}")
+        if not 0 <= self.sigma_min < 1 or not 0 <= self.condition_dropout < 1 or not 0 <= self.shortcut < 1:
+            raise ValueError("model.sigma_min, condition_dropout and shortcut must lie in [0, 1)")
+        if self.guidance != 1 and not self.condition_dropout:
+            raise ValueError("model.guidance other than 1 needs model.condition_dropout: it compares with no condition")
+
+
+def _check_streams(config: MaskedConfig | FlowConfig) -> None:
+    """Raise ValueError for what neither Humanoid World Model can be."""
+    if config.width % config.num_heads:
+        raise ValueError(f"model.width {config.width} is not divisible by model.num_heads {config.num_heads}")
+    sizes = (config.context_grids, config.future_grids, config.num_layers, config.num_states, config.steps, *config.grid)
+    if min(sizes) < 1 or config.unshared_blocks < 0:
+        raise ValueError("model grids, layers, num_states and steps must be at least 1, unshared_blocks at least 0")
+    if not 0 <= config.dropout < 1 or config.temperature < 0:
+        raise ValueError("model.dropout must lie in [0, 1) and model.temperature not be negative")
+
+
+@dataclass(frozen=True)
 class FSQConfig:
     """Causal video tokenizer with finite scalar quantisation (tokenizers/fsq.py)."""
 
@@ -86,7 +211,9 @@ class FSQConfig:
     depth: int = 2
     """Residual blocks per stage."""
     continuous: bool = False
-    """Latents instead of codes: the bottleneck is bounded, not quantised."""
+    """Latents instead of codes: the bottleneck is bounded, not quantised; levels then only counts the channels."""
+    latent_noise: float = 0.0
+    """Standard deviation of noise added to continuous latents in training: close latents then decode to close frames."""
     steady_weight: float = 0.0
     """Weight of the mean change of the latents from grid to grid: less flicker in tokens of what does not move."""
     edge_weight: float = 0.5
@@ -97,6 +224,8 @@ class FSQConfig:
             raise ValueError(f"model.spatial_stride must be 4, 8 or 16, got {self.spatial_stride}")
         if not self.levels or min(self.levels) < 2:
             raise ValueError(f"model.levels must be at least 2 each, got {self.levels}")
+        if self.latent_noise < 0 or (self.latent_noise and not self.continuous):
+            raise ValueError("model.latent_noise must not be negative and needs model.continuous")
 
 
 @dataclass(frozen=True)
@@ -151,7 +280,7 @@ class TrainConfig:
             raise ValueError("train.lr must be positive and train.ema in [0, 1)")
 
 
-ModelConfig = STConfig | FSQConfig
+ModelConfig = STConfig | MaskedConfig | FlowConfig | FSQConfig
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ Shape letters used in names everywhere (`x_BTSD` has shape (B, T, S, D)):
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -103,13 +103,41 @@ class Tokenizer(Protocol):
         """Hash of everything that decides its output; stored with tokens, compared before use."""
 
 
+@runtime_checkable
+class LatentTokenizer(Protocol):
+    """Video to continuous latents and back.  Blocks of `clock.block` frames are encoded and decoded independently.
+
+    Causal: the latents of a block's first frames do not depend on its later frames.
+    """
+
+    name: str
+    clock: Clock
+    spatial_stride: int
+    channels: int
+
+    def encode(self, video_BFHWC: Tensor) -> Tensor:
+        """uint8 video of whole blocks -> float32 latents_BTCHW."""
+
+    def decode(self, latents_BTCHW: Tensor) -> Tensor:
+        """float32 latents of whole blocks -> uint8 video_BFHWC."""
+
+    def fingerprint(self) -> str:
+        """Hash of everything that decides its output; stored with latents, compared before use."""
+
+
 class WorldModel(Protocol):
     """A model of the robot's camera: an nn.Module that also has these.
 
+    predicts: what it is trained on and gives, ids of a Tokenizer or latents of a LatentTokenizer.
     validation_key: the score of `validate` that chooses the best checkpoint; lower is better.
+    context_grids, future_grids: latent steps it sees and predicts.  num_states: state rows it reads.
     """
 
+    predicts: Literal["tokens", "latents"]
     validation_key: str
+    context_grids: int
+    future_grids: int
+    num_states: int
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Training loss under "loss" (a scalar to differentiate) and further named scalars to log."""
@@ -121,10 +149,6 @@ class WorldModel(Protocol):
 class TokenWorldModel(WorldModel, Protocol):
     """A world model over token grids."""
 
-    context_grids: int
-    future_grids: int
-    num_states: int
-
     def predict(
         self,
         context_BTHW: Tensor,
@@ -132,7 +156,7 @@ class TokenWorldModel(WorldModel, Protocol):
         *,
         generator: torch.Generator,
         num_samples: int = 1,
-        sampling: Sampling = Sampling(),
+        sampling: Sampling | None = None,
         targets_BTHW: Tensor | None = None,
         teacher_forced: bool = False,
         top_k_logits: int = 0,
@@ -140,6 +164,25 @@ class TokenWorldModel(WorldModel, Protocol):
     ) -> Prediction:
         """Predict the future grids after the context, given the states of context and future frames.
 
+        sampling: None takes the model's own way (greedy, or its configured temperature).
         targets_BTHW: true future grids; fills nll_BTHW.  teacher_forced: feed the targets instead of the samples.
         top_k_logits: fills top_indices and top_values with that many.  codes_VC: fills codes_BTHWC.
+        """
+
+
+class LatentWorldModel(WorldModel, Protocol):
+    """A world model over continuous latents."""
+
+    def predict(
+        self,
+        context_BTCHW: Tensor,
+        states_BFA: Tensor,
+        *,
+        generator: torch.Generator,
+        num_samples: int = 1,
+        sampling: Sampling | None = None,
+    ) -> Prediction:
+        """Predict K futures of the latents, latents_BKTCHW, after the context, in the tokenizer's own units.
+
+        sampling: its temperature scales the initial noise; None takes the configured one.
         """

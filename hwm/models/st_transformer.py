@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,7 @@ class STTransformer(nn.Module):
     Raises ValueError where the state rows leave a grid without any.
     """
 
+    predicts: Literal["tokens", "latents"] = "tokens"
     validation_key = "ce_auto"
 
     def __init__(self, config: STConfig, *, clock: Clock = COSMOS) -> None:
@@ -225,7 +226,7 @@ class STTransformer(nn.Module):
         *,
         generator: torch.Generator,
         num_samples: int = 1,
-        sampling: Sampling = Sampling(),  # noqa: B008
+        sampling: Sampling | None = None,
         targets_BTHW: Tensor | None = None,
         teacher_forced: bool = False,
         top_k_logits: int = 0,
@@ -238,6 +239,7 @@ class STTransformer(nn.Module):
         entropy; the top values are log-probabilities.  Samples share the work on the context; greedy ones are equal
         and made once.  Raises ValueError for another number of grids or states, or teacher forcing without targets.
         """
+        sampling = sampling or Sampling()
         context_BTHW = self._check_tokens(context_BTHW, self.context_grids)
         if targets_BTHW is not None:
             targets_BTHW = self._check_tokens(targets_BTHW, self.future_grids)

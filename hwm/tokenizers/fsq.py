@@ -188,11 +188,11 @@ class FSQTokenizer(nn.Module):
     def loss(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Pixel error and error of spatial differences (which keeps edges) of the reconstruction of video_BFHWC.
 
-        With config.steady_weight also the change of the latents from grid to grid.
+        With config.steady_weight also the change of the latents from grid to grid.  Continuous latents get
+        config.latent_noise on the way to the decoder.
         """
-        del generator  # the reconstruction has no randomness
         assert batch.video_BFHWC is not None
-        latents, video = self._reconstruct(batch.video_BFHWC)
+        latents, video = self._reconstruct(batch.video_BFHWC, noise_from=generator)
         error = video - self._normalise(batch.video_BFHWC)
         mse, absolute = error.square().mean(), error.abs().mean()
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
@@ -210,10 +210,15 @@ class FSQTokenizer(nn.Module):
         mse_BF = (pixels - batch.video_BFHWC.float()).div(255).square().mean((2, 3, 4))
         return {"mse": mse_BF.mean(1), "psnr": (-10 * mse_BF.clamp(min=1e-10).log10()).mean(1)}
 
-    def _reconstruct(self, video_BFHWC: Tensor) -> tuple[Tensor, Tensor]:
+    def _reconstruct(
+        self, video_BFHWC: Tensor, *, noise_from: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Latents before rounding, and the video decoded from what the decoder is given."""
         latents = self.encode_latents(video_BFHWC)
         codes = latents
+        if self.config.latent_noise and noise_from is not None:
+            noise = torch.randn(latents.shape, generator=noise_from, device=noise_from.device)
+            codes = latents + self.config.latent_noise * noise.to(latents.device)
         if not self.config.continuous:
             codes = quantiser.quantise(latents.movedim(2, -1), self.levels).movedim(-1, 2)
         return latents, self.decode_latents(codes).float()

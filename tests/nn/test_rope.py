@@ -1,0 +1,60 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwm.nn.rope import axis_widths, grid_positions, rope_angles, rotate
+
+
+@pytest.mark.parametrize("sizes", [(17,), (4, 5), (3, 4, 5)])
+def test_equals_multiplication_by_a_complex_number(sizes: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    positions = grid_positions(*sizes)
+    x = torch.randn(2, len(positions), 24, generator=generator)
+    angles = rope_angles(positions, 24)
+    turned = torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (12, 2))) * torch.polar(torch.ones_like(angles), angles))
+    torch.testing.assert_close(rotate(x, angles), turned.flatten(-2))
+
+
+@given(shift=st.tuples(*[st.integers(-50, 50)] * 3), axes=st.integers(1, 3), seed=st.integers(0, 100))
+@settings(deadline=None, max_examples=30)
+def test_products_depend_on_the_difference_of_positions(shift: tuple[int, ...], axes: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    q, k = torch.randn(2, 1, 12, generator=generator).double()
+    a = torch.randint(0, 30, (1, axes), generator=generator).float()
+    b = torch.randint(0, 30, (1, axes), generator=generator).float()
+    moved = torch.tensor(shift[:axes]).float()
+    here = (rotate(q, rope_angles(a, 12)) * rotate(k, rope_angles(b, 12))).sum()
+    there = (rotate(q, rope_angles(a + moved, 12)) * rotate(k, rope_angles(b + moved, 12))).sum()
+    torch.testing.assert_close(here, there, atol=1e-4, rtol=1e-4)
+
+
+def test_first_pair_turns_by_one_radian_a_step_and_the_last_slowest() -> None:
+    angles = rope_angles(torch.tensor([[0.0], [1.0], [3.0]]), 8, theta=16.0)
+    torch.testing.assert_close(angles, torch.tensor([0.0, 1.0, 3.0])[:, None] * torch.tensor([1, 0.5, 0.25, 0.125]))
+
+
+def test_length_and_origin_stay() -> None:
+    x = torch.randn(7, 12, generator=torch.Generator().manual_seed(1))
+    turned = rotate(x, rope_angles(grid_positions(7), 12))
+    torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
+    torch.testing.assert_close(turned[0], x[0])
+
+
+def test_axes_turn_their_own_channels_only() -> None:
+    widths = axis_widths(72, 3)
+    assert widths == (24, 24, 24) and axis_widths(64, 2) == (32, 32) and axis_widths(64, 3) == (24, 20, 20)
+    angles = rope_angles(torch.tensor([[0.0, 2.0, 0.0]]), 72)[0]
+    assert (angles[:12] == 0).all() and (angles[24:] == 0).all() and math.isclose(angles[12], 2.0)
+
+
+@pytest.mark.parametrize("head,axes", [(7, 1), (2, 2), (6, 2), (4, 3), (64, 4)])
+def test_heads_that_cannot_be_split(head: int, axes: int) -> None:
+    with pytest.raises(ValueError, match="rotary axes"):
+        axis_widths(head, axes)
+
+
+def test_grid_positions_are_row_major() -> None:
+    assert grid_positions(2, 3).tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
