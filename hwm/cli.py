@@ -403,28 +403,28 @@ def recipes(*, json_output: bool = False) -> int:
     """
     import torch
 
-    from hwm.recipes import RECIPES, summary
+    from hwm.recipes import RECIPES
     from hwm.runs import build_model
 
     rows: list[dict[str, Any]] = []
-    for function in RECIPES:
-        config = function()
+    for entry in RECIPES:
+        config = entry.build()
         with torch.device("meta"):
             sizes = [(p.numel(), p.requires_grad) for p in build_model(config).parameters()]
         rows.append(
             {
-                "name": config.recipe,
+                "name": entry.name,
                 "family": config.model.family,
                 "parameters": sum(n for n, _ in sizes),
                 "trainable_parameters": sum(n for n, trainable in sizes if trainable),
-                "summary": summary(function),
+                "summary": entry.summary,
             }
         )
     if json_output:
         print(json.dumps(rows, indent=1))
     else:
         for row in rows:
-            print(f"{row['name']:<14} {row['parameters'] / 1e6:8.2f} M  {row['summary']}")
+            print(f"{row['name']:<27} {row['parameters'] / 1e6:8.2f} M  {row['summary']}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Named runs.  Each is a function that returns a RunConfig; its docstring says what it is, what it needs and what to expect.
+"""Named runs.  Each comes from a function that returns a RunConfig; its docstring says what it is, needs and gives.
 
 `hwm recipes` lists them, `hwm train NAME` runs one, `--set section.key=value` changes a value.
 """
@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
-from hwm.config import DataConfig, FSQConfig, RunConfig, STConfig, TrainConfig
+from hwm.config import DataConfig, FlowConfig, FSQConfig, MaskedConfig, RunConfig, STConfig, TrainConfig
 
 
 def st_revontuli() -> RunConfig:
@@ -157,23 +159,184 @@ def fsq_tiny() -> RunConfig:
     )
 
 
-RECIPES: tuple[Callable[[], RunConfig], ...] = (st_revontuli, st_tiny, st_demo, fsq_8x8x8, continuous_8x8x8, fsq_tiny)
+VARIANTS = ("base", "modality", "full", "split")
+"""Of either Humanoid World Model: HWM paper section 2.4."""
+SIZES = ("", "tiny", "medium")
+"""Published size, twin for two CPU cores, twin for one GPU and an hour."""
+
+
+def masked_hwm(variant: str, size: str = "") -> RunConfig:
+    """Masked-HWM of the paper: 24 layers x 512 on 2 + 1 token grids of 17 frames.
+
+    Published (seed document 004, section 3.1): 1X v2.0 tokens, 60 000 steps of 16 clips on one A6000; at 256x256 PSNR
+    28.7 to 29.4 dB, FID 10 to 15.  Weight decay and betas are of the release; the paper prints none.
+    tiny: 64x64 frames of the built-in robot, minutes on two CPU cores.  medium: 128x128, for an hour on one GPU (our
+    arithmetic, not measured: 4.2 TFLOP a step).  Both factorise the vocabulary, let states modulate every block and
+    learn the expected codes too (ours, as st-demo), for clips are few.
+    """
+    split = variant == "split"
+    model = MaskedConfig(
+        attention="split" if split else "joint",
+        sharing="full" if split else _SHARING[variant],
+        unshared_blocks=0 if split else 4,
+    )
+    train = TrainConfig(
+        steps=60_000,
+        batch_size=16,
+        lr=3e-5,
+        betas=(0.9, 0.95),
+        weight_decay=0.01,
+        warmup_steps=100,
+        schedule="linear",
+        precision="bfloat16",
+        validate_every=2000,
+        validate_clips=512,
+        checkpoint_every=1000,
+        sample_every=5000,
+    )
+    if size:
+        small = {"factors": (8, 8, 8, 5, 5, 5), "state_modulation": True, "code_loss": 10.0, "init_std": 0.05, "dropout": 0.1}
+        sizes: dict[str, Any] = {
+            "tiny": {"grid": (8, 8), "num_layers": 4, "num_heads": 3, "width": 96},
+            "medium": {"grid": (16, 16), "num_layers": 12, "num_heads": 8, "width": 384},
+        }
+        model = replace(model, **small, **sizes[size], unshared_blocks=0 if split else {"tiny": 2, "medium": 4}[size])
+        train = {"tiny": _TINY, "medium": _MEDIUM}[size]
+    return RunConfig(
+        recipe="-".join(filter(None, ("masked-hwm", variant, size))),
+        tokenizer="fsq-8x8x8" if size else "",
+        model=model,
+        data=DataConfig(clip="blocks", overlap=False),
+        train=train,
+    )
+
+
+def flow_hwm(variant: str, size: str = "") -> RunConfig:
+    """Flow-HWM of the paper: 15 layers x 1152 on 2 + 1 latents of 17 frames.
+
+    Published (seed document 004, section 3.2): Cosmos CV8x16x16 latents of 1X raw video at 256x256 (make them with
+    `hwm tokenize`), 150 000 steps of 128 clips on two A6000; PSNR 20.4 to 20.5 dB, FID 111, with a training defect in
+    the release (reference D.2).  One process holds 16 clips x 8 accumulated micro-batches.  EMA, betas and weight
+    decay are of the release.
+    tiny: 64x64 frames of the built-in robot, minutes on two CPU cores.  medium: 128x128, for an hour on one GPU (our
+    arithmetic, not measured: 1.5 TFLOP a step).  Both let states modulate every block, predict the change of the latents and start from the centre of
+    the noise without guidance (ours), for clips are few.
+    """
+    split = variant == "split"
+    model = FlowConfig(
+        attention="split" if split else "joint",
+        sharing="modality" if split else _SHARING[variant],
+        unshared_blocks=0 if split else 4,
+    )
+    train = TrainConfig(
+        steps=150_000,
+        batch_size=16,
+        accumulate=8,
+        lr=1e-4,
+        betas=(0.9, 0.99),
+        weight_decay=0.01,
+        schedule="cosine",
+        ema=0.999,
+        precision="bfloat16",
+        validate_every=2000,
+        validate_clips=512,
+        checkpoint_every=1000,
+        sample_every=5000,
+    )
+    if size:
+        small = {"state_modulation": True, "target": "change", "guidance": 1.0}
+        sizes: dict[str, Any] = {
+            "tiny": {"grid": (8, 8), "num_layers": 4, "num_heads": 4, "width": 96},
+            "medium": {"grid": (16, 16), "num_layers": 12, "num_heads": 8, "width": 512},
+        }
+        model = replace(model, **small, **sizes[size], unshared_blocks=0 if split else {"tiny": 2, "medium": 4}[size])
+        train = {"tiny": _TINY, "medium": _MEDIUM}[size]
+    return RunConfig(
+        recipe="-".join(filter(None, ("flow-hwm", variant, size))),
+        tokenizer="continuous-8x8x8" if size else "",
+        model=model,
+        data=DataConfig(clip="blocks", overlap=False),
+        train=train,
+    )
+
+
+_SHARING: dict[str, Any] = {"base": "stream", "modality": "modality", "full": "full"}
+_TINY = TrainConfig(
+    steps=1500,
+    batch_size=32,
+    lr=2e-3,
+    betas=(0.9, 0.95),
+    weight_decay=0.1,
+    warmup_steps=50,
+    schedule="cosine",
+    ema=0.99,
+    validate_every=500,
+    validate_clips=64,
+    checkpoint_every=250,
+    sample_every=500,
+    log_every=25,
+)
+_MEDIUM = replace(
+    _TINY,
+    steps=40_000,
+    lr=5e-4,
+    warmup_steps=500,
+    ema=0.999,
+    precision="bfloat16",
+    validate_every=2000,
+    validate_clips=256,
+    checkpoint_every=1000,
+    sample_every=4000,
+    log_every=100,
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named run: `build` makes its config, `summary` is one line for the list."""
+
+    name: str
+    build: Callable[[], RunConfig]
+    summary: str
+
+
+def _of(function: Callable[[], RunConfig]) -> Recipe:
+    return Recipe(function().recipe, function, (function.__doc__ or "").strip().splitlines()[0])
+
+
+def _family(function: Callable[[str, str], RunConfig]) -> Iterator[Recipe]:
+    first = (function.__doc__ or "").strip().splitlines()[0].split(":")[0]
+    twin = {"": "", "tiny": ", twin for two CPU cores", "medium": ", twin for one GPU"}
+    for size in SIZES:
+        for variant in VARIANTS:
+            build = partial(function, variant, size)
+            yield Recipe(build().recipe, build, f"{first}, {_ABOUT[variant]}{twin[size]}.")
+
+
+_ABOUT = {
+    "base": "weights per stream",
+    "modality": "weights per modality after the first blocks",
+    "full": "one set of weights after the first blocks",
+    "split": "split attention",
+}
+
+RECIPES: tuple[Recipe, ...] = (
+    *map(_of, (st_revontuli, st_tiny, st_demo)),
+    *_family(masked_hwm),
+    *_family(flow_hwm),
+    *map(_of, (fsq_8x8x8, continuous_8x8x8, fsq_tiny)),
+)
 
 
 def names() -> list[str]:
     """Names of all recipes."""
-    return [function().recipe for function in RECIPES]
+    return [entry.name for entry in RECIPES]
 
 
 def recipe(name: str) -> RunConfig:
     """The configuration called `name`.  Raises ValueError naming the nearest one."""
-    for function in RECIPES:
-        if function().recipe == name:
-            return function()
+    for entry in RECIPES:
+        if entry.name == name:
+            return entry.build()
     near = difflib.get_close_matches(name, names(), 1)
     raise ValueError(f"no recipe {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names())}"))
-
-
-def summary(function: Callable[[], RunConfig]) -> str:
-    """First line of the recipe's docstring."""
-    return (function.__doc__ or "").strip().splitlines()[0]

@@ -8,12 +8,12 @@ from hwm.config import FSQConfig, RunConfig, STConfig, TrainConfig, from_dict, f
 from hwm.recipes import RECIPES, names, recipe
 
 
-@pytest.mark.parametrize("function", RECIPES, ids=lambda f: f.__name__)
-def test_every_recipe_survives_toml(function, tmp_path):
+@pytest.mark.parametrize("entry", RECIPES, ids=lambda r: r.name)
+def test_every_recipe_survives_toml(entry, tmp_path):
     path = tmp_path / "config.toml"
-    path.write_text(to_toml(function()))
-    assert from_toml(RunConfig, path) == function()
-    assert function().recipe == function.__name__.replace("_", "-")
+    path.write_text(to_toml(entry.build()))
+    assert from_toml(RunConfig, path) == entry.build() == recipe(entry.name)
+    assert entry.build().recipe == entry.name and entry.summary.endswith(".")
 
 
 def test_unions_are_told_apart_by_family():
