@@ -9,22 +9,15 @@ from pathlib import Path
 from hwm.apply import evaluate_run, predict_video
 from hwm.config import RunConfig, override
 from hwm.evaluate.results import CompressionResult
-from hwm.progress import Counter
+from hwm.prepare import encoded, simulated
 from hwm.recipes import recipe
 from hwm.runs import train
-from hwm.sim.simulate import simulate
-from hwm.tokenizers.encode import tokenize
 from hwm.training.device import usable_cores
 
 MINUTES = 7.5
 """Robot time simulated for training: what two cores render in about two and a half minutes."""
 VALIDATION_SHARE = 1 / 5
 """Robot time of each validation set, as a share of the training set's."""
-SEGMENT_SECONDS = (5.0, 8.0)
-"""Short recordings, each in a room of its own: to work in unseen rooms, a model must have seen many."""
-MOST_ROOMS = 1000
-PHASES = 4
-"""First frames from which the training video is cut into blocks, to make more clips of little data."""
 CLIPS = 128
 
 
@@ -35,32 +28,13 @@ def run_demo(out: Path, *, minutes: float = 0.0, seed: int = 0, workers: int = 0
     config = _config(out, seed=seed, steps=steps, size=size)
 
     _say(1, "simulating a humanoid at work in furnished rooms")
-    raw = out / "raw"
-    if not (raw / "val_unseen_v2.0_raw" / "metadata.json").is_file():
-        with Counter("simulating", unit="frames") as counter:
-            simulate(
-                raw,
-                minutes=minutes or MINUTES,
-                val_minutes=(minutes or MINUTES) * VALIDATION_SHARE,
-                segment_seconds=SEGMENT_SECONDS,
-                rooms=MOST_ROOMS,
-                size=size,
-                seed=seed,
-                workers=workers,
-                progress=counter,
-            )
+    minutes = minutes or MINUTES
+    raw = simulated(
+        out / "raw", minutes=minutes, val_minutes=minutes * VALIDATION_SHARE, size=size, seed=seed, workers=workers
+    )
 
     _say(2, f"tokenizing with {config.tokenizer}")
-    for source, phases in (("train_v2.0", PHASES), ("val_v2.0", 1), ("val_unseen_v2.0", 1)):
-        with Counter(f"tokenizing {source}", unit="shards") as counter:
-            tokenize(
-                raw / f"{source}_raw",
-                out / "tokens" / source,
-                tokenizer=config.tokenizer,
-                phases=phases,
-                workers=workers if phases > 1 else 1,
-                progress=counter,
-            )
+    tokens = encoded(raw, out / "tokens", tokenizer=config.tokenizer, workers=workers)
 
     _say(3, "training st-demo from scratch")
     result = train(config, out / "run")
@@ -69,9 +43,9 @@ def run_demo(out: Path, *, minutes: float = 0.0, seed: int = 0, workers: int = 0
         return 143
 
     _say(4, "evaluating in rooms never seen in training")
-    unseen, video = out / "tokens" / "val_unseen_v2.0", raw / "val_unseen_v2.0_raw"
-    scores = evaluate_run(out / "run", data=unseen, video=video, out=out, clips=CLIPS, seed=seed, command="hwm demo")
-    predict_video(out / "run", data=unseen, out=out / "rollout.mp4", blocks=3)
+    video = raw / f"{tokens.test.name}_raw"
+    scores = evaluate_run(out / "run", data=tokens.test, video=video, out=out, clips=CLIPS, seed=seed, command="hwm demo")
+    predict_video(out / "run", data=tokens.test, out=out / "rollout.mp4", blocks=3)
     _print_outcome(scores, out, seconds=time.monotonic() - started)
     return 0
 
