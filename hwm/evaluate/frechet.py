@@ -1,0 +1,73 @@
+"""Frechet distance between two sets of features, each taken as one Gaussian.
+
+    d = |mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2))
+
+On the features of the Inception network it is the FID (Heusel et al. 2017, section 4); what it is called here
+depends on the features and nothing else (`features.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, sum (D,) and sum of outer products (D, D) of features, float64: what a mean and a covariance need.
+
+    Moments add up: those of a data set are the sum of those of its parts.
+    """
+
+    count: int
+    sum_D: Tensor
+    outer_DD: Tensor
+
+    @classmethod
+    def of(cls, features_ND: Tensor) -> Moments:
+        """Moments of N features (N, D) of any float type.  Raises ValueError for another shape or values not finite."""
+        if features_ND.ndim != 2:
+            raise ValueError(f"features must be (N, D), got {tuple(features_ND.shape)}; flatten the other axes into N")
+        if not bool(torch.isfinite(features_ND).all()):
+            raise ValueError("features hold values that are not finite: the network or its weight file is broken")
+        x_ND = features_ND.detach().double()
+        return cls(count=len(x_ND), sum_D=x_ND.sum(0), outer_DD=x_ND.mT @ x_ND)
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.count + other.count, self.sum_D + other.sum_D, self.outer_DD + other.outer_DD)
+
+    @property
+    def mean_D(self) -> Tensor:
+        """Mean of the features."""
+        return self.sum_D / self.count
+
+    @property
+    def covariance_DD(self) -> Tensor:
+        """Covariance of the features, unbiased.  Raises ValueError for fewer than 2."""
+        if self.count < 2:
+            raise ValueError(f"a covariance needs at least 2 features, got {self.count}; evaluate more clips")
+        return (self.outer_DD - torch.outer(self.sum_D, self.mean_D)) / (self.count - 1)
+
+
+def frechet_distance(a: Moments, b: Moments) -> float:
+    """Squared Frechet distance of the two Gaussians with these moments, never negative.
+
+    The distance of finite sets is biased upwards, the more the fewer features: compare at equal counts only.
+    Raises ValueError for fewer than 2 features on a side or features of different width.
+    """
+    if a.sum_D.shape != b.sum_D.shape:
+        raise ValueError(f"features of different width, {len(a.sum_D)} and {len(b.sum_D)}: not from the same network")
+    covariance_a, covariance_b = a.covariance_DD, b.covariance_DD
+    # With symmetric roots R of the covariances, tr (S_a S_b)^(1/2) is the sum of the singular values of R_a R_b.
+    # Roots of the eigenvalues of R_a S_b R_a are the same numbers, but lose half of the digits of the small ones.
+    cross = torch.linalg.svdvals(_root(covariance_a) @ _root(covariance_b)).sum()
+    between = (a.mean_D - b.mean_D).square().sum()
+    return max(0.0, float(between + covariance_a.trace() + covariance_b.trace() - 2 * cross))
+
+
+def _root(covariance_DD: Tensor) -> Tensor:
+    """The symmetric square root; eigenvalues that rounding made negative count as 0."""
+    values_D, vectors_DD = torch.linalg.eigh(covariance_DD)
+    return (vectors_DD * values_D.clamp(min=0).sqrt()) @ vectors_DD.mT

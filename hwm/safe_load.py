@@ -1,0 +1,111 @@
+"""The one place that opens weight files from elsewhere: tensors by name come out, and nothing in a file is run.
+
+Pickle files are programs in disguise.  They are read with torch's restricted unpickler, which builds tensors and
+plain containers and refuses every other name; what is left is then checked again here.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+SHOWN = 3
+"""Keys named in a message."""
+
+
+def load_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Tensors by name, on the CPU, of a .safetensors file or of a .pth or .pt file made by torch.save.
+
+    A pickle may hold the dict itself or a dict with it under "state_dict"; whatever lies beside it is dropped.
+    Raises ValueError, naming the file and the remedy, for anything but named dense tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such weight file; give the path of a .safetensors, .pth or .pt file")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except Exception as error:  # a hostile file can raise anything
+            raise ValueError(f"{path}: not a whole safetensors file ({_first_line(error)}); fetch it again") from None
+    if path.suffix not in (".pth", ".pt"):
+        raise ValueError(f"{path}: weight files are .safetensors, .pth or .pt, not {path.suffix or 'without suffix'}")
+    return _tensors_by_name(_unpickle(path), path)
+
+
+def select(
+    state: Mapping[str, Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    path: str | Path,
+    remedy: str,
+    ignored: tuple[str, ...] = (),
+) -> dict[str, Tensor]:
+    """Exactly the tensors of these names and shapes, as float32.
+
+    path: the file, for messages.  remedy: what to fetch or do, e.g. "fetch alex.pth of ...".
+    ignored: names of the file that begin so are left out.  Raises ValueError for tensors that are missing, have
+    another shape, are no floats, or are neither wanted nor ignored.
+    """
+    missing = [key for key in shapes if key not in state]
+    if missing:
+        raise ValueError(f"{path}: {_some(missing)} missing: not the expected weights; {remedy}")
+    for key, shape in shapes.items():
+        found = state[key]
+        if tuple(found.shape) != shape or not found.is_floating_point():
+            what = f"{found.dtype} {tuple(found.shape)}".removeprefix("torch.")
+            raise ValueError(f"{path}: {key} is {what}, expected floats {shape}: not the expected weights; {remedy}")
+    unexpected = [key for key in state if key not in shapes and not key.startswith(ignored)]
+    if unexpected:
+        raise ValueError(f"{path}: {_some(unexpected)} unexpected: not the expected weights; {remedy}")
+    return {key: state[key].float() for key in shapes}
+
+
+def _unpickle(path: Path) -> object:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a hostile file can raise anything
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        if name:
+            raise ValueError(
+                f"{path}: refused: it asks for the Python object {name[1]}, so opening it could run code; "
+                "expected nothing but tensors, get the weights as safetensors or from a source you trust"
+            ) from None
+        raise ValueError(
+            f"{path}: not a file of tensors made by torch.save ({_first_line(error)}); it may be cut off, "
+            "a TorchScript program or another format: fetch it again"
+        ) from None
+
+
+def _tensors_by_name(value: object, path: Path) -> dict[str, Tensor]:
+    if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
+        value = value["state_dict"]
+    if not isinstance(value, dict) or not value:
+        found = "an empty dict" if value == {} else type(value).__name__
+        raise ValueError(f"{path}: expected a dict of tensors by name, found {found}; save a model's state_dict()")
+    tensors = {}
+    for key, tensor in value.items():
+        if not isinstance(key, str) or not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
+            raise ValueError(
+                f"{path}: expected dense tensors by name, found {type(tensor).__name__} under {str(key)[:80]!r}; "
+                "save a model's state_dict()"
+            )
+        tensors[key] = tensor.detach()
+    return tensors
+
+
+def _some(keys: list[str]) -> str:
+    rest = len(keys) - SHOWN
+    return ", ".join(keys[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
