@@ -6,8 +6,6 @@ Source: Revontuli report section 3; parameter count and readings of what it leav
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -17,10 +15,11 @@ from hwm.clock import COSMOS, Clock
 from hwm.config import STConfig
 from hwm.contracts import Batch, Prediction, Sampling
 from hwm.nn.attention import KVCache, SpatialAttention, TemporalAttention
-from hwm.nn.dropout import dropout
+from hwm.nn.dropout import dropout, dropout_from, without_dropout
 from hwm.nn.modulation import Modulation
+from hwm.nn.parameters import decay_groups, normal_init
 from hwm.nn.states import StateEncoder, state_pooling
-from hwm.nn.vocabulary import TiedVocabulary, TokenReading
+from hwm.nn.vocabulary import Vocabulary, as_prediction
 
 
 class Block(nn.Module):
@@ -92,7 +91,7 @@ class STTransformer(nn.Module):
                 f"model.num_states {config.num_states} with model.state_offset {config.state_offset} leaves a grid "
                 f"of {self.num_grids} without state rows; raise num_states or bring the offset nearer to 0"
             )
-        self.vocabulary = TiedVocabulary(config.vocab_size, config.width, factors=config.factors)
+        self.vocabulary = Vocabulary(config.vocab_size, config.width, tied=True, factors=config.factors)
         self.place_positions = nn.Parameter(torch.empty(places, config.width))
         self.step_positions = nn.Parameter(torch.empty(steps, config.width))
         self.states = StateEncoder(
@@ -100,16 +99,7 @@ class STTransformer(nn.Module):
         )
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.width)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if not isinstance(module, nn.LayerNorm):
-                for name, parameter in module.named_parameters(recurse=False):
-                    nn.init.zeros_(parameter) if name == "bias" else nn.init.normal_(parameter, std=self.config.init_std)
-        for module in self.modules():
-            if isinstance(module, Modulation):
-                module.reset()
+        normal_init(self, std=config.init_std)
 
     def set_state_statistics(self, shift_scale: Tensor) -> None:
         """Normalise states as (state - shift) * scale; (2, A) from `hwm.robot.normalisation`; a saved buffer."""
@@ -117,11 +107,7 @@ class STTransformer(nn.Module):
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for AdamW: decay on matrices (the tied table among them), none on biases, norms and positions."""
-        decayed: list[nn.Parameter] = []
-        free: list[nn.Parameter] = []
-        for name, parameter in self.named_parameters():
-            (free if parameter.ndim < 2 or name.endswith("positions") else decayed).append(parameter)
-        return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+        return decay_groups(self, weight_decay)
 
     # The network
 
@@ -159,7 +145,8 @@ class STTransformer(nn.Module):
         """
         tokens_BTHW = self._check_tokens(batch.tokens_BTHW, self.num_grids)
         scored = self.future_grids if self.config.loss_on == "future" else self.num_grids - 1
-        with self._dropout_from(generator):
+        dropping = self.training and self.config.dropout > 0
+        with dropout_from(generator, device=tokens_BTHW.device, active=dropping):
             inputs_BTHW = tokens_BTHW[:, :-1]
             if self.training and self.config.scheduled_sampling:
                 inputs_BTHW = self._mix_in_predictions(inputs_BTHW, batch.states_BFA, generator)
@@ -176,25 +163,13 @@ class STTransformer(nn.Module):
         future_BTHW = inputs_BTHW[:, self.context_grids :]
         if not future_BTHW.shape[1]:
             return inputs_BTHW
-        with _evaluating(self):
+        with without_dropout(self):
             hidden_TBSD = self.trunk(inputs_BTHW[:, :-1], self.states(states_BFA), newest=future_BTHW.shape[1])
             guess_N = self.vocabulary.most_likely(hidden_TBSD.flatten(0, 2))
         guess_BTHW = guess_N.view(hidden_TBSD.shape[:-1]).transpose(0, 1).reshape(future_BTHW.shape)
         chance = torch.rand(future_BTHW.shape, generator=generator, device=generator.device).to(future_BTHW.device)
         mixed_BTHW = torch.where(chance < self.config.scheduled_sampling, guess_BTHW, future_BTHW)
         return torch.cat([inputs_BTHW[:, : self.context_grids], mixed_BTHW], 1)
-
-    @contextlib.contextmanager
-    def _dropout_from(self, generator: torch.Generator) -> Iterator[None]:
-        """Let dropout, which only knows torch's global generator, draw from `generator`, and leave no trace."""
-        if not self.training or not self.config.dropout:
-            yield
-            return
-        device = self.place_positions.device
-        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-        with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
-            torch.manual_seed(seed)
-            yield
 
     # Prediction
 
@@ -249,7 +224,7 @@ class STTransformer(nn.Module):
         draws = 1 if sampling.temperature == 0 else num_samples
         state_BTD, cache, grids_BTHW = self.states(states_BFA), KVCache(), context_BTHW
         drawn, readings = [], []
-        with _evaluating(self):
+        with without_dropout(self):
             for t in range(self.future_grids):
                 hidden_ND = self.trunk(grids_BTHW, state_BTD, newest=1, cache=cache).flatten(0, 2)
                 # Until the samples go separate ways there is one batch to draw them all from; then one batch each.
@@ -277,7 +252,7 @@ class STTransformer(nn.Module):
                         cache, state_BTD = cache.repeat(draws), state_BTD.repeat(draws, 1, 1)
                     grids_BTHW = ids_N.view(-1, 1, *grid_shape)
         tokens_BKTHW = torch.stack(drawn, 2).transpose(0, 1).expand(-1, num_samples, -1, -1, -1)
-        return _prediction(tokens_BKTHW, readings)
+        return as_prediction(tokens_BKTHW, readings)
 
     def _check_tokens(self, tokens_BTHW: Tensor | None, num_grids: int) -> Tensor:
         expected = (num_grids, *self.config.grid)
@@ -285,32 +260,3 @@ class STTransformer(nn.Module):
             got = "no tokens" if tokens_BTHW is None else tuple(tokens_BTHW.shape[1:])
             raise ValueError(f"the model works on {expected} token grids (T, H, W) here, got {got}")
         return tokens_BTHW
-
-
-def _prediction(tokens_BKTHW: Tensor, readings: list[TokenReading]) -> Prediction:
-    """Readings of the grids, rows in the order (B, H, W), as fields with the shapes of the contract."""
-    B, _, _, H, W = tokens_BKTHW.shape
-
-    def gather(name: str) -> Tensor | None:
-        columns = [getattr(reading, name) for reading in readings]
-        return None if columns[0] is None else torch.stack([c.unflatten(0, (B, H, W)) for c in columns], 1)
-
-    return Prediction(
-        tokens_BKTHW=tokens_BKTHW,
-        nll_BTHW=gather("nll_N"),
-        top_indices_BTHWK=gather("top_indices_NK"),
-        top_values_BTHWK=gather("top_values_NK"),
-        entropy_BTHW=gather("entropy_N"),
-        codes_BTHWC=gather("codes_NC"),
-    )
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout inside, as it was before outside."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def dropout(x: Tensor, rate: float, *, training: bool) -> Tensor:
@@ -22,3 +25,29 @@ def dropout(x: Tensor, rate: float, *, training: bool) -> Tensor:
     bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     bits = bits.view(torch.int16)[: x.numel()].view(x.shape)
     return x * (bits >= cut - 2**15).to(x.dtype).mul_(1 / (1 - cut / 2**16))
+
+
+@contextlib.contextmanager
+def dropout_from(generator: torch.Generator, *, device: torch.device, active: bool) -> Iterator[None]:
+    """Let dropout, which only knows torch's global generator, draw from `generator`, and leave no trace.
+
+    device: where the dropout happens.  active: whether there is any; else nothing is drawn.
+    """
+    if not active:
+        yield
+        return
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Without dropout inside, as it was before outside."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

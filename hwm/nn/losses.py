@@ -29,6 +29,7 @@ def linear_cross_entropy(
     digits_NF: Tensor,
     *,
     factors: tuple[int, ...],
+    bias_V: Tensor | None = None,
     code_weight: float = 0.0,
     chunk: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -38,14 +39,17 @@ def linear_cross_entropy(
     expected digits, summed over factors, digit d of L counting as (d - L // 2) / (L // 2): moves in the order of the
     codes weigh more than flicker between neighbours.
 
-    hidden_ND: inputs of the head.  weight_VD: its weight, rows of all factors one after the other.
+    hidden_ND: inputs of the head.  weight_VD: its weight, rows of all factors one after the other.  bias_V: its bias.
     digits_NF: int64, digit f of every target in [0, factors[f]).  chunk: rows at a time; 0 chooses.
     The products run in the type that autocast would choose; soft-max and sums run in float32 (float64 for float64).
     """
     dtype = _product_dtype(hidden_ND)
-    needs_gradient = torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad)
+    trained = any(x is not None and x.requires_grad for x in (hidden_ND, weight_VD, bias_V))
+    needs_gradient = torch.is_grad_enabled() and trained
     rows = chunk or chunk_rows(weight_VD)
-    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, digits_NF, factors, code_weight, rows, dtype, needs_gradient)
+    return _LinearCrossEntropy.apply(
+        hidden_ND, weight_VD, bias_V, digits_NF, factors, code_weight, rows, dtype, needs_gradient
+    )
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:
@@ -61,6 +65,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any,
         hidden_ND: Tensor,
         weight_VD: Tensor,
+        bias_V: Tensor | None,
         digits_NF: Tensor,
         factors: tuple[int, ...],
         code_weight: float,
@@ -71,6 +76,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         N = len(hidden_ND)
         exact = torch.float64 if dtype == torch.float64 else torch.float32
         hidden, weight = hidden_ND.to(dtype), weight_VD.to(dtype)
+        bias = None if bias_V is None else bias_V.to(dtype)
         nll_sum = torch.zeros((), dtype=exact, device=hidden.device)
         correct_sum = torch.zeros((), dtype=exact, device=hidden.device)
         code_sum = torch.zeros((), dtype=exact, device=hidden.device)
@@ -78,11 +84,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if needs_gradient:
             grad_hidden = torch.empty_like(hidden)
             grad_weight = torch.zeros_like(weight_VD, dtype=exact)
+            grad_bias = None if bias_V is None else torch.zeros_like(bias_V, dtype=exact)
         logits_buffer = torch.empty(min(chunk, N), len(weight), dtype=dtype, device=hidden.device)
         for start in range(0, N, chunk):
             rows = slice(start, min(start + chunk, N))
-            logits_nV = torch.mm(hidden[rows], weight.t(), out=logits_buffer[: rows.stop - start])
-            logits_nV = logits_nV.to(exact)
+            out = logits_buffer[: rows.stop - start]
+            if bias is None:
+                logits_nV = torch.mm(hidden[rows], weight.t(), out=out).to(exact)
+            else:
+                logits_nV = torch.addmm(bias, hidden[rows], weight.t(), out=out).to(exact)
             correct_n = None
             for offset, code_v, digit_n1 in zip(_offsets(factors), codes, digits_NF[rows].split(1, 1)):
                 size = len(code_v)
@@ -106,6 +116,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             assert correct_n is not None
             correct_sum += correct_n.sum()
             if needs_gradient:
+                if grad_bias is not None:
+                    grad_bias += logits_nV.sum(0)
                 grad_nV = logits_nV.to(dtype)
                 torch.mm(grad_nV, weight, out=grad_hidden[rows])
                 if dtype == exact:
@@ -113,15 +125,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 else:
                     grad_weight += grad_nV.t() @ hidden[rows]
         if needs_gradient:
-            ctx.save_for_backward(grad_hidden.div_(N).to(hidden_ND.dtype), grad_weight.div_(N).to(weight_VD.dtype))
+            ctx.save_for_backward(
+                grad_hidden.div_(N).to(hidden_ND.dtype),
+                grad_weight.div_(N).to(weight_VD.dtype),
+                None if grad_bias is None or bias_V is None else grad_bias.div_(N).to(bias_V.dtype),
+            )
         nll, correct = nll_sum / N, correct_sum / N
         ctx.mark_non_differentiable(nll, correct)
         return nll + code_weight * code_sum / N, nll, correct
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, grad_nll: Tensor, grad_correct: Tensor) -> tuple[Any, ...]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad_loss, grad_weight * grad_loss, *(None,) * 6
+        own = (None if grad is None else grad * grad_loss for grad in ctx.saved_tensors)
+        return *own, *(None,) * 6
 
 
 def _offsets(factors: tuple[int, ...]) -> list[int]:

@@ -28,21 +28,26 @@ def greedy(logits_NV: Tensor) -> Tensor:
     return best_N * block + blocks_NMb[row_N, best_N].argmax(1)
 
 
-def linear_greedy(hidden_ND: Tensor, weight_VD: Tensor, *, tile: int = 4000) -> Tensor:
-    """Index of the largest of hidden @ weight.T, (N,) int64, the lowest one among equals.
+def linear_greedy(
+    hidden_ND: Tensor, weight_VD: Tensor, *, bias_V: Tensor | None = None, tile: int = 4000
+) -> Tensor:
+    """Index of the largest of hidden @ weight.T + bias, (N,) int64, the lowest one among equals.
 
     On a CPU a tile of the vocabulary at a time: its logits are searched while they are in the cache, and only in
     the few rows where the tile beats the ones before it.
     """
     N, V = len(hidden_ND), len(weight_VD)
     if hidden_ND.device.type != "cpu" or V <= tile:
-        return greedy(F.linear(hidden_ND, weight_VD))
+        return greedy(F.linear(hidden_ND, weight_VD, bias_V))
     best_N, index_N = torch.full((N,), -torch.inf, dtype=hidden_ND.dtype), torch.zeros(N, dtype=torch.int64)
     buffer_NV = torch.empty(N, tile, dtype=hidden_ND.dtype)
     for start in range(0, V, tile):
         weight_vD = weight_VD[start : start + tile]
         out = buffer_NV if len(weight_vD) == tile else None
-        logits_Nv = torch.mm(hidden_ND, weight_vD.t(), out=out)
+        if bias_V is None:
+            logits_Nv = torch.mm(hidden_ND, weight_vD.t(), out=out)
+        else:
+            logits_Nv = torch.addmm(bias_V[start : start + tile], hidden_ND, weight_vD.t(), out=out)
         largest_N = logits_Nv.amax(1)
         better_n = (largest_N > best_N).nonzero().squeeze(1)
         index_N[better_n] = start + greedy(logits_Nv[better_n])

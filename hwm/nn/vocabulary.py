@@ -1,4 +1,4 @@
-"""The token vocabulary: one table that embeds tokens and, tied, predicts them; flat or factorised into digits."""
+"""The token vocabulary: a table that embeds tokens and a head that predicts them; flat or factorised into digits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hwm.contracts import Sampling
+from hwm.contracts import Prediction, Sampling
 from hwm.nn.losses import chunk_rows, linear_cross_entropy
 from hwm.nn.sampling import draw, greedy, linear_greedy, top_k
 
@@ -19,6 +19,7 @@ class TokenReading:
 
     drawn_NK: int64 ids.  nll_N, entropy_N: nats.  top_indices_NK, top_values_NK: the most likely ids in descending
     order and their logits, normalised (log-probabilities).  codes_NC: expected code vector.
+    confidence_NK: log-probability of each drawn id, before temperature and filters.
     """
 
     drawn_NK: Tensor
@@ -27,21 +28,24 @@ class TokenReading:
     top_indices_NK: Tensor | None = None
     top_values_NK: Tensor | None = None
     codes_NC: Tensor | None = None
+    confidence_NK: Tensor | None = None
 
 
-class TiedVocabulary(nn.Module):
-    """Embedding of token ids and the output head that shares its weights, without bias.
+class Vocabulary(nn.Module):
+    """Embedding of token ids and the output head.
 
+    tied: the head shares the weights of the embedding and has no bias; else it has its own weights and a bias.
     factors: sizes of the digits of an id, lowest digit first; empty: the ids are not taken apart.  The embedding of
     an id is the sum over its digits, its probability the product.
-    Sources: tying, Revontuli report section 3.2; factorised vocabularies, 1X v1.1 release (2 digits of 512).
+    Sources: tied, Revontuli report section 3.2; untied, reference D.1; factorised, 1X v1.1 release (2 digits of 512).
     """
 
-    def __init__(self, vocab_size: int, width: int, *, factors: tuple[int, ...] = ()) -> None:
+    def __init__(self, vocab_size: int, width: int, *, tied: bool, factors: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.vocab_size = vocab_size
         self.factors = factors or (vocab_size,)
         self.weight = nn.Parameter(torch.empty(sum(self.factors), width))
+        self.head = None if tied else nn.Linear(width, sum(self.factors))
 
     def digits(self, ids: Tensor) -> Tensor:
         """Digits of ids (...), lowest first, (..., F)."""
@@ -66,8 +70,10 @@ class TiedVocabulary(nn.Module):
 
         code_weight: see `linear_cross_entropy`; 0 makes the objective the cross-entropy.
         """
-        digits = self.digits(ids_N)
-        return linear_cross_entropy(hidden_ND, self.weight, digits, factors=self.factors, code_weight=code_weight)
+        weight_VD, bias_V = self._head()
+        return linear_cross_entropy(
+            hidden_ND, weight_VD, self.digits(ids_N), factors=self.factors, bias_V=bias_V, code_weight=code_weight
+        )
 
     def log_probabilities(self, hidden_ND: Tensor) -> Tensor:
         """log p of every id, (N, V) float32 or float64: for a chunk of rows, not for a batch."""
@@ -92,13 +98,14 @@ class TiedVocabulary(nn.Module):
         targets_N: Tensor | None = None,
         num_top: int = 0,
         codes_VC: Tensor | None = None,
+        confidence: bool = False,
     ) -> TokenReading:
         """Draw from the distribution and describe it, chunk by chunk.
 
         num_draws: ids drawn a row.  targets_N: fills nll.  num_top: fills top_indices and top_values.
-        codes_VC: fills codes.  Any of these three fills the entropy as well.
+        codes_VC: fills codes.  confidence: fills confidence.  Any of these four fills the entropy as well.
         """
-        describe = targets_N is not None or num_top > 0 or codes_VC is not None
+        describe = targets_N is not None or num_top > 0 or codes_VC is not None or confidence
         effects = None if codes_VC is None or num_top else self._digit_effects(codes_VC)
         # Digits are independent: unless ids must be ranked or drawn jointly, their own tables say everything.
         apart = describe and sampling.temperature == 0 and not num_top and (codes_VC is None or effects is not None)
@@ -115,25 +122,32 @@ class TiedVocabulary(nn.Module):
                     drawn_nK = draw(logits_nV, sampling, generator=generator, num=num_draws)
                 parts.append(TokenReading(drawn_nK))
             elif apart:
-                parts.append(self._describe_digits(hidden_nD, targets_n, effects, num_draws))
+                parts.append(self._describe_digits(hidden_nD, targets_n, effects, num_draws, confidence))
             else:
                 log_p_nV = self.log_probabilities(hidden_nD)
                 drawn_nK = draw(log_p_nV, sampling, generator=generator, num=num_draws)
-                parts.append(_describe(log_p_nV, drawn_nK, targets_n, min(num_top, self.vocab_size), codes_VC))
+                num = min(num_top, self.vocab_size)
+                parts.append(_describe(log_p_nV, drawn_nK, targets_n, num, codes_VC, confidence))
         return _concatenate(parts)
 
     def _describe_digits(
-        self, hidden_ND: Tensor, targets_N: Tensor | None, effects: list[Tensor] | None, num_draws: int
+        self,
+        hidden_ND: Tensor,
+        targets_N: Tensor | None,
+        effects: list[Tensor] | None,
+        num_draws: int,
+        confidence: bool,
     ) -> TokenReading:
         """The greedy reading from the digits' own distributions, without the joint table."""
         logits = self._logits(hidden_ND).split(self.factors, 1)
         target_digits = None if targets_N is None else self.digits(targets_N).unbind(-1)
         ids_N, step = torch.zeros(len(hidden_ND), dtype=torch.int64, device=hidden_ND.device), 1
-        nll_N = codes_NC = None
-        entropy_N = logits[0].new_zeros(len(hidden_ND))
+        nll_N = codes_NC = confidence_NK = None
+        entropy_N = best_N = logits[0].new_zeros(len(hidden_ND))
         for f, part_Nv in enumerate(logits):
             ids_N, step = ids_N + step * greedy(part_Nv), step * part_Nv.shape[1]
             log_p_Nv = part_Nv.log_softmax(1)
+            best_N = best_N + log_p_Nv.amax(1)
             entropy_N = entropy_N - (log_p_Nv.exp() * log_p_Nv.clamp(min=-1e9)).sum(1)
             if target_digits is not None:
                 own_N = -log_p_Nv.gather(1, target_digits[f][:, None]).squeeze(1)
@@ -141,7 +155,10 @@ class TiedVocabulary(nn.Module):
             if effects is not None:
                 own_NC = log_p_Nv.exp() @ effects[f].to(log_p_Nv.dtype)
                 codes_NC = own_NC if codes_NC is None else codes_NC + own_NC
-        return TokenReading(ids_N[:, None].expand(-1, num_draws), nll_N, entropy_N, codes_NC=codes_NC)
+        if confidence:
+            confidence_NK = best_N[:, None].expand(-1, num_draws)
+        drawn_NK = ids_N[:, None].expand(-1, num_draws)
+        return TokenReading(drawn_NK, nll_N, entropy_N, codes_NC=codes_NC, confidence_NK=confidence_NK)
 
     def _digit_effects(self, codes_VC: Tensor) -> list[Tensor] | None:
         """Tables (size, C) of every digit that add up to the code of an id; None where codes do not decompose."""
@@ -158,28 +175,40 @@ class TiedVocabulary(nn.Module):
     def _flat(self) -> bool:
         return len(self.factors) == 1
 
+    def _head(self) -> tuple[Tensor, Tensor | None]:
+        return (self.weight, None) if self.head is None else (self.head.weight, self.head.bias)
+
     def _chunk(self, *, joint: bool) -> int:
         rows = chunk_rows(self.weight)
         return max(1, rows * len(self.weight) // self.vocab_size) if joint else rows
 
     def _logits(self, hidden_ND: Tensor) -> Tensor:
         """Logits of all digits side by side, float32 (float64 for float64)."""
-        logits = F.linear(hidden_ND, self.weight)
+        logits = F.linear(hidden_ND, *self._head())
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def _greedy(self, hidden_ND: Tensor) -> Tensor:
         ids_N, step = torch.zeros(len(hidden_ND), dtype=torch.int64, device=hidden_ND.device), 1
-        for weight_vD in self.weight.split(self.factors):
-            ids_N = ids_N + step * linear_greedy(hidden_ND, weight_vD.to(hidden_ND.dtype))
+        weight_VD, bias_V = (None if x is None else x.to(hidden_ND.dtype) for x in self._head())
+        assert weight_VD is not None
+        biases = (None,) * len(self.factors) if bias_V is None else bias_V.split(self.factors)
+        for weight_vD, bias_v in zip(weight_VD.split(self.factors), biases):
+            ids_N = ids_N + step * linear_greedy(hidden_ND, weight_vD, bias_V=bias_v)
             step *= len(weight_vD)
         return ids_N
 
 
 def _describe(
-    log_p_NV: Tensor, drawn_NK: Tensor, targets_N: Tensor | None, num_top: int, codes_VC: Tensor | None
+    log_p_NV: Tensor,
+    drawn_NK: Tensor,
+    targets_N: Tensor | None,
+    num_top: int,
+    codes_VC: Tensor | None,
+    confidence: bool,
 ) -> TokenReading:
     """Everything asked for, from log-probabilities of all ids."""
     nll_N = values_NK = indices_NK = codes_NC = None
+    confidence_NK = log_p_NV.gather(1, drawn_NK) if confidence else None
     if targets_N is not None:
         nll_N = -log_p_NV.gather(1, targets_N[:, None]).squeeze(1)
     if num_top:
@@ -188,9 +217,27 @@ def _describe(
     if codes_VC is not None:
         codes_NC = p_NV @ codes_VC.to(p_NV.dtype)
     entropy_N = -(p_NV.mul_(log_p_NV.clamp_(min=-1e9))).sum(1)
-    return TokenReading(drawn_NK, nll_N, entropy_N, indices_NK, values_NK, codes_NC)
+    return TokenReading(drawn_NK, nll_N, entropy_N, indices_NK, values_NK, codes_NC, confidence_NK)
 
 
 def _concatenate(parts: list[TokenReading]) -> TokenReading:
     columns = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
     return TokenReading(**{name: torch.cat(column) for name, column in columns.items() if column[0] is not None})
+
+
+def as_prediction(tokens_BKTHW: Tensor, readings: list[TokenReading]) -> Prediction:
+    """Readings of the grids, one a grid with rows in the order (B, H, W), as fields with the shapes of the contract."""
+    B, _, _, H, W = tokens_BKTHW.shape
+
+    def gather(name: str) -> Tensor | None:
+        columns = [getattr(reading, name) for reading in readings]
+        return None if columns[0] is None else torch.stack([c.unflatten(0, (B, H, W)) for c in columns], 1)
+
+    return Prediction(
+        tokens_BKTHW=tokens_BKTHW,
+        nll_BTHW=gather("nll_N"),
+        top_indices_BTHWK=gather("top_indices_NK"),
+        top_values_BTHWK=gather("top_values_NK"),
+        entropy_BTHW=gather("entropy_N"),
+        codes_BTHWC=gather("codes_NC"),
+    )

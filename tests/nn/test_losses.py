@@ -13,24 +13,29 @@ def problem(N=23, D=6, factors=(11,), dtype=torch.float64):
     return h, W, digits
 
 
-def reference(h, W, digits, factors):
-    parts = F.linear(h, W).split(factors, 1)
+def reference(h, W, digits, factors, bias=None):
+    parts = F.linear(h, W, bias).split(factors, 1)
     return sum(F.cross_entropy(part, digits[:, i]) for i, part in enumerate(parts)), parts
 
 
 @pytest.mark.parametrize("factors", [(11,), (4, 3, 5)])
 @pytest.mark.parametrize("chunk", [1, 7, 23, 1000])
 @pytest.mark.parametrize("code_weight", [0.0, 2.5])
-def test_value_and_gradients_equal_the_plain_form(factors, chunk, code_weight):
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_value_and_gradients_equal_the_plain_form(factors, chunk, code_weight, with_bias):
     h, W, digits = problem(factors=factors)
-    cross_entropy, parts = reference(h, W, digits, factors)
+    bias = torch.randn(len(W), dtype=torch.float64, requires_grad=True) if with_bias else None
+    trained = (h, W) if bias is None else (h, W, bias)
+    cross_entropy, parts = reference(h, W, digits, factors, bias)
     expected = cross_entropy
     for part, size, digit in zip(parts, factors, digits.unbind(1)):
         codes = (torch.arange(size, dtype=torch.float64) - size // 2) / (size // 2)
         expected = expected + code_weight * (part.softmax(1) @ codes - codes[digit]).square().mean()
-    expected_grads = torch.autograd.grad(3 * expected, (h, W))
-    loss, nll, accuracy = linear_cross_entropy(h, W, digits, factors=factors, code_weight=code_weight, chunk=chunk)
-    grads = torch.autograd.grad(3 * loss, (h, W))
+    expected_grads = torch.autograd.grad(3 * expected, trained)
+    loss, nll, accuracy = linear_cross_entropy(
+        h, W, digits, factors=factors, bias_V=bias, code_weight=code_weight, chunk=chunk
+    )
+    grads = torch.autograd.grad(3 * loss, trained)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(nll, cross_entropy.detach(), rtol=1e-12, atol=1e-12)
     for got, want in zip(grads, expected_grads):

@@ -3,7 +3,7 @@ import torch
 
 from hwm.contracts import Sampling
 from hwm.nn import vocabulary as module
-from hwm.nn.vocabulary import TiedVocabulary
+from hwm.nn.vocabulary import Vocabulary
 
 FACTORS = (4, 3, 5)
 
@@ -13,7 +13,7 @@ def gen(seed=0):
 
 
 def build(factors=(), vocab_size=60, width=6):
-    vocabulary = TiedVocabulary(vocab_size, width, factors=factors).double()
+    vocabulary = Vocabulary(vocab_size, width, tied=True, factors=factors).double()
     torch.nn.init.normal_(vocabulary.weight, generator=gen())
     hidden = torch.randn(33, width, generator=gen(1), dtype=torch.float64)
     ids = torch.randint(vocab_size, (33,), generator=gen(2))
@@ -78,7 +78,7 @@ def test_reading_chunk_by_chunk_equals_the_closed_forms(factors, monkeypatch):
 def test_flat_and_factorised_agree_where_the_distribution_factorises():
     """A flat table whose rows are the sums of the digits' rows is the same model."""
     factorised, hidden, ids = build(FACTORS)
-    flat = TiedVocabulary(60, 6).double()
+    flat = Vocabulary(60, 6, tied=True).double()
     with torch.no_grad():
         flat.weight.copy_(factorised.embed(torch.arange(60)))
     torch.testing.assert_close(flat.embed(ids), factorised.embed(ids))
@@ -99,7 +99,7 @@ def test_only_what_was_asked_for_is_filled():
 
 @pytest.mark.slow
 def test_the_magvit_vocabulary_of_262144_is_read_within_bounds():
-    vocabulary = TiedVocabulary(512 * 512, 16, factors=(512, 512))
+    vocabulary = Vocabulary(512 * 512, 16, tied=True, factors=(512, 512))
     torch.nn.init.normal_(vocabulary.weight, generator=gen())
     hidden = torch.randn(64, 16, generator=gen(1))
     reading = vocabulary.read(hidden, sampling=Sampling(), generator=gen(), num_top=500)
@@ -111,7 +111,7 @@ def test_digits_describe_the_same_distribution_as_the_joint_table():
     """Reading a factorised vocabulary digit by digit gives what the table over all ids gives."""
     torch.manual_seed(0)
     factors = (4, 3, 2)
-    vocabulary = TiedVocabulary(24, 16, factors=factors).double()
+    vocabulary = Vocabulary(24, 16, tied=True, factors=factors).double()
     torch.nn.init.normal_(vocabulary.weight)
     hidden, targets = torch.randn(50, 16, dtype=torch.float64), torch.randint(0, 24, (50,))
     digits = vocabulary.digits(torch.arange(24)).double()
