@@ -11,6 +11,8 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from hwm.config import FSQConfig, from_toml, to_toml
+from hwm.tokenizers.autoencoder import VideoAutoencoder
+from hwm.tokenizers.continuous import ContinuousTokenizer
 from hwm.tokenizers.fsq import FSQTokenizer
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -21,8 +23,13 @@ def shipped() -> list[str]:
     return sorted(p.name for p in WEIGHTS.iterdir() if (p / "model.safetensors").is_file()) if WEIGHTS.is_dir() else []
 
 
-def load_tokenizer(name_or_folder: str | Path, *, device: str = "cpu") -> FSQTokenizer:
-    """Load a tokenizer by shipped name or from a folder (an exported one, or a training run of a tokenizer).
+def new_tokenizer(config: FSQConfig, *, name: str) -> FSQTokenizer | ContinuousTokenizer:
+    """A freshly initialised tokenizer of the kind that the configuration asks for."""
+    return ContinuousTokenizer(config, name=name) if config.continuous else FSQTokenizer(config, name=name)
+
+
+def load_tokenizer(name_or_folder: str | Path, *, device: str = "cpu") -> FSQTokenizer | ContinuousTokenizer:
+    """Load one of the library's own tokenizers, quantised or continuous, by shipped name or from an exported folder.
 
     Raises ValueError when there is none, or when keys, shapes or types differ from what the configuration says.
     """
@@ -37,7 +44,7 @@ def load_tokenizer(name_or_folder: str | Path, *, device: str = "cpu") -> FSQTok
             "model.safetensors (made by `hwm export RUN FOLDER`)"
         )
     config = from_toml(FSQConfig, config_file)
-    tokenizer = FSQTokenizer(config, name=folder.name)
+    tokenizer = new_tokenizer(config, name=folder.name)
     state = load_file(weights_file)
     wanted = {k: tuple(v.shape) for k, v in tokenizer.state_dict().items()}
     given = {k: tuple(v.shape) for k, v in state.items()}
@@ -48,7 +55,7 @@ def load_tokenizer(name_or_folder: str | Path, *, device: str = "cpu") -> FSQTok
     return tokenizer.to(device).eval()
 
 
-def save_tokenizer(tokenizer: FSQTokenizer, folder: str | Path, *, card: str = "") -> Path:
+def save_tokenizer(tokenizer: VideoAutoencoder, folder: str | Path, *, card: str = "") -> Path:
     """Write config.toml, model.safetensors and README.md (the model card) into a new folder, all or nothing.
 
     Weights are stored as float16, rounding them: encode with what is loaded, not with what was saved.
