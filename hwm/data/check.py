@@ -11,6 +11,7 @@ import numpy as np
 
 from hwm.data import video
 from hwm.data.files import read_rows
+from hwm.data.latents import LatentDataset, LatentShard
 from hwm.data.legacy import LegacyShard, LegacyTokenDataset
 from hwm.data.onex import Dataset, RawDataset, RawShard, TokenShard, open_dataset, probe_kind
 from hwm.data.shards import sidecars, verify
@@ -91,6 +92,8 @@ def _check_shards(dataset: Dataset, report: Report) -> None:
         if isinstance(shard, RawShard):
             _count_frames(shard.video_path, shard.num_frames, "the state rows", report)
             _check_rate(shard.video_path, dataset.hz, report)
+        elif isinstance(shard, LatentShard):
+            _check_latents(shard, report)
         else:
             _check_tokens(shard, report)
         if isinstance(shard, LegacyShard):
@@ -98,6 +101,11 @@ def _check_shards(dataset: Dataset, report: Report) -> None:
                 _check_rows(dataset.root / "actions" / f"{name}.bin", rows, (), report)
         else:
             _check_rows(shard.states_path, shard.states, dataset.robot.names, report)
+    if isinstance(dataset, LatentDataset):
+        try:
+            _ = dataset.statistics
+        except ValueError as error:
+            report.error(error)
     if isinstance(dataset, LegacyTokenDataset | RawDataset) or dataset.tokenizer is not None:
         return
     report.add("note", dataset.root, f"no tokenizer.json: taken as Cosmos tokens, {dataset.grid}, {dataset.vocab_size} ids")
@@ -129,6 +137,15 @@ def _check_tokens(shard: TokenShard | LegacyShard, report: Report) -> None:
             row = first + int(np.nonzero(outside.reshape(len(part), -1).any(1))[0][0])
             fault = f"id {high if high >= shard.vocab_size else low} outside 0..{shard.vocab_size - 1}, first in row {row}"
             report.error(ValueError(f"{shard.video_path}: {fault}; tokenize or fetch it again"))
+            return
+
+
+def _check_latents(shard: LatentShard, report: Report) -> None:
+    for first, part in chunks(shard.latents):
+        finite = np.isfinite(part).reshape(len(part), -1).all(axis=1)
+        if not finite.all():
+            fault = f"block {first + int(np.argmin(finite))} holds a value that is not finite"
+            report.error(ValueError(f"{shard.video_path}: {fault}; tokenize it again"))
             return
 
 

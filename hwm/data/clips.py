@@ -1,4 +1,4 @@
-"""Clips for training and scoring: token grids or video of a window with the robot states of its frames."""
+"""Clips for training and scoring: tokens, latents or video of a window with the robot states of its frames."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import torch
 
 from hwm.contracts import Batch
 from hwm.data.files import read_rows
+from hwm.data.latents import LatentDataset
 from hwm.data.legacy import LegacyTokenDataset
 from hwm.data.onex import RawDataset, TokenDataset
 from hwm.data.order import sample_indices
 from hwm.data.windows import ClipIndex, Window, state_rows
 
-__all__ = ["ClipIndex", "TokenClips", "VideoClips", "sample_indices"]
+__all__ = ["ClipIndex", "LatentClips", "TokenClips", "VideoClips", "sample_indices"]
 
 
 class TokenClips:
@@ -58,6 +59,38 @@ class TokenClips:
             rows = state_rows(shard.segments, start, self.num_states * self.index.stride)[:: self.index.stride]
             states.append(shard.read_states(rows))
         return Batch(states_BFA=torch.from_numpy(np.stack(states)), tokens_BTHW=torch.from_numpy(np.stack(tokens)))
+
+
+class LatentClips:
+    """Clips of cached latents, read on demand.
+
+    kind, overlap: see ClipIndex.build; "blocks" or "block_pairs".  num_states: as in TokenClips.
+    """
+
+    def __init__(
+        self, dataset: LatentDataset, *, kind: Window = "blocks", overlap: bool = True, num_states: int = 0
+    ) -> None:
+        if kind == "frames":
+            raise ValueError(f"{dataset.root}: latents come in blocks; use clips of kind 'blocks' or 'block_pairs'")
+        self.dataset = dataset
+        self.index = ClipIndex.build(dataset, kind=kind, overlap=overlap)
+        self.num_states = num_states or self.index.length
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """The clips at `indices`: latents_BTCHW float32 and states_BFA float32 (B, num_states, A).
+
+        Raises ValueError, naming the file, for latents and states that are not finite.
+        """
+        latents, states = [], []
+        for i in np.asarray(indices):
+            shard, start = self.dataset.shards[int(self.index.shard[i])], int(self.index.start[i])
+            block = self.dataset.clock.block
+            latents.append(shard.read_latents(start // block, self.index.length // block))
+            states.append(shard.read_states(state_rows(shard.segments, start, self.num_states)))
+        return Batch(states_BFA=torch.from_numpy(np.stack(states)), latents_BTCHW=torch.from_numpy(np.stack(latents)))
 
 
 class VideoClips:

@@ -10,14 +10,18 @@ import torch
 from PIL import Image
 
 from hwm.clock import SAMPLING_FRAMES
-from hwm.contracts import Tokenizer
+from hwm.contracts import LatentTokenizer, Tokenizer
 from hwm.data import video
 from hwm.data.check import CHUNK_BYTES, Finding, Report, check
 from hwm.data.files import atomic_path
+from hwm.data.latents import LatentDataset
 from hwm.data.legacy import LegacyTokenDataset
+from hwm.data.moments import Moments
 from hwm.data.onex import Dataset, RawDataset, TokenDataset, frame_size, open_dataset, probe_kind
 from hwm.data.testsets import CompressionTestSet, SamplingTestSet, open_test_set
 from hwm.data.windows import ClipIndex, check_segments
+
+AnyTokenizer = Tokenizer | LatentTokenizer
 
 __all__ = ["Finding", "Report", "check", "contact_sheet", "describe", "state_statistics"]
 
@@ -27,18 +31,13 @@ def state_statistics(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
 
     Streamed: memory does not grow with the data.  Raises ValueError, naming the file, for a state that is not finite.
     """
-    count, mean, scatter = 0, np.zeros(dataset.robot.dim), np.zeros(dataset.robot.dim)
+    moments = Moments.none(dataset.robot.dim)
     rows = CHUNK_BYTES // (4 * dataset.robot.dim)
     for shard in dataset.shards:
         for first in range(0, shard.num_frames, rows):
-            part = shard.read_states(np.arange(first, min(first + rows, shard.num_frames))).astype(np.float64)
-            shift = part.mean(axis=0) - mean
-            total = count + len(part)
-            # Moments of two samples merged (Chan et al. 1979): no cancellation, unlike sums of squares.
-            scatter += ((part - part.mean(axis=0)) ** 2).sum(axis=0) + shift**2 * count * len(part) / total
-            mean += shift * len(part) / total
-            count = total
-    return mean, np.sqrt(scatter / count)
+            part = shard.read_states(np.arange(first, min(first + rows, shard.num_frames)))
+            moments = moments.merged(Moments.of(part))
+    return moments.mean, moments.std
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -57,7 +56,8 @@ def describe(path: str | Path) -> dict[str, Any]:
     if isinstance(dataset, RawDataset):
         facts["frame_size"] = list(frame_size(dataset))
     else:
-        facts |= {"grid": list(dataset.grid), "vocab_size": dataset.vocab_size}
+        facts["grid"] = list(dataset.grid)
+        facts |= _latent_facts(dataset) if isinstance(dataset, LatentDataset) else {"vocab_size": dataset.vocab_size}
         facts["tokenizer"] = (dataset.tokenizer or {}).get("name")
     facts["segments"] = _segment_lengths(dataset)
     facts["clips"] = _clip_counts(dataset)
@@ -65,6 +65,16 @@ def describe(path: str | Path) -> dict[str, Any]:
     names = zip(dataset.robot.names, dataset.robot.units, mean.tolist(), std.tolist())
     facts["states"] = {name: {"unit": unit, "mean": m, "std": s} for name, unit, m, s in names}
     return facts
+
+
+def _latent_facts(dataset: LatentDataset) -> dict[str, Any]:
+    """Channels, the range of their means and deviations, and how much of a deviation is change from grid to grid."""
+    known = dataset.statistics
+    spread = {"smallest_mean": known.mean_C.min(), "largest_mean": known.mean_C.max()}
+    spread |= {"smallest_std": known.std_C.min(), "largest_std": known.std_C.max()}
+    change = known.change_std_C.mean() / max(known.std_C.mean(), 1e-12)
+    values = {name: float(value) for name, value in (spread | {"change_per_std": change}).items()}
+    return {"channels": dataset.channels, "latents": values}
 
 
 def _segment_lengths(dataset: Dataset) -> dict[str, Any]:
@@ -88,7 +98,7 @@ def _clip_counts(dataset: Dataset) -> dict[str, int]:
     if isinstance(dataset, LegacyTokenDataset):
         window = {"kind": "frames", "length": 16, "stride": 15}
         wanted = {"windows_16x15": {**window, "overlap": True}, "windows_16x15_apart": {**window, "overlap": False}}
-    elif isinstance(dataset, TokenDataset):
+    elif isinstance(dataset, TokenDataset | LatentDataset):
         del wanted["sampling_77"]
     return {name: _count(dataset, **options) for name, options in wanted.items()}
 
@@ -101,11 +111,12 @@ def _count(dataset: Dataset, **options: Any) -> int:
 
 
 def contact_sheet(
-    path: str | Path, out_png: str | Path, *, tokenizer: Tokenizer | None = None, columns: int = 8, rows: int = 5
+    path: str | Path, out_png: str | Path, *, tokenizer: AnyTokenizer | None = None, columns: int = 8, rows: int = 5
 ) -> None:
     """Write a PNG of pictures spread over a dataset or test set.
 
-    Tokens are decoded by `tokenizer` where it is given; otherwise each id is shown as a colour of its own.
+    Tokens and latents are decoded by `tokenizer` where it is given; otherwise each id is shown as a colour of its own,
+    and the first three channels of latents as red, green and blue.
     """
     root, count = Path(path), columns * rows
     if probe_kind(root).endswith("test"):
@@ -122,7 +133,7 @@ def contact_sheet(
         sheet.save(temporary, format="PNG")
 
 
-def _dataset_pictures(dataset: Dataset, count: int, tokenizer: Tokenizer | None) -> list[np.ndarray]:
+def _dataset_pictures(dataset: Dataset, count: int, tokenizer: AnyTokenizer | None) -> list[np.ndarray]:
     places = np.linspace(0, len(dataset.shards), count, endpoint=False).astype(int)
     pictures: list[np.ndarray] = []
     for position in np.unique(places):
@@ -134,12 +145,12 @@ def _dataset_pictures(dataset: Dataset, count: int, tokenizer: Tokenizer | None)
             pictures.extend(_colours(dataset.shards[0].read_tokens(i)[0]) for i in chosen)
         else:
             chosen = np.linspace(0, dataset.clock.num_blocks(shard.num_frames), number, endpoint=False).astype(int)
-            pictures.extend(_picture(dataset.shards[position].read_tokens(i), tokenizer) for i in np.unique(chosen))
+            pictures.extend(_block_picture(dataset, position, int(i), tokenizer) for i in np.unique(chosen))
     return pictures
 
 
 def _sample_pictures(
-    samples: CompressionTestSet | SamplingTestSet, count: int, tokenizer: Tokenizer | None
+    samples: CompressionTestSet | SamplingTestSet, count: int, tokenizer: AnyTokenizer | None
 ) -> list[np.ndarray]:
     chosen = np.unique(np.linspace(0, len(samples), count, endpoint=False).astype(int))
     if isinstance(samples, CompressionTestSet):
@@ -147,11 +158,27 @@ def _sample_pictures(
     return [samples.frames(i, 128)[-1] for i in chosen]
 
 
-def _picture(tokens_THW: np.ndarray, tokenizer: Tokenizer | None) -> np.ndarray:
-    if tokenizer is None:
-        return _colours(tokens_THW[-1])
+def _block_picture(
+    dataset: TokenDataset | LatentDataset, position: int, block: int, tokenizer: AnyTokenizer | None
+) -> np.ndarray:
+    if isinstance(dataset, TokenDataset):
+        return _picture(dataset.shards[position].read_tokens(block), tokenizer)
+    latents, known = dataset.shards[position].read_latents(block), dataset.statistics
+    if tokenizer is not None:
+        return _decoded(latents, tokenizer)
+    scaled = (latents[-1] - known.mean_C[:, None, None]) / np.maximum(known.std_C, 1e-12)[:, None, None]
+    three = np.resize(scaled, (3, *dataset.grid))
+    return np.moveaxis(np.clip(128 + 48 * three, 0, 255), 0, -1).astype(np.uint8)
+
+
+def _picture(tokens_THW: np.ndarray, tokenizer: AnyTokenizer | None) -> np.ndarray:
+    return _colours(tokens_THW[-1]) if tokenizer is None else _decoded(tokens_THW, tokenizer)
+
+
+def _decoded(grids: np.ndarray, tokenizer: AnyTokenizer) -> np.ndarray:
+    """Last frame of one block of tokens or latents."""
     with torch.inference_mode():
-        return tokenizer.decode(torch.from_numpy(tokens_THW[None]))[0, -1].numpy()
+        return tokenizer.decode(torch.from_numpy(grids[None]))[0, -1].numpy()
 
 
 def _colours(tokens_HW: np.ndarray) -> np.ndarray:

@@ -45,6 +45,8 @@ class Kind:
 
 TOKENS = Kind(("videos",), "video", ".bin")
 VIDEO = Kind(("videos",), "video", ".mp4")
+LATENTS = Kind(("latents",), "latents", ".bin")
+MOMENTS = Kind(("statistics",), "statistics", ".json")
 STATES = Kind(("robot_states", "states"), "states", ".bin")
 SEGMENTS = Kind(("segment_indices", "segment_idx"), "segment_idx", ".bin")
 METADATA = Kind(("metadata",), "metadata", ".json")

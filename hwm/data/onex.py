@@ -1,4 +1,4 @@
-"""Readers of the 1X datasets: v2.0 tokens, v2.0 raw video, v1.1; nothing is loaded before it is used.
+"""Readers of the 1X datasets: v2.0 tokens, v2.0 raw video, v1.1, and of latents; nothing is loaded before it is used.
 
 `open_dataset` finds out by the files what a folder holds and checks names, counts and exact sizes; the arrays are
 memory-mapped on first use.  Byte layouts: reference A.2, A.3, A.5 (1X dataset cards).
@@ -18,51 +18,11 @@ from hwm.clock import COSMOS, Clock
 from hwm.data import layout, video
 from hwm.data.cache import decoded_frames
 from hwm.data.files import check_size, map_array, read_count, read_json, read_rows
+from hwm.data.latents import LatentDataset, LatentShard
 from hwm.data.legacy import LegacyTokenDataset, is_legacy, open_legacy
+from hwm.data.rows import Shard
+from hwm.data.sidecar import latent_geometry, read_tokenizer_info, token_geometry
 from hwm.robot import EVE, Embodiment, read_embodiment
-
-COSMOS_GRID = (32, 32)
-COSMOS_VOCAB = 64000
-
-
-@dataclass(frozen=True)
-class Shard:
-    """What token and raw shards share: one row of states and one segment id per frame."""
-
-    index: int
-    num_frames: int
-    video_path: Path
-    states_path: Path
-    segments_path: Path
-    state_dim: int
-
-    @cached_property
-    def states(self) -> np.ndarray:
-        """Robot states (F, A), float32 memory map, one row per frame."""
-        return map_array(self.states_path, "<f4", (self.num_frames, self.state_dim), self._rows)
-
-    @cached_property
-    def segments(self) -> np.ndarray:
-        """Segment ids (F,), int32 memory map, non-decreasing."""
-        return map_array(self.segments_path, "<i4", (self.num_frames,), self._rows)
-
-    def read_states(self, rows: np.ndarray) -> np.ndarray:
-        """States (len(rows), A) float32 of the given frames, in rising order.  Raises ValueError where a state is not finite."""
-        read_rows(self.states, int(rows[0]), int(rows[-1]) + 1)
-        states = self.states[rows]
-        if not np.isfinite(states).all():
-            row = int(np.asarray(rows)[np.nonzero(~np.isfinite(states))[0][0]])
-            raise ValueError(f"{self.states_path}: row {row} is not finite; repair or drop this shard")
-        return states
-
-    @property
-    def _rows(self) -> str:
-        return f"{self.num_frames} frames by the shard's metadata, state width {self.state_dim}"
-
-    def check_sizes(self) -> None:
-        """Raise ValueError unless every file has exactly the size that the frame count asks for."""
-        check_size(self.states_path, self.num_frames * self.state_dim * 4, self._rows)
-        check_size(self.segments_path, self.num_frames * 4, self._rows)
 
 
 @dataclass(frozen=True)
@@ -142,12 +102,16 @@ class RawDataset:
         return sum(shard.num_frames for shard in self.shards)
 
 
-Dataset = TokenDataset | RawDataset | LegacyTokenDataset
+Dataset = TokenDataset | LatentDataset | RawDataset | LegacyTokenDataset
 AnyShard = TypeVar("AnyShard", bound=Shard)
+FILES = {"tokens": layout.TOKENS, "latents": layout.LATENTS, "raw": layout.VIDEO}
+"""What holds the pictures of each kind of dataset."""
+EXPECTED = "video_0.bin, video_0.mp4 or video.bin, here or in videos/, or latents/latents_0.bin"
+DESCRIPTION = {"tokens": ".bin tokens", "latents": "latents", "raw": ".mp4 video"}
 
 
 def open_dataset(path: str | Path, *, faults: list[ValueError] | None = None) -> Dataset:
-    """Open a 1X dataset folder: v2.0 tokens, v2.0 raw video or v1.1, told apart by the files in it.
+    """Open a dataset folder: v2.0 tokens, v2.0 raw video, v1.1 or latents, told apart by the files in it.
 
     faults: where given, faulty shards are left out and their errors collected here instead of raised.
     Raises ValueError naming file, expectation and remedy.
@@ -156,13 +120,13 @@ def open_dataset(path: str | Path, *, faults: list[ValueError] | None = None) ->
     kind = probe_kind(root)
     if kind == "v1.1":
         return open_legacy(root)
-    if kind not in ("tokens", "raw"):
+    if kind not in FILES:
         raise ValueError(_unknown(root, kind))
     metadata = root / "metadata.json"
     table = read_json(metadata)
     hz, num_shards = read_count(table, "hz", metadata), read_count(table, "num_shards", metadata)
     robot = read_robot(root)
-    files = layout.TOKENS if kind == "tokens" else layout.VIDEO
+    files = FILES[kind]
     present = files.indices(root)
 
     def fail(message: str) -> None:
@@ -195,6 +159,12 @@ def open_dataset(path: str | Path, *, faults: list[ValueError] | None = None) ->
         sizes: dict[str, Any] = {"grid": grid, "vocab_size": vocab_size, "clock": clock}
         tokens = _open_shards(present, lambda i: TokenShard(**plain(i), **sizes), faults)
         dataset = TokenDataset(root, tokens, hz, grid, vocab_size, clock, info, robot)
+    elif kind == "latents":
+        info = read_tokenizer_info(root)
+        grid, channels, clock = latent_geometry(info, root)
+        sizes = {"grid": grid, "channels": channels, "clock": clock}
+        latents = _open_shards(present, lambda i: LatentShard(**plain(i), **sizes), faults)
+        dataset = LatentDataset(root, latents, hz, grid, channels, clock, info or {}, robot)
     else:
         dataset = RawDataset(root, _open_shards(present, lambda i: RawShard(**plain(i)), faults), hz, COSMOS, robot)
     expected = read_count(table, "num_images", metadata)
@@ -220,7 +190,7 @@ def _open_shards(
 
 
 def probe_kind(root: Path) -> str:
-    """What a folder holds: "tokens", "raw", "v1.1", "compression test", "sampling test" or "unknown".
+    """What a folder holds: "tokens", "latents", "raw", "v1.1", "compression test", "sampling test" or "unknown".
 
     Raises ValueError when it is no folder.
     """
@@ -228,54 +198,34 @@ def probe_kind(root: Path) -> str:
         raise ValueError(f"{root}: no such folder; give the folder that holds metadata.json and the shards")
     if is_legacy(root):
         return "v1.1"
-    token_files, videos = layout.TOKENS.indices(root), layout.VIDEO.indices(root)
-    whole = (root / "metadata.json").is_file() or layout.SEGMENTS.indices(root)
-    if token_files and videos:
+    found = _kinds(root)
+    if len(found) != 1:
         return "unknown"
-    if token_files:
-        return "tokens" if whole else "compression test"
-    if videos:
-        return "raw" if whole else "sampling test"
-    return "unknown"
+    if found == ["latents"] or (root / "metadata.json").is_file() or layout.SEGMENTS.indices(root):
+        return found[0]
+    return "compression test" if found == ["tokens"] else "sampling test"
+
+
+def _kinds(root: Path) -> list[str]:
+    return [kind for kind, files in FILES.items() if files.indices(root)]
 
 
 def _unknown(root: Path, kind: str) -> str:
     if kind != "unknown":
         return f"{root}: holds a {kind} set, which has no future to learn from; open it with open_test_set"
-    if layout.TOKENS.indices(root) and layout.VIDEO.indices(root):
-        return f"{root}: holds both .bin tokens and .mp4 video; keep the two datasets in folders of their own"
+    found = [DESCRIPTION[kind] for kind in _kinds(root)]
+    if len(found) > 1:
+        return f"{root}: holds both {' and '.join(found)}; keep the datasets in folders of their own"
     inside = [p.name for p in sorted(root.iterdir()) if p.is_dir() and probe_kind(p) != "unknown"]
     if inside:
         return f"{root}: no dataset itself but holds {', '.join(inside)}; give one of these, such as {root / inside[0]}"
-    return f"{root}: no 1X dataset: expected video_0.bin, video_0.mp4 or video.bin, here or in videos/; check the path"
+    return f"{root}: no 1X dataset: expected {EXPECTED}; check the path"
 
 
 def read_robot(root: Path) -> Embodiment:
     """The embodiment that the dataset's `robot.toml` describes, or the 1X EVE where there is none."""
     path = root / "robot.toml"
     return read_embodiment(path) if path.is_file() else EVE
-
-
-def read_tokenizer_info(root: Path) -> dict | None:
-    """The sidecar `tokenizer.json` of tokens that this library made, or None."""
-    path = root / "tokenizer.json"
-    return read_json(path) if path.is_file() else None
-
-
-def token_geometry(info: dict | None, root: Path) -> tuple[tuple[int, int], int, Clock]:
-    """Grid (H, W), vocabulary and clock of tokens: the sidecar's, or the official ones of Cosmos DV8x8x8."""
-    if info is None:
-        return COSMOS_GRID, COSMOS_VOCAB, COSMOS
-    path = root / "tokenizer.json"
-    grid, clock = info.get("grid"), info.get("clock")
-    if not (isinstance(grid, list) and len(grid) == 2 and all(type(n) is int and 0 < n <= 4096 for n in grid)):
-        raise ValueError(f"{path}: expected two positive sides under 'grid', found {grid!r}; tokenize again")
-    if not isinstance(clock, dict) or {*clock} != {"stride", "block"} or any(type(n) is not int for n in clock.values()):
-        raise ValueError(f"{path}: expected stride and block under 'clock', found {clock!r}; tokenize again")
-    try:
-        return (grid[0], grid[1]), read_count(info, "vocab_size", path), Clock(**clock)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
 
 
 def frame_size(dataset: RawDataset) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Writers of the 1X v2.0 layouts, byte for byte (reference A.3, A.5).
+"""Writers of the 1X v2.0 layouts, byte for byte (reference A.3, A.5), and of latents in the same manner.
 
 Every file appears whole or not at all, and a shard's metadata is written last: a shard is finished when its
 metadata exists (`shard_finished`), so interrupted work goes on shard by shard.
@@ -15,6 +15,7 @@ import numpy as np
 from hwm.clock import COSMOS, Clock
 from hwm.data import layout
 from hwm.data.files import write_array, write_json
+from hwm.data.latents import moments_of_blocks, usable_blocks
 from hwm.data.shards import write_checksums
 from hwm.data.video import VideoWriter
 
@@ -55,7 +56,40 @@ class TokenShardWriter:
             raise ValueError(f"{path}: token ids must lie in [0, {self.vocab_size}), got {extent}")
         _check_rows(path, states, segments)
         write_array(path, tokens_NTHW, "<i4")
-        _finish(root, self.shard, self.flat, path, states, segments)
+        _finish(root, self.shard, self.flat, [path], states, segments)
+
+
+@dataclass(frozen=True)
+class LatentShardWriter:
+    """Write one shard of latents and its moments.  flat: see TokenShardWriter."""
+
+    root: str | Path
+    shard: int
+    flat: bool = False
+    clock: Clock = COSMOS
+
+    def write(self, latents_NTCHW: np.ndarray, states: np.ndarray, segments: np.ndarray) -> None:
+        """Write blocks of latents, as float16, with the states (F, A) and segment ids (F,) of every frame.
+
+        latents_NTCHW: N = ceil(F / 17) blocks of T grids, the last one padded; it does not count in the moments,
+        nor do blocks that cross a segment's end.
+        Raises ValueError for values that no reader would accept, also those too large for float16.
+        """
+        root = Path(self.root)
+        path = layout.LATENTS.place(root, self.shard, flat=self.flat)
+        shape = (self.clock.stored_blocks(len(states)), self.clock.grids)
+        if latents_NTCHW.ndim != 5 or latents_NTCHW.shape[:2] != shape:
+            raise ValueError(f"{path}: {len(states)} frames need {shape} blocks and grids, got {latents_NTCHW.shape}")
+        _check_rows(path, states, segments)
+        with np.errstate(over="ignore"):
+            stored = latents_NTCHW.astype("<f2")
+        if not np.isfinite(stored).all():
+            raise ValueError(f"{path}: latents must be finite and below 65504, the reach of float16")
+        write_array(path, stored, "<f2")
+        moments = moments_of_blocks(stored, usable=usable_blocks(segments, self.clock))
+        moments_path = layout.MOMENTS.place(root, self.shard, flat=self.flat)
+        write_json(moments_path, {name: value.as_json() for name, value in moments.items()})
+        _finish(root, self.shard, self.flat, [path, moments_path], states, segments)
 
 
 class RawShardWriter:
@@ -94,7 +128,7 @@ class RawShardWriter:
         self._video.__exit__(kind, error, trace)
         if kind is None:
             states, segments = np.concatenate(self._states), np.concatenate(self._segments)
-            _finish(self.root, self.shard, self.flat, self._path, states, segments)
+            _finish(self.root, self.shard, self.flat, [self._path], states, segments)
 
 
 def _check_rows(path: Path, states: np.ndarray, segments: np.ndarray) -> None:
@@ -106,22 +140,35 @@ def _check_rows(path: Path, states: np.ndarray, segments: np.ndarray) -> None:
         raise ValueError(f"{path}: segment ids must not decrease, they do after frame {np.diff(segments).argmin()}")
 
 
-def _finish(root: Path, shard: int, flat: bool, video: Path, states: np.ndarray, segments: np.ndarray) -> None:
-    """Write what goes with the video, the metadata last."""
+def _finish(root: Path, shard: int, flat: bool, files: list[Path], states: np.ndarray, segments: np.ndarray) -> None:
+    """Write what goes with the video, tokens or latents in `files`, the metadata last."""
     states_path = layout.STATES.place(root, shard, flat=flat)
     segments_path = layout.SEGMENTS.place(root, shard, flat=flat)
     write_array(states_path, states, "<f4")
     write_array(segments_path, segments, "<i4")
-    write_checksums(layout.CHECKSUMS.place(root, shard, flat=flat), [video, states_path, segments_path])
+    write_checksums(layout.CHECKSUMS.place(root, shard, flat=flat), [*files, states_path, segments_path])
     about = {"shard_num_frames": len(states), "shard_ind": shard}
     write_json(layout.METADATA.place(root, shard, flat=flat), about)
 
 
 def write_tokenizer_info(
-    root: str | Path, *, name: str, fingerprint: str, vocab_size: int, grid: tuple[int, int], clock: Clock, config: dict
+    root: str | Path,
+    *,
+    name: str,
+    fingerprint: str,
+    vocab_size: int = 0,
+    channels: int = 0,
+    grid: tuple[int, int],
+    clock: Clock,
+    config: dict,
 ) -> None:
-    """Write the sidecar `tokenizer.json` that tells readers the grid (H, W), the vocabulary and who made the tokens."""
-    about = {"name": name, "fingerprint": fingerprint, "vocab_size": vocab_size, "grid": list(grid)}
+    """Write the sidecar `tokenizer.json` that tells readers the grid (H, W), the clock and who made tokens or latents.
+
+    Either vocab_size, of tokens, or channels, of latents.
+    """
+    assert bool(vocab_size) != bool(channels)
+    kind = {"vocab_size": vocab_size} if vocab_size else {"channels": channels}
+    about = {"name": name, "fingerprint": fingerprint, **kind, "grid": list(grid)}
     times = {"stride": clock.stride, "block": clock.block}
     write_json(Path(root) / "tokenizer.json", {**about, "clock": times, "config": config})
 
@@ -133,6 +180,6 @@ def write_dataset_metadata(root: str | Path, *, num_shards: int, num_images: int
     """
     root = Path(root)
     write_json(root / "metadata.json", {"num_shards": num_shards, "query": None, "hz": hz, "num_images": num_images})
-    whole = [root / name for name in ("metadata.json", "tokenizer.json", "robot.toml")]
+    whole = [root / name for name in ("metadata.json", "tokenizer.json", "statistics.json", "robot.toml")]
     shards = [layout.METADATA.find(root, i) for i in layout.METADATA.indices(root)]
     write_checksums(root / "checksums.json", [path for path in whole + shards if path.is_file()])

@@ -1,4 +1,4 @@
-"""From raw video to token shards: one raw shard after the other, each written whole or not at all.
+"""From raw video to shards of tokens or latents: one raw shard after the other, each written whole or not at all.
 
 A shard that is finished is not made again, so a killed job continues where it was; several processes, or several
 jobs with different `part`, share the shards.  With `phases` > 1 every raw shard is also cut from later first frames,
@@ -15,11 +15,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hwm.contracts import Tokenizer
+from hwm.contracts import LatentTokenizer, Tokenizer
 from hwm.data.files import atomic_path
-from hwm.data.onex import RawDataset, frame_size, open_dataset, read_tokenizer_info
-from hwm.data.writers import TokenShardWriter, shard_finished, write_dataset_metadata, write_tokenizer_info
-from hwm.tokenizers.store import load_tokenizer
+from hwm.data.latents import write_statistics
+from hwm.data.onex import RawDataset, frame_size, open_dataset
+from hwm.data.sidecar import read_tokenizer_info
+from hwm.data.writers import (
+    LatentShardWriter,
+    TokenShardWriter,
+    shard_finished,
+    write_dataset_metadata,
+    write_tokenizer_info,
+)
+from hwm.tokenizers.open import open_tokenizer
 
 BATCH_BLOCKS = 8
 ROBOT = "robot.toml"
@@ -42,17 +50,8 @@ class _Job:
 
     @property
     def target(self) -> int:
-        """Index of the token shard."""
+        """Index of the shard to write."""
         return self.shard * self.phases + self.phase
-
-
-def open_tokenizer(name: str, *, trust: bool = False, device: str = "cpu") -> Tokenizer:
-    """A tokenizer by shipped name or folder; a folder with encoder.jit is the official Cosmos pair and needs `trust`."""
-    if (Path(name) / "encoder.jit").is_file():
-        from hwm.tokenizers.cosmos import CosmosTokenizer
-
-        return CosmosTokenizer(name, trust=trust, device=device)
-    return load_tokenizer(name, device=device)
 
 
 def tokenize(
@@ -68,18 +67,20 @@ def tokenize(
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Encode a raw dataset into a token dataset of the v2.0 layout and return its folder.
+    """Encode a raw dataset into tokens of the v2.0 layout, or into latents beside their statistics; return the folder.
+
+    Which of the two follows from the tokenizer.
 
     size: side in pixels to which frames are resized first, 0 keeps them (Cosmos tokens of 1X: 256).
     phases: how many first frames, spread over the 17 of a block, every raw shard is cut from.
     workers: processes.  part: (k, n) makes only every n-th shard, from the k-th, for jobs that share the work.
     progress: called with (shards done, shards in all).
-    Raises ValueError when `out` holds tokens of another tokenizer.
+    Raises ValueError when `out` holds what another tokenizer made.
     """
     raw, out = Path(raw), Path(out)
     dataset = open_dataset(raw)
     if not isinstance(dataset, RawDataset):
-        raise ValueError(f"{raw}: holds tokens already; tokenizing needs a raw dataset (videos as .mp4)")
+        raise ValueError(f"{raw}: holds tokens or latents already; tokenizing needs a raw dataset (videos as .mp4)")
     if not 0 <= part[0] < part[1] or phases < 1 or phases > 17:
         raise ValueError(f"part must be (k, n) with 0 <= k < n and phases 1..17, got {part} and {phases}")
     encoder = open_tokenizer(tokenizer, trust=trust, device=device)
@@ -105,12 +106,14 @@ def tokenize(
             if progress:
                 progress(count, len(jobs))
     if all(shard_finished(out, job.target) for job in jobs):
+        if isinstance(encoder, LatentTokenizer):
+            write_statistics(out, channels=encoder.channels)
         frames = sum(s.num_frames - _offset(phase, phases) for s in dataset.shards for phase in range(phases))
         write_dataset_metadata(out, num_shards=len(jobs), num_images=frames, hz=dataset.hz)
     return out
 
 
-def _claim(out: Path, encoder: Tokenizer, dataset: RawDataset, *, size: int) -> None:
+def _claim(out: Path, encoder: Tokenizer | LatentTokenizer, dataset: RawDataset, *, size: int) -> None:
     """Write tokenizer.json first, or check that the one there is of the same tokenizer."""
     height, width = (size, size) if size else frame_size(dataset)
     stride = encoder.spatial_stride
@@ -128,14 +131,14 @@ def _claim(out: Path, encoder: Tokenizer, dataset: RawDataset, *, size: int) -> 
             out,
             name=encoder.name,
             fingerprint=fingerprint,
-            vocab_size=encoder.vocab_size,
             grid=grid,
             clock=encoder.clock,
             config=config,
+            **({"channels": encoder.channels} if isinstance(encoder, LatentTokenizer) else {"vocab_size": encoder.vocab_size}),
         )
     elif known.get("fingerprint") != fingerprint or tuple(known.get("grid", ())) != grid:
         raise ValueError(
-            f"{out}/tokenizer.json: these tokens were made by tokenizer {known.get('name')} on grid {known.get('grid')}, "
+            f"{out}/tokenizer.json: what lies here was made by tokenizer {known.get('name')} on grid {known.get('grid')}, "
             f"not by {encoder.name} on grid {list(grid)}; choose a new output folder"
         )
 
@@ -144,20 +147,27 @@ def _offset(phase: int, phases: int) -> int:
     return phase * 17 // phases
 
 
-def _encode_shard(job: _Job, encoder: Tokenizer | None = None) -> None:
+def _encode_shard(job: _Job, encoder: Tokenizer | LatentTokenizer | None = None) -> None:
     torch.set_num_threads(job.threads)
     encoder = encoder or open_tokenizer(job.tokenizer, trust=job.trust, device=job.device)
     dataset = open_dataset(job.raw)
     assert isinstance(dataset, RawDataset)
     shard, first = dataset.shards[job.shard], _offset(job.phase, job.phases)
     frames = shard.frames(job.size)[first:]
+    dtype = np.float32 if isinstance(encoder, LatentTokenizer) else np.int32
     block = encoder.clock.block
-    tokens = []
+    grids = []
     for start in range(0, len(frames), BATCH_BLOCKS * block):
         piece = np.asarray(frames[start : start + BATCH_BLOCKS * block])
         missing = -len(piece) % block  # the last block is filled with its last frame, as no reader uses it
         piece = np.concatenate([piece, np.repeat(piece[-1:], missing, 0)])
         blocks = torch.from_numpy(piece).unflatten(0, (-1, block))
-        tokens.append(encoder.encode(blocks.to(job.device)).cpu().numpy().astype(np.int32))
-    writer = TokenShardWriter(job.out, shard=job.target, flat=job.flat, vocab_size=encoder.vocab_size, clock=encoder.clock)
-    writer.write(np.concatenate(tokens), np.array(shard.states[first:]), np.array(shard.segments[first:]))
+        grids.append(encoder.encode(blocks.to(job.device)).cpu().numpy().astype(dtype))
+    writer: TokenShardWriter | LatentShardWriter
+    if isinstance(encoder, LatentTokenizer):
+        writer = LatentShardWriter(job.out, shard=job.target, flat=job.flat, clock=encoder.clock)
+    else:
+        writer = TokenShardWriter(
+            job.out, shard=job.target, flat=job.flat, vocab_size=encoder.vocab_size, clock=encoder.clock
+        )
+    writer.write(np.concatenate(grids), np.array(shard.states[first:]), np.array(shard.segments[first:]))

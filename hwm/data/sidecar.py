@@ -1,0 +1,42 @@
+"""The sidecar `tokenizer.json`: who made the tokens or latents of a folder, on which grid and by which clock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hwm.clock import COSMOS, Clock
+from hwm.data.files import read_count, read_json
+
+COSMOS_GRID = (32, 32)
+COSMOS_VOCAB = 64000
+
+
+def read_tokenizer_info(root: Path) -> dict | None:
+    """The sidecar `tokenizer.json` of tokens or latents that this library made, or None."""
+    path = root / "tokenizer.json"
+    return read_json(path) if path.is_file() else None
+
+
+def token_geometry(info: dict | None, root: Path) -> tuple[tuple[int, int], int, Clock]:
+    """Grid (H, W), vocabulary and clock of tokens: the sidecar's, or the official ones of Cosmos DV8x8x8."""
+    return (COSMOS_GRID, COSMOS_VOCAB, COSMOS) if info is None else _geometry(info, "vocab_size", root)
+
+
+def latent_geometry(info: dict | None, root: Path) -> tuple[tuple[int, int], int, Clock]:
+    """Grid (H, W), channels and clock of latents, which only the sidecar tells."""
+    if info is None:
+        raise ValueError(f"{root / 'tokenizer.json'}: no such file; latents cannot be read without it: tokenize again")
+    return _geometry(info, "channels", root)
+
+
+def _geometry(info: dict, count: str, root: Path) -> tuple[tuple[int, int], int, Clock]:
+    path = root / "tokenizer.json"
+    grid, clock = info.get("grid"), info.get("clock")
+    if not (isinstance(grid, list) and len(grid) == 2 and all(type(n) is int and 0 < n <= 4096 for n in grid)):
+        raise ValueError(f"{path}: expected two positive sides under 'grid', found {grid!r}; tokenize again")
+    if not isinstance(clock, dict) or {*clock} != {"stride", "block"} or any(type(n) is not int for n in clock.values()):
+        raise ValueError(f"{path}: expected stride and block under 'clock', found {clock!r}; tokenize again")
+    try:
+        return (grid[0], grid[1]), read_count(info, count, path), Clock(**clock)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None

@@ -1,0 +1,40 @@
+"""Opening any tokenizer by name or folder, and asking for the kind that one needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, overload
+
+from hwm.contracts import LatentTokenizer, Tokenizer
+from hwm.tokenizers.store import load_tokenizer
+
+
+@overload
+def open_tokenizer(name: str, *, kind: Literal["tokens"], trust: bool = False, device: str = "cpu") -> Tokenizer: ...
+@overload
+def open_tokenizer(name: str, *, kind: Literal["latents"], trust: bool = False, device: str = "cpu") -> LatentTokenizer: ...
+@overload
+def open_tokenizer(
+    name: str, *, kind: Literal["tokens", "latents"] | None = None, trust: bool = False, device: str = "cpu"
+) -> Tokenizer | LatentTokenizer: ...
+def open_tokenizer(
+    name: str, *, kind: Literal["tokens", "latents"] | None = None, trust: bool = False, device: str = "cpu"
+) -> Tokenizer | LatentTokenizer:
+    """A tokenizer by shipped name or folder.
+
+    name: a shipped name, a folder of `hwm export`, or a folder with the official Cosmos encoder.jit and decoder.jit,
+    which needs `trust`.  kind: what it must give, as in `WorldModel.predicts`; None takes either.
+    Raises ValueError when there is no tokenizer or it is of the other kind.
+    """
+    coder: Tokenizer | LatentTokenizer
+    if (Path(name) / "encoder.jit").is_file():
+        from hwm.tokenizers.cosmos import CosmosTokenizer
+
+        coder = CosmosTokenizer(name, trust=trust, device=device)
+    else:
+        coder = load_tokenizer(name, device=device)
+    if kind == "tokens" and not isinstance(coder, Tokenizer):
+        raise ValueError(f"{name}: gives continuous latents, but tokens are needed here; choose a quantised tokenizer")
+    if kind == "latents" and not isinstance(coder, LatentTokenizer):
+        raise ValueError(f"{name}: gives tokens, but continuous latents are needed here; choose a continuous tokenizer")
+    return coder

@@ -1,0 +1,217 @@
+"""Latents cached by `hwm tokenize`: what is written, statistics, sharing and resuming the work, what readers refuse."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from hwm.cli import main
+from hwm.config import FSQConfig
+from hwm.data.check import check
+from hwm.data.clips import LatentClips
+from hwm.data.describe import contact_sheet, describe, state_statistics
+from hwm.data.latents import LatentDataset
+from hwm.data.onex import open_dataset
+from hwm.data.writers import LatentShardWriter, RawShardWriter, write_dataset_metadata
+from hwm.tokenizers.continuous import ContinuousTokenizer
+from hwm.tokenizers.encode import tokenize
+from hwm.tokenizers.store import load_tokenizer, save_tokenizer
+
+FRAMES = 60
+CONFIG = FSQConfig(levels=(5,) * 4, channels=4, depth=1, continuous=True)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A continuous tokenizer, raw video of 3 shards with segments of 40 and 20 frames, and its latents."""
+    root, rng = tmp_path_factory.mktemp("latents"), np.random.default_rng(0)
+    torch.manual_seed(0)
+    save_tokenizer(ContinuousTokenizer(CONFIG), root / "coder")
+    for shard in range(3):
+        with RawShardWriter(root / "raw", shard=shard, height=32, width=32) as writer:
+            for segment, length in enumerate((40, 20)):
+                frames = np.repeat(rng.integers(0, 256, (length, 4, 4, 3), dtype=np.uint8), 8, 1).repeat(8, 2)
+                writer.append(frames, rng.normal(size=(length, 25)).astype(np.float32), segment)
+    write_dataset_metadata(root / "raw", num_shards=3, num_images=3 * FRAMES)
+    assert main(["tokenize", str(root / "raw"), str(root / "latents"), "--tokenizer", str(root / "coder")]) == 0
+    return root
+
+
+@pytest.fixture
+def latents(place, tmp_path):
+    """A copy to damage."""
+    return shutil.copytree(place / "latents", tmp_path / "latents")
+
+
+def contents(root):
+    return {p.relative_to(root): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def test_latents_are_those_of_the_frames(place):
+    source, dataset, coder = open_dataset(place / "raw"), open_dataset(place / "latents"), load_tokenizer(place / "coder")
+    assert isinstance(dataset, LatentDataset) and dataset.num_frames == 3 * FRAMES
+    assert dataset.grid == (4, 4) and dataset.channels == 4 and dataset.hz == 30
+    assert dataset.tokenizer["fingerprint"] == coder.fingerprint() and dataset.tokenizer["config"]["continuous"]
+    assert "vocab_size" not in dataset.tokenizer
+    for shard, recorded in zip(dataset.shards, source.shards):
+        whole = torch.from_numpy(np.array(recorded.frames()[:51])).unflatten(0, (-1, 17))
+        expected = coder.encode(whole).numpy()
+        assert shard.latents.shape == (4, 3, 4, 4, 4) and shard.latents.dtype == np.float16
+        np.testing.assert_allclose(shard.latents[:3], expected, atol=1e-3)
+        assert np.array_equal(shard.read_latents(1, 2), shard.latents[1:3].astype(np.float32).reshape(6, 4, 4, 4))
+        assert np.array_equal(shard.states, recorded.states) and np.array_equal(shard.segments, recorded.segments)
+
+
+def test_clips_carry_latents_and_states(place):
+    dataset = open_dataset(place / "latents")
+    clips = LatentClips(dataset, num_states=20)
+    # Of blocks at frames 0, 17, 34 and the padded one, those of 34 cross the segment border at 40.
+    assert [(int(s), int(f)) for s, f in zip(clips.index.shard, clips.index.start)] == [
+        (s, f) for s in range(3) for f in (0, 17)
+    ]
+    batch = clips.batch(np.array([3, 0]))
+    assert batch.tokens_BTHW is None and batch.latents_BTCHW.dtype == torch.float32
+    assert batch.latents_BTCHW.shape == (2, 3, 4, 4, 4) and batch.states_BFA.shape == (2, 20, 25)
+    assert np.array_equal(batch.latents_BTCHW[0].numpy(), dataset.shards[1].read_latents(1))
+    assert np.array_equal(batch.states_BFA[0].numpy(), dataset.shards[1].states[17:37])
+    assert LatentClips(dataset, kind="block_pairs").batch(np.array([0])).latents_BTCHW.shape == (1, 6, 4, 4, 4)
+    with pytest.raises(ValueError, match="'blocks' or 'block_pairs'"):
+        LatentClips(dataset, kind="frames")
+
+
+def test_statistics_are_those_of_the_blocks_that_clips_use(place):
+    dataset = open_dataset(place / "latents")
+    blocks = np.concatenate([shard.latents[:2] for shard in dataset.shards]).astype(np.float64)
+    changes = blocks[:, 1:] - blocks[:, :-1]
+    found = dataset.statistics
+    for value, expected in (
+        (found.mean_C, blocks.mean((0, 1, 3, 4))),
+        (found.std_C, blocks.std((0, 1, 3, 4))),
+        (found.change_mean_C, changes.mean((0, 1, 3, 4))),
+        (found.change_std_C, changes.std((0, 1, 3, 4))),
+    ):
+        assert value.shape == (4,) and value.dtype == np.float64
+        np.testing.assert_allclose(value, expected, rtol=1e-10, atol=1e-12)
+    assert found.change_std_C.min() > 0
+
+
+def test_any_way_of_sharing_the_work_gives_the_same_bytes(place, tmp_path):
+    coder = str(place / "coder")
+    whole = tokenize(place / "raw", tmp_path / "whole", tokenizer=coder, phases=2)
+    for k in (1, 0):
+        tokenize(place / "raw", tmp_path / "parts", tokenizer=coder, phases=2, part=(k, 2))
+
+    def stop(done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(place / "raw", tmp_path / "broken", tokenizer=coder, phases=2, progress=stop)
+    assert not (tmp_path / "broken/metadata.json").exists() and not (tmp_path / "broken/statistics.json").exists()
+    tokenize(place / "raw", tmp_path / "broken", tokenizer=coder, phases=2, workers=2)
+    assert contents(whole) == contents(tmp_path / "parts") == contents(tmp_path / "broken")
+    dataset = open_dataset(whole)
+    assert len(dataset.shards) == 6 and np.array_equal(dataset.shards[1].states, dataset.shards[0].states[8:])
+
+
+def test_latents_of_two_tokenizers_do_not_mix(place, latents, tmp_path):
+    torch.manual_seed(1)
+    other = save_tokenizer(ContinuousTokenizer(CONFIG), tmp_path / "other")
+    with pytest.raises(ValueError, match="choose a new output folder"):
+        tokenize(place / "raw", latents, tokenizer=str(other))
+    with pytest.raises(ValueError, match="already"):
+        tokenize(latents, tmp_path / "again", tokenizer=str(other))
+
+
+def test_nothing_to_learn_from_is_said(place, tmp_path):
+    with RawShardWriter(tmp_path / "raw", shard=0, height=32, width=32) as writer:
+        for segment in range(2):
+            writer.append(np.zeros((10, 32, 32, 3), np.uint8), np.zeros((10, 25), np.float32), segment)
+    write_dataset_metadata(tmp_path / "raw", num_shards=1, num_images=20)
+    with pytest.raises(ValueError, match="no block of whole grids inside one segment"):
+        tokenize(tmp_path / "raw", tmp_path / "out", tokenizer=str(place / "coder"))
+    assert not (tmp_path / "out/metadata.json").exists()
+
+
+def test_check_and_describe(place, tmp_path):
+    report = check(place / "latents")
+    assert report.findings == []
+    facts = json.loads(json.dumps(describe(place / "latents")))
+    assert facts["kind"] == "latents" and facts["channels"] == 4 and facts["grid"] == [4, 4]
+    assert facts["tokenizer"] == "coder" and facts["clips"] == {"blocks": 6, "block_pairs": 3, "block_pairs_apart": 3}
+    assert facts["latents"]["smallest_std"] <= facts["latents"]["largest_std"]
+    dataset = open_dataset(place / "latents")
+    mean, _ = state_statistics(dataset)
+    np.testing.assert_allclose(mean, np.concatenate([s.states for s in dataset.shards]).mean(0, dtype=np.float64), atol=1e-9)
+    assert main(["data", "check", str(place / "latents")]) == 0
+    assert main(["data", "describe", str(place / "latents"), "--sheet", str(tmp_path / "sheet.png")]) == 0
+    contact_sheet(place / "latents", tmp_path / "decoded.png", tokenizer=load_tokenizer(place / "coder"))
+    assert (tmp_path / "sheet.png").read_bytes() != (tmp_path / "decoded.png").read_bytes()
+
+
+def poke(path, row, value):
+    array = np.fromfile(path, "<f2")
+    array[row] = value
+    array.tofile(path)
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    "name, damage, message",
+    [
+        ("latents/latents_1.bin", lambda p: p.write_bytes(p.read_bytes()[:-2]), "truncated: .* float16 latents"),
+        ("latents/latents_1.bin", lambda p: p.write_bytes(p.read_bytes() + b"00"), "too long"),
+        ("latents/latents_0.bin", lambda p: poke(p, 250, np.nan), "block 1 holds a value that is not finite"),
+        ("latents/latents_0.bin", lambda p: poke(p, 0, np.inf), "block 0 holds a value that is not finite"),
+        ("robot_states/states_2.bin", lambda p: p.unlink(), "no such file"),
+        ("tokenizer.json", lambda p: p.unlink(), "no such file; latents cannot be read without it"),
+        ("tokenizer.json", lambda p: edit_json(p, channels=0), "'channels'"),
+        ("tokenizer.json", lambda p: edit_json(p, channels=5), "truncated"),
+        ("statistics.json", lambda p: p.unlink(), "no such file"),
+        ("statistics.json", lambda p: edit_json(p, mean=[0.0] * 5), "mean: expected a list of 4 numbers"),
+        ("statistics.json", lambda p: edit_json(p, std=[-1.0] * 4), "negative"),
+        ("statistics.json", lambda p: p.write_text("[]"), "expected a JSON object"),
+        ("metadata.json", lambda p: p.unlink(), "no such file"),
+    ],
+)
+def test_faults_are_named(latents, name, damage, message):
+    damage(latents / name)
+    with pytest.raises(ValueError, match=message) as raised:
+        dataset = open_dataset(latents)
+        clips = LatentClips(dataset)
+        clips.batch(np.arange(len(clips)))
+        _ = dataset.statistics
+    assert str(raised.value).startswith(str(latents)) and "\n" not in str(raised.value)
+    assert not check(latents).ok
+
+
+def test_a_flipped_bit_is_found(latents):
+    for name in ("latents/latents_2.bin", "statistics/statistics_1.json", "statistics.json"):
+        path = latents / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
+        assert any(name in f.file for f in check(latents).findings)
+        path.write_bytes(whole)
+    assert check(latents).ok
+
+
+def test_the_writer_refuses_what_no_reader_would_accept(tmp_path):
+    writer, states, segments = LatentShardWriter(tmp_path, 0), np.zeros((17, 25), np.float32), np.zeros(17, np.int32)
+    with pytest.raises(ValueError, match="blocks and grids"):
+        writer.write(np.zeros((2, 3, 4, 2, 2)), states, segments)
+    for value in (np.nan, 1e6):
+        with pytest.raises(ValueError, match="reach of float16"):
+            writer.write(np.full((1, 3, 4, 2, 2), value, np.float32), states, segments)
+    assert not list(tmp_path.rglob("*.bin"))
+
+
+def test_latents_and_tokens_in_one_folder_are_refused(latents):
+    (latents / "videos").mkdir()
+    (latents / "videos/video_0.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"holds both .bin tokens and latents"):
+        open_dataset(latents)
