@@ -7,6 +7,7 @@ grid is appended to the temporal keys and values along the leading axis.
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 
 import torch
 import torch.nn.functional as F
@@ -16,12 +17,12 @@ from hwm.nn.dropout import dropout
 
 
 class KVCache:
-    """Temporal keys and values of all grids seen so far, one pair (T, B, S, N, H) a layer."""
+    """Temporal keys and values of all grids seen so far, one pair (T, B, S, N, H) a layer or other place of use."""
 
     def __init__(self) -> None:
-        self.pairs: dict[int, tuple[Tensor, Tensor]] = {}
+        self.pairs: dict[Hashable, tuple[Tensor, Tensor]] = {}
 
-    def extend(self, layer: int, k_TBSNH: Tensor, v_TBSNH: Tensor) -> tuple[Tensor, Tensor]:
+    def extend(self, layer: Hashable, k_TBSNH: Tensor, v_TBSNH: Tensor) -> tuple[Tensor, Tensor]:
         """Append the keys and values of new grids; returns those of all grids."""
         if layer in self.pairs:
             old_k, old_v = self.pairs[layer]
@@ -35,9 +36,14 @@ class KVCache:
         copy.pairs = {i: (k.repeat(1, num, 1, 1, 1), v.repeat(1, num, 1, 1, 1)) for i, (k, v) in self.pairs.items()}
         return copy
 
+    def keep(self, num_grids: int) -> None:
+        """Forget all but the first grids."""
+        kept = {i: (k[:num_grids], v[:num_grids]) for i, (k, v) in self.pairs.items()}
+        self.pairs = kept if num_grids else {}
+
     @property
     def num_grids(self) -> int:
-        return len(self.pairs[0][0]) if self.pairs else 0
+        return max((len(k) for k, _ in self.pairs.values()), default=0)
 
 
 class Projections(nn.Module):

@@ -36,22 +36,15 @@ def state_pooling(
     return (inside_GF / np.maximum(inside_GF.sum(1, keepdims=True), 1)).astype(np.float32)
 
 
-class StateEncoder(nn.Module):
-    """MLP, convolution over the rows (kernel 3), learned positions, then the mean over the rows of each grid.
-
-    pooling_GF: weights of `state_pooling`.  Rows past the last grid still reach it through the convolution.
-    Source: Revontuli report section 3.1 "State Conditioning"; hidden width 4 D and pooling: reference F.2 and F row 4.
-    """
+class StateRows(nn.Module):
+    """Rows of robot states, normalised, and the weights (G, F) by which they are pooled into one vector per grid."""
 
     shift_scale: Tensor
     pooling_GF: Tensor
 
-    def __init__(self, pooling_GF: np.ndarray, *, state_dim: int, hidden: int, width: int) -> None:
+    def __init__(self, pooling_GF: np.ndarray, *, state_dim: int) -> None:
         super().__init__()
         self.num_states, self.state_dim = pooling_GF.shape[1], state_dim
-        self.mlp = nn.Sequential(nn.Linear(state_dim, hidden), nn.GELU(), nn.Linear(hidden, width))
-        self.conv = nn.Conv1d(width, width, kernel_size=3, padding=1)
-        self.positions = nn.Parameter(torch.empty(self.num_states, width))
         self.register_buffer("shift_scale", torch.stack([torch.zeros(state_dim), torch.ones(state_dim)]))
         self.register_buffer("pooling_GF", torch.from_numpy(pooling_GF), persistent=False)
 
@@ -62,8 +55,8 @@ class StateEncoder(nn.Module):
             raise ValueError(f"state statistics must have shape (2, {self.state_dim}), got {tuple(shift_scale.shape)}")
         self.shift_scale.copy_(shift_scale)
 
-    def forward(self, states_BFA: Tensor) -> Tensor:
-        """Raw states with at least `num_states` rows -> (B, G, D); rows past `num_states` are not read.
+    def normalised(self, states_BFA: Tensor) -> Tensor:
+        """The first `num_states` of the raw rows, normalised, (B, F, A); rows past them are not read.
 
         Raises ValueError for fewer rows or another state width.
         """
@@ -73,6 +66,48 @@ class StateEncoder(nn.Module):
                 f"{tuple(states_BFA.shape[1:])}; repeat the last row, or train with a smaller model.num_states"
             )
         shift_A, scale_A = self.shift_scale.unbind()
-        x_BFD = self.mlp((states_BFA[:, : self.num_states].to(shift_A.dtype) - shift_A) * scale_A)
-        x_BFD = self.conv(x_BFD.transpose(1, 2)).transpose(1, 2) + self.positions
+        return (states_BFA[:, : self.num_states].to(shift_A.dtype) - shift_A) * scale_A
+
+    def pool(self, x_BFD: Tensor) -> Tensor:
+        """Rows to grids, (B, G, D)."""
         return self.pooling_GF.to(x_BFD.dtype) @ x_BFD
+
+
+class StateEncoder(StateRows):
+    """MLP, convolution over the rows (kernel 3), learned positions, then the mean over the rows of each grid.
+
+    pooling_GF: weights of `state_pooling`.  Rows past the last grid still reach it through the convolution.
+    Source: Revontuli report section 3.1 "State Conditioning"; hidden width 4 D and pooling: reference F.2 and F row 4.
+    """
+
+    def __init__(self, pooling_GF: np.ndarray, *, state_dim: int, hidden: int, width: int) -> None:
+        super().__init__(pooling_GF, state_dim=state_dim)
+        self.mlp = nn.Sequential(nn.Linear(state_dim, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.conv = nn.Conv1d(width, width, kernel_size=3, padding=1)
+        self.positions = nn.Parameter(torch.empty(self.num_states, width))
+
+    def forward(self, states_BFA: Tensor) -> Tensor:
+        """Raw states -> (B, G, D).  Raises ValueError as `normalised` does."""
+        x_BFD = self.mlp(self.normalised(states_BFA))
+        return self.pool(self.conv(x_BFD.transpose(1, 2)).transpose(1, 2) + self.positions)
+
+
+class ActionEncoder(StateRows):
+    """Every state row through a linear layer, an MLP and LayerNorm, plus its position; then the mean of each grid.
+
+    positions: learned, of the frames, from zero; without them the order of the rows of a grid would be lost.
+    Source: reference D.1, action encoder of Masked-HWM.
+    """
+
+    def __init__(self, pooling_GF: np.ndarray, *, state_dim: int, width: int, mlp_ratio: int) -> None:
+        super().__init__(pooling_GF, state_dim=state_dim)
+        hidden = mlp_ratio * width
+        self.mlp = nn.Sequential(
+            nn.Linear(state_dim, width), nn.GELU(), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.positions = nn.Parameter(torch.zeros(self.num_states, width))
+
+    def forward(self, states_BFA: Tensor) -> Tensor:
+        """Raw states -> one action token a grid, (B, G, D).  Raises ValueError as `normalised` does."""
+        return self.pool(self.norm(self.mlp(self.normalised(states_BFA))) + self.positions)

@@ -1,0 +1,60 @@
+"""Masked video modelling: how clips are corrupted and masked in training, how masks shrink in prediction.
+
+Sources: HWM paper section 2.2; Copilot4D (random replacement), MaskGIT (cosine schedule); reference C.2.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def corrupt(tokens_BTHW: Tensor, *, vocab_size: int, max_rate: float, generator: torch.Generator) -> Tensor:
+    """Replace tokens by uniformly random ones, at a rate drawn from U(0, max_rate) for every clip.
+
+    A replacement may be the token itself.  The paper does not say over what a rate is shared.
+    """
+    device = generator.device
+    rate_B111 = max_rate * torch.rand(len(tokens_BTHW), 1, 1, 1, generator=generator, device=device)
+    replaced = torch.rand(tokens_BTHW.shape, generator=generator, device=device) < rate_B111
+    random = torch.randint(vocab_size, tokens_BTHW.shape, generator=generator, device=device)
+    return torch.where(replaced.to(tokens_BTHW.device), random.to(tokens_BTHW.device), tokens_BTHW)
+
+
+def random_mask(shape: tuple[int, int, int, int], *, generator: torch.Generator) -> Tensor:
+    """Mask for grids (B, T, H, W), bool, True is masked: per grid r ~ U(0, 1), then each token with cos(pi/2 r).
+
+    At least one token of the batch is masked: where chance leaves none, the one that came nearest.
+    """
+    B, T, _, _ = shape
+    device = generator.device
+    probability_BT11 = torch.cos(math.pi / 2 * torch.rand(B, T, 1, 1, generator=generator, device=device))
+    distance = torch.rand(shape, generator=generator, device=device) - probability_BT11
+    masked = distance < 0
+    masked.view(-1)[distance.argmin()] = True
+    return masked
+
+
+def num_masked(step: int, steps: int, places: int) -> int:
+    """Places of a grid still masked after refinement step `step` of 0..steps-1: ceil(cos(pi/2 (step + 1)/steps) places)."""
+    if step + 1 == steps:
+        return 0
+    # Rounding in the cosine must not add a place to a whole number.
+    return math.ceil(math.cos(math.pi / 2 * (step + 1) / steps) * places - 1e-9)
+
+
+def masks_left(steps: int, places: int) -> list[int]:
+    """Places still masked after each pass of `steps` refinement steps, strictly falling to 0.
+
+    A step that would leave as many as it found decides nothing and is no pass.
+    """
+    counts = dict.fromkeys(num_masked(step, steps, places) for step in range(steps))
+    return [count for count in counts if count < places]
+
+
+def remask(masked_NS: Tensor, confidence_NS: Tensor, num: int) -> Tensor:
+    """The `num` places of every row that are masked and least confident, bool; they stay masked."""
+    lowest = confidence_NS.masked_fill(~masked_NS, torch.inf).topk(num, 1, largest=False).indices
+    return torch.zeros_like(masked_NS).scatter_(1, lowest, True)
