@@ -72,8 +72,7 @@ def _unpickle(path: Path) -> object:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile file can raise anything
-        name = re.search(r"GLOBAL (\S+)", str(error))
-        if name:
+        if name := re.search(r"GLOBAL (\S+)", str(error)):
             raise ValueError(
                 f"{path}: refused: it asks for the Python object {name[1]}, so opening it could run code; "
                 "expected nothing but tensors, get the weights as safetensors or from a source you trust"
@@ -107,5 +106,6 @@ def _some(keys: list[str]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
+    # What torch's restricted unpickler has to say stands behind its advice to use the unrestricted one.
+    lines = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
+    return lines[0][:120] if lines else type(error).__name__

@@ -60,14 +60,15 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     if a.sum_D.shape != b.sum_D.shape:
         raise ValueError(f"features of different width, {len(a.sum_D)} and {len(b.sum_D)}: not from the same network")
     covariance_a, covariance_b = a.covariance_DD, b.covariance_DD
-    # With symmetric roots R of the covariances, tr (S_a S_b)^(1/2) is the sum of the singular values of R_a R_b.
-    # Roots of the eigenvalues of R_a S_b R_a are the same numbers, but lose half of the digits of the small ones.
-    cross = torch.linalg.svdvals(_root(covariance_a) @ _root(covariance_b)).sum()
+    # With S_a = A A' and S_b = B B', tr (S_a S_b)^(1/2) is the sum of the singular values of A' B.  Roots of the
+    # eigenvalues of a product of covariances are the same numbers, but lose half of the digits of the small ones.
+    cross = torch.linalg.svdvals(_factor(covariance_a).mT @ _factor(covariance_b)).sum()
     between = (a.mean_D - b.mean_D).square().sum()
     return max(0.0, float(between + covariance_a.trace() + covariance_b.trace() - 2 * cross))
 
 
-def _root(covariance_DD: Tensor) -> Tensor:
-    """The symmetric square root; eigenvalues that rounding made negative count as 0."""
+def _factor(covariance_DD: Tensor) -> Tensor:
+    """A (D, rank) with A A' the covariance, by its eigenvalues; those within rounding of 0 are left out."""
     values_D, vectors_DD = torch.linalg.eigh(covariance_DD)
-    return (vectors_DD * values_D.clamp(min=0).sqrt()) @ vectors_DD.mT
+    kept = values_D > values_D[-1] * len(values_D) * torch.finfo(values_D.dtype).eps
+    return vectors_DD[:, kept] * values_D[kept].sqrt()

@@ -1,0 +1,141 @@
+import pickle
+import zipfile
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from hwm.safe_load import load_state_dict, select
+
+STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.0, -1.0]), "steps": torch.tensor(3)}
+
+
+class Touch:
+    """A pickle of this creates a file when it is opened by an unrestricted unpickler."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def assert_equal(found, expected):
+    assert found.keys() == expected.keys()
+    for key in expected:
+        assert torch.equal(found[key], expected[key]) and found[key].dtype == expected[key].dtype, key
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt"])
+@pytest.mark.parametrize("new_format", [True, False])
+def test_files_of_torch_save_are_read(tmp_path, suffix, new_format):
+    path = tmp_path / f"weights{suffix}"
+    torch.save(STATE, path, _use_new_zipfile_serialization=new_format)
+    assert_equal(load_state_dict(path), STATE)
+
+
+def test_safetensors_and_a_nested_state_dict_are_read(tmp_path):
+    save_file(STATE, tmp_path / "w.safetensors")
+    assert_equal(load_state_dict(tmp_path / "w.safetensors"), STATE)
+    torch.save({"epoch": 3, "state_dict": STATE, "optimizer": {"lr": 0.1}}, tmp_path / "w.pth")
+    assert_equal(load_state_dict(tmp_path / "w.pth"), STATE)
+
+
+def test_parameters_come_out_as_plain_tensors(tmp_path):
+    layer = nn.Linear(3, 2)
+    torch.save(dict(layer.named_parameters()), tmp_path / "w.pth")
+    found = load_state_dict(tmp_path / "w.pth")
+    assert all(type(value) is torch.Tensor and not value.requires_grad for value in found.values())
+    assert_equal(found, {key: value.detach() for key, value in layer.named_parameters()})
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "bare", "nested"])
+def test_a_pickle_that_runs_code_is_refused_and_nothing_runs(tmp_path, kind):
+    trace, path = tmp_path / "it-ran", tmp_path / "weights.pth"
+    value = {"state_dict": STATE, "extra": [Touch(trace)]} if kind == "nested" else {"a": Touch(trace)}
+    if kind == "bare":
+        path.write_bytes(pickle.dumps(value, protocol=2))
+    else:
+        torch.save(value, path, _use_new_zipfile_serialization=kind != "legacy")
+    with pytest.raises(ValueError, match=r"weights\.pth: refused: .*open.*run code") as error:
+        load_state_dict(path)
+    assert "\n" not in str(error.value)
+    assert not trace.exists()
+    # The same file does act when opened without care: the test would notice.
+    if kind == "bare":
+        pickle.loads(path.read_bytes())
+    else:
+        torch.load(path, weights_only=False)
+    assert trace.exists()
+
+
+def test_pickles_of_newer_protocols_run_nothing_either(tmp_path):
+    trace, path = tmp_path / "it-ran", tmp_path / "weights.pth"
+    for protocol in range(3, pickle.HIGHEST_PROTOCOL + 1):
+        path.write_bytes(pickle.dumps({"a": Touch(trace)}, protocol=protocol))
+        with pytest.raises(ValueError, match=r"weights\.pth: (refused|not a file of tensors)") as error:
+            load_state_dict(path)
+        assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
+        assert not trace.exists()
+
+
+def test_a_whole_model_is_refused(tmp_path):
+    torch.save(nn.Linear(2, 2), tmp_path / "model.pth")
+    with pytest.raises(ValueError, match=r"model\.pth: refused: .*Linear"):
+        load_state_dict(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize(
+    "value", [[torch.zeros(2)], torch.zeros(2), {}, {"a": 1.0}, {1: torch.zeros(2)}, {"a": {"b": torch.zeros(2)}},
+              {"a": torch.eye(2).to_sparse()}, {"state_dict": {"a": "text"}}]
+)  # fmt: skip
+def test_anything_but_named_dense_tensors_is_refused(tmp_path, value):
+    torch.save(value, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"w\.pth: expected .*found .*state_dict\(\)"):
+        load_state_dict(tmp_path / "w.pth")
+
+
+def test_broken_files_are_named_in_one_line(tmp_path):
+    torch.save(STATE, tmp_path / "cut.pth")
+    content = (tmp_path / "cut.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(content[: len(content) // 2])
+    save_file(STATE, tmp_path / "cut.safetensors")
+    content = (tmp_path / "cut.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(content[:-4])
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html><html>not found</html>")
+    (tmp_path / "empty.pt").touch()
+    with zipfile.ZipFile(tmp_path / "other.pth", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    for name in ("cut.pth", "cut.safetensors", "page.pth", "empty.pt", "other.pth"):
+        with pytest.raises(ValueError, match=f"{name}: not a .*fetch it again") as error:
+            load_state_dict(tmp_path / name)
+        assert "\n" not in str(error.value)
+
+
+def test_torchscript_is_refused(tmp_path):
+    torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "program.pt")
+    with pytest.raises(ValueError, match=r"program\.pt: not a file of tensors .*TorchScript"):
+        load_state_dict(tmp_path / "program.pt")
+
+
+def test_missing_files_and_other_suffixes_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.pth: no such weight file"):
+        load_state_dict(tmp_path / "none.pth")
+    (tmp_path / "w.ckpt").touch()
+    with pytest.raises(ValueError, match=r"w\.ckpt: weight files are \.safetensors, \.pth or \.pt, not \.ckpt"):
+        load_state_dict(tmp_path / "w.ckpt")
+
+
+def test_select_gives_exactly_what_is_wanted():
+    shapes = {"a.weight": (2, 3), "a.bias": (2,)}
+    state = STATE | {"a.weight": STATE["a.weight"].half()}
+    assert_equal(select(state, shapes, path="w", remedy="fetch it", ignored=("steps",)), {k: STATE[k] for k in shapes})
+    for wrong, message in [
+        ({k: v for k, v in STATE.items() if k != "a.bias"}, r"w: a\.bias missing: .*fetch it"),
+        (STATE | {"a.bias": torch.zeros(3)}, r"w: a\.bias is float32 \(3,\), expected floats \(2,\): .*fetch it"),
+        (STATE | {"a.bias": torch.zeros(2, dtype=torch.int32)}, r"w: a\.bias is int32 \(2,\)"),
+        (STATE | {f"x{i}": torch.zeros(1) for i in range(5)}, r"w: x0, x1, x2 and 2 more unexpected: .*fetch it"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            select(wrong, shapes, path="w", remedy="fetch it", ignored=("steps",))
