@@ -185,6 +185,8 @@ class FlowConfig:
             raise ValueError("model.sigma_min, condition_dropout and shortcut must lie in [0, 1)")
         if self.guidance != 1 and not self.condition_dropout:
             raise ValueError("model.guidance other than 1 needs model.condition_dropout: it compares with no condition")
+        if self.shortcut and self.solver == "heun":
+            raise ValueError('model.shortcut needs model.solver "euler": its velocities are already means over a step')
 
 
 def _check_streams(config: MaskedConfig | FlowConfig) -> None:

@@ -37,3 +37,36 @@ class Modulation(nn.Module):
     def forward(self, condition_TBD: Tensor) -> list[Modulate]:
         parts = self.linear(F.silu(condition_TBD)).chunk(2 * self.count, -1)
         return [Modulate(scale, shift) for scale, shift in zip(parts[::2], parts[1::2])]
+
+
+class AdaLNZero(nn.Module):
+    """`count` vectors of width D, shifts, scales and gates, from a condition (..., D); zero-initialised."""
+
+    def __init__(self, width: int, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.linear = nn.Linear(width, count * width)
+        self.reset()
+
+    def reset(self) -> None:
+        """Start with all vectors zero: normalisations unchanged, gates closed."""
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
+        return self.linear(F.silu(condition)).chunk(self.count, -1)
+
+
+def normalise(x_BLD: Tensor, shift_BTD: Tensor, scale_BTD: Tensor) -> Tensor:
+    """LayerNorm without weights of its own, times 1 + scale, plus shift.
+
+    The L tokens are T runs of equal length, each with its own vectors; a batch of 1 serves all.
+    """
+    y_BLD = F.layer_norm(x_BLD, x_BLD.shape[-1:])
+    return y_BLD * (1 + over_tokens(scale_BTD, x_BLD)) + over_tokens(shift_BTD, x_BLD)
+
+
+def over_tokens(vector_BTD: Tensor, x_BLD: Tensor) -> Tensor:
+    """Vectors of T runs of tokens, in a shape that meets the L tokens of x."""
+    T, L = vector_BTD.shape[1], x_BLD.shape[1]
+    return vector_BTD if T == 1 else vector_BTD.repeat_interleave(L // T, 1)

@@ -1,0 +1,290 @@
+"""Flow-HWM: carries noise to the latents of the future along a learned velocity, given past frames and actions.
+
+Four token streams (past and future video, past and future actions) pass through blocks of joint or split attention
+under modulation by the flow's time (`hwm.nn.flow_network`).  Source: HWM paper sections 2.3 and 2.4; sizes and what the
+paper leaves open: SYSTEMS.md section 3 and reference D.2.  Ours are `context_sees="context"`, `target="change"`,
+`state_modulation`, `time_per_grid` and `shortcut`, each an option of the same network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hwm.clock import COSMOS, Clock
+from hwm.config import FlowConfig
+from hwm.contracts import Batch, Prediction, Sampling
+from hwm.nn import flow_matching as flow
+from hwm.nn.dropout import dropout_from, without_dropout
+from hwm.nn.flow_network import FlowNetwork
+from hwm.nn.stream_blocks import Vectors
+from hwm.nn.units import Units
+
+VALIDATION_TIMES = 4
+VALIDATION_STEPS = 4
+PLAIN = flow.SHORTCUT_LEVELS
+"""Level of the plain flow, which knows no step size."""
+
+
+class FlowHWM(nn.Module):
+    """The world model over continuous latents; satisfies `hwm.contracts.LatentWorldModel`.
+
+    config: every size and option.  clock: which frames belong to the past and which to the future grids.
+    The network works on normalised latents and states; batches come and predictions go in raw units.
+    Raises ValueError where model.num_states is not the number of frames of the grids.
+    """
+
+    predicts: Literal["tokens", "latents"] = "latents"
+    validation_key = "flow_mse"
+
+    def __init__(self, config: FlowConfig, *, clock: Clock = COSMOS) -> None:
+        super().__init__()
+        self.config = config
+        self.context_grids, self.future_grids = config.context_grids, config.future_grids
+        self.num_states = clock.num_frames(config.context_grids + config.future_grids)
+        if config.num_states != self.num_states:
+            grids = f"{config.context_grids} context and {config.future_grids} future grids"
+            raise ValueError(f"model.num_states must be {self.num_states}, the frames of {grids}, got {config.num_states}")
+        self.units = Units(channels=config.channels, state_dim=config.state_dim, target=config.target)
+        self.network = FlowNetwork(config, clock=clock)
+
+    def set_state_statistics(self, shift_scale: Tensor) -> None:
+        """Normalise states as (state - shift) * scale; (2, A) from `hwm.robot.normalisation`; a saved buffer."""
+        self.units.set_states(shift_scale)
+
+    def set_latent_statistics(self, mean_C: Tensor, std_C: Tensor, change_std_C: Tensor | None = None) -> None:
+        """Normalise latents by the mean and standard deviation of each channel; saved buffers.
+
+        change_std_C: root mean square of the change of future latents from the last past one, needed where
+        model.target is "change".  Raises ValueError if it is missing there, or for another number of channels.
+        """
+        self.units.set_latents(mean_C, std_C, change_std_C)
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups for AdamW: decay on matrices, none on biases, norms and the vectors of the step sizes."""
+        decayed: list[nn.Parameter] = []
+        free: list[nn.Parameter] = []
+        for name, parameter in self.named_parameters():
+            (free if parameter.ndim < 2 or "step_size" in name else decayed).append(parameter)
+        return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+    # Training
+
+    def loss(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Flow-matching loss on the future latents ("flow_mse"); all randomness from `generator`.
+
+        Clips lose context and actions together with probability config.condition_dropout: both become zero, their mean.
+        With config.shortcut, that share of the batch learns to take two steps in one ("shortcut_mse", Frans et al.
+        2024), and the loss weighs both terms by their shares.  A guided model forms the targets from its smallest steps
+        with guidance, as that paper does, so that all larger steps have it built in.
+        Raises ValueError for clips of another shape, or shortcuts in batches of one clip.
+        """
+        past_BTCHW, data_BTCHW, states_BFA = self._clips(batch)
+        B, share, sigma_min = len(data_BTCHW), self.config.shortcut, self.config.sigma_min
+        if share and B < 2:
+            raise ValueError("model.shortcut needs batches of at least 2 clips: some for the flow, some for shortcuts")
+        num_short = min(max(round(share * B), 1), B - 1) if share else 0
+
+        def drawn(sample: Callable[..., Tensor], *shape: int) -> Tensor:
+            return sample(shape, generator=generator, device=generator.device).to(data_BTCHW)
+
+        kept_B = (drawn(torch.rand, B) >= self.config.condition_dropout).to(data_BTCHW)
+        past_BTCHW, states_BFA = past_BTCHW * kept_B.view(-1, 1, 1, 1, 1), states_BFA * kept_B.view(-1, 1, 1)
+        noise_BTCHW = drawn(torch.randn, *data_BTCHW.shape)
+        num_times = self.future_grids if self.config.time_per_grid else 1
+        times_BT = flow.sample_times((B, num_times), self.config.time_sampling, generator=generator).to(data_BTCHW)
+        levels_B = torch.full((B,), PLAIN, device=data_BTCHW.device)
+        if num_short:
+            levels_n, times_nT = flow.sample_shortcuts((num_short, num_times), generator=generator)
+            levels_B[:num_short], times_BT[:num_short] = levels_n.to(levels_B), times_nT.to(times_BT)
+
+        x_BTCHW = flow.interpolate(noise_BTCHW, data_BTCHW, _beside(times_BT), sigma_min=sigma_min)
+        target_BTCHW = flow.target_velocity(noise_BTCHW, data_BTCHW, sigma_min=sigma_min)
+        if num_short:
+            inputs = (y[:num_short] for y in (x_BTCHW, past_BTCHW, states_BFA, times_BT, levels_B))
+            target_BTCHW = torch.cat([self._shortcut_target(*inputs), target_BTCHW[num_short:]])
+        with dropout_from(generator, device=data_BTCHW.device, active=self.training and self.config.dropout > 0):
+            velocity_BTCHW = self.network(x_BTCHW, past_BTCHW, states_BFA, times_BT=times_BT, levels_B=levels_B)
+        error_B = _squared_error(velocity_BTCHW, target_BTCHW)
+        flow_mse = error_B[num_short:].mean()
+        if not num_short:
+            return {"loss": flow_mse, "flow_mse": flow_mse}
+        shortcut_mse = error_B[:num_short].mean()
+        loss = (1 - share) * flow_mse + share * shortcut_mse
+        return {"loss": loss, "flow_mse": flow_mse, "shortcut_mse": shortcut_mse}
+
+    @torch.no_grad()
+    def _shortcut_target(
+        self, x_BTCHW: Tensor, past_BTCHW: Tensor, states_BFA: Tensor, times_BT: Tensor, levels_B: Tensor
+    ) -> Tensor:
+        """What a step of 2 ** -level has to be: two steps of half the size by the model itself.
+
+        Halves of 1/128 are the plain flow, guided; their unconditional twins run in the same pass.
+        """
+        half_B, scale = levels_B + 1, self.config.guidance
+        guided = (half_B == PLAIN).nonzero().squeeze(1) if scale != 1 else half_B[:0]
+        past, states = (torch.cat([y, torch.zeros_like(y[guided])]) for y in (past_BTCHW, states_BFA))
+
+        def with_guided(y: Tensor) -> Tensor:
+            return torch.cat([y, y[guided]])
+
+        def velocity(x: Tensor, time: Tensor) -> Tensor:
+            times = with_guided(time[:, :, 0, 0, 0])
+            v = self.network(with_guided(x), past, states, times_BT=times, levels_B=with_guided(half_B))
+            v, unconditional = v.tensor_split([len(x)])
+            return v.index_copy(0, guided, flow.guide(v[guided], unconditional, scale))
+
+        size_B = 0.5 ** half_B.to(x_BTCHW.dtype)
+        with without_dropout(self):
+            return flow.shortcut_target(velocity, x_BTCHW, _beside(times_BT), _beside(size_B[:, None]))
+
+    # Prediction
+
+    @torch.no_grad()
+    def validate(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Scores (B,) of every clip, lower is better.
+
+        flow_mse: squared error of the velocity at fixed times spread over [0, 1], with noise from `generator`.
+        latent_mse: squared error, in normalised latents, of a prediction from the mean of the noise in a few steps
+        without guidance.  latent_mse_copy: that of copying the last past latent.
+        """
+        past_BTCHW, data_BTCHW, states_BFA = self._clips(batch)
+        B, sigma_min, errors = len(data_BTCHW), self.config.sigma_min, []
+        levels_B = torch.full((B,), PLAIN, device=data_BTCHW.device)
+        with without_dropout(self):
+            for time in flow.stratified_times(VALIDATION_TIMES).to(data_BTCHW):
+                noise = torch.randn(data_BTCHW.shape, generator=generator, device=generator.device).to(data_BTCHW)
+                x_BTCHW = flow.interpolate(noise, data_BTCHW, time, sigma_min=sigma_min)
+                times_BT = time.expand(B, 1)
+                v_BTCHW = self.network(x_BTCHW, past_BTCHW, states_BFA, times_BT=times_BT, levels_B=levels_B)
+                errors.append(_squared_error(v_BTCHW, flow.target_velocity(noise, data_BTCHW, sigma_min=sigma_min)))
+            start = torch.zeros_like(data_BTCHW)[:, None]
+            guess_BKTCHW = self._sample(past_BTCHW, states_BFA, start, num_steps=VALIDATION_STEPS, guidance=1.0)
+        last = past_BTCHW[:, -1:]
+        guess_BTCHW, future_BTCHW = (self.units.future(y, last_past=last) for y in (guess_BKTCHW[:, 0], data_BTCHW))
+        return {
+            "flow_mse": torch.stack(errors).mean(0),
+            "latent_mse": _squared_error(guess_BTCHW, future_BTCHW),
+            "latent_mse_copy": _squared_error(last, future_BTCHW),
+        }
+
+    @torch.no_grad()
+    def predict(
+        self,
+        context_BTCHW: Tensor,
+        states_BFA: Tensor,
+        *,
+        generator: torch.Generator,
+        num_samples: int = 1,
+        sampling: Sampling | None = None,
+    ) -> Prediction:
+        """Carry noise to K futures by config.steps steps of config.solver under config.guidance; never with dropout.
+
+        context_BTCHW: raw latents of the context grids.  states_BFA: raw states from the first context frame,
+        num_states rows.  sampling: its temperature scales the initial noise; 0 starts all samples from its mean, so
+        that they are equal and made once.  None takes config.temperature.
+        A shortcut model takes steps of the size nearest to 1 / config.steps that it knows.  These have guidance built
+        in by training; only its plain flow, from 128 steps on, is guided here.
+        Raises ValueError for latents or states of another shape, and for top-k or top-p, which latents do not have.
+        """
+        if sampling is not None and (sampling.top_k or sampling.top_p != 1):
+            raise ValueError("top_k and top_p choose among tokens; for latents there is the temperature alone")
+        temperature = self.config.temperature if sampling is None else sampling.temperature
+        past_BTCHW = self.units.latents(self._check_latents(context_BTCHW, self.context_grids))
+        states_BFA = self.units.states(self._check_states(states_BFA))
+        shape = (len(past_BTCHW), num_samples if temperature else 1, self.future_grids, *past_BTCHW.shape[2:])
+        noise = past_BTCHW.new_zeros(shape)
+        if temperature:
+            noise = temperature * torch.randn(shape, generator=generator, device=generator.device).to(noise)
+        with without_dropout(self):
+            steps, guidance = self.config.steps, self.config.guidance
+            data_BKTCHW = self._sample(past_BTCHW, states_BFA, noise, num_steps=steps, guidance=guidance)
+        latents_BKTCHW = self.units.raw(self.units.future(data_BKTCHW, last_past=past_BTCHW[:, None, -1:]))
+        return Prediction(latents_BKTCHW=latents_BKTCHW.expand(-1, num_samples, -1, -1, -1, -1))
+
+    def _sample(
+        self, past_BTCHW: Tensor, states_BFA: Tensor, noise_BKTCHW: Tensor, *, num_steps: int, guidance: float
+    ) -> Tensor:
+        """Solve the flow from `noise` for K samples of each clip; everything normalised.
+
+        What does not change from step to step is made once: the tokens of the context and, where the context sees only
+        itself, its keys and values; the modulation of all steps, where no actions enter it.  Conditional and
+        unconditional velocity are one pass; the context without condition is one more clip for all.
+        """
+        network, (B, K) = self.network, noise_BKTCHW.shape[:2]
+        level = flow.shortcut_level(num_steps) if self.config.shortcut else PLAIN
+        guided = guidance != 1 and level == PLAIN
+        if guided:
+            past_BTCHW, states_BFA = (torch.cat([y, torch.zeros_like(y[:1])]) for y in (past_BTCHW, states_BFA))
+
+        def rows(y: Tensor) -> Tensor:
+            """Of every clip a row for each sample, then as many without condition."""
+            samples = y[:B].repeat_interleave(K, 0)
+            return torch.cat([samples, y[B:].expand(B * K, *y.shape[1:])]) if guided else samples
+
+        tokens = network.embed(past_BTCHW, states_BFA)
+        pooled_BTD = network.pool_actions(tokens)
+        context = memories = None
+        if self.config.context_sees == "all":
+            context = {stream: rows(x_BLD) for stream, x_BLD in tokens.items()}
+        else:
+            memories = [(rows(keys), rows(values)) for keys, values in network.remember(tokens, pooled_BTD)]
+
+        times_n1 = torch.arange(num_steps + 1, device=noise_BKTCHW.device)[:, None] / num_steps
+        level_1 = torch.full((1,), level, device=noise_BKTCHW.device)
+        table = network.vectors(network.conditions(times_n1, level_1, None)) if pooled_BTD is None else None
+
+        def vectors_at(k: int) -> list[Vectors]:
+            if table is not None:
+                return _each(table, lambda v: v[k : k + 1])
+            return _each(network.vectors(network.conditions(times_n1[k : k + 1], level_1, pooled_BTD)), rows)
+
+        def velocity(x_RTCHW: Tensor, k: int) -> Tensor:
+            if not guided:
+                return network.advance(x_RTCHW, vectors_at(k), context=context, memories=memories)
+            twice = torch.cat([x_RTCHW, x_RTCHW])
+            v_RTCHW, unconditional = network.advance(twice, vectors_at(k), context=context, memories=memories).chunk(2)
+            return flow.guide(v_RTCHW, unconditional, guidance)
+
+        data_RTCHW = flow.solve(velocity, noise_BKTCHW.flatten(0, 1), num_steps=num_steps, solver=self.config.solver)
+        return data_RTCHW.unflatten(0, (B, K))
+
+    # Clips
+
+    def _clips(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Past latents, what the flow ends in, and states of a batch, all normalised."""
+        latents_BTCHW = self._check_latents(batch.latents_BTCHW, self.context_grids + self.future_grids)
+        past_BTCHW, future_BTCHW = self.units.latents(latents_BTCHW).tensor_split([self.context_grids], 1)
+        data_BTCHW = self.units.data(future_BTCHW, last_past=past_BTCHW[:, -1:])
+        return past_BTCHW, data_BTCHW, self.units.states(self._check_states(batch.states_BFA))
+
+    def _check_latents(self, latents_BTCHW: Tensor | None, num_grids: int) -> Tensor:
+        expected = (num_grids, self.config.channels, *self.config.grid)
+        if latents_BTCHW is None or tuple(latents_BTCHW.shape[1:]) != expected:
+            got = "no latents" if latents_BTCHW is None else tuple(latents_BTCHW.shape[1:])
+            raise ValueError(f"the model works on latents {expected} (T, C, H, W) here, got {got}")
+        return latents_BTCHW
+
+    def _check_states(self, states_BFA: Tensor) -> Tensor:
+        if states_BFA.shape[1] < self.num_states or states_BFA.shape[2] != self.config.state_dim:
+            raise ValueError(
+                f"the model reads {self.num_states} state rows of width {self.config.state_dim} a clip, got "
+                f"{tuple(states_BFA.shape[1:])}; give the states of all frames, the future ones too"
+            )
+        return states_BFA[:, : self.num_states]
+
+
+def _beside(times_BT: Tensor) -> Tensor:
+    """One number a grid, in a shape that meets latents."""
+    return times_BT[:, :, None, None, None]
+
+
+def _squared_error(x_BTCHW: Tensor, y_BTCHW: Tensor) -> Tensor:
+    return (x_BTCHW - y_BTCHW).square().mean((1, 2, 3, 4))
+
+
+def _each(vectors: list[Vectors], change: Callable[[Tensor], Tensor]) -> list[Vectors]:
+    return [{stream: tuple(map(change, parts)) for stream, parts in layer.items()} for layer in vectors]

@@ -1,0 +1,104 @@
+"""Flow matching as pure functions: the path from noise to data, its velocity, training times, solvers, guidance.
+
+Time runs from 0 (noise) to 1 (data).  Sources: HWM paper section 2.3 (equations 1 to 3) after Lipman et al. 2023; guidance
+after Ho and Salimans 2022; steps of any size after Frans et al. 2024, "One step diffusion via shortcut models".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+SHORTCUT_LEVELS = 7
+"""Sizes of shortcut steps: 2 ** -level for levels 0 to 6.  Level 7, steps of 1/128 and below, is the plain flow."""
+
+
+def interpolate(noise: Tensor, data: Tensor, time: Tensor, *, sigma_min: float) -> Tensor:
+    """Point of the path at `time` in [0, 1]: t data + (1 - (1 - sigma_min) t) noise (HWM paper equation 1)."""
+    return time * data + (1 - (1 - sigma_min) * time) * noise
+
+
+def target_velocity(noise: Tensor, data: Tensor, *, sigma_min: float) -> Tensor:
+    """Derivative of the path by time, the same at all times: data - (1 - sigma_min) noise (HWM paper equation 2)."""
+    return data - (1 - sigma_min) * noise
+
+
+def sample_times(
+    shape: tuple[int, ...], distribution: Literal["uniform", "logit_normal"], *, generator: torch.Generator
+) -> Tensor:
+    """Training times in (0, 1), float32, on the generator's device.
+
+    logit_normal: sigmoid of a standard normal, which favours the middle (the release; reference D.2).
+    """
+    if distribution == "uniform":
+        return torch.rand(shape, generator=generator, device=generator.device)
+    return torch.randn(shape, generator=generator, device=generator.device).sigmoid()
+
+
+def stratified_times(num: int) -> Tensor:
+    """The middles of `num` equal parts of [0, 1], float32."""
+    return (torch.arange(num) + 0.5) / num
+
+
+def solve(
+    velocity: Callable[[Tensor, int], Tensor], x: Tensor, *, num_steps: int, solver: Literal["euler", "heun"] = "euler"
+) -> Tensor:
+    """Carry x from time 0 to 1 along a velocity in equal steps.
+
+    velocity(x, k): velocity at time k / num_steps.  "euler": one evaluation a step, error of first order (HWM paper).
+    "heun": the mean of the velocities at both ends of an Euler step, two evaluations, error of second order (ours).
+    """
+    for k in range(num_steps):
+        here = velocity(x, k)
+        if solver == "heun":
+            here = (here + velocity(x + here / num_steps, k + 1)) / 2
+        x = x + here / num_steps
+    return x
+
+
+def guide(conditional: Tensor, unconditional: Tensor, scale: float | Tensor) -> Tensor:
+    """Classifier-free guidance: from the unconditional velocity `scale` times the way to the conditional one.
+
+    1 is the conditional velocity, 0 the unconditional one.
+    """
+    return unconditional + scale * (conditional - unconditional)
+
+
+def shortcut_level(num_steps: int) -> int:
+    """Level of the step size nearest to 1 / num_steps, in powers of two; SHORTCUT_LEVELS from 128 steps on."""
+    return min(round(math.log2(num_steps)), SHORTCUT_LEVELS)
+
+
+def sample_shortcuts(shape: tuple[int, ...], *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Levels (shape[0],) int64 of double steps to learn, and their starting times (shape), float32.
+
+    Level l is a step of 2 ** -l, uniform over 0 to 6; it starts at a multiple of itself.
+    """
+    levels = torch.randint(SHORTCUT_LEVELS, shape[:1], generator=generator, device=generator.device)
+    size = (0.5 ** levels.float()).view(-1, *[1] * (len(shape) - 1))
+    chance = torch.rand(shape, generator=generator, device=generator.device)
+    return levels, (chance / size).floor() * size
+
+
+def shortcut_target(velocity: Callable[[Tensor, Tensor], Tensor], x: Tensor, time: Tensor, half: Tensor) -> Tensor:
+    """Mean velocity of two steps of size `half` from `time`: what one step of twice the size has to be.
+
+    velocity(x, time): mean velocity of a step of size `half`.  time and half broadcast against x.
+    """
+    first = velocity(x, time)
+    return (first + velocity(x + half * first, time + half)) / 2
+
+
+def time_features(time: Tensor, width: int) -> Tensor:
+    """Cosines and sines of 1000 time at `width` / 2 geometric frequencies from 1 to 1e-4, float32 (..., width).
+
+    As for the steps of DDPM; the factor and the frequencies are those of the release (reference D.2).
+    """
+    half = width // 2
+    frequency = torch.exp(-math.log(10_000) / half * torch.arange(half, device=time.device, dtype=torch.float32))
+    angle = 1000 * time.float()[..., None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], -1)
