@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from hwm.safe_load import load_state_dict, select
 
 SIDE = 299
-FEATURES = 2048
+CLASSES = 1008
+"""Of the classifier that came with these weights; other Inception networks of the same layers have 1000."""
 REMEDY = "fetch pt_inception-2015-12-05-6726825d.pth of the pytorch-fid project"
 
 
@@ -193,13 +194,17 @@ def load_inception(weights: str | Path, *, device: torch.device | str = "cpu") -
     """The FID network with the user's weight file, ready to give features.
 
     The file's classifier (fc) and auxiliary head (AuxLogits) are left out: features come before them.
-    Raises ValueError for a file without exactly the tensors of this network.
+    Raises ValueError for a file without exactly the tensors of this network, or whose classifier tells that it is
+    another training of the same layers.
     """
     with torch.device("meta"):
         inception = FIDInception()
     # The counter of training steps is kept by some versions of the file and has no effect on features.
     shapes = {k: tuple(v.shape) for k, v in inception.state_dict().items() if not k.endswith("num_batches_tracked")}
     given = {k: v for k, v in load_state_dict(weights).items() if not k.endswith("num_batches_tracked")}
+    if "fc.bias" in given and given["fc.bias"].numel() != CLASSES:
+        found = given["fc.bias"].numel()
+        raise ValueError(f"{weights}: an Inception of {found} classes, the FID's has {CLASSES}; {REMEDY}")
     state = select(given, shapes, path=weights, remedy=REMEDY, ignored=("fc.", "AuxLogits."))
     counters = {k: torch.tensor(0) for k in inception.state_dict() if k not in shapes}
     inception.load_state_dict(state | counters, assign=True)

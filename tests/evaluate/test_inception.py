@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from torch import nn
 
 from hwm.evaluate.inception import FIDInception, InceptionE, average_pool, load_inception
 
@@ -55,6 +56,20 @@ def test_names_and_shapes_of_the_published_network():
     assert len([key for key in state if key.endswith("conv.weight")]) == 94
 
 
+def test_sizes_inside_the_network_are_the_published_ones():
+    # Szegedy et al. 2015, Table 1: 149, 147, 147, pool 73, 71, pool 35, then 35, 17 and 8 in the blocks.
+    sizes, network = {}, FIDInception().eval()
+    for name, layer in network.named_children():
+        layer.register_forward_hook(lambda _m, _x, y, name=name: sizes.update({name: tuple(y.shape[1:])}))
+    with torch.no_grad():
+        network(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    assert list(sizes.values()) == [
+        (32, 149, 149), (32, 147, 147), (64, 147, 147), (80, 73, 73), (192, 71, 71),
+        (256, 35, 35), (288, 35, 35), (288, 35, 35), (768, 17, 17), (768, 17, 17), (768, 17, 17), (768, 17, 17),
+        (768, 17, 17), (1280, 8, 8), (2048, 8, 8), (2048, 8, 8),
+    ]  # fmt: skip
+
+
 def test_number_of_parameters():
     # torchvision's inception_v3 has 27 161 264 with 1000 classes and the auxiliary head, which are not part of this one.
     classifier = 2048 * 1000 + 1000
@@ -91,6 +106,10 @@ def test_files_of_another_network_are_refused(tmp_path, weights):
     torch.save(weights | {"Conv2d_1a_3x3.conv.weight": torch.zeros(32, 1, 3, 3)}, tmp_path / "grey.pth")
     with pytest.raises(ValueError, match=r"grey\.pth: Conv2d_1a_3x3\.conv\.weight is float32 \(32, 1, 3, 3\), expected"):
         load_inception(tmp_path / "grey.pth")
+    # torchvision's own weights fit every layer, and would give a number that is no FID.
+    torch.save(weights | {"fc.bias": torch.zeros(1000)}, tmp_path / "imagenet.pth")
+    with pytest.raises(ValueError, match=r"imagenet\.pth: an Inception of 1000 classes, the FID's has 1008; fetch"):
+        load_inception(tmp_path / "imagenet.pth")
 
 
 def test_average_pooling_does_not_count_the_padding():
@@ -98,6 +117,41 @@ def test_average_pooling_does_not_count_the_padding():
     x = torch.arange(9.0).view(1, 1, 3, 3)
     pooled = average_pool(x)[0, 0]
     assert pooled[0, 0] == (0 + 1 + 3 + 4) / 4 and pooled[1, 1] == 4 and pooled[0, 1] == (0 + 1 + 2 + 3 + 4 + 5) / 6
+
+
+# What every block's output channels are made of, in their order: poolings and convolutions one after another.
+DOUBLE_3, DOUBLE_7 = [f"branch3x3dbl_{i}" for i in (1, 2, 3)], [f"branch7x7dbl_{i}" for i in (1, 2, 3, 4, 5)]
+BLOCKS = {
+    "Mixed_5c": [["branch1x1"], ["branch5x5_1", "branch5x5_2"], DOUBLE_3, ["mean", "branch_pool"]],
+    "Mixed_6a": [["branch3x3"], DOUBLE_3, ["max/2"]],
+    "Mixed_6c": [["branch1x1"], [f"branch7x7_{i}" for i in (1, 2, 3)], DOUBLE_7, ["mean", "branch_pool"]],
+    "Mixed_7a": [["branch3x3_1", "branch3x3_2"], [f"branch7x7x3_{i}" for i in (1, 2, 3, 4)], ["max/2"]],
+    "Mixed_7b": [
+        ["branch1x1"],
+        ["branch3x3_1", "branch3x3_2a"],
+        ["branch3x3_1", "branch3x3_2b"],
+        ["branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3a"],
+        ["branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3b"],
+        ["mean", "branch_pool"],
+    ],
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@torch.no_grad()
+def test_branches_of_every_kind_of_block(name):
+    torch.manual_seed(0)
+    block = getattr(FIDInception(), name).eval()
+    pools = {"mean": average_pool, "max/2": lambda x: F.max_pool2d(x, 3, stride=2)}
+    x = torch.randn(1, next(m.in_channels for m in block.modules() if isinstance(m, nn.Conv2d)), 9, 9)
+    parts = []
+    for chain in BLOCKS[name]:
+        y = x
+        for step in chain:
+            y = pools[step](y) if step in pools else getattr(block, step)(y)
+        parts.append(y)
+    assert torch.equal(block(x), torch.cat(parts, 1))
+    assert {step for chain in BLOCKS[name] for step in chain} - pools.keys() == {n for n, _ in block.named_children()}
 
 
 @torch.no_grad()
@@ -113,7 +167,7 @@ def test_only_the_last_block_pools_by_maximum():
 
 
 @torch.no_grad()
-def test_pictures_are_resized_and_scaled(monkeypatch):
+def test_pictures_are_resized_and_scaled():
     seen = []
     network = FIDInception()
 
