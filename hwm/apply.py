@@ -15,9 +15,9 @@ from hwm.data.onex import RawDataset, TokenDataset, open_dataset
 from hwm.data.testsets import CompressionTestSet, open_test_set
 from hwm.data.video import VideoWriter
 from hwm.evaluate.baselines import unigram_counts
-from hwm.evaluate.protocols import evaluate_compression
+from hwm.evaluate.protocols import evaluate
 from hwm.evaluate.report import write_report
-from hwm.evaluate.results import CompressionResult
+from hwm.evaluate.results import EvaluationResult
 from hwm.evaluate.submission import predict_samples, write_compression_submission
 from hwm.models.st_transformer import STTransformer
 from hwm.predict.rollout import rollout
@@ -44,7 +44,7 @@ def evaluate_run(
     trust: bool = False,
     device: str = "cpu",
     command: str = "",
-) -> CompressionResult:
+) -> EvaluationResult:
     """Score a run on the compression protocol; write results.json and report.html into `out`.
 
     data: held-out tokens.  video: the raw dataset they were made from, to score against the recorded frames too.
@@ -55,7 +55,7 @@ def evaluate_run(
     held_out = _token_clips(run, data)
     coder = _tokenizer_of(run, held_out, tokenizer, trust=trust, device=device)
     with Counter("evaluating", unit="clips") as counter:
-        result = evaluate_compression(
+        result = evaluate(
             model,
             coder,
             held_out,

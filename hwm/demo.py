@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hwm.apply import evaluate_run, predict_video
 from hwm.config import RunConfig, override
-from hwm.evaluate.results import CompressionResult
+from hwm.evaluate.results import EvaluationResult
 from hwm.prepare import encoded, simulated
 from hwm.recipes import recipe
 from hwm.runs import train
@@ -65,7 +65,7 @@ def _say(number: int, what: str) -> None:
     print(f"\n[{number}/4] {what}", flush=True)
 
 
-def _print_outcome(scores: CompressionResult, out: Path, *, seconds: float) -> None:
+def _print_outcome(scores: EvaluationResult, out: Path, *, seconds: float) -> None:
     from hwm.evaluate.table import text_table
 
     print()

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from hwm.contracts import Batch, Prediction, Sampling, Tokenizer
+from hwm.contracts import Batch, Prediction, Sampling
+from hwm.evaluate.results import COPY_FRAME, MEAN_OF_CONTEXT
 
 
 def copy_last_frame(context_BFHWC: Tensor, *, num_frames: int) -> Tensor:
@@ -25,24 +27,13 @@ def mean_of_context(context_BFHWC: Tensor, *, num_frames: int) -> Tensor:
     return mean.expand(-1, num_frames, -1, -1, -1).contiguous()
 
 
-def copy_last_grid(context_BTHW: Tensor, *, num_grids: int) -> Tensor:
-    """The last context grid, `num_grids` times: int64 (B, num_grids, H, W)."""
-    return context_BTHW[:, -1:].expand(-1, num_grids, -1, -1).contiguous()
+def copy_last_grid(context: Tensor, *, num_grids: int) -> Tensor:
+    """The last context grid, tokens (B, T, H, W) or latents (B, T, C, H, W), `num_grids` times."""
+    return context[:, -1:].repeat_interleave(num_grids, 1)
 
 
-PixelBaseline = Callable[[Tensor, Tensor, Tokenizer, int], Tensor]
-"""From context frames (B, F, H, W, C), context tokens (B, T, H, W), tokenizer and number of grids to future frames."""
-
-
-def _frames(tokenizer: Tokenizer, num_grids: int) -> int:
-    return tokenizer.clock.num_frames(num_grids)
-
-
-PIXEL_BASELINES: dict[str, PixelBaseline] = {
-    "copy last frame": lambda video, tokens, tokenizer, n: copy_last_frame(video, num_frames=_frames(tokenizer, n)),
-    "copy last grid": lambda video, tokens, tokenizer, n: tokenizer.decode(copy_last_grid(tokens, num_grids=n)),
-    "mean of context": lambda video, tokens, tokenizer, n: mean_of_context(video, num_frames=_frames(tokenizer, n)),
-}
+FRAME_BASELINES: dict[str, Callable[..., Tensor]] = {COPY_FRAME: copy_last_frame, MEAN_OF_CONTEXT: mean_of_context}
+"""From context frames (B, F, H, W, C) and a number of frames to future frames."""
 
 
 def unigram_counts(batches: Iterable[Tensor], *, vocab_size: int, per_position: bool = False) -> Tensor:
@@ -86,6 +77,7 @@ class CopyLastGrid(nn.Module):
     num_states: state rows it accepts; it does not use them.
     """
 
+    predicts: Literal["tokens"] = "tokens"
     validation_key = "ce_auto"
 
     def __init__(
@@ -136,16 +128,17 @@ class CopyLastGrid(nn.Module):
         *,
         generator: torch.Generator,
         num_samples: int = 1,
-        sampling: Sampling = Sampling(),  # noqa: B008
+        sampling: Sampling | None = None,
         targets_BTHW: Tensor | None = None,
         teacher_forced: bool = False,
         top_k_logits: int = 0,
         codes_VC: Tensor | None = None,
     ) -> Prediction:
-        """As `TokenWorldModel.predict`; the logits given are log-probabilities.
+        """As `TokenWorldModel.predict`, greedy by itself; the logits given are log-probabilities.
 
         Raises ValueError for teacher forcing without targets and for top-k or top-p, which it does not have.
         """
+        sampling = sampling or Sampling()
         if sampling.top_k or sampling.top_p < 1:
             raise ValueError("CopyLastGrid draws with a temperature only; leave top_k at 0 and top_p at 1")
         if teacher_forced and targets_BTHW is None:

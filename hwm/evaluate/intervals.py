@@ -56,7 +56,7 @@ def intervals(
         means = sums.sum(0) / totals.sum(0)
         if num_groups < 2:
             return [Interval(float(m), None, None) for m in means]
-        draws = _resamples(num_groups, seed)
+        draws = resamples(num_groups, seed)
         resampled = (draws @ sums) / (draws @ totals)
     tail = (1 - level) / 2
     low, high = np.nanquantile(resampled, [tail, 1 - tail], axis=0) if not np.isnan(means).all() else (means, means)
@@ -75,9 +75,23 @@ def paired_difference(first: Any, second: Any, *, groups: Any = None, seed: int 
 
 
 @lru_cache(maxsize=4)
-def _resamples(num_groups: int, seed: int) -> np.ndarray:
+def resamples(num_groups: int, seed: int) -> np.ndarray:
     """How often each group occurs in each resample, (R, G); the same for all scores of an evaluation."""
     return np.random.default_rng(seed).multinomial(num_groups, [1 / num_groups] * num_groups, NUM_RESAMPLES).astype(float)
+
+
+def symmetric_interval(value: float, resampled: Any, *, num_groups: int, level: float = LEVEL) -> Interval:
+    """A quantity that is no mean, and its interval from the standard deviation of its bootstrap resamples.
+
+    For a quantity whose resamples are biased, as a distance between sets is: the percentiles would miss it.
+    value: on all clips.  resampled: (R,), empty for no interval.  The width is that of Student's distribution.
+    """
+    resampled = np.asarray(resampled, np.float64)
+    if num_groups < 2 or len(resampled) < 2:
+        return Interval(value, None, None)
+    tail = (1 - level) / 2
+    half = NormalDist().inv_cdf(1 - tail) * _small_sample_factor(num_groups, tail) * float(resampled.std(ddof=1))
+    return Interval(value, value - half, value + half)
 
 
 def _column(weights: Any) -> np.ndarray:

@@ -9,12 +9,18 @@ from typing import Any
 from hwm.evaluate.results import (
     AUTOREGRESSIVE,
     CEILING,
+    COPY_FRAME,
+    COPY_GRID,
     EXPECTED_CODE,
     LIKELY_TOKENS,
+    MEAN_OF_CONTEXT,
     ORIGINAL,
     PERMUTED,
     RECONSTRUCTION,
+    SAMPLED_LATENTS,
     SAMPLED_TOKENS,
+    SCORED_FRAME,
+    STILL_LATENTS,
     TEACHER_FORCED,
     ZEROED,
 )
@@ -25,9 +31,11 @@ STYLES: dict[str, Json] = {
     EXPECTED_CODE: {"color": "#1d4ed8", "linewidth": 2.2},
     LIKELY_TOKENS: {"color": "#60a5fa", "linewidth": 1.6},
     SAMPLED_TOKENS: {"color": "#60a5fa", "linewidth": 1.6},
-    "copy last frame": {"color": "#d97706", "linewidth": 1.8},
-    "copy last grid": {"color": "#d97706", "linewidth": 1.1, "linestyle": ":"},
-    "mean of context": {"color": "#9ca3af", "linewidth": 1.1},
+    STILL_LATENTS: {"color": "#1d4ed8", "linewidth": 2.2},
+    SAMPLED_LATENTS: {"color": "#60a5fa", "linewidth": 1.6},
+    COPY_FRAME: {"color": "#d97706", "linewidth": 1.8},
+    COPY_GRID: {"color": "#d97706", "linewidth": 1.1, "linestyle": ":"},
+    MEAN_OF_CONTEXT: {"color": "#9ca3af", "linewidth": 1.1},
     ZEROED: {"color": "#be185d", "linewidth": 1.2, "linestyle": "--"},
     PERMUTED: {"color": "#be185d", "linewidth": 1.2, "linestyle": ":"},
     CEILING: {"color": "#111827", "linewidth": 1.1, "linestyle": "-."},
@@ -36,7 +44,8 @@ STYLES: dict[str, Json] = {
     "unigram": {"color": "#9ca3af", "linewidth": 1.2},
 }
 TITLES = {RECONSTRUCTION: "against the tokenizer's reconstruction", ORIGINAL: "against the recorded video"}
-BANDS = {EXPECTED_CODE, LIKELY_TOKENS, SAMPLED_TOKENS, "copy last frame", TEACHER_FORCED, AUTOREGRESSIVE}
+MODEL_ROWS = {EXPECTED_CODE, LIKELY_TOKENS, SAMPLED_TOKENS, STILL_LATENTS, SAMPLED_LATENTS}
+BANDS = MODEL_ROWS | {COPY_FRAME, TEACHER_FORCED, AUTOREGRESSIVE}
 """Rows whose interval is shaded; more would hide each other."""
 
 
@@ -77,21 +86,28 @@ def grid_plot(result: Json) -> bytes:
 
 def difference_plot(result: Json) -> bytes:
     """Paired differences of the headline row to every other, with intervals: right of zero is better."""
+    frames, span = result["settings"]["future_frames"], result["settings"]["headline_span"]
+    where = f"frame {frames}" if span == SCORED_FRAME else f"frames 1–{frames}"
     figure, panels = _figure(len(result["settings"]["references"]), height=2.5, share=True)
     for panel, reference in zip(panels, result["settings"]["references"]):
-        rows = [d for d in result["differences"] if d["reference"] == reference and d["span"] == "scored frame"][::-1]
-        for y, row in enumerate(rows):
-            value = row["difference"]
-            color = STYLES[row["second"]]["color"]
-            if value["low"] is not None:
-                panel.plot([value["low"], value["high"]], [y, y], color=color, linewidth=2.4, solid_capstyle="butt")
-            panel.plot([value["mean"]], [y], "o", color=color, markersize=6)
+        wanted = ("psnr", reference, span)
+        rows = [d for d in result["differences"] if (d["metric"], d["reference"], d["span"]) == wanted][::-1]
+        _points(panel, [(row["second"], row["difference"]) for row in rows])
         panel.axvline(0, color=INK, linewidth=0.9, zorder=1)
-        panel.set_yticks(range(len(rows)), [row["second"] for row in rows])
-        panel.set_ylim(-0.6, len(rows) - 0.4)
-        panel.grid(axis="y", visible=False)
         panel.set_xlabel(f"{result['headline']} minus the row, dB")
-        _title(panel, f"frame {result['settings']['future_frames']}, {TITLES[reference]}")
+        _title(panel, f"{where}, {TITLES[reference]}")
+    figure.tight_layout()
+    return _png(figure)
+
+
+def perceptual_plot(result: Json) -> bytes:
+    """Distances of every row to the truth as networks see it, one panel a metric: left is better."""
+    metrics = result["settings"]["perceptual"]
+    figure, panels = _figure(len(metrics), height=2.6, share=True)
+    for panel, metric in zip(panels, metrics):
+        _points(panel, [(r["name"], r["all_frames"]) for r in result["perceptual"] if r["metric"] == metric][::-1])
+        panel.set_xlim(left=min(0, panel.get_xlim()[0]))
+        panel.set_xlabel(f"{metric}, lower is better")
     figure.tight_layout()
     return _png(figure)
 
@@ -102,6 +118,11 @@ def training_plot(records: list[Json]) -> bytes | None:
         ("cross-entropy, nats", [("loss", "training"), ("val/ce_teacher", TEACHER_FORCED), ("val/ce_auto", AUTOREGRESSIVE)]),
         ("accuracy", [("accuracy", "training"), ("val/accuracy_teacher", TEACHER_FORCED), ("val/accuracy_auto", AUTOREGRESSIVE)]),
     ]
+    if any("flow_mse" in r or "val/flow_mse" in r for r in records):
+        panels_wanted = [
+            ("squared error of the velocity", [("flow_mse", "training"), ("val/flow_mse", "validation")]),
+            ("squared error of the latents", [("val/latent_mse", "validation"), ("val/latent_mse_copy", COPY_GRID)]),
+        ]
     panels_wanted = [p for p in panels_wanted if any(r.get(key) is not None for r in records for key, _ in p[1])]
     if not panels_wanted:
         return None
@@ -110,8 +131,8 @@ def training_plot(records: list[Json]) -> bytes | None:
         for key, name in series:
             points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
             if points:
-                style = STYLES.get(name, {"color": "#9ca3af", "linewidth": 1.0})
-                shown = name if name == "training" else name.replace("model", "validation")
+                plain = {"color": "#1d4ed8", "linewidth": 1.8} if name == "validation" else {"color": "#9ca3af", "linewidth": 1.0}
+                style, shown = STYLES.get(name, plain), name.replace("model", "validation")
                 panel.plot(*zip(*points), label=shown, marker="o" if len(points) < 30 else "", markersize=3, **style)
         panel.set_xlabel("step")
         panel.set_ylabel(label)
@@ -145,6 +166,18 @@ def _figure(num_panels: int, *, height: float, share: bool = False) -> tuple[Any
 
 def _title(panel: Any, text: str) -> None:
     panel.set_title(text, loc="left", fontsize=9.5, color=INK)
+
+
+def _points(panel: Any, rows: list[tuple[str, Json]]) -> None:
+    """A point with its interval for every row, the first row lowest."""
+    for y, (name, value) in enumerate(rows):
+        color = STYLES[name]["color"]
+        if value["low"] is not None:
+            panel.plot([value["low"], value["high"]], [y, y], color=color, linewidth=2.4, solid_capstyle="butt")
+        panel.plot([value["mean"]], [y], "o", color=color, markersize=6)
+    panel.set_yticks(range(len(rows)), [name for name, _ in rows])
+    panel.set_ylim(-0.6, len(rows) - 0.4)
+    panel.grid(axis="y", visible=False)
 
 
 def _curve(panel: Any, name: str, values: list[Json], **more: Any) -> None:

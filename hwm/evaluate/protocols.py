@@ -1,4 +1,13 @@
-"""Evaluation on the compression track: from the context grids and all states to scored future tokens and frames."""
+"""The one protocol by which every world model is scored: from context and all states to future tokens and frames.
+
+It is the same for all families (SYSTEMS.md sections 1 to 3): every future frame, the reference being the true future
+passed through the same tokenizer, the same clips, the same baselines.  The clip tells the two cases apart:
+
+    compression   3 + 3 grids, context and future each a whole block; the last frame is scored
+    hwm           2 + 1 grids of one block; the mean over all 8 future frames is scored (HWM paper section 3)
+
+The authors of the HWM paper scored their two families by different procedures (reference B.6).
+"""
 
 from __future__ import annotations
 
@@ -6,30 +15,45 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hwm.contracts import Batch, Sampling, Tokenizer, TokenWorldModel
-from hwm.evaluate.results import AUTOREGRESSIVE, ORIGINAL, PERMUTED, RECONSTRUCTION, ZEROED, CompressionResult
+from hwm.contracts import Batch, LatentTokenizer, LatentWorldModel, Sampling, Tokenizer, TokenWorldModel
+from hwm.evaluate.cost import measure_cost
+from hwm.evaluate.decoding import FrameDecoder
+from hwm.evaluate.features import VideoFeatures
+from hwm.evaluate.perceptual import Lpips, PerceptualScorer
+from hwm.evaluate.results import (
+    ALL_FRAMES,
+    ORIGINAL,
+    PERMUTED,
+    RECONSTRUCTION,
+    SCORED_FRAME,
+    ZEROED,
+    Cost,
+    EvaluationResult,
+)
+from hwm.evaluate.rows import TRUE_STATES, LatentRows, TokenRows
 from hwm.evaluate.scoring import ClipScores
 from hwm.evaluate.summary import summarise
+from hwm.evaluate.token_scores import TokenScorer
 
 
 class Clips(Protocol):
-    """Clips of context and future grids with their states."""
+    """Clips of context and future with their states."""
 
     def __len__(self) -> int: ...
 
     def batch(self, indices: np.ndarray, /) -> Batch:
-        """tokens_BTHW and states_BFA of these clips."""
+        """tokens_BTHW or latents_BTCHW, and states_BFA, of these clips."""
 
 
-def evaluate_compression(
-    model: TokenWorldModel,
-    tokenizer: Tokenizer,
+def evaluate(
+    model: TokenWorldModel | LatentWorldModel,
+    tokenizer: Tokenizer | LatentTokenizer,
     clips: Clips,
     *,
     video: Callable[[np.ndarray], Tensor] | None = None,
@@ -37,78 +61,155 @@ def evaluate_compression(
     num_clips: int = 64,
     batch_size: int = 8,
     seed: int = 0,
-    sampling: Sampling = Sampling(),  # noqa: B008
+    sampling: Sampling | None = None,
     decode: Literal["mean", "sample"] = "mean",
     unigram_counts: Tensor | None = None,
     neutral_state_A: Tensor | None = None,
     top_k: int = 500,
+    features: Sequence[VideoFeatures] = (),
+    lpips: Lpips | None = None,
+    cost_repeats: int = 3,
     num_examples: int = 6,
+    protocol: str = "",
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
-) -> CompressionResult:
-    """Score a model's tokens and decoded frames, with true, zeroed and permuted states, beside the baselines.
+) -> EvaluationResult:
+    """Score a model's predictions with true, zeroed and permuted states, beside the baselines.
 
-    clips: tokens made by `tokenizer` with their states.  num_clips: how many are used, evenly spread; 0: all.
+    clips: tokens or latents made by `tokenizer`, as the model predicts them, with their states.
+    num_clips: how many are used, evenly spread; 0: all.
     video: gives the recorded frames of clips, uint8 (B, F, H, W, C) of the size the tokenizer decodes to.
     segments: the segment of every clip; intervals then resample segments, and permuted states are taken from
-    another segment.  seed: of sampling, permutation and intervals; everything but `seconds` repeats with it.
-    decode: which row the verdict is about, the decoded expectation of the code ("mean") or the decoded tokens.
+    another segment.  seed: of sampling, permutation and intervals; everything but `seconds` and `cost` repeats with it.
+    sampling: None is the model's own.
+    decode: which row the verdict is about: "mean", the decoded expectation of the code, or of latents the prediction
+    at temperature 0; "sample", the decoded tokens or sampled latents.
     unigram_counts: see `baselines.unigram_counts`, from training tokens.
     neutral_state_A: what zeroed states are, in raw units: the value that the model's normalisation maps to zero;
     None: the mean state of the evaluated clips.  top_k: logits kept for the truncated cross-entropy.
+    features: networks between whose features a Frechet distance is taken.  lpips: gives the LPIPS of frames (B, F).
+    cost_repeats: timed predictions of one batch for the cost; 0: the cost is not measured.
     num_examples: clips kept to look at: from each of that many equal parts of the clips the one whose recorded
-    future moves most, whatever the model made of it.  progress: called with clips done and clips in all.
+    future moves most, whatever the model made of it.  protocol: its name; empty: by the clip, as above.
+    progress: called with clips done and clips in all.
     Raises ValueError for clips or a tokenizer that do not fit the model, or fewer than two clips.
     """
     started = time.perf_counter()
+    _check_tokenizer(model, tokenizer)
+    decoder = FrameDecoder(
+        tokenizer, context_grids=model.context_grids, future_grids=model.future_grids, device=device
+    )
     chosen = _spread(len(clips), num_clips)
-    batch = _load(clips, chosen, model, batch_size)
-    tokens_NTHW, states_NFA = batch.tokens_BTHW, batch.states_BFA
-    assert tokens_NTHW is not None
+    grids, states_NFA = _load(clips, chosen, model, batch_size)
     groups = None if segments is None else np.asarray(segments)[chosen]
     if neutral_state_A is None:
         neutral_state_A = states_NFA.mean((0, 1))
-    state_variants = {
-        AUTOREGRESSIVE: states_NFA,
+    states = {
+        TRUE_STATES: states_NFA,
         ZEROED: neutral_state_A.to(states_NFA).expand_as(states_NFA),
         PERMUTED: states_NFA[torch.from_numpy(_from_another_segment(len(chosen), groups, seed))],
     }
-    run = ClipScores(model, tokenizer, sampling=sampling, decode=decode, top_k=min(top_k, tokenizer.vocab_size), device=device)
-    generator = torch.Generator(device=device).manual_seed(seed)
+    rows, tokens = _rows(
+        model, tokenizer, decoder, sampling=sampling, decode=decode, top_k=top_k, counts=unigram_counts, device=device
+    )
+    perceptual = PerceptualScorer(features, lpips, segments=groups, num_clips=len(chosen))
+    run = ClipScores(rows, decoder, tokens=tokens, perceptual=perceptual)
     bins = np.arange(len(chosen)) * num_examples // len(chosen)
+    context, future = grids.tensor_split([model.context_grids], 1)
     for start in range(0, len(chosen), batch_size):
         part = slice(start, start + batch_size)
         run.score(
-            tokens_NTHW[part],
-            {name: states[part] for name, states in state_variants.items()},
-            generator=generator,
-            unigram_counts=unigram_counts,
+            context[part],
+            future[part],
+            {name: rows_NFA[part] for name, rows_NFA in states.items()},
+            seed=_seed_of_batch(seed, start),
             original_BFHWC=None if video is None else video(chosen[part]),
             clip_numbers=chosen[part],
             bins=bins[part] if num_examples else None,
         )
         if progress is not None:
             progress(min(start + batch_size, len(chosen)), len(chosen))
-    settings = {
-        "protocol": "compression",
+    cost = _cost(rows, context[:batch_size], states_NFA[:batch_size], repeats=cost_repeats, device=device)
+    whole_blocks = decoder.num_shared == 0
+    settings: dict[str, Any] = {
+        "protocol": protocol or ("compression" if whole_blocks else "hwm"),
+        "predicts": model.predicts,
+        "headline_span": SCORED_FRAME if whole_blocks else ALL_FRAMES,
         "num_clips": len(chosen),
         "num_segments": None if groups is None else len(np.unique(groups)),
         "seed": seed,
-        "sampling": asdict(sampling),
+        "sampling": asdict(sampling or Sampling(temperature=rows.temperature)),
+        "own_sampling": sampling is None,
         "decode": decode,
-        "top_k": run.top_k,
-        "vocab_size": tokenizer.vocab_size,
-        "uniform_cross_entropy": math.log(tokenizer.vocab_size),
         "tokenizer": tokenizer.name,
         "tokenizer_fingerprint": tokenizer.fingerprint(),
         "context_grids": model.context_grids,
         "future_grids": model.future_grids,
-        "future_frames": run.num_frames,
+        "context_frames": decoder.num_past,
+        "future_frames": decoder.num_future,
         "references": [RECONSTRUCTION] + ([ORIGINAL] if video is not None else []),
+        "perceptual": [feature.name for feature in features] + (["LPIPS"] if lpips is not None else []),
         "confidence": 0.95,
         "zeroed_states": [round(float(v), 6) for v in neutral_state_A],
     }
-    return summarise(run, settings, groups=groups, seed=seed, seconds=time.perf_counter() - started)
+    if isinstance(rows, TokenRows):
+        vocab_size = rows.tokenizer.vocab_size
+        settings |= {"top_k": rows.top_k, "vocab_size": vocab_size, "uniform_cross_entropy": math.log(vocab_size)}
+    result = summarise(run, settings, groups=groups, seed=seed, cost=cost)
+    result.seconds["total"] = time.perf_counter() - started
+    return result
+
+
+def _check_tokenizer(model: TokenWorldModel | LatentWorldModel, tokenizer: Tokenizer | LatentTokenizer) -> None:
+    wanted = Tokenizer if model.predicts == "tokens" else LatentTokenizer
+    if not isinstance(tokenizer, wanted):
+        raise ValueError(f"the model predicts {model.predicts}, which the tokenizer {tokenizer.name} does not decode")
+
+
+def _rows(
+    model: TokenWorldModel | LatentWorldModel,
+    tokenizer: Tokenizer | LatentTokenizer,
+    decoder: FrameDecoder,
+    *,
+    sampling: Sampling | None,
+    decode: str,
+    top_k: int,
+    counts: Tensor | None,
+    device: torch.device | str,
+) -> tuple[TokenRows | LatentRows, TokenScorer | None]:
+    if model.predicts == "latents":
+        latents = LatentRows(cast(LatentWorldModel, model), decoder, sampling=sampling, decode=decode, device=device)
+        return latents, None
+    coder = cast(Tokenizer, tokenizer)
+    rows = TokenRows(
+        cast(TokenWorldModel, model),
+        decoder,
+        coder,
+        sampling=sampling,
+        decode=decode,
+        top_k=min(top_k, coder.vocab_size),
+        device=device,
+    )
+    return rows, TokenScorer(vocab_size=coder.vocab_size, unigram_counts=counts)
+
+
+def _cost(
+    rows: TokenRows | LatentRows, context: Tensor, states_BFA: Tensor, *, repeats: int, device: torch.device | str
+) -> Cost | None:
+    if not repeats:
+        return None
+    spent = rows.seconds, rows.decoder.seconds
+    with torch.no_grad():
+        cost = measure_cost(
+            cast(torch.nn.Module, rows.model),
+            predict=lambda: rows.predict_only(context, states_BFA, seed=0, decode=False),
+            predict_and_decode=lambda: rows.predict_only(context, states_BFA, seed=0, decode=True),
+            batch_size=len(context),
+            device=device,
+            repeats=repeats,
+        )
+    rows.seconds, rows.decoder.seconds = spent
+    return cost
 
 
 def _spread(total: int, wanted: int) -> np.ndarray:
@@ -119,19 +220,27 @@ def _spread(total: int, wanted: int) -> np.ndarray:
     return np.arange(wanted, dtype=np.int64) * total // wanted
 
 
-def _load(clips: Clips, chosen: np.ndarray, model: TokenWorldModel, batch_size: int) -> Batch:
-    """All tokens and states of the chosen clips: what a permutation of states over clips needs, and small."""
-    parts = [clips.batch(chosen[i : i + batch_size]) for i in range(0, len(chosen), batch_size)]
-    wanted = model.context_grids + model.future_grids
-    for part in parts:
-        if part.tokens_BTHW is None or part.tokens_BTHW.shape[1] != wanted:
-            raise ValueError(f"the model needs clips of {wanted} token grids")
+def _load(
+    clips: Clips, chosen: np.ndarray, model: TokenWorldModel | LatentWorldModel, batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """Grids and states of all chosen clips: what a permutation of states over clips needs, and small."""
+    wanted, grids, states = model.context_grids + model.future_grids, [], []
+    for start in range(0, len(chosen), batch_size):
+        part = clips.batch(chosen[start : start + batch_size])
+        found = part.tokens_BTHW if model.predicts == "tokens" else part.latents_BTCHW
+        if found is None or found.shape[1] != wanted:
+            kind = "token" if model.predicts == "tokens" else "latent"
+            raise ValueError(f"the model needs clips of {wanted} {kind} grids")
         if part.states_BFA.shape[1] < model.num_states:
             raise ValueError(f"the model reads {model.num_states} state rows, the clips have {part.states_BFA.shape[1]}")
-    return Batch(
-        states_BFA=torch.cat([part.states_BFA[:, : model.num_states] for part in parts]),
-        tokens_BTHW=torch.cat([part.tokens_BTHW for part in parts if part.tokens_BTHW is not None]),
-    )
+        grids.append(found)
+        states.append(part.states_BFA[:, : model.num_states])
+    return torch.cat(grids), torch.cat(states)
+
+
+def _seed_of_batch(seed: int, start: int) -> int:
+    """Seed of a batch's samples; the model's rows share it, so that they differ by their states and not by luck."""
+    return int(np.random.SeedSequence([seed, start]).generate_state(1)[0])
 
 
 def _from_another_segment(num: int, groups: np.ndarray | None, seed: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from hwm.evaluate.intervals import Interval
 
 RECONSTRUCTION = "reconstruction"
-"""Reference: the tokenizer's own decoding of the true tokens; predictions and baselines pass the same tokenizer."""
+"""Reference: the tokenizer's own decoding of the true future; predictions and baselines pass the same tokenizer."""
 ORIGINAL = "original"
 """Reference: the video as recorded; baselines start from its frames."""
 
@@ -20,9 +20,15 @@ ORIGINAL = "original"
 EXPECTED_CODE = "model, expected code"
 LIKELY_TOKENS = "model, most likely tokens"
 SAMPLED_TOKENS = "model, sampled tokens"
+SAMPLED_LATENTS = "model, sampled latents"
+STILL_LATENTS = "model, latents at temperature 0"
 ZEROED, PERMUTED = "model, states zeroed", "model, states permuted"
 TEACHER_FORCED, AUTOREGRESSIVE = "model, teacher-forced", "model, autoregressive"
 CEILING = "tokenizer alone"
+COPY_FRAME, COPY_GRID, MEAN_OF_CONTEXT = "copy last frame", "copy last grid", "mean of context"
+
+SCORED_FRAME, ALL_FRAMES = "scored frame", "all frames"
+"""Spans of a score: the last future frame, or the mean over all of them."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +73,33 @@ class PixelScores:
     psnr_per_frame: list[Interval]
     ssim_per_frame: list[Interval]
 
+    def psnr(self, span: str) -> Interval:
+        """PSNR over a span, the scored frame or all frames."""
+        return self.psnr_scored if span == SCORED_FRAME else self.psnr_mean
+
+
+@dataclass(frozen=True)
+class PerceptualScores:
+    """How far a row's future frames are from the reconstruction in what a network sees; lower is better.
+
+    metric: "TFD" (Frechet distance of the tokenizer's features), "FID" (of Inception's) or "LPIPS" (per frame).
+    note: why an interval is missing.
+    """
+
+    name: str
+    metric: str
+    all_frames: Interval
+    per_frame: list[Interval] | None = None
+    note: str = ""
+
 
 @dataclass(frozen=True)
 class Difference:
     """Paired difference first - second over clips.
 
-    metric: "psnr" (dB) or "cross entropy" (nats).  span: "scored frame", "all frames" or "all grids".
-    share_higher: share of clips in which first is higher.
+    metric: "psnr" (dB), "cross entropy" (nats), or the metric of a perceptual score.
+    span: "scored frame", "all frames" or "all grids".
+    share_higher: share of clips in which first is higher; None for distances between sets of clips.
     """
 
     first: str
@@ -82,7 +108,7 @@ class Difference:
     reference: str
     span: str
     difference: Interval
-    share_higher: float
+    share_higher: float | None
 
 
 @dataclass(frozen=True)
@@ -103,12 +129,35 @@ class Example:
     original: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a prediction costs, measured on one batch of clips (HWM paper Tables 1 and 2).
+
+    parameters, weight_bytes: of the model alone.  batch_size, repeats: of the measurement; rates are the median repeat.
+    samples_per_second: predicted futures a second as tokens or latents; *_decoded: with their decoding to frames.
+    peak_bytes: peak memory of prediction without decoding, in the sense of `peak_meaning`; None where it is unknown.
+    """
+
+    parameters: int
+    weight_bytes: int
+    device: str
+    batch_size: int
+    repeats: int
+    samples_per_second: float
+    samples_per_second_decoded: float
+    peak_bytes: int | None
+    peak_meaning: str
+
+
 @dataclass
-class CompressionResult:
+class EvaluationResult:
     """All scores of one model on one set of clips.
 
     headline: name of the row that the verdict is about, chosen before seeing any score.
-    settings: everything that decides the numbers.  seconds: wall time by part; the only values that vary.
+    settings: everything that decides the numbers.
+    tokens, coverage, top_k: of a model that predicts tokens; empty otherwise.
+    perceptual: of the feature networks that were given.
+    seconds, cost: wall time by part, cost of a prediction; the only values that vary from run to run.
     examples: frames to look at, not part of the JSON.
     """
 
@@ -118,8 +167,10 @@ class CompressionResult:
     coverage: Interval | None
     top_k: list[TopKScores]
     pixels: list[PixelScores]
+    perceptual: list[PerceptualScores]
     differences: list[Difference]
     seconds: dict[str, float]
+    cost: Cost | None = None
     examples: list[Example] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:

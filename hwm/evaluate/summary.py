@@ -8,100 +8,143 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hwm.evaluate.baselines import PIXEL_BASELINES
-from hwm.evaluate.intervals import interval, intervals, paired_difference
+from hwm.evaluate.intervals import Interval, interval, intervals, paired_difference
 from hwm.evaluate.metrics import MISSING_POLICIES, psnr_of_mse
 from hwm.evaluate.results import (
+    ALL_FRAMES,
     AUTOREGRESSIVE,
+    COPY_FRAME,
+    COPY_GRID,
+    MEAN_OF_CONTEXT,
     PERMUTED,
+    SCORED_FRAME,
     TEACHER_FORCED,
     ZEROED,
-    CompressionResult,
+    Cost,
     Difference,
+    EvaluationResult,
     PixelScores,
     TokenScores,
     TopKScores,
 )
 from hwm.evaluate.scoring import ClipScores
+from hwm.evaluate.token_scores import TokenScorer
+
+
+class Means:
+    """Means with intervals and paired differences over the clips of one evaluation.
+
+    groups: (N,) the segment of every clip, or None.  seed: of the resampling.
+    """
+
+    def __init__(self, groups: np.ndarray | None, seed: int) -> None:
+        self.groups, self.seed = groups, seed
+
+    def one(self, values_N: Tensor, weights: np.ndarray | None = None) -> Interval:
+        """Mean of one value per clip."""
+        return interval(values_N.numpy(), groups=self.groups, weights=weights, seed=self.seed)
+
+    def each(self, values_NM: Tensor) -> list[Interval]:
+        """Mean of every column."""
+        return intervals(values_NM.numpy(), groups=self.groups, seed=self.seed)
+
+    def difference(self, first: str, second: str, a_N: Tensor, b_N: Tensor, **what: str) -> Difference:
+        """Paired difference of one value per clip."""
+        change = paired_difference(a_N.numpy(), b_N.numpy(), groups=self.groups, seed=self.seed)
+        return Difference(first, second, difference=change, share_higher=float((a_N > b_N).double().mean()), **what)
 
 
 def summarise(
-    run: ClipScores, settings: dict[str, Any], *, groups: np.ndarray | None, seed: int, seconds: float
-) -> CompressionResult:
+    run: ClipScores, settings: dict[str, Any], *, groups: np.ndarray | None, seed: int, cost: Cost | None
+) -> EvaluationResult:
     """Means with intervals over clips, and the paired differences."""
-
-    def mean(values: Tensor) -> Any:
-        return interval(values.numpy(), groups=groups, seed=seed)
-
-    def means(values: Tensor) -> Any:
-        return intervals(values.numpy(), groups=groups, seed=seed)
-
-    nll = {name: torch.cat(parts) for name, parts in run.nll.items()}
-    right = {name: torch.cat(parts) for name, parts in run.right.items()}
-    tokens = [
-        TokenScores(
-            name=name,
-            cross_entropy=mean(nll[name].mean(1)) if name in nll else None,
-            accuracy=mean(right[name].mean(1)) if name in right else None,
-            cross_entropy_per_grid=means(nll[name]) if name in nll else None,
-            accuracy_per_grid=means(right[name]) if name in right else None,
-        )
-        for name in (TEACHER_FORCED, AUTOREGRESSIVE, ZEROED, PERMUTED, "copy last grid", "unigram")
-        if name in nll or name in right
-    ]
-    covered = torch.cat(run.covered) if run.covered else None
-    top_k = []
-    for policy in MISSING_POLICIES if covered is not None else ():
-        if policy not in run.top_nll:
-            top_k.append(TopKScores(policy, None, "the model gives logits, not log-probabilities"))
-            continue
-        values = torch.cat(run.top_nll[policy])
-        weights = covered.numpy() if policy == "ignore" and covered is not None else None
-        top_k.append(TopKScores(policy, interval(values.numpy(), groups=groups, weights=weights, seed=seed)))
-
-    pixels, psnrs = [], {}
-    for key, parts in run.mse.items():
-        mse, structure = torch.cat(parts), torch.cat(run.ssim[key])
-        psnrs[key] = psnr_of_mse(mse)
-        pixels.append(
-            PixelScores(
-                reference=key[0],
-                name=key[1],
-                psnr_scored=mean(psnrs[key][:, -1]),
-                psnr_mean=mean(psnrs[key].mean(1)),
-                ssim_scored=mean(structure[:, -1]),
-                ssim_mean=mean(structure.mean(1)),
-                pooled_psnr_scored=float(psnr_of_mse(mse[:, -1].mean())),
-                pooled_psnr_mean=float(psnr_of_mse(mse.mean())),
-                psnr_per_frame=means(psnrs[key]),
-                ssim_per_frame=means(structure),
-            )
-        )
-
+    means, headline = Means(groups, seed), run.rows.headline
+    pixels, psnrs = _pixels(run, means)
     differences = []
-
-    def compare(first: str, second: str, a: Tensor, b: Tensor, **what: str) -> None:
-        change = paired_difference(a.numpy(), b.numpy(), groups=groups, seed=seed)
-        differences.append(Difference(first, second, difference=change, share_higher=float((a > b).double().mean()), **what))
-
     for reference in settings["references"]:
-        own = psnrs[reference, run.headline]
-        for other in (*PIXEL_BASELINES, ZEROED, PERMUTED):
+        own = psnrs[reference, headline]
+        for other in (COPY_FRAME, COPY_GRID, MEAN_OF_CONTEXT, ZEROED, PERMUTED):
             theirs, what = psnrs[reference, other], {"metric": "psnr", "reference": reference}
-            compare(run.headline, other, own[:, -1], theirs[:, -1], span="scored frame", **what)
-            compare(run.headline, other, own.mean(1), theirs.mean(1), span="all frames", **what)
-    for other in (ZEROED, PERMUTED):
-        if AUTOREGRESSIVE in nll:
-            what = {"metric": "cross entropy", "reference": "tokens", "span": "all grids"}
-            compare(AUTOREGRESSIVE, other, nll[AUTOREGRESSIVE].mean(1), nll[other].mean(1), **what)
-    return CompressionResult(
-        headline=run.headline,
+            differences.append(means.difference(headline, other, own[:, -1], theirs[:, -1], span=SCORED_FRAME, **what))
+            differences.append(means.difference(headline, other, own.mean(1), theirs.mean(1), span=ALL_FRAMES, **what))
+    tokens: list[TokenScores] = []
+    top_k: list[TopKScores] = []
+    coverage = None
+    if run.tokens is not None:
+        tokens, more = _tokens(run.tokens, means)
+        coverage, top_k = _top_k(run.tokens, means)
+        differences += more
+    perceptual, more = run.perceptual.summary(headline, seed=seed)
+    return EvaluationResult(
+        headline=headline,
         settings=settings,
         tokens=tokens,
-        coverage=None if covered is None else mean(covered),
+        coverage=coverage,
         top_k=top_k,
         pixels=pixels,
-        differences=differences,
-        seconds={**run.seconds, "total": seconds},
+        perceptual=perceptual,
+        differences=differences + more,
+        seconds=run.seconds,
+        cost=cost,
         examples=[run.examples[part][1] for part in sorted(run.examples)],
     )
+
+
+def _pixels(run: ClipScores, means: Means) -> tuple[list[PixelScores], dict[tuple[str, str], Tensor]]:
+    """Scores of every row against every reference, and the PSNR (N, F) that the differences are taken of."""
+    pixels, psnrs = [], {}
+    for (reference, name), parts in run.mse.items():
+        mse, structure = torch.cat(parts), torch.cat(run.ssim[reference, name])
+        psnr = psnrs[reference, name] = psnr_of_mse(mse)
+        pixels.append(
+            PixelScores(
+                name=name,
+                reference=reference,
+                psnr_scored=means.one(psnr[:, -1]),
+                psnr_mean=means.one(psnr.mean(1)),
+                ssim_scored=means.one(structure[:, -1]),
+                ssim_mean=means.one(structure.mean(1)),
+                pooled_psnr_scored=float(psnr_of_mse(mse[:, -1].mean())),
+                pooled_psnr_mean=float(psnr_of_mse(mse.mean())),
+                psnr_per_frame=means.each(psnr),
+                ssim_per_frame=means.each(structure),
+            )
+        )
+    return pixels, psnrs
+
+
+def _tokens(scores: TokenScorer, means: Means) -> tuple[list[TokenScores], list[Difference]]:
+    nll = {name: torch.cat(parts) for name, parts in scores.nll.items()}
+    right = {name: torch.cat(parts) for name, parts in scores.right.items()}
+    rows = [
+        TokenScores(
+            name=name,
+            cross_entropy=means.one(nll[name].mean(1)) if name in nll else None,
+            accuracy=means.one(right[name].mean(1)) if name in right else None,
+            cross_entropy_per_grid=means.each(nll[name]) if name in nll else None,
+            accuracy_per_grid=means.each(right[name]) if name in right else None,
+        )
+        for name in (TEACHER_FORCED, AUTOREGRESSIVE, ZEROED, PERMUTED, COPY_GRID, "unigram")
+        if name in nll or name in right
+    ]
+    what = {"metric": "cross entropy", "reference": "tokens", "span": "all grids"}
+    differences = [
+        means.difference(AUTOREGRESSIVE, other, nll[AUTOREGRESSIVE].mean(1), nll[other].mean(1), **what)
+        for other in (ZEROED, PERMUTED)
+        if AUTOREGRESSIVE in nll
+    ]
+    return rows, differences
+
+
+def _top_k(scores: TokenScorer, means: Means) -> tuple[Interval | None, list[TopKScores]]:
+    """The coverage, and the top-k cross-entropy under every rule for what lies outside."""
+    if not scores.covered:
+        return None, []
+    covered, rows = torch.cat(scores.covered), []
+    for policy in MISSING_POLICIES:
+        if policy not in scores.top_nll:
+            rows.append(TopKScores(policy, None, "the model gives logits, not log-probabilities"))
+            continue
+        weights = covered.numpy() if policy == "ignore" else None
+        rows.append(TopKScores(policy, means.one(torch.cat(scores.top_nll[policy]), weights)))
+    return means.one(covered), rows

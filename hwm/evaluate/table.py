@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hwm.evaluate.intervals import Interval
 from hwm.evaluate.results import (
     AUTOREGRESSIVE,
+    COPY_FRAME,
     PERMUTED,
     RECONSTRUCTION,
-    CompressionResult,
-    Difference,
+    SCORED_FRAME,
+    Cost,
+    EvaluationResult,
 )
 
 
-def verdict(result: CompressionResult) -> list[str]:
+def verdict(result: EvaluationResult) -> list[str]:
     """What the numbers say about the headline row, in three plain sentences: outcome, use of the states, evidence."""
-    settings, horizon = result.settings, result.settings["future_frames"]
+    settings, frames, span = result.settings, result.settings["future_frames"], result.settings["headline_span"]
     row = result.pixel_row(result.headline)
     gain, states = (
-        result.difference(result.headline, other, metric="psnr", span="scored frame", reference=RECONSTRUCTION).difference
-        for other in ("copy last frame", PERMUTED)
+        result.difference(result.headline, other, metric="psnr", span=span, reference=RECONSTRUCTION).difference
+        for other in (COPY_FRAME, PERMUTED)
     )
-    start = f"{horizon} frames ahead the prediction"
+    start = f"{frames} frames ahead the prediction" if span == SCORED_FRAME else f"Over {frames} frames the prediction"
     if gain.low is None:
         outcome = f"{start} differs by {gain.mean:+.2f} dB from repeating the last frame; one segment gives no interval."
     elif not gain.excludes_zero():
@@ -35,7 +39,7 @@ def verdict(result: CompressionResult) -> list[str]:
         use = f"Given another clip's states it scores lower by {_size(states)}: use of the states is not shown."
     segments = "" if settings["num_segments"] is None else f" from {settings['num_segments']} segments"
     evidence = (
-        f"It reaches {row.psnr_scored.mean:.2f} dB against the tokenizer's reconstruction of the truth, "
+        f"It reaches {row.psnr(span).mean:.2f} dB against the tokenizer's reconstruction of the truth, "
         f"over {settings['num_clips']} clips{segments}."
     )
     return [outcome, use, evidence]
@@ -51,9 +55,9 @@ def _size(value: Interval) -> str:
     return f"{abs(value.mean):.2f} dB (95 % interval {low:.2f} to {high:.2f})"
 
 
-def text_table(result: CompressionResult) -> str:
-    """The scores as text of at most about 100 columns: pictures against both references, tokens, differences."""
-    horizon = result.settings["future_frames"]
+def text_table(result: EvaluationResult) -> str:
+    """The scores as text of about 100 columns: pictures against every reference, tokens, networks, differences, cost."""
+    horizon, span = result.settings["future_frames"], result.settings["headline_span"]
     blocks = []
     for reference in result.settings["references"]:
         pictures = [
@@ -63,25 +67,57 @@ def text_table(result: CompressionResult) -> str:
                 _number(row.psnr_mean, 2),
                 _number(row.ssim_scored, 3),
             )
-            for row in sorted(result.pixels, key=lambda row: -row.psnr_scored.mean)
+            for row in sorted(result.pixels, key=lambda row: -row.psnr(span).mean)
             if row.reference == reference
         ]
         head = (f"against the {reference}", f"PSNR frame {horizon}", f"PSNR frames 1-{horizon}", f"SSIM frame {horizon}")
         blocks.append(_align([head, *pictures]))
+    if result.tokens:
+        blocks.append(_align([("tokens", "cross-entropy, nats", "accuracy"), *_token_rows(result)]))
+    metrics = result.settings["perceptual"]
+    if metrics:
+        scores = {(row.name, row.metric): _number(row.all_frames, 3) for row in result.perceptual}
+        names = list(dict.fromkeys(row.name for row in result.perceptual))
+        titles = ("as networks see it, lower is better", *(f"{metric} frames 1-{horizon}" for metric in metrics))
+        blocks.append(_align([titles, *((name, *(scores[name, metric] for metric in metrics)) for name in names)]))
+    blocks.append(_align(_difference_rows(result)))
+    if result.cost is not None:
+        blocks.append(_align([("cost of a prediction", ""), *cost_rows(result.cost)]))
+    return "\n\n".join(blocks) + "\n\n" + "\n".join(verdict(result))
+
+
+def cost_rows(cost: Cost) -> list[tuple[str, str]]:
+    """Names and values of what a prediction costs, in words."""
+    peak = "-" if cost.peak_bytes is None else f"{cost.peak_bytes / 2**20:.1f} MiB"
+    return [
+        ("parameters", f"{cost.parameters:,}"),
+        ("weights", f"{cost.weight_bytes / 2**20:.1f} MiB"),
+        ("predictions a second", f"{cost.samples_per_second:.2f}"),
+        ("predictions a second, decoded", f"{cost.samples_per_second_decoded:.2f}"),
+        ("peak memory of prediction", f"{peak} ({cost.peak_meaning})"),
+        ("measured on", f"{cost.device}, {cost.batch_size} clips at a time, median of {cost.repeats}"),
+    ]
+
+
+def _token_rows(result: EvaluationResult) -> list[tuple[str, str, str]]:
     rows = [(t.name, _number(t.cross_entropy, 3), _number(t.accuracy, 3)) for t in result.tokens]
     if result.coverage is not None:
         floor = next(row for row in result.top_k if row.policy == "floor")
         top = f"{AUTOREGRESSIVE}, top {result.settings['top_k']} (floor)"
         rows.append((top, _number(floor.cross_entropy, 3), f"coverage {result.coverage.mean:.4f}"))
-    blocks.append(_align([("tokens", "cross-entropy, nats", "accuracy"), *rows]))
-    title = (f"{result.headline} minus (frame {horizon}, reconstruction)", "dB", "clips higher")
-    blocks.append(_align([title, *_difference_rows(result.differences)]))
-    return "\n\n".join(blocks) + "\n\n" + "\n".join(verdict(result))
+    return rows
 
 
-def _difference_rows(differences: list[Difference]) -> list[tuple[str, str, str]]:
-    chosen = [d for d in differences if d.reference == RECONSTRUCTION and d.span == "scored frame"]
-    return [(f"  {d.second}", _number(d.difference, 2, sign=True), f"{d.share_higher:.0%}") for d in chosen]
+def _difference_rows(result: EvaluationResult) -> list[tuple[str, str, str]]:
+    """The headline row minus the others: PSNR over the span of the verdict."""
+    horizon, span = result.settings["future_frames"], result.settings["headline_span"]
+    where = f"frame {horizon}" if span == SCORED_FRAME else f"frames 1-{horizon}"
+    rows = [
+        (f"  {d.second}", _number(d.difference, 2, sign=True), "-" if d.share_higher is None else f"{d.share_higher:.0%}")
+        for d in result.differences
+        if (d.metric, d.reference, d.span) == ("psnr", RECONSTRUCTION, span)
+    ]
+    return [(f"{result.headline} minus ({where}, reconstruction)", "dB", "clips higher"), *rows]
 
 
 def _number(value: Interval | None, digits: int, *, sign: bool = False) -> str:
@@ -91,7 +127,7 @@ def _number(value: Interval | None, digits: int, *, sign: bool = False) -> str:
     return f"{value.mean:{form}}" + ("" if value.low is None else f" [{value.low:{form}}, {value.high:{form}}]")
 
 
-def _align(rows: list[tuple[str, ...]]) -> str:
+def _align(rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

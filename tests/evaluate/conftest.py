@@ -1,4 +1,7 @@
-"""Small exact parts for tests: a tokenizer with a closed form, a world that moves as its states say, a model of it."""
+"""Small exact parts for tests: tokenizers with a closed form, a world that moves as its states say, models of it.
+
+Clips are pairs of blocks for the compression protocol, and their first block alone for that of the HWM families.
+"""
 
 from types import SimpleNamespace
 
@@ -30,12 +33,28 @@ class GreyTokenizer:
         return self.decode_codes(self.codes_VC[tokens_BTHW])
 
     def decode_codes(self, codes_BTHWC):
+        assert codes_BTHWC.shape[1] % self.clock.grids == 0, "only whole blocks can be decoded"
         frames = self.clock.grid_of_frames(self.clock.num_frames(codes_BTHWC.shape[1]))
         grey = (codes_BTHWC[:, frames, ..., 0] * 255).round().clamp(0, 255).to(torch.uint8)
         return grey.repeat_interleave(4, 2).repeat_interleave(4, 3)[..., None].expand(*[-1] * 4, 3).contiguous()
 
     def fingerprint(self):
         return "grey-16"
+
+
+class GreyLatents:
+    """Latents are the grey of the same cells, one channel from 0 to 1; so is what decodes to them."""
+
+    name, clock, spatial_stride, channels = "grey latents", COSMOS, 4, 1
+
+    def encode(self, video_BFHWC):
+        return GreyTokenizer().encode(video_BFHWC)[:, :, None].float() / (LEVELS - 1)
+
+    def decode(self, latents_BTCHW):
+        return GreyTokenizer().decode_codes(latents_BTCHW.movedim(2, -1))
+
+    def fingerprint(self):
+        return "grey-latents"
 
 
 def move(grid_BHW, states_BFA, grid, first_frame=0):
@@ -46,9 +65,13 @@ def move(grid_BHW, states_BFA, grid, first_frame=0):
 
 
 class MovingClips:
-    """Random grids that roll by what their states say; state 1 is noise."""
+    """Random grids that roll by what their states say; state 1 is noise.
 
-    def __init__(self, num=12, size=8, seed=0, num_states=40):
+    num_grids: 6, a pair of blocks, or 3.  latents: give them as latents instead of tokens.
+    """
+
+    def __init__(self, num=12, size=8, seed=0, num_states=40, num_grids=6, latents=False):
+        self.num_grids, self.latents = num_grids, latents
         g = torch.Generator().manual_seed(seed)
         speed = torch.randint(1, 3, (num, 1, 1), generator=g) * (torch.randint(0, 2, (num, 1, 1), generator=g) * 2 - 1)
         self.states = torch.cat([(speed / 8).expand(-1, num_states, 1), torch.rand(num, num_states, 1, generator=g)], -1)
@@ -61,20 +84,25 @@ class MovingClips:
         return len(self.tokens)
 
     def batch(self, indices):
-        return Batch(states_BFA=self.states[indices], tokens_BTHW=self.tokens[indices])
+        tokens = self.tokens[indices, : self.num_grids]
+        if self.latents:
+            return Batch(states_BFA=self.states[indices], latents_BTCHW=tokens[:, :, None].float() / (LEVELS - 1))
+        return Batch(states_BFA=self.states[indices], tokens_BTHW=tokens)
 
     def video(self, indices):
-        past, future = self.tokens[indices].split(3, 1)
-        return torch.cat([GreyTokenizer().decode(past), GreyTokenizer().decode(future)], 1)
+        return GreyTokenizer().decode(self.tokens[indices, : self.num_grids])
 
 
-class Mover:
+class Mover(torch.nn.Module):
     """Predicts the roll that the states command, sure of it but for a share `doubt` spread over all other ids."""
 
-    context_grids, future_grids, num_states = 3, 3, 34
+    predicts = "tokens"
 
-    def __init__(self, doubt=0.01):
+    def __init__(self, doubt=0.01, context_grids=3, future_grids=3):
+        super().__init__()
         self.doubt = doubt
+        self.context_grids, self.future_grids = context_grids, future_grids
+        self.num_states = COSMOS.num_frames(context_grids + future_grids)
 
     def predict(
         self,
@@ -83,16 +111,16 @@ class Mover:
         *,
         generator,
         num_samples=1,
-        sampling=Sampling(),  # noqa: B008
+        sampling=None,
         targets_BTHW=None,
         teacher_forced=False,
         top_k_logits=0,
         codes_VC=None,
     ):
-        assert states_BFA.shape[1] == self.num_states and sampling.temperature == 0
+        assert states_BFA.shape[1] == self.num_states and (sampling or Sampling()).temperature == 0
         previous, grids = context_BTHW[:, -1], []
-        for t in range(3):
-            grids.append(move(previous, states_BFA, 3 + t))
+        for t in range(self.future_grids):
+            grids.append(move(previous, states_BFA, self.context_grids + t))
             previous = targets_BTHW[:, t] if teacher_forced else grids[-1]
         tokens = torch.stack(grids, 1)
         probs = torch.full((*tokens.shape, LEVELS), self.doubt / (LEVELS - 1))
@@ -108,11 +136,32 @@ class Mover:
         )
 
 
+class LatentMover(torch.nn.Module):
+    """Predicts the roll that the states command; noise in proportion to the temperature, which is 1 by itself."""
+
+    predicts, context_grids, future_grids, num_states = "latents", 2, 1, 17
+
+    def __init__(self, noise=0.05):
+        super().__init__()
+        self.config = SimpleNamespace(temperature=1.0)
+        self.noise = torch.nn.Parameter(torch.full((3,), noise))
+
+    @torch.no_grad()
+    def predict(self, context_BTCHW, states_BFA, *, generator, num_samples=1, sampling=None):
+        assert states_BFA.shape[1] == self.num_states
+        temperature = self.config.temperature if sampling is None else sampling.temperature
+        future = move(context_BTCHW[:, -1], states_BFA, 2)[:, None, None].expand(-1, num_samples, -1, -1, -1, -1)
+        noise = torch.randn(future.shape, generator=generator) * self.noise[0] * temperature
+        return Prediction(latents_BKTCHW=future + noise)
+
+
 @pytest.fixture(scope="session")
 def world():
     """The parts above, with clips in segments of two."""
     clips = MovingClips()
     return SimpleNamespace(
         Tokenizer=GreyTokenizer, Clips=MovingClips, Mover=Mover, clips=clips, tokenizer=GreyTokenizer(),
+        LatentMover=LatentMover, latent_tokenizer=GreyLatents(), blocks=MovingClips(num_grids=3),
+        latents=MovingClips(num_grids=3, latents=True),
         segments=np.arange(len(clips)) // 2, vocab_size=LEVELS,
     )

@@ -9,7 +9,7 @@ from hwm.config import FSQConfig, STConfig
 from hwm.contracts import Batch, Sampling
 from hwm.evaluate.baselines import CopyLastGrid, unigram_counts
 from hwm.evaluate.metrics import PSNR_CAP, psnr, ssim
-from hwm.evaluate.protocols import _from_another_segment, _spread, evaluate_compression
+from hwm.evaluate.protocols import _from_another_segment, _spread, evaluate
 from hwm.evaluate.results import AUTOREGRESSIVE, CEILING, ORIGINAL, PERMUTED, RECONSTRUCTION, TEACHER_FORCED, ZEROED
 from hwm.models.st_transformer import STTransformer
 from hwm.tokenizers.fsq import FSQTokenizer
@@ -20,7 +20,7 @@ TOKENS, CODE = "model, most likely tokens", "model, expected code"
 @pytest.fixture(scope="module")
 def perfect(world):
     counts = unigram_counts([world.clips.tokens[:, :3]], vocab_size=world.vocab_size)
-    return evaluate_compression(
+    return evaluate(
         world.Mover(doubt=0.01),
         world.tokenizer,
         world.clips,
@@ -89,7 +89,7 @@ def test_top_k_with_all_ids_is_the_full_cross_entropy(perfect, world):
 
 
 def test_coverage_counts_what_a_small_top_k_holds(world):
-    result = evaluate_compression(CopyLastGrid(vocab_size=16), world.tokenizer, world.clips, top_k=1, num_clips=0)
+    result = evaluate(CopyLastGrid(vocab_size=16), world.tokenizer, world.clips, top_k=1, num_clips=0)
     copied = token_row(result, "copy last grid").accuracy.mean
     assert result.coverage.mean == pytest.approx(copied)
     ce = {row.policy: row.cross_entropy.mean for row in result.top_k}
@@ -101,7 +101,7 @@ def test_coverage_counts_what_a_small_top_k_holds(world):
 
 
 def test_copying_as_a_model_equals_copying_as_a_baseline(world):
-    result = evaluate_compression(CopyLastGrid(vocab_size=16), world.tokenizer, world.clips, decode="sample")
+    result = evaluate(CopyLastGrid(vocab_size=16), world.tokenizer, world.clips, decode="sample")
     assert result.headline == TOKENS
     gap = result.difference(TOKENS, "copy last grid", metric="psnr", span="all frames", reference=RECONSTRUCTION)
     assert (gap.difference.mean, gap.difference.low, gap.difference.high) == (0, 0, 0)
@@ -137,7 +137,7 @@ class Held:
 
 def test_the_real_network_and_tokenizer_equal_a_direct_computation(networks):
     model, tokenizer, tokens, states, video = networks
-    result = evaluate_compression(
+    result = evaluate(
         model, tokenizer, Held(tokens, states), video=lambda i: video[i], top_k=7, num_clips=0, batch_size=4
     )
     context, future = tokens.split(3, 1)
@@ -166,7 +166,7 @@ def test_the_real_network_and_tokenizer_equal_a_direct_computation(networks):
 
 def test_the_networks_agree_with_their_own_validation(networks):
     model, tokenizer, tokens, states, _ = networks
-    result = evaluate_compression(model, tokenizer, Held(tokens, states), num_clips=0)
+    result = evaluate(model, tokenizer, Held(tokens, states), num_clips=0)
     scores = model.validate(
         Batch(states_BFA=states[:, :34], tokens_BTHW=tokens), generator=torch.Generator().manual_seed(0)
     )
@@ -177,7 +177,7 @@ def test_the_networks_agree_with_their_own_validation(networks):
 
 def test_everything_but_time_repeats(world):
     def run(seed, batch_size=4):
-        found = evaluate_compression(
+        found = evaluate(
             CopyLastGrid(vocab_size=16),
             world.tokenizer,
             world.clips,
@@ -185,7 +185,7 @@ def test_everything_but_time_repeats(world):
             batch_size=batch_size,
             sampling=Sampling(temperature=1.0),
         ).to_json()
-        found.pop("seconds")
+        assert found.pop("seconds") and found.pop("cost")
         return json.dumps(found, allow_nan=False)
 
     assert run(3) == run(3) != run(4)
@@ -193,7 +193,7 @@ def test_everything_but_time_repeats(world):
 
 def test_the_batch_size_changes_nothing_for_a_greedy_model(world, perfect):
     counts = unigram_counts([world.clips.tokens[:, :3]], vocab_size=world.vocab_size)
-    again = evaluate_compression(
+    again = evaluate(
         world.Mover(doubt=0.01),
         world.tokenizer,
         world.clips,
@@ -257,9 +257,17 @@ def test_what_does_not_fit_is_refused(world):
             return Batch(states_BFA=whole.states_BFA[:, :20], tokens_BTHW=whole.tokens_BTHW)
 
     with pytest.raises(ValueError, match="34 state rows"):
-        evaluate_compression(world.Mover(), world.tokenizer, Short())
-    with pytest.raises(ValueError, match="8 token grids"):
-        evaluate_compression(CopyLastGrid(vocab_size=16, future_grids=5), world.tokenizer, world.clips)
+        evaluate(world.Mover(), world.tokenizer, Short())
+    with pytest.raises(ValueError, match="9 token grids"):
+        evaluate(CopyLastGrid(vocab_size=16, future_grids=6), world.tokenizer, world.clips)
+    with pytest.raises(ValueError, match="whole blocks"):
+        evaluate(CopyLastGrid(vocab_size=16, future_grids=5), world.tokenizer, world.clips)
+    with pytest.raises(ValueError, match="3 latent grids"):
+        evaluate(world.LatentMover(), world.latent_tokenizer, world.blocks)
+    with pytest.raises(ValueError, match="does not decode"):
+        evaluate(world.LatentMover(), world.tokenizer, world.latents)
+    with pytest.raises(ValueError, match="does not decode"):
+        evaluate(world.Mover(), world.latent_tokenizer, world.clips)
     small = lambda indices: world.clips.video(indices)[:, :, ::2]  # noqa: E731
     with pytest.raises(ValueError, match="recorded video"):
-        evaluate_compression(world.Mover(), world.tokenizer, world.clips, video=small)
+        evaluate(world.Mover(), world.tokenizer, world.clips, video=small)

@@ -10,14 +10,14 @@ import torch
 from hwm.data.video import read_video
 from hwm.evaluate.baselines import CopyLastGrid, unigram_counts
 from hwm.evaluate.pictures import GAP, HOLD, STRIP, comparison_frames, error_picture, film_strip, strip_columns
-from hwm.evaluate.protocols import evaluate_compression
+from hwm.evaluate.protocols import evaluate
 from hwm.evaluate.report import write_report
 from hwm.evaluate.results import Example
 from hwm.evaluate.table import text_table, verdict
 
 
 def evaluated(world, model, **options):
-    return evaluate_compression(
+    return evaluate(
         model,
         world.tokenizer,
         world.clips,
@@ -156,7 +156,7 @@ def test_the_verdict_says_what_happened(world):
     assert "it uses the states" in good[1] and "12 clips from 6 segments" in good[2]
     copy = verdict(evaluated(world, CopyLastGrid(vocab_size=16), decode="sample"))
     assert "not shown to differ" in copy[0] and "use of the states is not shown" in copy[1]
-    lone = evaluate_compression(world.Mover(), world.tokenizer, world.clips, segments=[0] * 12)
+    lone = evaluate(world.Mover(), world.tokenizer, world.clips, segments=[0] * 12)
     assert "one segment gives no interval" in verdict(lone)[0]
     bad = CopyLastGrid(vocab_size=16)
     bad.stay_logit_T.data -= 20  # never stays, so predicts id 0 or 1
@@ -173,7 +173,7 @@ def test_the_text_table_holds_the_scores(world):
 
 
 def test_without_a_run_there_is_no_training_section(world, tmp_path):
-    result = evaluate_compression(CopyLastGrid(vocab_size=16), world.tokenizer, world.clips, num_examples=0)
+    result = evaluate(CopyLastGrid(vocab_size=16), world.tokenizer, world.clips, num_examples=0)
     page = write_report(tmp_path, result).read_text()
     assert "<h2>Training</h2>" not in page and "<video" not in page and "against the recorded" not in page.lower()
     Page(page)

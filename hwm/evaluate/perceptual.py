@@ -1,0 +1,144 @@
+"""Scores by what a network sees in the frames: Frechet distances between sets of features, LPIPS clip by clip.
+
+Every row is compared with the reconstruction of the true future, on all future frames.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hwm.evaluate.features import VideoFeatures
+from hwm.evaluate.frechet import Moments, frechet_distance
+from hwm.evaluate.intervals import Interval, interval, intervals, paired_difference, resamples, symmetric_interval
+from hwm.evaluate.results import ALL_FRAMES, RECONSTRUCTION, Difference, PerceptualScores
+
+LPIPS = "LPIPS"
+_TRUTH = ""
+MOST_GROUPS = 64
+"""Groups of clips whose moments are kept apart; more segments than this share groups (ours)."""
+NUM_RESAMPLES = 64
+"""Resamples of a Frechet distance: enough for its standard error, to within a tenth (ours)."""
+MOST_RESAMPLED_FEATURES = 256
+"""Wider features get no interval: their distance takes seconds (ours)."""
+
+Lpips = Callable[[Tensor, Tensor], Tensor]
+"""uint8 frames (B, F, H, W, 3) twice to float32 (B, F)."""
+
+
+class PerceptualScorer:
+    """Keeps the moments of every feature, row and group of segments, and the LPIPS of every row, clip and frame.
+
+    segments: (N,) the segment of every clip to come; None: each clip its own.  seconds: time spent.
+    """
+
+    def __init__(
+        self, features: Sequence[VideoFeatures], lpips: Lpips | None, *, segments: np.ndarray | None, num_clips: int
+    ) -> None:
+        self.features, self.lpips, self.seconds = features, lpips, 0.0
+        self.segments = np.arange(num_clips) if segments is None else segments
+        _, rank = np.unique(self.segments, return_inverse=True)
+        self.num_groups = min(int(rank.max()) + 1, MOST_GROUPS)
+        self._group = rank * self.num_groups // (int(rank.max()) + 1)
+        self._moments: dict[tuple[str, str], list[Moments | None]] = {}
+        self._lpips: dict[str, list[Tensor]] = {}
+
+    def add(self, rows: dict[str, Tensor], truth: Tensor, *, blocks: Callable[[Tensor], Tensor], first_clip: int) -> None:
+        """Score one batch of clips numbered from `first_clip`.
+
+        rows, truth: future frames, uint8 (B, F, H, W, 3).  blocks: puts the past frames of the future's first block
+        before them.
+        """
+        started = time.perf_counter()
+        group = self._group[first_clip : first_clip + len(truth)]
+        for features in self.features:
+            for name, frames in {_TRUTH: truth, **rows}.items():
+                found_BND = features(blocks(frames), num_future_frames=frames.shape[1]).cpu()
+                self._add_moments(features.name, name, found_BND, group)
+        if self.lpips is not None:
+            for name, frames in rows.items():
+                self._lpips.setdefault(name, []).append(self.lpips(frames, truth).double().cpu())
+        self.seconds += time.perf_counter() - started
+
+    def _add_moments(self, metric: str, name: str, features_BND: Tensor, group: np.ndarray) -> None:
+        width = features_BND.shape[-1]
+        group = group if width <= MOST_RESAMPLED_FEATURES else np.zeros_like(group)
+        parts = self._moments.setdefault((metric, name), [None] * self.num_groups)
+        for g in np.unique(group):
+            new, old = Moments.of(features_BND[torch.from_numpy(group == g)].flatten(0, 1)), parts[g]
+            parts[g] = new if old is None else old + new
+
+    def summary(self, headline: str, *, seed: int) -> tuple[list[PerceptualScores], list[Difference]]:
+        """Scores of every row, and the headline's paired differences to every other row."""
+        started = time.perf_counter()
+        scores, differences = [], []
+        for features in self.features:
+            found = self._distances(features.name, seed=seed)
+            for name, distance in found.items():
+                scores.append(PerceptualScores(name, features.name, distance.interval(), note=distance.note))
+                if name != headline:
+                    change = found[headline].minus(distance).interval()
+                    differences.append(
+                        Difference(headline, name, features.name, RECONSTRUCTION, ALL_FRAMES, change, share_higher=None)
+                    )
+        if self._lpips:
+            values = {name: torch.cat(parts).numpy() for name, parts in self._lpips.items()}
+            for name, value in values.items():
+                mean = interval(value.mean(1), groups=self.segments, seed=seed)
+                per_frame = intervals(value, groups=self.segments, seed=seed)
+                scores.append(PerceptualScores(name, LPIPS, mean, per_frame))
+            own = values[headline].mean(1)
+            for name in (name for name in values if name != headline):
+                other = values[name].mean(1)
+                change = paired_difference(own, other, groups=self.segments, seed=seed)
+                share = float((own > other).mean())
+                differences.append(Difference(headline, name, LPIPS, RECONSTRUCTION, ALL_FRAMES, change, share))
+        self.seconds += time.perf_counter() - started
+        return scores, differences
+
+    def _distances(self, metric: str, *, seed: int) -> dict[str, _Distance]:
+        """Distances to the truth by row, resampled alike for all rows and the truth."""
+        parts = {
+            name: [part for part in found if part is not None]
+            for (kind, name), found in self._moments.items()
+            if kind == metric
+        }
+        truth = parts.pop(_TRUTH)
+        groups, width = len(truth), len(truth[0].sum_D)
+        note = "" if groups > 1 else "one segment" if self.num_groups == 1 else f"{width} features are too many to resample"
+        # The first draw is the clips as they are.
+        draws = np.concatenate([np.ones((1, groups)), resamples(groups, seed)[: NUM_RESAMPLES if groups > 1 else 0]])
+        truths = _weighted(truth, draws)
+        return {
+            name: _Distance(np.array([frechet_distance(a, b) for a, b in zip(_weighted(part, draws), truths)]), groups, note)
+            for name, part in parts.items()
+        }
+
+
+@dataclass(frozen=True)
+class _Distance:
+    """A distance, or a difference of two, on all clips and on every resample of them: values (1 + R,)."""
+
+    values: np.ndarray
+    num_groups: int
+    note: str
+
+    def interval(self) -> Interval:
+        return symmetric_interval(float(self.values[0]), self.values[1:], num_groups=self.num_groups)
+
+    def minus(self, other: _Distance) -> _Distance:
+        return _Distance(self.values - other.values, self.num_groups, self.note)
+
+
+def _weighted(parts: list[Moments], weights_RG: np.ndarray) -> list[Moments]:
+    """Moments of resamples in which part g occurs weights_RG[r, g] times."""
+    weights = torch.from_numpy(np.ascontiguousarray(weights_RG, dtype=np.float64))
+    counts = weights @ torch.tensor([part.count for part in parts], dtype=torch.float64)
+    sums_RD = weights @ torch.stack([part.sum_D for part in parts])
+    outers_RDD = torch.tensordot(weights, torch.stack([part.outer_DD for part in parts]), 1)
+    return [Moments(round(c), s, o) for c, s, o in zip(counts.tolist(), sums_RD, outers_RDD)]
