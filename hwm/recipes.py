@@ -195,7 +195,7 @@ def masked_hwm(variant: str, size: str = "") -> RunConfig:
         sample_every=5000,
     )
     if size:
-        small = {"factors": (8, 8, 8, 5, 5, 5), "state_modulation": True, "code_loss": 10.0, "init_std": 0.05, "dropout": 0.1}
+        small: dict[str, Any] = {"factors": (8, 8, 8, 5, 5, 5), "state_modulation": True, "code_loss": 10.0, "init_std": 0.05, "dropout": 0.1}
         sizes: dict[str, Any] = {
             "tiny": {"grid": (8, 8), "num_layers": 4, "num_heads": 3, "width": 96},
             "medium": {"grid": (16, 16), "num_layers": 12, "num_heads": 8, "width": 384},
@@ -244,7 +244,7 @@ def flow_hwm(variant: str, size: str = "") -> RunConfig:
         sample_every=5000,
     )
     if size:
-        small = {"state_modulation": True, "target": "change", "guidance": 1.0}
+        small: dict[str, Any] = {"state_modulation": True, "target": "change", "guidance": 1.0}
         sizes: dict[str, Any] = {
             "tiny": {"grid": (8, 8), "num_layers": 4, "num_heads": 4, "width": 96},
             "medium": {"grid": (16, 16), "num_layers": 12, "num_heads": 8, "width": 512},

@@ -12,51 +12,74 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
-from hwm.config import FSQConfig, RunConfig, STConfig, from_toml
-from hwm.contracts import Batch, Tokenizer
-from hwm.data.clips import TokenClips, VideoClips, sample_indices
+from hwm.config import FlowConfig, FSQConfig, MaskedConfig, ModelConfig, RunConfig, STConfig, from_toml, override
+from hwm.contracts import Batch, LatentTokenizer, Tokenizer
+from hwm.data.clips import LatentClips, TokenClips, VideoClips, sample_indices
 from hwm.data.describe import state_statistics
+from hwm.data.latents import LatentDataset
 from hwm.data.onex import RawDataset, TokenDataset, open_dataset
+from hwm.evaluate.decoding import FrameDecoder
+from hwm.models.flow import FlowHWM
+from hwm.models.masked import MaskedHWM
 from hwm.models.st_transformer import STTransformer
 from hwm.robot import normalisation
-from hwm.tokenizers.encode import open_tokenizer
+from hwm.tokenizers.autoencoder import VideoAutoencoder
+from hwm.tokenizers.continuous import ContinuousTokenizer
 from hwm.tokenizers.fsq import FSQTokenizer
+from hwm.tokenizers.open import open_tokenizer
+from hwm.tokenizers.store import new_tokenizer
 from hwm.training import checkpoint
 from hwm.training.loop import FitResult, fit
 
-Clips = TokenClips | VideoClips
+Clips = TokenClips | LatentClips | VideoClips
+Trainable = STTransformer | MaskedHWM | FlowHWM | FSQTokenizer | ContinuousTokenizer
 
 
-def build_model(config: RunConfig) -> nn.Module:
+def build_model(config: RunConfig) -> Trainable:
     """A freshly initialised model of the configured family; the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        if isinstance(config.model, STConfig):
-            return STTransformer(config.model)
-        return FSQTokenizer(config.model, name=config.recipe)
+        match config.model:
+            case STConfig():
+                return STTransformer(config.model)
+            case MaskedConfig():
+                return MaskedHWM(config.model)
+            case FlowConfig():
+                return FlowHWM(config.model)
+            case FSQConfig():
+                return new_tokenizer(config.model, name=config.recipe)
 
 
 def open_clips(config: RunConfig, folder: str | Path, *, training: bool) -> Clips:
     """The clips of a dataset as this run wants them.
 
-    Raises ValueError when the data does not fit the model: wrong kind, grid or vocabulary.
+    Raises ValueError when the data does not fit the model: wrong kind, grid, vocabulary or channels.
     """
-    dataset = open_dataset(folder)
+    dataset, model = open_dataset(folder), config.model
     overlap = config.data.overlap and training
-    if isinstance(config.model, FSQConfig):
+    if isinstance(model, FSQConfig):
         if not isinstance(dataset, RawDataset):
             raise ValueError(f"{folder}: a tokenizer learns from video; give a raw dataset (videos as .mp4)")
         return VideoClips(dataset, kind=config.data.clip, overlap=overlap, aligned=not overlap, size=config.data.image_size)
+    if isinstance(model, FlowConfig):
+        if not isinstance(dataset, LatentDataset):
+            raise ValueError(
+                f"{folder}: this model learns from latents; make them with `hwm tokenize` and a continuous tokenizer"
+            )
+        _check_fit(folder, model, data={"grid": dataset.grid, "channels": dataset.channels})
+        return LatentClips(dataset, kind=config.data.clip, overlap=overlap, num_states=model.num_states)
     if not isinstance(dataset, TokenDataset):
-        raise ValueError(f"{folder}: this model learns from tokens; make them with `hwm tokenize {folder} OUT`")
-    if (dataset.grid, dataset.vocab_size) != (config.model.grid, config.model.vocab_size):
-        raise ValueError(
-            f"{folder}: tokens on grid {dataset.grid} with vocabulary {dataset.vocab_size}, but the model is for grid "
-            f"{config.model.grid} with vocabulary {config.model.vocab_size}; set model.grid and model.vocab_size"
-        )
-    return TokenClips(dataset, kind=config.data.clip, overlap=overlap, num_states=config.model.num_states)
+        raise ValueError(f"{folder}: this model learns from tokens; make them with `hwm tokenize RAW OUT`")
+    _check_fit(folder, model, data={"grid": dataset.grid, "vocab_size": dataset.vocab_size})
+    return TokenClips(dataset, kind=config.data.clip, overlap=overlap, num_states=model.num_states)
+
+
+def _check_fit(folder: str | Path, model: ModelConfig, *, data: dict[str, object]) -> None:
+    for name, found in data.items():
+        if getattr(model, name) != found:
+            raise ValueError(f"{folder}: its {name} is {found}, but the model's is {getattr(model, name)}; set model.{name}")
 
 
 def train(config: RunConfig, out: str | Path) -> FitResult:
@@ -66,9 +89,13 @@ def train(config: RunConfig, out: str | Path) -> FitResult:
         raise ValueError("data.train is empty: give the training data with --data FOLDER")
     clips = open_clips(config, config.data.train, training=True)
     model = build_model(config)
-    if isinstance(model, STTransformer):
+    if not isinstance(model, VideoAutoencoder):
         mean, std = state_statistics(clips.dataset)
         model.set_state_statistics(torch.from_numpy(normalisation(mean, std, clips.dataset.robot)))
+    if isinstance(model, FlowHWM):
+        assert isinstance(clips.dataset, LatentDataset)
+        latents = clips.dataset.statistics
+        model.set_latent_statistics(*(torch.from_numpy(v) for v in (latents.mean_C, latents.std_C, latents.change_std_C)))
 
     def train_batch(index: int) -> Batch:
         size, count = config.train.batch_size, len(clips)
@@ -98,27 +125,22 @@ def _held_out_batches(clips: Clips, config: RunConfig) -> Callable[[], Iterator[
 
 
 def _preview(clips: Clips, config: RunConfig) -> Callable[[nn.Module, Path], None] | None:
-    """Pictures while training: truth above prediction (or reconstruction), four clips side by side."""
-    if not config.train.sample_every or (isinstance(config.model, STConfig) and not config.tokenizer):
+    """Pictures while training: truth above prediction (or reconstruction), the last frame of four clips side by side."""
+    if not config.train.sample_every or not (config.tokenizer or isinstance(config.model, FSQConfig)):
         return None
     batch = clips.batch(spread(4, len(clips)))
     tokenizer = open_tokenizer(config.tokenizer) if config.tokenizer else None
 
     @torch.no_grad()
     def write(model: nn.Module, path: Path) -> None:
-        if isinstance(model, FSQTokenizer):
+        assert isinstance(model, Trainable)
+        if isinstance(model, VideoAutoencoder):
             assert batch.video_BFHWC is not None
-            device = model.patch_in.weight.device
+            device = next(model.parameters()).device
             truth, guess = batch.video_BFHWC, model.decode(model.encode(batch.video_BFHWC.to(device))).cpu()
         else:
-            assert isinstance(model, STTransformer) and batch.tokens_BTHW is not None and tokenizer is not None
-            device = model.place_positions.device
-            context, future = batch.tokens_BTHW.tensor_split([model.context_grids], 1)
-            prediction = model.predict(
-                context.to(device), batch.states_BFA.to(device), generator=torch.Generator(device), codes_VC=tokenizer.codes_VC
-            )
-            assert prediction.codes_BTHWC is not None
-            truth, guess = tokenizer.decode(future), tokenizer.decode_codes(prediction.codes_BTHWC.cpu())
+            assert tokenizer is not None
+            truth, guess = predicted_frames(model, tokenizer, batch)
         last = torch.stack([truth[:, -1], guess[:, -1]])
         picture = last.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,30 +149,66 @@ def _preview(clips: Clips, config: RunConfig) -> Callable[[nn.Module, Path], Non
     return write
 
 
+def predicted_frames(
+    model: STTransformer | MaskedHWM | FlowHWM, tokenizer: Tokenizer | LatentTokenizer, batch: Batch
+) -> tuple[Tensor, Tensor]:
+    """Future frames of clips, true (through the tokenizer) and predicted with expected codes or from sampled latents.
+
+    Both uint8 (B, F, H, W, 3).
+    """
+    device = next(model.parameters()).device
+    generator = torch.Generator(device).manual_seed(0)
+    decoder = FrameDecoder(tokenizer, context_grids=model.context_grids, future_grids=model.future_grids)
+    grids = batch.latents_BTCHW if isinstance(model, FlowHWM) else batch.tokens_BTHW
+    assert grids is not None
+    context, future = grids.tensor_split([model.context_grids], 1)
+    states = batch.states_BFA.to(device)
+    if isinstance(model, FlowHWM):
+        latents = model.predict(context.to(device), states, generator=generator).latents_BKTCHW
+        assert latents is not None
+        guess = decoder.future(context, latents[:, 0].cpu())
+    else:
+        assert isinstance(tokenizer, Tokenizer)
+        codes = model.predict(context.to(device), states, generator=generator, codes_VC=tokenizer.codes_VC).codes_BTHWC
+        assert codes is not None
+        guess = decoder.expected_future(context, codes.cpu())
+    return decoder.future(context, future), guess
+
+
 @dataclass(frozen=True)
 class Run:
     """A trained run, opened for use."""
 
     folder: Path
     config: RunConfig
-    model: nn.Module
+    model: Trainable
     step: int
 
 
-def load_run(folder: str | Path, *, which: str = "best", device: str = "cpu") -> Run:
-    """Open a run folder with its best (or "last") weights, checked against their manifest."""
+def load_run(folder: str | Path, *, which: str = "best", device: str = "cpu", changes: tuple[str, ...] = ()) -> Run:
+    """Open a run folder with its best (or "last") weights, checked against their manifest.
+
+    changes: overrides of how the model predicts, such as "model.steps=4".  Raises ValueError for others than those.
+    """
     folder = Path(folder)
     if not (folder / "config.toml").is_file():
         raise ValueError(f"{folder}: not a run folder (no config.toml); train one with `hwm train RECIPE --out {folder}`")
     config = from_toml(RunConfig, folder / "config.toml")
+    for change in changes:
+        if change.partition("=")[0].strip() not in PREDICTION_SETTINGS:
+            raise ValueError(f"{change}: only {', '.join(PREDICTION_SETTINGS)} may change after training")
+    config = override(config, list(changes))
     model = build_model(config)
     place = checkpoint.find(folder, which=which)
     checkpoint.load_weights(place, model)
     return Run(folder, config, model.to(device).eval(), checkpoint.step_of(place))
 
 
-def run_tokenizer(run: Run, *, trust: bool = False) -> Tokenizer:
-    """The tokenizer whose tokens a run was trained on.  Raises ValueError when the run does not name one."""
-    if not run.config.tokenizer:
-        raise ValueError(f"{run.folder}/config.toml: tokenizer is empty; set it to score pixels (--tokenizer NAME)")
-    return open_tokenizer(run.config.tokenizer, trust=trust)
+PREDICTION_SETTINGS = tuple(f"model.{name}" for name in ("steps", "temperature", "guidance", "solver", "remask"))
+
+
+def world_model(run: Run) -> STTransformer | MaskedHWM | FlowHWM:
+    """The model of a run that holds a world model.  Raises ValueError for a tokenizer's."""
+    if isinstance(run.model, VideoAutoencoder):
+        raise ValueError(f"{run.folder}: holds a tokenizer, not a world model")
+    return run.model
