@@ -107,7 +107,7 @@ def predict_video(
         coder,
         context,
         states,
-        num_blocks=blocks,
+        num_frames=blocks * clock.block,
         generator=torch.Generator().manual_seed(seed),
         sampling=Sampling(temperature=temperature),
     )

@@ -173,12 +173,12 @@ def tokenize(
     trust: bool = False,
     device: str = "cpu",
 ) -> int:
-    """Encode a raw dataset, or every raw dataset inside a folder, into tokens; goes on where it was interrupted.
+    """Encode a raw dataset, or every one inside a folder, into tokens or latents; goes on where it was interrupted.
 
     Args:
         raw: A raw dataset, or a folder with several (then each becomes a folder of `out`).
-        out: Folder for the tokens.
-        tokenizer: A shipped name, a folder of `hwm export`, or a folder with the official Cosmos encoder.jit and decoder.jit.
+        out: Folder for the tokens, or for the latents of a continuous tokenizer.
+        tokenizer: A shipped name, a folder of `hwm export`, or a folder with an official Cosmos encoder.jit and decoder.jit.
         size: Side to which frames are resized first; 0 keeps them.
         phases: Cut every shard from this many first frames (more training clips from little data); of several
             datasets only those called train.
@@ -385,11 +385,11 @@ def export(run: Path, folder: Path, /, *, which: Literal["best", "last"] = "best
         card: Text of the model card.
     """
     from hwm.runs import load_run
-    from hwm.tokenizers.fsq import FSQTokenizer
+    from hwm.tokenizers.autoencoder import VideoAutoencoder
     from hwm.tokenizers.store import save_tokenizer
 
     trained = load_run(run, which=which)
-    if not isinstance(trained.model, FSQTokenizer):
+    if not isinstance(trained.model, VideoAutoencoder):
         raise ValueError(f"{run}: holds a world model, not a tokenizer; its checkpoints are published as they are")
     print(save_tokenizer(trained.model, folder, card=card.read_text() if card else ""))
     return 0

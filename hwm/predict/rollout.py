@@ -1,24 +1,50 @@
-"""Drive a world model over any horizon: what it predicted becomes its next context, and the states move along."""
+"""Drive a world model over any horizon: what it predicted becomes its next context, and the states move along.
+
+Two kinds of models are driven, over tokens or latents alike:
+
+whole blocks    context and future are whole blocks of the clock (ST-Transformer, 3 + 3 grids).  The predicted grids
+                are the next context as they are; every block is decoded by itself.
+part of a block context and future share one block (Masked- and Flow-HWM, 2 + 1 grids: frames 0-8 | 9-16).  No block
+                starts where its context would have to start next, so the prediction is decoded behind its context
+                and the latest frames are encoded again: a causal tokenizer gives a clip of 9 frames the first two
+                grids of 17 (SYSTEMS.md section 0).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from hwm.clock import COSMOS, Clock
-from hwm.contracts import Prediction, Sampling, Tokenizer, TokenWorldModel
+from hwm.contracts import LatentTokenizer, LatentWorldModel, Prediction, Sampling, Tokenizer, TokenWorldModel
+
+AnyModel = TokenWorldModel | LatentWorldModel
+AnyTokenizer = Tokenizer | LatentTokenizer
+
+
+@dataclass(frozen=True)
+class Step:
+    """One prediction of a rollout and, with a tokenizer, its frames: uint8 (B, F, H, W, 3)."""
+
+    prediction: Prediction
+    video_BFHWC: Tensor | None
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """Futures of any length.  tokens_BKTHW: int64.  video_BKFHWC: uint8, None without a tokenizer."""
+    """Futures of any length.
 
-    tokens_BKTHW: Tensor
+    video_BKFHWC: uint8, the `num_frames` frames after the context; None without a tokenizer.
+    tokens_BKTHW int64 or latents_BKTCHW float32: the predicted grids of all steps.  Of a model of parts of blocks the
+    grids of each step belong behind that step's own context and cannot be decoded without it: use the video.
+    """
+
     video_BKFHWC: Tensor | None = None
+    tokens_BKTHW: Tensor | None = None
+    latents_BKTCHW: Tensor | None = None
 
 
 def state_window(states_BFA: Tensor, *, first_frame: int, num_states: int) -> Tensor:
@@ -30,82 +56,138 @@ def state_window(states_BFA: Tensor, *, first_frame: int, num_states: int) -> Te
     return states_BFA[:, rows.clamp(max=states_BFA.shape[1] - 1)]
 
 
-def predict_blocks(
-    model: TokenWorldModel,
-    context_BTHW: Tensor,
-    states_BFA: Tensor,
-    *,
-    num_blocks: int,
-    generator: torch.Generator,
-    clock: Clock = COSMOS,
-    sampling: Sampling = Sampling(),  # noqa: B008
-    codes_VC: Tensor | None = None,
-) -> Iterator[Prediction]:
-    """Predict `future_grids` grids at a time, yielding each prediction as it is made.
+def frames_per_step(model: AnyModel, clock: Clock = COSMOS) -> tuple[int, int]:
+    """Frames of the context and frames that one prediction adds.
 
-    context_BTHW: int64, `context_grids` grids of whole blocks.  states_BFA: raw states, row f belongs to frame f
-    counted from the first context frame; they must cover every predicted frame.
-    Step n sees the latest `context_grids` grids, its own predictions among them, and the states from the first
-    frame of those grids on.
-    Raises ValueError for a context of another length, parts of blocks, or states that end too early.
+    Raises ValueError for a model that is neither of whole blocks nor of parts of one block.
     """
-    num_context, num_future = model.context_grids, model.future_grids
-    if num_blocks < 1:
-        raise ValueError(f"num_blocks must be at least 1, got {num_blocks}")
-    if context_BTHW.shape[1] != num_context:
-        raise ValueError(f"the model starts from {num_context} context grids, got {context_BTHW.shape[1]}")
-    if num_context % clock.grids or num_future % clock.grids:
+    context, future = model.context_grids, model.future_grids
+    if not _whole_blocks(model, clock) and context + future > clock.grids:
         raise ValueError(
-            f"a rollout needs context and future of whole blocks of {clock.grids} grids, "
-            f"the model has {num_context} and {num_future}"
+            f"a rollout needs context and future of whole blocks of {clock.grids} grids, or both inside one block; "
+            f"the model has {context} and {future}"
         )
-    needed = clock.num_frames(num_context + num_blocks * num_future)
-    if states_BFA.shape[1] < needed:
-        raise ValueError(f"{num_blocks} blocks need {needed} state rows, one per frame, got {states_BFA.shape[1]}")
-    for step in range(num_blocks):
-        first_frame = clock.num_frames(step * num_future)
-        prediction = model.predict(
-            context_BTHW,
-            state_window(states_BFA, first_frame=first_frame, num_states=model.num_states),
-            generator=generator,
-            sampling=sampling,
-            codes_VC=codes_VC,
-        )
-        yield prediction
-        assert prediction.tokens_BKTHW is not None
-        context_BTHW = torch.cat([context_BTHW, prediction.tokens_BKTHW[:, 0]], 1)[:, -num_context:]
+    return clock.num_frames(context), clock.num_frames(context + future) - clock.num_frames(context)
 
 
 def rollout(
-    model: TokenWorldModel,
-    tokenizer: Tokenizer | None,
-    context_tokens_BTHW: Tensor,
+    model: AnyModel,
+    tokenizer: AnyTokenizer | None,
+    context: Tensor,
     states_BFA: Tensor,
     *,
-    num_blocks: int,
+    num_frames: int,
     generator: torch.Generator,
     num_samples: int = 1,
-    sampling: Sampling = Sampling(),  # noqa: B008
+    sampling: Sampling | None = None,
     clock: Clock = COSMOS,
 ) -> Rollout:
-    """Predict `num_blocks` times `future_grids` grids and, with a tokenizer, their frames; K independent samples.
+    """Predict the `num_frames` frames after the context, K independent samples of them.
 
-    Arguments as in `predict_blocks`; with a tokenizer its clock is used.  Every block is decoded by itself.
+    Arguments as in `rollout_steps`.  The last prediction is made whole and its video cut.
+    Raises ValueError as `rollout_steps`, and for states that end before the last frame asked for.
     """
     clock = tokenizer.clock if tokenizer is not None else clock
-    predictions = predict_blocks(
+    context_frames, step_frames = frames_per_step(model, clock)
+    if num_frames < 1 or num_samples < 1:
+        raise ValueError(f"num_frames and num_samples must be at least 1, got {num_frames} and {num_samples}")
+    if states_BFA.shape[1] < context_frames + num_frames:
+        raise ValueError(
+            f"{num_frames} frames after a context of {context_frames} need {context_frames + num_frames} state rows, "
+            f"one per frame, got {states_BFA.shape[1]}"
+        )
+    steps = rollout_steps(
         model,
-        context_tokens_BTHW.repeat_interleave(num_samples, 0),
+        tokenizer,
+        context.repeat_interleave(num_samples, 0),
         states_BFA.repeat_interleave(num_samples, 0),
-        num_blocks=num_blocks,
+        num_steps=-(-num_frames // step_frames),
         generator=generator,
-        clock=clock,
         sampling=sampling,
+        clock=clock,
     )
-    blocks = [cast(Tensor, prediction.tokens_BKTHW)[:, 0] for prediction in predictions]
-    tokens = torch.cat(blocks, 1)
-    video = None if tokenizer is None else torch.cat([tokenizer.decode(block) for block in blocks], 1)
-    return Rollout(
-        tokens_BKTHW=tokens.unflatten(0, (-1, num_samples)),
-        video_BKFHWC=None if video is None else video.unflatten(0, (-1, num_samples)),
-    )
+    grids, videos = [], []
+    for step in steps:
+        grids.append(_future(step.prediction))
+        if step.video_BFHWC is not None:
+            videos.append(step.video_BFHWC)
+    future = torch.cat(grids, 1).unflatten(0, (-1, num_samples))
+    video = torch.cat(videos, 1)[:, :num_frames].unflatten(0, (-1, num_samples)) if videos else None
+    if model.predicts == "tokens":
+        return Rollout(video, tokens_BKTHW=future)
+    return Rollout(video, latents_BKTCHW=future)
+
+
+def rollout_steps(
+    model: AnyModel,
+    tokenizer: AnyTokenizer | None,
+    context: Tensor,
+    states_BFA: Tensor,
+    *,
+    num_steps: int,
+    generator: torch.Generator,
+    sampling: Sampling | None = None,
+    clock: Clock = COSMOS,
+) -> Iterator[Step]:
+    """Predict `future_grids` grids at a time, yielding each step as it is made.
+
+    tokenizer: of the kind that the model predicts; its clock is used.  None where no video is wanted, which a model of
+    parts of a block allows for one step only.  clock: used without a tokenizer.
+    context: uint8 video (B, F, H, W, 3) of exactly the context's frames, to be encoded; or its grids, int64 tokens
+    (B, T, h, w) or float32 latents (B, T, C, h, w).  states_BFA: raw states, row f belongs to frame f counted from the
+    first context frame; past their end the last row is repeated.
+    Step n sees the states from n times `frames_per_step` on, its context's first frame.
+    sampling: None takes the model's own way.
+    Raises ValueError for a context of another length, a tokenizer of the other kind, or none where one is needed.
+    """
+    clock = tokenizer.clock if tokenizer is not None else clock
+    context_frames, step_frames = frames_per_step(model, clock)
+    whole = _whole_blocks(model, clock)
+    if tokenizer is not None and (model.predicts == "latents") != isinstance(tokenizer, LatentTokenizer):
+        raise ValueError(f"the model predicts {model.predicts}; tokenizer {tokenizer.name} gives the other kind")
+    if tokenizer is None and not whole and num_steps > 1:
+        raise ValueError("predicted frames become the next context through the tokenizer: give the one of the context")
+    grids, seen = _encoded(context, tokenizer, num_frames=context_frames)
+    if grids.shape[1] != model.context_grids:
+        raise ValueError(f"the model starts from {model.context_grids} context grids, got {grids.shape[1]}")
+    for step in range(num_steps):
+        states = state_window(states_BFA, first_frame=step * step_frames, num_states=model.num_states)
+        prediction = model.predict(grids, states, generator=generator, sampling=sampling)
+        future = _future(prediction)
+        if tokenizer is None:
+            yield Step(prediction, None)
+        elif whole:
+            yield Step(prediction, tokenizer.decode(future))
+        else:
+            decoded = tokenizer.decode(torch.cat([grids, future], 1))
+            past, frames = decoded.tensor_split([context_frames], 1)
+            yield Step(prediction, frames)
+            # Of the context itself the frames as recorded, where they were given, rather than as decoded.
+            seen = torch.cat([past if seen is None else seen, frames], 1)[:, -context_frames:]
+        if whole:
+            grids = torch.cat([grids, future], 1)[:, -model.context_grids :]
+        elif step + 1 < num_steps:
+            assert tokenizer is not None and seen is not None
+            grids = tokenizer.encode(seen)
+
+
+def _encoded(context: Tensor, tokenizer: AnyTokenizer | None, *, num_frames: int) -> tuple[Tensor, Tensor | None]:
+    """The grids of the context, and its frames where it was given as video."""
+    if context.dtype != torch.uint8:
+        return context, None
+    if tokenizer is None:
+        raise ValueError("a context of video needs the tokenizer that encodes it")
+    if context.shape[1] != num_frames:
+        raise ValueError(f"the model starts from {num_frames} context frames, got {context.shape[1]}")
+    return tokenizer.encode(context), context
+
+
+def _whole_blocks(model: AnyModel, clock: Clock) -> bool:
+    return model.context_grids % clock.grids == 0 and model.future_grids % clock.grids == 0
+
+
+def _future(prediction: Prediction) -> Tensor:
+    """The predicted grids of sample 0, tokens or latents."""
+    future_BKT = prediction.latents_BKTCHW if prediction.tokens_BKTHW is None else prediction.tokens_BKTHW
+    assert future_BKT is not None
+    return future_BKT[:, 0]

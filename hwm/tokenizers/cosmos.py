@@ -1,10 +1,13 @@
-"""NVIDIA Cosmos DV8x8x8 from its official TorchScript pair, behind the library's tokenizer contract.
+"""NVIDIA's Cosmos tokenizers from their official TorchScript pairs, behind the library's contracts.
 
-The pair (encoder.jit, decoder.jit of nvidia/Cosmos-Tokenizer-DV8x8x8) is a program, not data: loading it runs
-code.  It is therefore opened only with `trust=True`, for files whose origin the user vouches for.
+A pair (encoder.jit, decoder.jit of nvidia/Cosmos-Tokenizer-DV8x8x8, -CV8x16x16 and their like) is a program, not data:
+loading it runs code.  It is therefore opened only with `trust=True`, for files whose origin the user vouches for.
 
-Pixels go in as [-1, 1]; 17 frames give 3 grids; the quantiser has 64 000 codes, levels 8 8 8 5 5 5
-(reference: Cosmos-Tokenizer quantizers.py and video_lib.py; 1X dataset card).
+Which kind a folder holds is asked of the encoder itself, on a short black clip: whole numbers are the ids of a DV
+model, floats the latents of a CV model, and their shape tells strides and channels.  So no folder needs a certain name.
+
+Pixels go in as [-1, 1]; 17 frames give 3 grids at stride 8; the quantiser of DV has 64 000 codes, levels 8 8 8 5 5 5
+(reference A.4, D.2: Cosmos-Tokenizer quantizers.py and video_lib.py; 1X dataset card).
 """
 
 from __future__ import annotations
@@ -15,75 +18,76 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hwm.clock import COSMOS, Clock
+from hwm.clock import Clock
 from hwm.tokenizers import quantiser
 
+BLOCK = 17
+PROBE_SIDE = 64
+"""Side in pixels of the black clip; every Cosmos stride divides it."""
 
-class CosmosTokenizer:
-    """Cosmos DV8x8x8; satisfies contracts.Tokenizer.
 
-    The encoder returns (ids, codes) and the decoder takes ids, as in the official files; both get one block of
-    17 frames (3 grids) at a time, since blocks are coded independently.
-    """
-
-    name = "cosmos-dv8x8x8"
+class CosmosPair:
+    """An official pair and what a trial tells of it: stride in time and space, channels, ids or latents."""
 
     def __init__(
         self, folder: str | Path, *, trust: bool = False, device: str = "cpu", dtype: torch.dtype = torch.float32
     ) -> None:
-        """Open encoder.jit and decoder.jit in `folder`.
+        """Open encoder.jit and decoder.jit in `folder` and encode one black clip.
 
-        Raises ValueError without `trust`, or when a file is missing.
+        Raises ValueError without `trust`, when a file is missing, or when the pair is none of Cosmos' video models.
         """
-        self.clock: Clock = COSMOS
-        self.levels = quantiser.COSMOS_LEVELS
-        self.spatial_stride = 8
-        self.vocab_size = quantiser.vocabulary(self.levels)
         self._files = [Path(folder) / "encoder.jit", Path(folder) / "decoder.jit"]
         for file in self._files:
             if not file.is_file():
-                raise ValueError(f"{file}: not found; download nvidia/Cosmos-Tokenizer-DV8x8x8 into {folder}")
+                raise ValueError(f"{file}: not found; download both files of a Cosmos-Tokenizer into {folder}")
         if not trust:
             raise ValueError(
                 f"{self._files[0]}: a TorchScript file is a program and runs when it is used; "
                 "pass trust=True (--trust) if you know where it comes from"
             )
-        self._device, self._dtype = torch.device(device), dtype
+        self.device, self.dtype = torch.device(device), dtype
         self._encoder, self._decoder = (torch.jit.load(str(f), map_location=device).to(dtype).eval() for f in self._files)
-
-    @property
-    def codes_VC(self) -> Tensor:
-        """Code vector of every id, float32 (64000, 6)."""
-        return quantiser.code_table(self.levels).to(self._device)
+        grids = self._encode_block(torch.zeros(1, BLOCK, PROBE_SIDE, PROBE_SIDE, 3, dtype=torch.uint8))
+        self.discrete = not grids.is_floating_point()
+        steps, (height, width) = grids.shape[1 if self.discrete else 2], grids.shape[-2:]
+        fits = grids.ndim == (4 if self.discrete else 5) and height == width and PROBE_SIDE % height == 0
+        if not fits or steps < 2 or (BLOCK - 1) % (steps - 1):
+            raise ValueError(f"{self._files[0]}: gives {tuple(grids.shape)} for {BLOCK} frames: no Cosmos video tokenizer")
+        self.clock = Clock(stride=(BLOCK - 1) // (steps - 1), block=BLOCK)
+        self.spatial_stride = PROBE_SIDE // height
+        self.channels = 0 if self.discrete else grids.shape[1]
+        strides = f"{self.clock.stride}x{self.spatial_stride}x{self.spatial_stride}"
+        self.name = f"cosmos-{'dv' if self.discrete else 'cv'}{strides}"
 
     @torch.no_grad()
     def encode(self, video_BFHWC: Tensor) -> Tensor:
-        """uint8 video (B, 17 n, H, W, 3) to int64 tokens (B, 3 n, H/8, W/8)."""
-        B, frames = video_BFHWC.shape[:2]
-        if frames % self.clock.block:
-            raise ValueError(f"Cosmos encodes whole blocks of {self.clock.block} frames, got {frames} frames")
-        blocks = video_BFHWC.unflatten(1, (-1, self.clock.block)).flatten(0, 1).movedim(-1, 1)
-        pixels = blocks.to(self._device, self._dtype).div(127.5).sub(1)
-        ids = self._encoder(pixels)[0]
-        return ids.long().unflatten(0, (B, -1)).flatten(1, 2)
+        """uint8 video of whole blocks, or of one shorter clip, to ids (B, T, h, w) or latents (B, C, T, h, w)."""
+        frames, height, width = video_BFHWC.shape[1:4]
+        if height % self.spatial_stride or width % self.spatial_stride:
+            raise ValueError(f"frames of {height}x{width} do not divide by the tokenizer's stride {self.spatial_stride}")
+        self.clock.num_grids(frames)  # checks the length
+        blocks = video_BFHWC.unflatten(1, (-1, min(frames, BLOCK))).flatten(0, 1)
+        return self._encode_block(blocks)
+
+    def _encode_block(self, video_BFHWC: Tensor) -> Tensor:
+        pixels = video_BFHWC.movedim(-1, 1).to(self.device, self.dtype).div(127.5).sub(1)
+        with torch.no_grad():
+            found = self._encoder(pixels)
+        return found if isinstance(found, Tensor) else found[0]
 
     @torch.no_grad()
-    def decode(self, tokens_BTHW: Tensor) -> Tensor:
-        """int64 tokens (B, 3 n, h, w) to uint8 video (B, 17 n, 8h, 8w, 3); every block decoded by itself."""
-        if tokens_BTHW.numel() and not 0 <= int(tokens_BTHW.min()) <= int(tokens_BTHW.max()) < self.vocab_size:
-            raise ValueError(f"tokens outside 0..{self.vocab_size - 1}: not Cosmos DV8x8x8 tokens")
-        B, grids = tokens_BTHW.shape[:2]
-        if grids % self.clock.grids:
-            raise ValueError(f"Cosmos decodes whole blocks of {self.clock.grids} grids, got {grids}")
-        blocks = tokens_BTHW.to(self._device).unflatten(1, (-1, self.clock.grids)).flatten(0, 1)
+    def decode(self, blocks: Tensor, *, batch: int) -> Tensor:
+        """Ids or latents of blocks, each decoded by itself, to uint8 video (batch, F, H, W, 3)."""
         video = self._decoder(blocks).float()
         pixels = (((video + 1) / 2).clamp(0, 1) * 255 + 0.5).floor().to(torch.uint8)
-        return pixels.movedim(1, -1).unflatten(0, (B, -1)).flatten(1, 2)
+        return pixels.movedim(1, -1).unflatten(0, (batch, -1)).flatten(1, 2)
 
-    def decode_codes(self, codes_BTHWC: Tensor) -> Tensor:
-        """Code vectors to video through their nearest ids: the official decoder takes nothing between them."""
-        digits = quantiser.codes_to_digits(codes_BTHWC, self.levels)
-        return self.decode(quantiser.digits_to_ids(digits, self.levels))
+    def blocks(self, grids: Tensor) -> Tensor:
+        """Grids (B, T, ...) of whole blocks, or of one shorter clip, as (N, T of a block, ...) on the pair's device."""
+        steps = min(grids.shape[1], self.clock.grids)
+        if not steps or grids.shape[1] % steps:
+            raise ValueError(f"Cosmos decodes whole blocks of {self.clock.grids} grids, got {grids.shape[1]}")
+        return grids.to(self.device).unflatten(1, (-1, steps)).flatten(0, 1)
 
     def fingerprint(self) -> str:
         """SHA-256 of the two files."""
@@ -93,3 +97,76 @@ class CosmosTokenizer:
                 for chunk in iter(lambda: stream.read(1 << 20), b""):
                     digest.update(chunk)
         return digest.hexdigest()
+
+
+class CosmosTokenizer:
+    """Cosmos DV8x8x8 and its like: tokens; satisfies contracts.Tokenizer.
+
+    The encoder returns (ids, codes) and the decoder takes ids, as in the official files.
+    """
+
+    def __init__(self, pair: CosmosPair) -> None:
+        assert pair.discrete
+        self._pair, self.name, self.clock, self.spatial_stride = pair, pair.name, pair.clock, pair.spatial_stride
+        self.levels = quantiser.COSMOS_LEVELS
+        self.vocab_size = quantiser.vocabulary(self.levels)
+
+    @property
+    def codes_VC(self) -> Tensor:
+        """Code vector of every id, float32 (64000, 6)."""
+        return quantiser.code_table(self.levels).to(self._pair.device)
+
+    def encode(self, video_BFHWC: Tensor) -> Tensor:
+        """uint8 video (B, 17 n, H, W, 3), or one shorter clip, to int64 tokens (B, 3 n, H/8, W/8)."""
+        return self._pair.encode(video_BFHWC).long().unflatten(0, (len(video_BFHWC), -1)).flatten(1, 2)
+
+    def decode(self, tokens_BTHW: Tensor) -> Tensor:
+        """int64 tokens (B, 3 n, h, w), or those of one shorter clip, to uint8 video (B, 17 n, 8h, 8w, 3)."""
+        if tokens_BTHW.numel() and not 0 <= int(tokens_BTHW.min()) <= int(tokens_BTHW.max()) < self.vocab_size:
+            raise ValueError(f"tokens outside 0..{self.vocab_size - 1}: not tokens of {self.name}")
+        return self._pair.decode(self._pair.blocks(tokens_BTHW), batch=len(tokens_BTHW))
+
+    def decode_codes(self, codes_BTHWC: Tensor) -> Tensor:
+        """Code vectors to video through their nearest ids: the official decoder takes nothing between them."""
+        digits = quantiser.codes_to_digits(codes_BTHWC, self.levels)
+        return self.decode(quantiser.digits_to_ids(digits, self.levels))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the two files."""
+        return self._pair.fingerprint()
+
+
+class CosmosLatentTokenizer:
+    """Cosmos CV8x16x16 and its like: continuous latents, as the encoder gives them; satisfies contracts.LatentTokenizer.
+
+    The encoder returns the latents, alone or first in a tuple, as in the official files.
+    """
+
+    def __init__(self, pair: CosmosPair) -> None:
+        assert not pair.discrete
+        self._pair, self.name, self.clock, self.spatial_stride = pair, pair.name, pair.clock, pair.spatial_stride
+        self.channels = pair.channels
+
+    def encode(self, video_BFHWC: Tensor) -> Tensor:
+        """uint8 video (B, 17 n, H, W, 3), or one shorter clip, to float32 latents (B, 3 n, 16, H/16, W/16)."""
+        latents = self._pair.encode(video_BFHWC).float().movedim(1, 2)
+        return latents.unflatten(0, (len(video_BFHWC), -1)).flatten(1, 2)
+
+    def decode(self, latents_BTCHW: Tensor) -> Tensor:
+        """Latents (B, 3 n, 16, h, w), or those of one shorter clip, to uint8 video (B, 17 n, 16h, 16w, 3)."""
+        if latents_BTCHW.shape[2] != self.channels:
+            raise ValueError(f"latents of {latents_BTCHW.shape[2]} channels, but {self.name} has {self.channels}")
+        blocks = self._pair.blocks(latents_BTCHW).movedim(2, 1).to(self._pair.dtype)
+        return self._pair.decode(blocks, batch=len(latents_BTCHW))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the two files."""
+        return self._pair.fingerprint()
+
+
+def open_cosmos(
+    folder: str | Path, *, trust: bool = False, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> CosmosTokenizer | CosmosLatentTokenizer:
+    """The official pair in `folder`, as the kind that it is.  Raises ValueError as `CosmosPair`."""
+    pair = CosmosPair(folder, trust=trust, device=device, dtype=dtype)
+    return CosmosTokenizer(pair) if pair.discrete else CosmosLatentTokenizer(pair)

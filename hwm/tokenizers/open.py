@@ -22,15 +22,15 @@ def open_tokenizer(
 ) -> Tokenizer | LatentTokenizer:
     """A tokenizer by shipped name or folder.
 
-    name: a shipped name, a folder of `hwm export`, or a folder with the official Cosmos encoder.jit and decoder.jit,
-    which needs `trust`.  kind: what it must give, as in `WorldModel.predicts`; None takes either.
+    name: a shipped name, a folder of `hwm export`, or a folder with encoder.jit and decoder.jit of an official Cosmos
+    tokenizer, DV or CV, which needs `trust`.  kind: what it must give, as in `WorldModel.predicts`; None takes either.
     Raises ValueError when there is no tokenizer or it is of the other kind.
     """
     coder: Tokenizer | LatentTokenizer
     if (Path(name) / "encoder.jit").is_file():
-        from hwm.tokenizers.cosmos import CosmosTokenizer
+        from hwm.tokenizers.cosmos import open_cosmos
 
-        coder = CosmosTokenizer(name, trust=trust, device=device)
+        coder = open_cosmos(name, trust=trust, device=device)
     else:
         coder = load_tokenizer(name, device=device)
     if kind == "tokens" and not isinstance(coder, Tokenizer):

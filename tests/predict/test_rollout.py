@@ -5,24 +5,26 @@ from hwm.clock import COSMOS
 from hwm.config import STConfig
 from hwm.contracts import Prediction, Sampling
 from hwm.models.st_transformer import STTransformer
-from hwm.predict.rollout import predict_blocks, rollout, state_window
+from hwm.predict.rollout import rollout, rollout_steps, state_window
 
 
 class Recorder:
     """Token = first token of the context's last grid + 1, + number of the state row that leads to the grid."""
 
+    predicts = "tokens"
+
     def __init__(self, context_grids=3, future_grids=3, num_states=40):
         self.context_grids, self.future_grids, self.num_states = context_grids, future_grids, num_states
         self.seen = []
 
-    def predict(self, context_BTHW, states_BFA, *, generator, num_samples=1, sampling=Sampling(), **_):  # noqa: B008
+    def predict(self, context_BTHW, states_BFA, *, generator, num_samples=1, sampling=None):
         assert states_BFA.shape[1] == self.num_states and context_BTHW.shape[1] == self.context_grids
         self.seen.append((context_BTHW.clone(), states_BFA[..., 0].clone()))
         spans = [COSMOS.span(self.context_grids + t) for t in range(self.future_grids)]
         base = context_BTHW[:, -1]
-        noise = torch.randint(0, 2**40, (len(base),), generator=generator) if sampling.temperature else 0
+        noise = torch.randint(0, 2**40, (len(base),), generator=generator) if sampling else 0
         grids = [base + 1 + t + states_BFA[:, a, 0].long()[:, None, None] * 1000 for t, (a, _) in enumerate(spans)]
-        tokens = torch.stack(grids, 1) + (noise.view(-1, 1, 1, 1) if sampling.temperature else 0)
+        tokens = torch.stack(grids, 1) + (noise.view(-1, 1, 1, 1) if sampling else 0)
         return Prediction(tokens_BKTHW=tokens[:, None])
 
 
@@ -31,7 +33,7 @@ def states(num_frames, num_clips=2):
 
 
 def run(model, context, states_BFA, num_blocks, **options):
-    return rollout(model, None, context, states_BFA, num_blocks=num_blocks, generator=torch.Generator(), **options)
+    return rollout(model, None, context, states_BFA, num_frames=17 * num_blocks, generator=torch.Generator(), **options)
 
 
 def test_contexts_and_state_windows_advance_block_by_block():
@@ -73,18 +75,33 @@ def test_samples_are_independent_and_keep_their_own_past():
     assert torch.equal(seen, found[:, :, :3])
 
 
+def test_the_video_ends_with_the_last_frame_asked_for():
+    for num_frames, grids in ((1, 3), (17, 3), (18, 6), (40, 9)):
+        found = rollout(
+            Recorder(), Decoder(), torch.zeros(1, 3, 1, 1).long(), states(60, 1), num_frames=num_frames,
+            generator=torch.Generator(),
+        )
+        assert found.video_BKFHWC.shape[2] == num_frames and found.tokens_BKTHW.shape[2] == grids
+
+
+class Decoder:
+    """Every frame shows the number of its token."""
+
+    clock, name = COSMOS, "numbers"
+
+    def __init__(self):
+        self.calls = []
+
+    def decode(self, tokens_BTHW):
+        self.calls.append(tokens_BTHW)
+        grids = torch.as_tensor(COSMOS.grid_of_frames(17))
+        return tokens_BTHW[:, grids].remainder(256).to(torch.uint8)[..., None].expand(*[-1] * 4, 3)
+
+
 def test_every_block_is_decoded_by_itself():
-    class Tokenizer:
-        clock, calls = COSMOS, []
-
-        def decode(self, tokens_BTHW):
-            self.calls.append(tokens_BTHW)
-            grids = torch.as_tensor(COSMOS.grid_of_frames(17))
-            return tokens_BTHW[:, grids].remainder(256).to(torch.uint8)[..., None].expand(*[-1] * 4, 3)
-
-    tokenizer = Tokenizer()
+    tokenizer = Decoder()
     found = rollout(
-        Recorder(), tokenizer, torch.zeros(1, 3, 1, 1).long(), states(51, 1), num_blocks=2, generator=torch.Generator()
+        Recorder(), tokenizer, torch.zeros(1, 3, 1, 1).long(), states(51, 1), num_frames=34, generator=torch.Generator()
     )
     assert found.video_BKFHWC.shape == (1, 1, 34, 1, 1, 3)
     assert [c.shape[1] for c in tokenizer.calls] == [3, 3]
@@ -95,8 +112,8 @@ def test_every_block_is_decoded_by_itself():
 
 def test_predictions_come_one_by_one():
     model = Recorder()
-    blocks = predict_blocks(
-        model, torch.zeros(1, 3, 1, 1).long(), states(17 * 5, 1), num_blocks=4, generator=torch.Generator()
+    blocks = rollout_steps(
+        model, None, torch.zeros(1, 3, 1, 1).long(), states(17 * 5, 1), num_steps=4, generator=torch.Generator()
     )
     next(blocks)
     assert len(model.seen) == 1
@@ -114,6 +131,7 @@ def test_state_window_repeats_the_last_row():
         (Recorder(), 2, 60, 1, "3 context grids"),
         (Recorder(), 3, 50, 2, "51 state rows"),
         (Recorder(future_grids=1), 3, 60, 1, "whole blocks"),
+        (Recorder(context_grids=2, future_grids=2), 2, 60, 1, "both inside one block"),
         (Recorder(), 3, 60, 0, "at least 1"),
     ],
 )
