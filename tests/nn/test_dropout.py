@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hwm.nn.dropout import dropout
+from hwm.nn.dropout import dropout, dropout_from, without_dropout
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
@@ -29,3 +29,31 @@ def test_gradient_follows_the_mask():
 def test_nothing_happens_outside_training_or_at_rate_zero():
     x = torch.randn(5)
     assert dropout(x, 0.5, training=False) is x and dropout(x, 0.0, training=True) is x
+
+
+def test_dropout_draws_from_the_given_generator_and_leaves_no_trace():
+    x, cpu = torch.ones(1000), torch.device("cpu")
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+
+    def draw(seed):
+        with dropout_from(torch.Generator().manual_seed(seed), device=cpu, active=True):
+            return dropout(x, 0.5, training=True)
+
+    first, again, other = draw(1), draw(1), draw(2)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before)
+    generator = torch.Generator().manual_seed(1)
+    state = generator.get_state()
+    with dropout_from(generator, device=cpu, active=False):
+        pass
+    assert torch.equal(generator.get_state(), state)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_without_dropout_restores_the_mode_also_after_an_error(training):
+    model = torch.nn.Sequential(torch.nn.Dropout(0.5)).train(training)
+    with pytest.raises(KeyError), without_dropout(model):
+        assert not model.training and not model[0].training
+        raise KeyError
+    assert model.training is model[0].training is training

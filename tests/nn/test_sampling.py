@@ -26,6 +26,9 @@ def test_greedy_is_argmax_and_takes_the_first_of_equals(size):
 def test_greedy_tile_by_tile_is_argmax_and_takes_the_first_of_equals(tile):
     hidden, weight = torch.randn(9, 4, generator=gen(), dtype=torch.float64), torch.randn(100, 4, dtype=torch.float64)
     assert torch.equal(linear_greedy(hidden, weight, tile=tile), (hidden @ weight.t()).argmax(1))
+    bias = torch.randn(100, generator=gen(1), dtype=torch.float64)
+    expected = (hidden @ weight.t() + bias).argmax(1)
+    assert torch.equal(linear_greedy(hidden, weight, bias_V=bias, tile=tile), expected)
     assert linear_greedy(hidden, torch.zeros_like(weight), tile=tile).tolist() == [0] * 9
 
 

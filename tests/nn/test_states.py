@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from hwm.clock import COSMOS
-from hwm.nn.states import StateEncoder, state_pooling
+from hwm.nn.states import ActionEncoder, StateEncoder, state_pooling
 from hwm.robot import EVE, normalisation
 
 
@@ -75,3 +75,23 @@ def test_wrong_shapes_are_refused():
         module(torch.zeros(1, 34, 24))
     with pytest.raises(ValueError, match=r"shape \(2, 25\)"):
         module.set_statistics(torch.zeros(25))
+
+
+def test_action_tokens_equal_the_written_out_form():
+    torch.manual_seed(0)
+    pooling = state_pooling(COSMOS, 3, num_states=17)
+    module, states = ActionEncoder(pooling, state_dim=25, width=8, mlp_ratio=4), torch.randn(2, 20, 25)
+    assert (module.positions == 0).all()
+    torch.nn.init.normal_(module.positions)
+    module.set_statistics(normalisation(np.array(EVE.mean), np.array(EVE.std)))
+    shift, scale = normalisation(np.array(EVE.mean), np.array(EVE.std))
+    x = (states[:, :17] - torch.tensor(shift)) * torch.tensor(scale)
+    for layer in module.mlp[::2]:
+        x = F.linear(x, layer.weight, layer.bias)
+        x = x if layer is module.mlp[4] else F.gelu(x)
+    x = F.layer_norm(x, (8,), module.norm.weight, module.norm.bias) + module.positions
+    expected = torch.stack([x[:, 0], x[:, 1:9].mean(1), x[:, 9:17].mean(1)], 1)
+    torch.testing.assert_close(module(states), expected)
+    assert [tuple(layer.weight.shape) for layer in module.mlp[::2]] == [(8, 25), (32, 8), (8, 32)]
+    with pytest.raises(ValueError, match="17 state rows of width 25"):
+        module(states[:, :16])

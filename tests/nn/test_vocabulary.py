@@ -125,3 +125,42 @@ def test_digits_describe_the_same_distribution_as_the_joint_table():
     mixed[5] += 1  # no longer a sum over digits: the joint table must be used
     expected = vocabulary.log_probabilities(hidden).exp() @ mixed
     assert torch.allclose(vocabulary.read(hidden, **ask, codes_VC=mixed).codes_NC, expected)
+
+
+@pytest.mark.parametrize("factors", [(), FACTORS])
+def test_a_head_of_its_own_has_weights_and_a_bias(factors):
+    torch.manual_seed(0)
+    vocabulary = Vocabulary(60, 6, tied=False, factors=factors).double()
+    for parameter in vocabulary.parameters():
+        torch.nn.init.normal_(parameter)
+    rows = sum(factors) or 60
+    assert {k: tuple(v.shape) for k, v in vocabulary.state_dict().items()} == {
+        "weight": (rows, 6),
+        "head.weight": (rows, 6),
+        "head.bias": (rows,),
+    }
+    hidden, ids = torch.randn(33, 6, dtype=torch.float64), torch.randint(60, (33,))
+    parts = [p.log_softmax(1) for p in (hidden @ vocabulary.head.weight.t() + vocabulary.head.bias).split(factors or 60, 1)]
+    digits = vocabulary.digits(torch.arange(60))
+    log_p = sum(part[:, digits[:, i]] for i, part in enumerate(parts))
+    torch.testing.assert_close(vocabulary.log_probabilities(hidden), log_p)
+    torch.testing.assert_close(vocabulary.most_likely(hidden), log_p.argmax(1))
+    torch.testing.assert_close(vocabulary.loss(hidden, ids)[0], -log_p.gather(1, ids[:, None]).mean())
+    reading = vocabulary.read(hidden, sampling=Sampling(), generator=gen(), targets_N=ids)
+    torch.testing.assert_close(reading.nll_N, -log_p.gather(1, ids[:, None])[:, 0])
+    assert torch.equal(reading.drawn_NK[:, 0], log_p.argmax(1))
+
+
+def test_tied_tables_are_named_as_in_saved_runs():
+    assert list(Vocabulary(60, 6, tied=True).state_dict()) == ["weight"]
+
+
+@pytest.mark.parametrize("factors", [(), FACTORS])
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=2.0, top_k=9)])
+@pytest.mark.parametrize("others", [False, True])
+def test_confidence_is_the_log_probability_of_what_was_drawn(factors, sampling, others):
+    vocabulary, hidden, ids = build(factors)
+    asked = {"targets_N": ids, "num_top": 2} if others else {}
+    reading = vocabulary.read(hidden, sampling=sampling, generator=gen(), num_draws=3, confidence=True, **asked)
+    log_p = vocabulary.log_probabilities(hidden)
+    torch.testing.assert_close(reading.confidence_NK, log_p.gather(1, reading.drawn_NK))
