@@ -13,6 +13,7 @@ Pixels go in as [-1, 1]; 17 frames give 3 grids at stride 8; the quantiser of DV
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,43 +22,36 @@ from torch import Tensor
 from hwm.clock import Clock
 from hwm.tokenizers import quantiser
 
+Network = Callable[[Tensor], Tensor | tuple[Tensor, ...]]
+
 BLOCK = 17
 PROBE_SIDE = 64
 """Side in pixels of the black clip; every Cosmos stride divides it."""
 
 
 class CosmosPair:
-    """An official pair and what a trial tells of it: stride in time and space, channels, ids or latents."""
+    """An encoder and a decoder and what a trial tells of them: strides in time and space, channels, ids or latents."""
 
     def __init__(
-        self, folder: str | Path, *, trust: bool = False, device: str = "cpu", dtype: torch.dtype = torch.float32
+        self, encoder: Network, decoder: Network, *, files: list[Path], device: str, dtype: torch.dtype, family: str
     ) -> None:
-        """Open encoder.jit and decoder.jit in `folder` and encode one black clip.
+        """Encode one black clip.  files: those that decide the output.  family: begins the name.
 
-        Raises ValueError without `trust`, when a file is missing, or when the pair is none of Cosmos' video models.
+        Raises ValueError when what comes out is that of none of Cosmos' video models.
         """
-        self._files = [Path(folder) / "encoder.jit", Path(folder) / "decoder.jit"]
-        for file in self._files:
-            if not file.is_file():
-                raise ValueError(f"{file}: not found; download both files of a Cosmos-Tokenizer into {folder}")
-        if not trust:
-            raise ValueError(
-                f"{self._files[0]}: a TorchScript file is a program and runs when it is used; "
-                "pass trust=True (--trust) if you know where it comes from"
-            )
+        self._encoder, self._decoder, self._files = encoder, decoder, files
         self.device, self.dtype = torch.device(device), dtype
-        self._encoder, self._decoder = (torch.jit.load(str(f), map_location=device).to(dtype).eval() for f in self._files)
         grids = self._encode_block(torch.zeros(1, BLOCK, PROBE_SIDE, PROBE_SIDE, 3, dtype=torch.uint8))
         self.discrete = not grids.is_floating_point()
-        steps, (height, width) = grids.shape[1 if self.discrete else 2], grids.shape[-2:]
-        fits = grids.ndim == (4 if self.discrete else 5) and height == width and PROBE_SIDE % height == 0
-        if not fits or steps < 2 or (BLOCK - 1) % (steps - 1):
-            raise ValueError(f"{self._files[0]}: gives {tuple(grids.shape)} for {BLOCK} frames: no Cosmos video tokenizer")
+        fits = grids.ndim == (4 if self.discrete else 5)
+        steps, height, width = grids.shape[-3:] if fits else (0, 0, 0)
+        if steps < 2 or (BLOCK - 1) % (steps - 1) or height != width or not height or PROBE_SIDE % height:
+            raise ValueError(f"{files[0]}: gives {tuple(grids.shape)} for {BLOCK} frames: no Cosmos video tokenizer")
         self.clock = Clock(stride=(BLOCK - 1) // (steps - 1), block=BLOCK)
         self.spatial_stride = PROBE_SIDE // height
         self.channels = 0 if self.discrete else grids.shape[1]
         strides = f"{self.clock.stride}x{self.spatial_stride}x{self.spatial_stride}"
-        self.name = f"cosmos-{'dv' if self.discrete else 'cv'}{strides}"
+        self.name = f"{family}-{'dv' if self.discrete else 'cv'}{strides}"
 
     @torch.no_grad()
     def encode(self, video_BFHWC: Tensor) -> Tensor:
@@ -72,13 +66,12 @@ class CosmosPair:
     def _encode_block(self, video_BFHWC: Tensor) -> Tensor:
         pixels = video_BFHWC.movedim(-1, 1).to(self.device, self.dtype).div(127.5).sub(1)
         with torch.no_grad():
-            found = self._encoder(pixels)
-        return found if isinstance(found, Tensor) else found[0]
+            return _first(self._encoder(pixels))
 
     @torch.no_grad()
     def decode(self, blocks: Tensor, *, batch: int) -> Tensor:
         """Ids or latents of blocks, each decoded by itself, to uint8 video (batch, F, H, W, 3)."""
-        video = self._decoder(blocks).float()
+        video = _first(self._decoder(blocks)).float()
         pixels = (((video + 1) / 2).clamp(0, 1) * 255 + 0.5).floor().to(torch.uint8)
         return pixels.movedim(1, -1).unflatten(0, (batch, -1)).flatten(1, 2)
 
@@ -90,13 +83,17 @@ class CosmosPair:
         return grids.to(self.device).unflatten(1, (-1, steps)).flatten(0, 1)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the two files."""
+        """SHA-256 of the files."""
         digest = hashlib.sha256()
         for file in self._files:
             with file.open("rb") as stream:
                 for chunk in iter(lambda: stream.read(1 << 20), b""):
                     digest.update(chunk)
         return digest.hexdigest()
+
+
+def _first(found: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return found if isinstance(found, Tensor) else found[0]
 
 
 class CosmosTokenizer:
@@ -132,7 +129,7 @@ class CosmosTokenizer:
         return self.decode(quantiser.digits_to_ids(digits, self.levels))
 
     def fingerprint(self) -> str:
-        """SHA-256 of the two files."""
+        """SHA-256 of the tokenizer's files."""
         return self._pair.fingerprint()
 
 
@@ -160,13 +157,26 @@ class CosmosLatentTokenizer:
         return self._pair.decode(blocks, batch=len(latents_BTCHW))
 
     def fingerprint(self) -> str:
-        """SHA-256 of the two files."""
+        """SHA-256 of the tokenizer's files."""
         return self._pair.fingerprint()
 
 
 def open_cosmos(
     folder: str | Path, *, trust: bool = False, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> CosmosTokenizer | CosmosLatentTokenizer:
-    """The official pair in `folder`, as the kind that it is.  Raises ValueError as `CosmosPair`."""
-    pair = CosmosPair(folder, trust=trust, device=device, dtype=dtype)
+    """Open encoder.jit and decoder.jit in `folder` as the kind of tokenizer that they are.
+
+    Raises ValueError without `trust`, when a file is missing, or when they are none of Cosmos' video models.
+    """
+    files = [Path(folder) / "encoder.jit", Path(folder) / "decoder.jit"]
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"{file}: not found; download both files of a Cosmos-Tokenizer into {folder}")
+    if not trust:
+        raise ValueError(
+            f"{files[0]}: a TorchScript file is a program and runs when it is used; "
+            "pass trust=True (--trust) if you know where it comes from"
+        )
+    encoder, decoder = (torch.jit.load(str(file), map_location=device).to(dtype).eval() for file in files)
+    pair = CosmosPair(encoder, decoder, files=files, device=device, dtype=dtype, family="cosmos")
     return CosmosTokenizer(pair) if pair.discrete else CosmosLatentTokenizer(pair)

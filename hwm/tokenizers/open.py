@@ -22,8 +22,9 @@ def open_tokenizer(
 ) -> Tokenizer | LatentTokenizer:
     """A tokenizer by shipped name or folder.
 
-    name: a shipped name, a folder of `hwm export`, or a folder with encoder.jit and decoder.jit of an official Cosmos
-    tokenizer, DV or CV, which needs `trust`.  kind: what it must give, as in `WorldModel.predicts`; None takes either.
+    name: a shipped name; a folder of `hwm export`; a folder with encoder.jit and decoder.jit of an official Cosmos
+    tokenizer, DV or CV, which needs `trust`; or one with config.json and safetensors of diffusers' Cosmos autoencoder.
+    kind: what it must give, as in `WorldModel.predicts`; None takes either.
     Raises ValueError when there is no tokenizer or it is of the other kind.
     """
     coder: Tokenizer | LatentTokenizer
@@ -31,6 +32,10 @@ def open_tokenizer(
         from hwm.tokenizers.cosmos import open_cosmos
 
         coder = open_cosmos(name, trust=trust, device=device)
+    elif (Path(name) / "config.json").is_file():
+        from hwm.tokenizers.cosmos_diffusers import open_cosmos_diffusers
+
+        coder = open_cosmos_diffusers(name, device=device)
     else:
         coder = load_tokenizer(name, device=device)
     if kind == "tokens" and not isinstance(coder, Tokenizer):
