@@ -14,6 +14,8 @@ class FSQTokenizer(VideoAutoencoder):
     """Video to the ids of a finite scalar quantiser and back; satisfies contracts.Tokenizer and can be trained."""
 
     def __init__(self, config: FSQConfig, *, name: str = "fsq") -> None:
+        if config.continuous:
+            raise ValueError(f"{name}: model.continuous asks for latents, this tokenizer gives tokens")
         super().__init__(config, name=name)
         self.vocab_size = quantiser.vocabulary(config.levels)
 

@@ -59,11 +59,16 @@ def test_a_still_clip_gives_the_same_grid_three_times():
     assert torch.equal(tokens[:, 0], tokens[:, 1]) and torch.equal(tokens[:, 0], tokens[:, 2])
 
 
-def test_continuous_mode_keeps_the_gradient_and_does_not_round():
-    latents = tiny(continuous=True).encode_latents(video())
-    assert latents.abs().max() <= 1.2
+def test_the_decoder_is_trained_on_rounded_codes():
+    tokenizer, batch = tiny(), Batch(states_BFA=torch.zeros(2, 17, 25), video_BFHWC=video())
+    decoded = tokenizer.decode(tokenizer.encode(video())).float()
+    expected = decoded.sub(video().float()).div(255).square().mean((1, 2, 3, 4))
+    assert torch.allclose(tokenizer.validate(batch, generator=torch.Generator())["mse"], expected, rtol=1e-4)
+    latents = tokenizer.encode_latents(video())
     rounded = quantiser.quantise(latents.movedim(2, -1), (8, 5, 5)).movedim(-1, 2)
-    assert not torch.allclose(latents, rounded)
+    assert latents.abs().max() <= 1.25 and not torch.allclose(latents, rounded)
+    tokenizer.loss(batch, generator=torch.Generator())["loss"].backward()
+    assert tokenizer.patch_in.weight.grad.abs().max() > 0, "the gradient passes the rounding"
 
 
 def test_bad_input_is_refused():
@@ -74,6 +79,8 @@ def test_bad_input_is_refused():
         tokenizer.encode(video(16))
     with pytest.raises(ValueError, match="outside"):
         tokenizer.decode(torch.full((1, 3, 4, 4), 200))
+    with pytest.raises(ValueError, match="asks for latents"):
+        tiny(continuous=True)
 
 
 def test_learns_one_clip_and_reports_psnr():
