@@ -18,7 +18,7 @@ from hwm.config import MaskedConfig
 from hwm.nn.attention import KVCache
 from hwm.nn.dropout import dropout
 from hwm.nn.modulation import Modulation
-from hwm.nn.slots import PlaceAttention, SlotAttention, SlotCrossAttention
+from hwm.nn.slots import PlaceAttention, SlotAttention, SlotCrossAttention, newest_slots
 from hwm.nn.streams import FUTURE_ACTIONS, FUTURE_VIDEO, PAST_ACTIONS, PAST_VIDEO, PerStream, Sharing
 
 
@@ -68,16 +68,17 @@ class StreamFeedForward(nn.Module):
         self, video_TBSD: Tensor, actions_TB1D: Tensor | None, state_TBD: Tensor, *, num_past: int
     ) -> tuple[Tensor, Tensor | None]:
         """The first `num_past` slots are past.  Without actions, none come out."""
+        sizes = [num_past, len(video_TBSD) - num_past]
         video = []
-        for stream, part in ((PAST_VIDEO, slice(num_past)), (FUTURE_VIDEO, slice(num_past, None))):
-            if len(x_TBSD := video_TBSD[part]):
-                modulate = self.modulation(state_TBD[part])[0] if self.modulation else None
+        for stream, x_TBSD, s_TBD in zip((PAST_VIDEO, FUTURE_VIDEO), video_TBSD.split(sizes), state_TBD.split(sizes)):
+            if len(x_TBSD):
+                modulate = self.modulation(s_TBD)[0] if self.modulation else None
                 video.append(self.layers.of(stream)(x_TBSD, modulate))
         if actions_TB1D is None:
             return torch.cat(video), None
         actions = [
             self.layers.of(stream)(x_TB1D)
-            for stream, x_TB1D in zip((PAST_ACTIONS, FUTURE_ACTIONS), actions_TB1D.tensor_split([num_past]))
+            for stream, x_TB1D in zip((PAST_ACTIONS, FUTURE_ACTIONS), actions_TB1D.split(sizes))
             if len(x_TB1D)
         ]
         return torch.cat(video), torch.cat(actions)
@@ -115,8 +116,9 @@ class JointBlock(nn.Module):
         if not read:
             rows_QU = torch.cat([rows_QU, window.visible_2T2U[1].flatten(1)])
 
-        x_TBSD = self.spatial(spatial(self.spatial_norm(video_TBSD)), angles_SP=window.place_angles_SP)
-        video_TBSD = video_TBSD + x_TBSD
+        video_TBSD = video_TBSD + self.spatial(
+            spatial(self.spatial_norm(video_TBSD)), angles_SP=window.place_angles_SP
+        )
         x_TBSD, y_TB1D = self.temporal(
             temporal(self.temporal_norm(video_TBSD)),
             self.temporal_norm(actions_TB1D),
@@ -127,7 +129,7 @@ class JointBlock(nn.Module):
             cache=window.cache,
         )
         return self.mlp(
-            video_TBSD[-newest:] + x_TBSD,
+            newest_slots(video_TBSD, newest) + x_TBSD,
             None if y_TB1D is None else actions_TB1D + y_TB1D,
             state_TBD[-newest:],
             num_past=max(0, window.num_past + newest - len(state_TBD)),
@@ -160,8 +162,9 @@ class SplitBlock(nn.Module):
         steps = len(video_TBSD)
         angles_TP, visible, same_TU = window.time_angles_TP, window.visible_2T2U, window.same_TU
 
-        x_TBSD = self.spatial(spatial(self.spatial_norm(video_TBSD)), angles_SP=window.place_angles_SP)
-        video_TBSD = video_TBSD + x_TBSD
+        video_TBSD = video_TBSD + self.spatial(
+            spatial(self.spatial_norm(video_TBSD)), angles_SP=window.place_angles_SP
+        )
         x_TBSD, _ = self.temporal(
             temporal(self.temporal_norm(video_TBSD)),
             angles_TP=angles_TP,
@@ -190,7 +193,7 @@ class SplitBlock(nn.Module):
             visible_QU=torch.cat([rows_T2U[:, 0, : self.context_grids], rows_T2U[:, 1]], 1),
             cache=window.cache,
         )
-        past_TBSD, future_TBSD = video_TBSD.tensor_split([steps - newest])
+        past_TBSD, future_TBSD = video_TBSD.split([steps - newest, newest])
         future_TBSD = future_TBSD + x_TBSD
         if read:
             return self.mlp(future_TBSD, None, state_TBD[-read:], num_past=0)

@@ -28,6 +28,11 @@ def attend(q_TBSNH: Tensor, k_UBSNH: Tensor, v_UBSNH: Tensor, *, visible_TU: Ten
     return torch.bmm(weights, v).transpose(0, 1).reshape(*q_TBSNH.shape[:3], -1)
 
 
+def newest_slots(x_TBSD: Tensor, num: int) -> Tensor:
+    """The last `num` slots; all of them without a slice, which costs a copy on the way back."""
+    return x_TBSD if num == len(x_TBSD) else x_TBSD[-num:]
+
+
 class PlaceAttention(Projections):
     """Every place of a grid attends to every place of the same grid."""
 
@@ -59,7 +64,7 @@ class SlotAttention(Projections):
         """
         S = x_TBSD.shape[2]
         q, k, v = self._rotated(x_TBSD, angles_TP, (self, "own"), cache)
-        q = q[-newest:]
+        q = newest_slots(q, newest)
         if shared_TB1D is None:
             return self.out(attend(q, k, v, visible_TU=visible_QU)), None
         shared = self._rotated(shared_TB1D, angles_TP, (self, "shared"), cache)
