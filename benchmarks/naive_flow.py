@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from hwm.contracts import Batch
 from hwm.models.flow import FlowHWM
 
-PAST, FUTURE = 0, 1
+FUTURE = 1
+"""Number of the stream of future video."""
 
 
 class NaiveFlow(nn.Module):
@@ -27,25 +28,12 @@ class NaiveFlow(nn.Module):
         super().__init__()
         assert not (ours.config.shortcut or ours.config.dropout or ours.config.time_per_grid)
         self.weights, self.config = copy.deepcopy(ours), ours.config
+        self.places = [self.turns(positions_LX) for positions_LX in self.positions()]
 
     # Attention
 
-    def rotate(self, x_BNLH: Tensor, positions_LX: Tensor) -> Tensor:
-        """Pairs of channels as complex numbers, turned by position * 10000 ** (-2 i / width) of each axis."""
-        H, axes = x_BNLH.shape[-1], positions_LX.shape[1]
-        each = H // (2 * axes) * 2
-        angles = []
-        for axis in range(axes):
-            width = H - (axes - 1) * each if axis == 0 else each
-            for i in range(width // 2):
-                angles.append(positions_LX[:, axis].double() * 10_000 ** (-2 * i / width))
-        turn = torch.polar(torch.ones(len(positions_LX), H // 2).double(), torch.stack(angles, 1)).to(
-            torch.complex128 if x_BNLH.dtype == torch.float64 else torch.complex64
-        )
-        pairs = torch.view_as_complex(x_BNLH.unflatten(-1, (-1, 2)).contiguous())
-        return torch.view_as_real(pairs * turn).flatten(-2)
-
     def positions(self) -> list[Tensor]:
+        """Positions (L, axes) of the tokens of each stream."""
         c, frames = self.config, self.weights.network.past_frames
         rows, columns = c.grid[0] // c.patch, c.grid[1] // c.patch
         places = [(t, h, w) for t in range(c.context_grids + c.future_grids) for h in range(rows) for w in range(columns)]
@@ -53,14 +41,29 @@ class NaiveFlow(nn.Module):
         actions = torch.arange(c.num_states)[:, None]
         return [video[:past], video[past:], actions[:frames], actions[frames:]]
 
-    def attend(self, attention: nn.Module, q: list[Tensor], k: list[Tensor], v: list[Tensor], places: list, hidden) -> Tensor:
-        """Queries of some streams to keys and values of others; `places` are the positions of both."""
+    def turns(self, positions_LX: Tensor) -> Tensor:
+        """Complex factors: pair i of an axis turns by position * 10000 ** (-2 i / width)."""
+        H, axes = self.config.width // self.config.num_heads, positions_LX.shape[1]
+        each = H // (2 * axes) * 2
+        angles = []
+        for axis in range(axes):
+            width = H - (axes - 1) * each if axis == 0 else each
+            for i in range(width // 2):
+                angles.append(positions_LX[:, axis].double() * 10_000 ** (-2 * i / width))
+        return torch.polar(torch.ones(len(positions_LX), H // 2).double(), torch.stack(angles, 1))
 
-        def heads(parts: list[Tensor], norm: nn.Module, positions: list[Tensor]) -> Tensor:
+    def rotate(self, x_BNLH: Tensor, turn_LP: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(x_BNLH.unflatten(-1, (-1, 2)).contiguous())
+        return torch.view_as_real(pairs * turn_LP.to(pairs.dtype)).flatten(-2)
+
+    def attend(self, attention: nn.Module, q: list[Tensor], k: list[Tensor], v: list[Tensor], places: list, hidden) -> Tensor:
+        """Queries of some streams to keys and values of others; `places` are the factors of both."""
+
+        def heads(parts: list[Tensor], norm: nn.Module, turns: list[Tensor]) -> Tensor:
             turned = []
-            for part, position in zip(parts, positions):
+            for part, turn in zip(parts, turns):
                 x_BNLH = norm(part.unflatten(-1, (self.config.num_heads, -1))).transpose(1, 2)
-                turned.append(self.rotate(x_BNLH, position))
+                turned.append(self.rotate(x_BNLH, turn))
             return torch.cat(turned, 2)
 
         queries, keys = heads(q, attention.q_norm, places[0]), heads(k, attention.k_norm, places[1])
@@ -78,7 +81,7 @@ class NaiveFlow(nn.Module):
         for s in range(4):
             shift, scale = modulation[s][:2]
             projected.append(block.qkv.of(s).linear(self.norm(x[s]) * (1 + scale) + shift).chunk(3, -1))
-        places, lengths = self.positions(), [y.shape[1] for y in x]
+        places, lengths = self.places, [y.shape[1] for y in x]
         hidden = None
         if self.config.context_sees == "context":
             future = torch.cat([torch.full((n,), s == FUTURE) for s, n in enumerate(lengths)])
@@ -88,7 +91,7 @@ class NaiveFlow(nn.Module):
         return self.feed_forward(block, [x[s] + modulation[s][2] * y[s] for s in range(4)], modulation, last)
 
     def split_block(self, block, x: list[Tensor], conditions: list[Tensor], last: bool) -> list[Tensor]:
-        modulation, places = [block.modulation.of(s)(conditions[s]) for s in range(4)], self.positions()
+        modulation, places = [block.modulation.of(s)(conditions[s]) for s in range(4)], self.places
         x = list(x)
         for s in range(4):
             shift, scale, gate = modulation[s][:3]
