@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 Json = dict[str, Any]
+PLOT_SCALE = 0.65
+"""Pixels of the page a pixel of a plot: the widest plot then fills the page."""
 
 
 def text(value: Any) -> str:
@@ -62,8 +64,9 @@ def interval(value: Json, digits: int) -> str:
 
 
 def image(png: bytes, what: str) -> str:
-    """A plot, inside the page.  what: said where pictures are not seen."""
-    return f'<img class=plot alt="{text(what)}" src="data:image/png;base64,{encoded(png)}">'
+    """A plot, inside the page, so wide that its letters are as large as another's.  what: its text."""
+    width = round(int.from_bytes(png[16:20], "big") * PLOT_SCALE)
+    return f'<img class=plot style="max-width:{width}px" alt="{text(what)}" src="data:image/png;base64,{encoded(png)}">'
 
 
 def encoded(data: bytes) -> str:

@@ -80,7 +80,7 @@ class PerceptualScorer:
         for features in self.features:
             found = self._distances(features.name, seed=seed)
             for name, distance in found.items():
-                scores.append(PerceptualScores(name, features.name, distance.interval(), note=distance.note))
+                scores.append(PerceptualScores(name, features.name, _not_negative(distance.interval()), note=distance.note))
                 if name != headline:
                     change = found[headline].minus(distance).interval()
                     differences.append(
@@ -133,6 +133,10 @@ class _Distance:
 
     def minus(self, other: _Distance) -> _Distance:
         return _Distance(self.values - other.values, self.num_groups, self.note)
+
+
+def _not_negative(value: Interval) -> Interval:
+    return value if value.low is None else Interval(value.mean, max(0.0, value.low), value.high)
 
 
 def _weighted(parts: list[Moments], weights_RG: np.ndarray) -> list[Moments]:

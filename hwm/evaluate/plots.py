@@ -113,10 +113,26 @@ def perceptual_plot(result: Json) -> bytes:
 
 
 def training_plot(records: list[Json]) -> bytes | None:
-    """Training loss beside teacher-forced and autoregressive validation; None where nothing was logged."""
+    """Training loss beside validation, by the names that the families log; None where nothing was logged."""
     panels_wanted = [
-        ("cross-entropy, nats", [("loss", "training"), ("val/ce_teacher", TEACHER_FORCED), ("val/ce_auto", AUTOREGRESSIVE)]),
-        ("accuracy", [("accuracy", "training"), ("val/accuracy_teacher", TEACHER_FORCED), ("val/accuracy_auto", AUTOREGRESSIVE)]),
+        (
+            "cross-entropy, nats",
+            [
+                ("loss", "training"),
+                ("val/ce_masked", "validation"),
+                ("val/ce_teacher", TEACHER_FORCED),
+                ("val/ce_auto", AUTOREGRESSIVE),
+            ],
+        ),
+        (
+            "accuracy",
+            [
+                ("accuracy", "training"),
+                ("val/accuracy", "validation"),
+                ("val/accuracy_teacher", TEACHER_FORCED),
+                ("val/accuracy_auto", AUTOREGRESSIVE),
+            ],
+        ),
     ]
     if any("flow_mse" in r or "val/flow_mse" in r for r in records):
         panels_wanted = [

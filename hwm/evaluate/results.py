@@ -78,6 +78,10 @@ class PixelScores:
         return self.psnr_scored if span == SCORED_FRAME else self.psnr_mean
 
 
+PERCEPTUAL_DIGITS = {"TFD": 4, "FID": 2, "LPIPS": 4}
+"""Decimals with which perceptual scores are shown."""
+
+
 @dataclass(frozen=True)
 class PerceptualScores:
     """How far a row's future frames are from the reconstruction in what a network sees; lower is better.

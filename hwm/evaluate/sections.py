@@ -11,6 +11,7 @@ from hwm.evaluate.results import (
     AUTOREGRESSIVE,
     COPY_FRAME,
     ORIGINAL,
+    PERCEPTUAL_DIGITS,
     PERMUTED,
     RECONSTRUCTION,
     SCORED_FRAME,
@@ -19,8 +20,8 @@ from hwm.evaluate.results import (
 
 METRICS = {
     "TFD": "TFD is the tokenizer Fréchet distance: the Fréchet distance between the features of the shipped tokenizer's "
-    "encoder on predicted and on true frames. It needs no further file. It is not an FID: the features are another "
-    "network's, its values compare with other TFDs only.",
+    "encoder on predicted and on true frames, at every place of every grid. It needs no further file. It is not an FID: "
+    "the features are of another network, and its values compare with other TFDs only.",
     "FID": "FID is the Fréchet distance between the features of the Inception network of the given weight file, every "
     "frame by itself. It is biased upwards, the more the fewer frames: published values use many thousands.",
     "LPIPS": "LPIPS is the learned perceptual distance of two pictures, frame by frame, with the given weight files.",
@@ -57,12 +58,13 @@ def _tiles(record: Json) -> str:
     ]
     for metric in settings["perceptual"]:
         of = {row["name"]: row["all_frames"] for row in record["perceptual"] if row["metric"] == metric}
-        copying = "copying " + page.number(of[COPY_FRAME], 3, "")
-        tiles.append((f"{metric}, lower is better", page.number(of[record["headline"]], 3, ""), copying))
+        copying = "copying " + page.number(of[COPY_FRAME], PERCEPTUAL_DIGITS[metric], "")
+        own = page.number(of[record["headline"]], PERCEPTUAL_DIGITS[metric], "")
+        tiles.append((f"{metric}, lower is better", own, copying))
     tokens = next((t for t in record["tokens"] if t["name"] == AUTOREGRESSIVE), None)
     if tokens is not None and tokens["cross_entropy"] is not None:
         accuracy = "" if tokens["accuracy"] is None else f"accuracy {tokens['accuracy']['mean']:.1%}"
-        tiles.append(("cross-entropy, autoregressive", page.number(tokens["cross_entropy"], 3, " nats"), accuracy))
+        tiles.append(("cross-entropy of the tokens", page.number(tokens["cross_entropy"], 3, " nats"), accuracy))
     cells = "".join(
         f"<div><dt>{page.text(a)}</dt><dd>{b}</dd><dd class=small>{page.text(c)}</dd></div>" for a, b, c in tiles
     )
@@ -156,7 +158,8 @@ def differences(record: Json) -> str:
             f"{d['first']} − {d['second'].removeprefix('model, ')}",
             d["reference"],
             d["span"],
-            page.cell(d["difference"], 3, sign=True) + units.get(d["metric"], " " + d["metric"]),
+            page.cell(d["difference"], PERCEPTUAL_DIGITS.get(d["metric"], 3), sign=True)
+            + units.get(d["metric"], " " + d["metric"]),
             "–" if d["share_higher"] is None else f"{d['share_higher']:.0%}",
         )
         for d in record["differences"]
@@ -180,14 +183,15 @@ def perceptual(record: Json) -> str:
     names.sort(key=lambda name: scores[name, metrics[0]]["all_frames"]["mean"])
     notes = {m: next(row["note"] for row in record["perceptual"] if row["metric"] == m) for m in metrics}
     head = ["row", *metrics]
-    body = [(name, *(page.cell(scores[name, m]["all_frames"], 3) for m in metrics)) for name in names]
+    body = [(name, *(page.cell(scores[name, m]["all_frames"], PERCEPTUAL_DIGITS[m]) for m in metrics)) for name in names]
     missing = "".join(f"<p class=note>{m}: no interval, {page.text(note)}.</p>" for m, note in notes.items() if note)
     frames = record["settings"]["future_frames"]
     title = f"Distance to the reconstruction of the truth, frames 1–{frames}; lower is better"
     return page.section(
         "As networks see it",
         "PSNR rewards the mean of all possible futures, which is blurred; these scores ask whether predicted frames look "
-        "like true ones. " + " ".join(METRICS[m] for m in metrics),
+        "like true ones. A Fréchet distance compares sets of frames: it sees that a copied frame is sharp, not that it is "
+        "the wrong one, so read it beside the PSNR. " + " ".join(METRICS[m] for m in metrics),
         page.image(plots.perceptual_plot(record), "Distances of every row with intervals")
         + page.table(title, head, body, strong=record["headline"])
         + missing,

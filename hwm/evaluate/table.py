@@ -8,6 +8,7 @@ from hwm.evaluate.intervals import Interval
 from hwm.evaluate.results import (
     AUTOREGRESSIVE,
     COPY_FRAME,
+    PERCEPTUAL_DIGITS,
     PERMUTED,
     RECONSTRUCTION,
     SCORED_FRAME,
@@ -76,7 +77,7 @@ def text_table(result: EvaluationResult) -> str:
         blocks.append(_align([("tokens", "cross-entropy, nats", "accuracy"), *_token_rows(result)]))
     metrics = result.settings["perceptual"]
     if metrics:
-        scores = {(row.name, row.metric): _number(row.all_frames, 3) for row in result.perceptual}
+        scores = {(row.name, row.metric): _number(row.all_frames, PERCEPTUAL_DIGITS[row.metric]) for row in result.perceptual}
         names = list(dict.fromkeys(row.name for row in result.perceptual))
         titles = ("as networks see it, lower is better", *(f"{metric} frames 1-{horizon}" for metric in metrics))
         blocks.append(_align([titles, *((name, *(scores[name, metric] for metric in metrics)) for name in names)]))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hwm.evaluate.intervals import Interval, interval, intervals, paired_difference
+from hwm.evaluate.intervals import Interval, interval, intervals, paired_difference, resamples, symmetric_interval
 
 
 def test_mean_is_exact_and_the_interval_surrounds_it():
@@ -64,3 +64,13 @@ def test_no_difference_is_exactly_zero_and_not_excluded():
     values = np.random.default_rng(5).normal(size=10)
     assert paired_difference(values, values) == Interval(0.0, 0.0, 0.0)
     assert not paired_difference(values, values).excludes_zero()
+
+
+def test_the_symmetric_interval_of_a_mean_is_students():
+    values = np.random.default_rng(0).normal(3, 1, 20)
+    draws = resamples(20, 0)
+    found = symmetric_interval(values.mean(), draws @ values / 20 + 7, num_groups=20)  # a bias of the resamples cancels
+    assert found.mean == values.mean() and found.high - found.mean == pytest.approx(found.mean - found.low)
+    assert found.high - found.mean == pytest.approx(2.093 * values.std(ddof=1) / np.sqrt(20), rel=0.05)
+    for none in (symmetric_interval(1.0, [], num_groups=20), symmetric_interval(1.0, [1, 2], num_groups=1)):
+        assert none == Interval(1.0, None, None)

@@ -24,9 +24,18 @@ def evaluated(world, model, **options):
         video=world.clips.video,
         segments=world.segments,
         unigram_counts=unigram_counts([world.clips.tokens], vocab_size=world.vocab_size),
-        num_examples=2,
-        **options,
+        **{"num_examples": 0, "cost_repeats": 0, **options},
     )
+
+
+class CellLevels:
+    """Grey levels of 4x4 cells in every future frame: what the tests' tokenizer sees."""
+
+    name = "TFD"
+
+    def __call__(self, video_BFHWC, *, num_future_frames):
+        cells = video_BFHWC[:, -num_future_frames:, ::4, ::4, 0].float() / 255
+        return cells.flatten(1)[..., None].unfold(1, 2, 2).squeeze(2)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +47,7 @@ def written(world, tmp_path_factory):
     lines = [{"step": i, "loss": 3.0 / i, "accuracy": 0.1} for i in range(1, 1001)]
     lines += [{"step": i, "val/ce_teacher": 2.0, "val/ce_auto": 2.5} for i in (500, 1000)]
     (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 1001, "lo')
-    result = evaluated(world, world.Mover(doubt=0.2))
+    result = evaluated(world, world.Mover(doubt=0.2), features=[CellLevels()], num_examples=2, cost_repeats=1)
     page = write_report(folder / "out", result, run_folder=run, command="hwm evaluate run")
     return result, page.read_text(), json.loads((folder / "out" / "results.json").read_text()), folder / "out"
 
@@ -93,7 +102,8 @@ def test_every_number_shown_is_in_the_json(written):
     text = text[: text.index("How this was measured")]
     shown = re.findall(r"\d+\.\d+", text)
     assert len(shown) > 150
-    known = {d: {f"{abs(k * n):.{d}f}" for n in numbers_in(record) for k in (1, 100)} for d in (1, 2, 3, 4)}
+    scales = (1, 100, 2**-20)  # as they are, as percentages, as mebibytes
+    known = {d: {f"{abs(k * n):.{d}f}" for n in numbers_in(record) for k in scales} for d in (1, 2, 3, 4)}
     assert [n for n in shown if n not in known[len(n.partition(".")[2])]] == []
 
 
@@ -156,7 +166,7 @@ def test_the_verdict_says_what_happened(world):
     assert "it uses the states" in good[1] and "12 clips from 6 segments" in good[2]
     copy = verdict(evaluated(world, CopyLastGrid(vocab_size=16), decode="sample"))
     assert "not shown to differ" in copy[0] and "use of the states is not shown" in copy[1]
-    lone = evaluate(world.Mover(), world.tokenizer, world.clips, segments=[0] * 12)
+    lone = evaluate(world.Mover(), world.tokenizer, world.clips, segments=[0] * 12, num_examples=0, cost_repeats=0)
     assert "one segment gives no interval" in verdict(lone)[0]
     bad = CopyLastGrid(vocab_size=16)
     bad.stay_logit_T.data -= 20  # never stays, so predicts id 0 or 1
@@ -173,7 +183,59 @@ def test_the_text_table_holds_the_scores(world):
 
 
 def test_without_a_run_there_is_no_training_section(world, tmp_path):
-    result = evaluate(CopyLastGrid(vocab_size=16), world.tokenizer, world.clips, num_examples=0)
+    result = evaluate(CopyLastGrid(vocab_size=16), world.tokenizer, world.clips, num_examples=0, cost_repeats=0)
     page = write_report(tmp_path, result).read_text()
     assert "<h2>Training</h2>" not in page and "<video" not in page and "against the recorded" not in page.lower()
     Page(page)
+
+
+@pytest.fixture(scope="module")
+def of_latents(world):
+    return evaluate(
+        world.LatentMover(),
+        world.latent_tokenizer,
+        world.latents,
+        video=world.latents.video,
+        segments=world.segments,
+        num_examples=2,
+        features=[CellLevels()],
+        lpips=lambda a, b: (a.float() - b.float()).abs().mean((2, 3, 4)) / 255,
+    )
+
+
+@pytest.fixture(scope="module")
+def page_of_latents(of_latents, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("latents")
+    lines = [{"step": i, "loss": 1.0, "flow_mse": 1.0 / i} for i in range(1, 20)]
+    lines += [{"step": 20, "val/flow_mse": 0.1, "val/latent_mse": 0.1, "val/latent_mse_copy": 0.2}]
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    html = write_report(folder / "out", of_latents, run_folder=folder).read_text()
+    return html, " ".join(Page(html).words), json.loads((folder / "out" / "results.json").read_text())
+
+
+def test_a_model_of_latents_has_a_page_without_tokens(page_of_latents):
+    html, text, _ = page_of_latents
+    assert "<h2>Tokens</h2>" not in html and "cross-entropy" not in text and "<h2>Training</h2>" in html
+    assert "model, latents at temperature 0" in text and "PSNR, frames 1–8" in text and "hwm: 2 context grids (9 frames)" in text
+    assert len(re.findall("<video", html)) == 2
+
+
+def test_what_networks_see_is_explained_and_never_called_fid(of_latents, page_of_latents, written):
+    text, table = page_of_latents[1], text_table(of_latents)
+    assert "As networks see it" in text and "LPIPS" in text and "LPIPS" not in written[1]
+    assert text.count("FID") == text.count("It is not an FID") == 1
+    assert "TFD frames 1-8" in table and "LPIPS frames 1-8" in table and "FID" not in table
+
+
+def test_what_a_prediction_costs_is_shown(of_latents, page_of_latents):
+    cost, record = of_latents.cost, page_of_latents[2]
+    assert record["cost"]["parameters"] == cost.parameters == 3 and record["cost"]["batch_size"] == 8
+    for text in (text_table(of_latents), page_of_latents[1]):
+        assert "predictions a second" in text and f"{cost.samples_per_second:.2f}" in text
+        assert "8 clips at a time, median of 3" in text and cost.peak_meaning in text
+
+
+def test_the_verdict_is_about_all_frames_of_a_block(of_latents):
+    said, row = verdict(of_latents), of_latents.pixel_row(of_latents.headline)
+    assert said[0].startswith("Over 8 frames the prediction beats repeating the last frame by")
+    assert f"It reaches {row.psnr_mean.mean:.2f} dB" in said[2]
