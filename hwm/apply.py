@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hwm.contracts import Sampling, Tokenizer
-from hwm.data.clips import TokenClips
-from hwm.data.onex import RawDataset, TokenDataset, open_dataset
+from hwm.contracts import LatentTokenizer, Sampling, Tokenizer
+from hwm.data.clips import LatentClips, TokenClips, VideoClips
+from hwm.data.latents import LatentShard
+from hwm.data.legacy import LegacyTokenDataset
+from hwm.data.onex import RawDataset, open_dataset
 from hwm.data.testsets import CompressionTestSet, open_test_set
 from hwm.data.video import VideoWriter
+from hwm.data.windows import state_rows
 from hwm.evaluate.baselines import unigram_counts
+from hwm.evaluate.features import InceptionFeatures, TokenizerFeatures, VideoFeatures
+from hwm.evaluate.lpips import Lpips
 from hwm.evaluate.protocols import evaluate
 from hwm.evaluate.report import write_report
 from hwm.evaluate.results import EvaluationResult
@@ -22,9 +28,11 @@ from hwm.evaluate.submission import predict_samples, write_compression_submissio
 from hwm.models.st_transformer import STTransformer
 from hwm.predict.rollout import rollout
 from hwm.progress import Counter
-from hwm.runs import Run, load_run, open_clips, spread
-from hwm.tokenizers.encode import open_tokenizer
+from hwm.runs import Run, load_run, open_clips, spread, world_model
+from hwm.tokenizers.open import open_tokenizer
 
+PAST_COLOUR, FUTURE_COLOUR = (156, 163, 175), (29, 78, 216)
+"""RGB of the bar below a video, before and after the prediction begins."""
 UNIGRAM_CLIPS = 2000
 """Training clips, evenly spread, from which the token frequencies of the unigram baseline are counted."""
 TOP_LOGITS = 500
@@ -40,20 +48,29 @@ def evaluate_run(
     batch_size: int = 16,
     seed: int = 0,
     which: str = "best",
+    changes: tuple[str, ...] = (),
+    decode: Literal["mean", "sample"] = "mean",
+    inception: Path | None = None,
+    lpips: tuple[Path, ...] = (),
     tokenizer: str = "",
     trust: bool = False,
     device: str = "cpu",
     command: str = "",
 ) -> EvaluationResult:
-    """Score a run on the compression protocol; write results.json and report.html into `out`.
+    """Score a run of any family on the one protocol; write results.json and report.html into `out`.
 
-    data: held-out tokens.  video: the raw dataset they were made from, to score against the recorded frames too.
-    Raises ValueError when the tokens are not of the run's tokenizer or the video is not theirs.
+    data: held-out tokens or latents.  video: the raw dataset they were made from, to score against the recorded frames
+    too.  changes: overrides of how the model predicts (`runs.load_run`).  decode: which reading the verdict is about.
+    inception: weights for FID.  lpips: weights of AlexNet and of the LPIPS heads, in one file or two.
+    Raises ValueError when the data is not of the run's tokenizer or the video is not theirs.
     """
-    run = load_run(folder, which=which, device=device)
-    model = _world_model(run)
-    held_out = _token_clips(run, data)
+    run = load_run(folder, which=which, device=device, changes=changes)
+    model = world_model(run)
+    held_out = _clips(run, data)
     coder = _tokenizer_of(run, held_out, tokenizer, trust=trust, device=device)
+    features: list[VideoFeatures] = [TokenizerFeatures(device=device)]
+    if inception is not None:
+        features.append(InceptionFeatures(inception, device=device))
     with Counter("evaluating", unit="clips") as counter:
         result = evaluate(
             model,
@@ -64,9 +81,12 @@ def evaluate_run(
             num_clips=min(clips, len(held_out)),
             batch_size=batch_size,
             seed=seed,
-            unigram_counts=_unigram(run),
-            neutral_state_A=model.states.shift_scale[0].cpu(),
+            decode=decode,
+            unigram_counts=_unigram(run) if model.predicts == "tokens" else None,
+            neutral_state_A=model.neutral_state_A.cpu(),
             top_k=TOP_LOGITS,
+            features=features,
+            lpips=Lpips(lpips[0], lpips[1] if len(lpips) > 1 else None, device=device) if lpips else None,
             device=device,
             progress=counter,
         )
@@ -80,42 +100,46 @@ def predict_video(
     data: Path,
     out: Path,
     clip: int = 0,
-    blocks: int = 3,
+    frames: int = 51,
     which: str = "best",
-    temperature: float = 0.0,
+    temperature: float | None = None,
+    changes: tuple[str, ...] = (),
     seed: int = 0,
     tokenizer: str = "",
 ) -> Path:
     """Write the recorded future (left) beside a rollout that follows the recorded states (right) and return the file.
 
-    Both sides begin with the context.  Past the recording's end the last state is held.
+    Both sides begin with the context; the future starts where the bar below turns blue.  temperature: None is the
+    model's own.  Past the recording's end the last state is held.
     """
-    run = load_run(folder, which=which)
-    model, clips = _world_model(run), _token_clips(run, data)
+    run = load_run(folder, which=which, changes=changes)
+    model, clips = world_model(run), _clips(run, data)
     if not 0 <= clip < len(clips):
         raise ValueError(f"{data}: has clips 0..{len(clips) - 1}, not {clip}")
     coder = _tokenizer_of(run, clips, tokenizer)
     clock = coder.clock
+    num_context = clock.num_frames(model.context_grids)
     shard, first = clips.dataset.shards[clips.index.shard[clip]], int(clips.index.start[clip])
-    rows = (1 + blocks) * clock.block + model.num_states
-    states = torch.from_numpy(TokenClips(clips.dataset, num_states=rows).batch(np.array([clip])).states_BFA.numpy())
-    stored = min(1 + blocks, clock.num_blocks(shard.num_frames) - first // clock.block)
-    tokens = torch.from_numpy(shard.read_tokens(first // clock.block, stored))[None].long()
-    context = tokens[:, : model.context_grids]
+    rows = state_rows(shard.segments, first, num_context + frames)
+    states = torch.from_numpy(shard.read_states(rows))[None]
+    blocks = min(-(-(num_context + frames) // clock.block), clock.num_blocks(shard.num_frames) - first // clock.block)
+    read = shard.read_latents if isinstance(shard, LatentShard) else shard.read_tokens
+    grids = torch.from_numpy(read(first // clock.block, blocks))[None]
+    truth = coder.decode(grids)[0].numpy()[: num_context + frames]
     result = rollout(
         model,
         coder,
-        context,
+        grids[:, : model.context_grids],
         states,
-        num_frames=blocks * clock.block,
+        num_frames=frames,
         generator=torch.Generator().manual_seed(seed),
-        sampling=Sampling(temperature=temperature),
+        sampling=None if temperature is None else Sampling(temperature=temperature),
     )
     assert result.video_BKFHWC is not None
-    truth = coder.decode(tokens)[0].numpy()
-    predicted = np.concatenate([coder.decode(context)[0].numpy(), result.video_BKFHWC[0, 0].numpy()])[: len(truth)]
+    predicted = np.concatenate([truth[:num_context], result.video_BKFHWC[0, 0].numpy()])[: len(truth)]
     pair = np.concatenate([truth, np.full_like(truth[:, :, :2], 255), predicted], 2)
     pair = pair.repeat(max(1, 256 // pair.shape[1]), 1).repeat(max(1, 256 // truth.shape[2]), 2)
+    pair[:num_context, -6:], pair[num_context:, -6:] = PAST_COLOUR, FUTURE_COLOUR
     with VideoWriter(out, height=pair.shape[1], width=pair.shape[2]) as writer:
         writer.write(pair)
     return out
@@ -126,7 +150,9 @@ def submit_compression(
 ) -> None:
     """Write the compression track's zip from its test set, sample by sample, and check the finished file."""
     run = load_run(folder, which=which, device=device)
-    model = _world_model(run)
+    model = world_model(run)
+    if not isinstance(model, STTransformer):
+        raise ValueError(f"{folder}: the compression track is entered with an ST-Transformer, this is {run.config.recipe}")
     tests = open_test_set(data)
     if not isinstance(tests, CompressionTestSet):
         raise ValueError(f"{data}: is the test set of the sampling track (videos), this track needs tokens (video_0.bin)")
@@ -147,38 +173,36 @@ def submit_compression(
     print(f"{out}: {len(tests.ids)} samples, written and checked")
 
 
-def _world_model(run: Run) -> STTransformer:
-    if not isinstance(run.model, STTransformer):
-        raise ValueError(f"{run.folder}: holds a tokenizer, not a world model")
-    return run.model
-
-
-def _token_clips(run: Run, data: Path) -> TokenClips:
+def _clips(run: Run, data: Path) -> TokenClips | LatentClips:
     clips = open_clips(run.config, data, training=False)
-    assert isinstance(clips, TokenClips)
+    assert not isinstance(clips, VideoClips)
     return clips
 
 
-def _tokenizer_of(run: Run, clips: TokenClips, name: str, *, trust: bool = False, device: str = "cpu") -> Tokenizer:
-    """The tokenizer of the run (or `name`), after checking that it made these tokens."""
+def _tokenizer_of(
+    run: Run, clips: TokenClips | LatentClips, name: str, *, trust: bool = False, device: str = "cpu"
+) -> Tokenizer | LatentTokenizer:
+    """The tokenizer of the run (or `name`), after checking that it made this data."""
     name = name or run.config.tokenizer
     if not name:
         raise ValueError(f"{run.folder}: the run names no tokenizer for the pixels; give --tokenizer NAME or FOLDER")
-    coder = open_tokenizer(name, trust=trust, device=device)
-    made_by = clips.dataset.tokenizer if isinstance(clips.dataset, TokenDataset) else None
+    coder = open_tokenizer(name, kind=world_model(run).predicts, trust=trust, device=device)
+    made_by = None if isinstance(clips.dataset, LegacyTokenDataset) else clips.dataset.tokenizer
     if made_by and made_by.get("fingerprint") != coder.fingerprint():
-        raise ValueError(f"{clips.dataset.root}: tokens were made by another tokenizer ({made_by.get('name')}) than {name}")
+        raise ValueError(f"{clips.dataset.root}: was encoded by another tokenizer ({made_by.get('name')}) than {name}")
     return coder
 
 
-def _segments(clips: TokenClips) -> np.ndarray:
+def _segments(clips: TokenClips | LatentClips) -> np.ndarray:
     """A number for the segment of every clip, different in different shards."""
     ids = [int(clips.dataset.shards[s].segments[f]) for s, f in zip(clips.index.shard, clips.index.start)]
     return clips.index.shard.astype(np.int64) * 2**32 + np.array(ids)
 
 
-def _recorded(clips: TokenClips, coder: Tokenizer, video: Path) -> Callable[[np.ndarray], Tensor]:
-    """Recorded frames of clips, resized to what the tokenizer decodes to.  Token shard i was cut from raw shard i."""
+def _recorded(
+    clips: TokenClips | LatentClips, coder: Tokenizer | LatentTokenizer, video: Path
+) -> Callable[[np.ndarray], Tensor]:
+    """Recorded frames of clips, resized to what the tokenizer decodes to.  Encoded shard i was cut from raw shard i."""
     raw = open_dataset(video)
     if not isinstance(raw, RawDataset):
         raise ValueError(f"{video}: not a raw dataset")
@@ -186,7 +210,7 @@ def _recorded(clips: TokenClips, coder: Tokenizer, video: Path) -> Callable[[np.
     for shard in clips.dataset.shards:
         if shard.index not in shards or shards[shard.index].num_frames != shard.num_frames:
             raise ValueError(f"{video}: not the video of {clips.dataset.root}: shard {shard.index} is missing or differs")
-    assert isinstance(clips.dataset, TokenDataset)
+    assert not isinstance(clips.dataset, LegacyTokenDataset)
     size = clips.dataset.grid[0] * coder.spatial_stride
 
     def frames(numbers: np.ndarray) -> Tensor:

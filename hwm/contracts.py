@@ -139,6 +139,10 @@ class WorldModel(Protocol):
     future_grids: int
     num_states: int
 
+    @property
+    def neutral_state_A(self) -> Tensor:
+        """The raw state (A,) that the model's normalisation maps to zero: what zeroed states are."""
+
     def loss(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Training loss under "loss" (a scalar to differentiate) and further named scalars to log."""
 

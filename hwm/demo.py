@@ -45,7 +45,7 @@ def run_demo(out: Path, *, minutes: float = 0.0, seed: int = 0, workers: int = 0
     _say(4, "evaluating in rooms never seen in training")
     video = raw / f"{tokens.test.name}_raw"
     scores = evaluate_run(out / "run", data=tokens.test, video=video, out=out, clips=CLIPS, seed=seed, command="hwm demo")
-    predict_video(out / "run", data=tokens.test, out=out / "rollout.mp4", blocks=3)
+    predict_video(out / "run", data=tokens.test, out=out / "rollout.mp4")
     _print_outcome(scores, out, seconds=time.monotonic() - started)
     return 0
 

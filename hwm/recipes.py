@@ -195,7 +195,8 @@ def masked_hwm(variant: str, size: str = "") -> RunConfig:
         sample_every=5000,
     )
     if size:
-        small: dict[str, Any] = {"factors": (8, 8, 8, 5, 5, 5), "state_modulation": True, "code_loss": 10.0, "init_std": 0.05, "dropout": 0.1}
+        small: dict[str, Any] = {"factors": (8, 8, 8, 5, 5, 5), "state_modulation": True, "code_loss": 10.0}
+        small |= {"init_std": 0.05, "dropout": 0.1}
         sizes: dict[str, Any] = {
             "tiny": {"grid": (8, 8), "num_layers": 4, "num_heads": 3, "width": 96},
             "medium": {"grid": (16, 16), "num_layers": 12, "num_heads": 8, "width": 384},
@@ -219,8 +220,8 @@ def flow_hwm(variant: str, size: str = "") -> RunConfig:
     the release (reference D.2).  One process holds 16 clips x 8 accumulated micro-batches.  EMA, betas and weight
     decay are of the release.
     tiny: 64x64 frames of the built-in robot, minutes on two CPU cores.  medium: 128x128, for an hour on one GPU (our
-    arithmetic, not measured: 1.5 TFLOP a step).  Both let states modulate every block, predict the change of the latents and start from the centre of
-    the noise without guidance (ours), for clips are few.
+    arithmetic, not measured: 1.5 TFLOP a step).  Both let states modulate every block and predict the change of the
+    latents, without guidance (ours), for clips are few.
     """
     split = variant == "split"
     model = FlowConfig(

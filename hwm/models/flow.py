@@ -63,6 +63,11 @@ class FlowHWM(nn.Module):
         """
         self.units.set_latents(mean_C, std_C, change_std_C)
 
+    @property
+    def neutral_state_A(self) -> Tensor:
+        """The raw state (A,) that normalisation maps to zero."""
+        return self.units.shift_scale[0]
+
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for AdamW: decay on matrices, none on biases, norms and the vectors of the step sizes."""
         decayed: list[nn.Parameter] = []

@@ -86,6 +86,11 @@ class MaskedHWM(nn.Module):
         """Normalise states as (state - shift) * scale; (2, A) from `hwm.robot.normalisation`; a saved buffer."""
         self.actions.set_statistics(shift_scale)
 
+    @property
+    def neutral_state_A(self) -> Tensor:
+        """The raw state (A,) that normalisation maps to zero."""
+        return self.actions.shift_scale[0]
+
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for AdamW: decay on matrices and the token table, none on biases, norms, mask and positions."""
         return decay_groups(self, weight_decay)

@@ -105,6 +105,11 @@ class STTransformer(nn.Module):
         """Normalise states as (state - shift) * scale; (2, A) from `hwm.robot.normalisation`; a saved buffer."""
         self.states.set_statistics(shift_scale)
 
+    @property
+    def neutral_state_A(self) -> Tensor:
+        """The raw state (A,) that normalisation maps to zero."""
+        return self.states.shift_scale[0]
+
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for AdamW: decay on matrices (the tied table among them), none on biases, norms and positions."""
         return decay_groups(self, weight_decay)

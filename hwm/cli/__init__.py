@@ -1,0 +1,77 @@
+"""The `hwm` command: one function per verb.  Only the chosen verb's libraries are imported."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+
+from hwm.cli.data_verbs import data, demo, simulate, tokenize
+from hwm.cli.experiment_verb import experiment
+from hwm.cli.model_verbs import evaluate, export, predict, recipes, submit, train
+
+VERBS = """\
+usage: hwm VERB [options]        hwm VERB --help explains one
+
+  demo       simulate, tokenize, train, evaluate, report: the whole line in minutes
+  simulate   write a dataset of the built-in robot in the 1X v2.0 raw layout
+  data       check or describe a dataset
+  tokenize   turn raw video into tokens or latents
+  train      train a recipe
+  evaluate   score a run on held-out data and write its report
+  predict    write a video of what a run predicts
+  experiment train and score what a paper's table asks for, and lay it out
+  submit     write a challenge submission
+  export     publish a trained tokenizer as a folder of its own
+  recipes    list the recipes
+"""
+
+FUNCTIONS: tuple[Callable[..., int], ...] = (
+    demo,
+    simulate,
+    data,
+    tokenize,
+    train,
+    evaluate,
+    predict,
+    experiment,
+    submit,
+    export,
+    recipes,
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb.  A mistake of the user is one line on standard error and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(VERBS, end="")
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from hwm import __version__
+
+        print(__version__)
+        return 0
+    functions = {function.__name__: function for function in FUNCTIONS}
+    verb = arguments[0]
+    if verb not in functions:
+        import difflib
+
+        near = difflib.get_close_matches(verb, functions, 1)
+        hint = f"did you mean {near[0]!r}?" if near else "hwm --help lists the verbs"
+        print(f"hwm: error: no verb {verb!r}; {hint}", file=sys.stderr)
+        return 2
+    import tyro
+
+    # `--json` is what people type; the function's parameter has another name because json is a module here.
+    rest = ["--json-output" if a == "--json" else a for a in arguments[1:]]
+    try:
+        return tyro.cli(functions[verb], args=rest, prog=f"hwm {verb}", config=(tyro.conf.FlagCreatePairsOff,)) or 0
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        sys.stderr.close()
+        return 128 + signal.SIGPIPE
+    except (ValueError, OSError) as error:
+        print(f"hwm {verb}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
