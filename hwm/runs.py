@@ -79,7 +79,7 @@ def open_clips(config: RunConfig, folder: str | Path, *, training: bool) -> Clip
 def _check_fit(folder: str | Path, model: ModelConfig, *, data: dict[str, object]) -> None:
     for name, found in data.items():
         if getattr(model, name) != found:
-            raise ValueError(f"{folder}: its {name} is {found}, but the model's is {getattr(model, name)}; set model.{name}")
+            raise ValueError(f"{folder}: its {name} is {found}, the model is for {name} {getattr(model, name)}; set model.{name}")
 
 
 def train(config: RunConfig, out: str | Path) -> FitResult:

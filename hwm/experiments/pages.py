@@ -1,0 +1,47 @@
+"""The page of an experiment: one file of HTML with its tables and plots, in the style of the reports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hwm.evaluate import report
+from hwm.evaluate.page import details, image, section, table, text
+
+__all__ = ["document", "html_table", "image", "markdown_table", "note", "section"]
+
+STYLE = Path(report.__file__).with_name("report.css")
+
+
+def document(title: str, lead: str, sections: Sequence[str], record: dict[str, Any]) -> str:
+    """The page.  record: everything it was made from, shown on a click."""
+    data = details("All figures as JSON", f"<pre>{text(json.dumps(record, indent=1))}</pre>")
+    return (
+        f"<!doctype html>\n<html lang=en><head><meta charset=utf-8><title>{text(title)}</title>"
+        f'<meta name=viewport content="width=device-width, initial-scale=1"><style>\n{STYLE.read_text(encoding="utf-8")}'
+        f"</style></head>\n<body><main><header><p class=kicker>Experiment</p><h1>{text(title)}</h1><p class=lead>{text(lead)}"
+        f"</p></header>\n{''.join(sections)}\n{section('Data of this page', '', data)}</main></body></html>\n"
+    )
+
+
+def html_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of plain text; an interval in brackets is set small."""
+    return table(text(title), head, [(row[0], *map(_small_interval, row[1:])) for row in rows])
+
+
+def _small_interval(cell: str) -> str:
+    value, bracket, rest = cell.partition(" [")
+    return f"{text(value)} <small>{text(rest.rstrip(']').replace(', ', ' to '))}</small>" if bracket else text(cell)
+
+
+def note(words: str) -> str:
+    """A line in small print."""
+    return f"<p class=note>{text(words)}</p>"
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
