@@ -5,6 +5,7 @@ Source of the form: AdaLN-Zero of DiT, as both Humanoid World Models and the Rev
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -63,7 +64,7 @@ def normalise(x_BLD: Tensor, shift_BTD: Tensor, scale_BTD: Tensor) -> Tensor:
     The L tokens are T runs of equal length, each with its own vectors; a batch of 1 serves all.
     """
     y_BLD = F.layer_norm(x_BLD, x_BLD.shape[-1:])
-    return y_BLD * (1 + over_tokens(scale_BTD, x_BLD)) + over_tokens(shift_BTD, x_BLD)
+    return torch.addcmul(over_tokens(shift_BTD, x_BLD), y_BLD, 1 + over_tokens(scale_BTD, x_BLD))
 
 
 def over_tokens(vector_BTD: Tensor, x_BLD: Tensor) -> Tensor:

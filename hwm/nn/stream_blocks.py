@@ -67,7 +67,7 @@ class Attention(nn.Module):
 
 
 def _mlp(width: int, ratio: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, ratio * width), nn.GELU(approximate="tanh"), nn.Linear(ratio * width, width))
+    return nn.Sequential(nn.Linear(width, ratio * width), nn.GELU(), nn.Linear(ratio * width, width))
 
 
 class JointBlock(nn.Module):
@@ -203,4 +203,4 @@ class SplitBlock(nn.Module):
 
 def add(x_BLD: Tensor, gate_BTD: Tensor, y_BLD: Tensor, rate: float, *, training: bool) -> Tensor:
     """Residual connection behind a gate: x + gate * y, y with dropout while training."""
-    return x_BLD + over_tokens(gate_BTD, x_BLD) * dropout(y_BLD, rate, training=training)
+    return torch.addcmul(x_BLD, over_tokens(gate_BTD, x_BLD), dropout(y_BLD, rate, training=training))
