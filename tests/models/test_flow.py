@@ -271,7 +271,7 @@ def test_one_clip_is_learned_by_heart(target):
     change = (future - context[:, -1:]).square().mean((0, 1, 3, 4)).sqrt()
     model.set_latent_statistics(torch.full((3,), 5.0), torch.full((3,), 3.0), change)
     repeated = Batch(
-        states_BFA=batch.states_BFA.expand(16, -1, -1), latents_BTCHW=batch.latents_BTCHW.expand(16, -1, -1, -1, -1)
+        states_BFA=batch.states_BFA.expand(8, -1, -1), latents_BTCHW=batch.latents_BTCHW.expand(8, -1, -1, -1, -1)
     )
     before = model.validate(batch, generator=gen())
     train(model, lambda: repeated, steps=150, lr=6e-3)
@@ -327,7 +327,7 @@ def test_shortcut_targets_are_two_steps_of_the_model_and_no_gradient_flows_throu
 
 
 def test_prediction_names_its_step_size_and_a_plain_model_does_not_know_it():
-    model, batch = build(dataclasses.replace(TINY, shortcut=0.5)), clips()
+    model, batch = build(dataclasses.replace(TINY, num_layers=1, shortcut=0.5)), clips(num=1)
     outputs = {}
     for steps in (4, 128):
         model.config = dataclasses.replace(model.config, steps=steps)
@@ -342,7 +342,7 @@ def test_prediction_names_its_step_size_and_a_plain_model_does_not_know_it():
 def test_shortcuts_cross_in_one_step_where_the_plain_flow_needs_many():
     """The future is all +1 or all -1: its flow bends, so that a plain step across ends between both."""
     config = dataclasses.replace(
-        TINY, channels=1, grid=(2, 2), num_layers=1, width=48, shortcut=0.5, condition_dropout=0.0, guidance=1.0
+        TINY, channels=1, grid=(2, 2), num_layers=1, width=32, shortcut=0.5, condition_dropout=0.0, guidance=1.0
     )
     config = dataclasses.replace(config, time_sampling="uniform")
     torch.manual_seed(0)
@@ -358,7 +358,7 @@ def test_shortcuts_cross_in_one_step_where_the_plain_flow_needs_many():
         model.config = dataclasses.replace(config, steps=steps)
         return (predict(model, either(1), num_samples=200).abs() - 1).abs().mean().item()
 
-    train(model, lambda: either(64), steps=200, lr=1e-2)
+    train(model, lambda: either(48), steps=180, lr=1.2e-2)
     one, many = distance(1), distance(128)
     torch.nn.init.zeros_(model.network.step_size.weight)
     plain = distance(1)

@@ -151,7 +151,7 @@ def test_the_best_velocity_carries_noise_to_the_data(solver, num_steps):
 def test_training_finds_the_best_velocity():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(2 + 8, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2))
-    generator, steps = gen(1), 1500
+    generator, steps = gen(1), 1000
     adam = torch.optim.AdamW(net.parameters(), lr=4e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
 
