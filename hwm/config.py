@@ -98,10 +98,14 @@ class MaskedConfig:
     qk_norm: bool = False
     learned_positions: bool = True
     """Learned positions added to the tokens beside the rotary ones, as in the release."""
+    place_context: bool = False
+    """Future tokens also carry the context tokens of their place (ours); a narrow model takes long to find them itself."""
     dropout: float = 0.4
     """Dropout of the feed-forward layers, as in the release."""
     state_dim: int = 25
     num_states: int = 17
+    state_changes: bool = False
+    """States enter beside their change from the last past frame, on which most of what moves depends (ours)."""
     state_modulation: bool = False
     """The pooled state of a grid also scales and shifts the norms of its video tokens, from zero (ours)."""
     init_std: float = 0.02
@@ -155,14 +159,26 @@ class FlowConfig:
     dropout: float = 0.0
     state_dim: int = 25
     num_states: int = 17
+    state_changes: bool = False
+    """States enter beside their change from the last past frame, on which most of what moves depends (ours)."""
     state_modulation: bool = False
     """The pooled states of the future grids join the timestep in the modulation (ours)."""
+    place_context: bool = False
+    """Future tokens also carry the past latents of their place (ours); a narrow model takes long to find them itself."""
+    learned_positions: bool = False
+    """Learned positions added to all tokens beside the rotary ones (ours for this family)."""
     target: Literal["latents", "change"] = "latents"
     """What the flow ends in: the future latents (the paper) or their change from the last past one (ours)."""
+    output: Literal["velocity", "data"] = "velocity"
+    """What the network gives: the velocity (the paper), or what the flow ends in, from which the velocity follows (ours)."""
+    relative_loss: bool = False
+    """Weigh each clip's error by the inverse of the size of what is predicted, as PSNR does (ours)."""
     sigma_min: float = 1e-4
     """Noise left at time 1; the paper keeps it and prints no value."""
     time_sampling: Literal["uniform", "logit_normal"] = "logit_normal"
     """Distribution of training times; the release draws sigmoid(N(0, 1))."""
+    time_mean: float = 0.0
+    """Mean of that normal distribution; negative trains more where there is most noise (ours)."""
     time_per_grid: bool = False
     """Each future grid gets a noise level of its own in training."""
     condition_dropout: float = 0.15

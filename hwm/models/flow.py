@@ -3,7 +3,8 @@
 Four token streams (past and future video, past and future actions) pass through blocks of joint or split attention
 under modulation by the flow's time (`hwm.nn.flow_network`).  Source: HWM paper sections 2.3 and 2.4; sizes and what the
 paper leaves open: SYSTEMS.md section 3 and reference D.2.  Ours are `context_sees="context"`, `target="change"`,
-`state_modulation`, `time_per_grid` and `shortcut`, each an option of the same network.
+`output="data"`, `place_context`, `learned_positions`, `state_modulation`, `relative_loss`, `time_per_grid` and `shortcut`,
+each an option of the same network.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from hwm.nn.units import Units
 
 VALIDATION_TIMES = 4
 VALIDATION_STEPS = 4
+RELATIVE_FLOOR = 0.05
+"""Added to the size of what a clip predicts, of mean 1, before its error is divided by it: stillness is not all."""
 PLAIN = flow.SHORTCUT_LEVELS
 """Level of the plain flow, which knows no step size."""
 
@@ -69,11 +72,12 @@ class FlowHWM(nn.Module):
         return self.units.shift_scale[0]
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for AdamW: decay on matrices, none on biases, norms and the vectors of the step sizes."""
+        """Groups for AdamW: decay on matrices, none on biases, norms, positions and the vectors of the step sizes."""
         decayed: list[nn.Parameter] = []
         free: list[nn.Parameter] = []
         for name, parameter in self.named_parameters():
-            (free if parameter.ndim < 2 or "step_size" in name else decayed).append(parameter)
+            vectors = parameter.ndim < 2 or "step_size" in name or name.endswith("positions")
+            (free if vectors else decayed).append(parameter)
         return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
 
     # Training
@@ -81,6 +85,7 @@ class FlowHWM(nn.Module):
     def loss(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Flow-matching loss on the future latents ("flow_mse"); all randomness from `generator`.
 
+        The error is that of the velocity or, where the network gives the data, of the data.
         Clips lose context and actions together with probability config.condition_dropout: both become zero, their mean.
         With config.shortcut, that share of the batch learns to take two steps in one ("shortcut_mse", Frans et al.
         2024), and the loss weighs both terms by their shares.  A guided model forms the targets from its smallest steps
@@ -100,7 +105,8 @@ class FlowHWM(nn.Module):
         past_BTCHW, states_BFA = past_BTCHW * kept_B.view(-1, 1, 1, 1, 1), states_BFA * kept_B.view(-1, 1, 1)
         noise_BTCHW = drawn(torch.randn, *data_BTCHW.shape)
         num_times = self.future_grids if self.config.time_per_grid else 1
-        times_BT = flow.sample_times((B, num_times), self.config.time_sampling, generator=generator).to(data_BTCHW)
+        kind, mean = self.config.time_sampling, self.config.time_mean
+        times_BT = flow.sample_times((B, num_times), kind, generator=generator, mean=mean).to(data_BTCHW)
         levels_B = torch.full((B,), PLAIN, device=data_BTCHW.device)
         if num_short:
             levels_n, times_nT = flow.sample_shortcuts((num_short, num_times), generator=generator)
@@ -112,14 +118,31 @@ class FlowHWM(nn.Module):
             inputs = (y[:num_short] for y in (x_BTCHW, past_BTCHW, states_BFA, times_BT, levels_B))
             target_BTCHW = torch.cat([self._shortcut_target(*inputs), target_BTCHW[num_short:]])
         with dropout_from(generator, device=data_BTCHW.device, active=self.training and self.config.dropout > 0):
-            velocity_BTCHW = self.network(x_BTCHW, past_BTCHW, states_BFA, times_BT=times_BT, levels_B=levels_B)
+            velocity_BTCHW = self._velocity(x_BTCHW, past_BTCHW, states_BFA, times_BT, levels_B)
+        if self.config.output == "data":  # the error of the data itself: that of its velocity would see late times alone
+            left = flow.noise_left(_beside(times_BT), sigma_min=sigma_min)
+            velocity_BTCHW, target_BTCHW = velocity_BTCHW * left, target_BTCHW * left
         error_B = _squared_error(velocity_BTCHW, target_BTCHW)
+        if self.config.relative_loss:
+            error_B = error_B / (data_BTCHW.square().mean((1, 2, 3, 4)) + RELATIVE_FLOOR)
         flow_mse = error_B[num_short:].mean()
         if not num_short:
             return {"loss": flow_mse, "flow_mse": flow_mse}
         shortcut_mse = error_B[:num_short].mean()
         loss = (1 - share) * flow_mse + share * shortcut_mse
         return {"loss": loss, "flow_mse": flow_mse, "shortcut_mse": shortcut_mse}
+
+    def _velocity(
+        self, x_BTCHW: Tensor, past_BTCHW: Tensor, states_BFA: Tensor, times_BT: Tensor, levels_B: Tensor
+    ) -> Tensor:
+        output_BTCHW = self.network(x_BTCHW, past_BTCHW, states_BFA, times_BT=times_BT, levels_B=levels_B)
+        return self._as_velocity(output_BTCHW, x_BTCHW, times_BT)
+
+    def _as_velocity(self, output_BTCHW: Tensor, x_BTCHW: Tensor, times_BT: Tensor) -> Tensor:
+        """The velocity that the network's output means at the point x."""
+        if self.config.output == "velocity":
+            return output_BTCHW
+        return flow.velocity_to(output_BTCHW, x_BTCHW, _beside(times_BT), sigma_min=self.config.sigma_min)
 
     @torch.no_grad()
     def _shortcut_target(
@@ -138,7 +161,7 @@ class FlowHWM(nn.Module):
 
         def velocity(x: Tensor, time: Tensor) -> Tensor:
             times = with_guided(time[:, :, 0, 0, 0])
-            v = self.network(with_guided(x), past, states, times_BT=times, levels_B=with_guided(half_B))
+            v = self._velocity(with_guided(x), past, states, times, with_guided(half_B))
             v, unconditional = v.tensor_split([len(x)])
             return v.index_copy(0, guided, flow.guide(v[guided], unconditional, scale))
 
@@ -164,7 +187,7 @@ class FlowHWM(nn.Module):
                 noise = torch.randn(data_BTCHW.shape, generator=generator, device=generator.device).to(data_BTCHW)
                 x_BTCHW = flow.interpolate(noise, data_BTCHW, time, sigma_min=sigma_min)
                 times_BT = time.expand(B, 1)
-                v_BTCHW = self.network(x_BTCHW, past_BTCHW, states_BFA, times_BT=times_BT, levels_B=levels_B)
+                v_BTCHW = self._velocity(x_BTCHW, past_BTCHW, states_BFA, times_BT, levels_B)
                 errors.append(_squared_error(v_BTCHW, flow.target_velocity(noise, data_BTCHW, sigma_min=sigma_min)))
             start = torch.zeros_like(data_BTCHW)[:, None]
             guess_BKTCHW = self._sample(past_BTCHW, states_BFA, start, num_steps=VALIDATION_STEPS, guidance=1.0)
@@ -231,7 +254,9 @@ class FlowHWM(nn.Module):
             return torch.cat([samples, y[B:].expand(B * K, *y.shape[1:])]) if guided else samples
 
         tokens = network.embed(past_BTCHW, states_BFA)
-        pooled_BTD = network.pool_actions(tokens)
+        pooled_BTD, place_BLD = network.pool_actions(tokens), network.place(past_BTCHW)
+        if place_BLD is not None and self.config.place_context:
+            place_BLD = rows(place_BLD)
         context = memories = None
         if self.config.context_sees == "all":
             context = {stream: rows(x_BLD) for stream, x_BLD in tokens.items()}
@@ -248,11 +273,13 @@ class FlowHWM(nn.Module):
             return _each(network.vectors(network.conditions(times_n1[k : k + 1], level_1, pooled_BTD)), rows)
 
         def velocity(x_RTCHW: Tensor, k: int) -> Tensor:
+            x = torch.cat([x_RTCHW, x_RTCHW]) if guided else x_RTCHW
+            output = network.advance(x, vectors_at(k), place_BLD=place_BLD, context=context, memories=memories)
+            v = self._as_velocity(output, x, times_n1[k : k + 1])
             if not guided:
-                return network.advance(x_RTCHW, vectors_at(k), context=context, memories=memories)
-            twice = torch.cat([x_RTCHW, x_RTCHW])
-            v_RTCHW, unconditional = network.advance(twice, vectors_at(k), context=context, memories=memories).chunk(2)
-            return flow.guide(v_RTCHW, unconditional, guidance)
+                return v
+            conditional, unconditional = v.chunk(2)
+            return flow.guide(conditional, unconditional, guidance)
 
         data_RTCHW = flow.solve(velocity, noise_BKTCHW.flatten(0, 1), num_steps=num_steps, solver=self.config.solver)
         return data_RTCHW.unflatten(0, (B, K))

@@ -66,8 +66,13 @@ class MaskedHWM(nn.Module):
         self.positions = (
             nn.Parameter(torch.empty(G, self.num_places, config.width)) if config.learned_positions else None
         )
+        self.place = nn.Linear(self.context_grids * config.width, config.width) if config.place_context else None
         self.actions = ActionEncoder(
-            pooling_GF, state_dim=config.state_dim, width=config.width, mlp_ratio=config.mlp_ratio
+            pooling_GF,
+            state_dim=config.state_dim,
+            width=config.width,
+            mlp_ratio=config.mlp_ratio,
+            changes_from=clock.num_frames(config.context_grids) - 1 if config.state_changes else None,
         )
         block = JointBlock if config.attention == "joint" else SplitBlock
         sharing = sharing_by_layer(
@@ -105,6 +110,14 @@ class MaskedHWM(nn.Module):
             return x_TBSD
         return x_TBSD + self.positions[first_slot : first_slot + len(x_TBSD), None]
 
+    def at_place(self, context_BCS: Tensor) -> Tensor | None:
+        """What future tokens know of the context at their place (B, S, D), where config.place_context asks for it."""
+        if self.place is None:
+            return None
+        x_BCSD = self.vocabulary.embed(context_BCS)
+        place_BSD: Tensor = self.place(x_BCSD.transpose(1, 2).flatten(2))
+        return place_BSD
+
     def trunk(
         self,
         tokens_BTS: Tensor,
@@ -112,22 +125,26 @@ class MaskedHWM(nn.Module):
         state_BGD: Tensor,
         *,
         newest: int,
+        place_BSD: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
         """Tokens of consecutive slots -> inputs of the head for the `newest` last ones, (newest, B, S, D).
 
-        masked_BTS: bool, True hides the token.  state_BGD: action tokens of all grids.  With a cache, the slots
-        follow the ones already in it.
+        masked_BTS: bool, True hides the token.  state_BGD: action tokens of all grids.  place_BSD: from `at_place`.
+        With a cache, the slots follow the ones already in it.
         """
         first = cache.num_grids if cache is not None else 0
         end = first + tokens_BTS.shape[1]
+        num_past = max(0, self.context_grids - first)
         video_TBSD = self.embed(tokens_BTS, masked_BTS, first_slot=first)
+        if place_BSD is not None:
+            video_TBSD = torch.cat([video_TBSD[:num_past], video_TBSD[num_past:] + place_BSD])
         state_TBD = state_BGD[:, first:end].transpose(0, 1)
         actions_TB1D: Tensor = state_TBD[:, :, None]
         places_S2 = grid_positions(*self.config.grid).to(tokens_BTS.device)
         times_T1 = torch.arange(first, end, device=tokens_BTS.device)[:, None]
         window = Window(
-            num_past=max(0, self.context_grids - first),
+            num_past=num_past,
             place_angles_SP=rope_angles(places_S2, self.head_width),
             time_angles_TP=rope_angles(times_T1, self.head_width),
             visible_2T2U=self.visible_2G2G[:, first:end, :, :end],
@@ -162,8 +179,13 @@ class MaskedHWM(nn.Module):
         masked_BTS = torch.cat([shown_BTS, hidden_BTS], 1)
         dropping = self.training and self.config.dropout > 0
         with dropout_from(generator, device=tokens_BTHW.device, active=dropping):
+            inputs_BTS = inputs_BTHW.flatten(2)
             x_TBSD = self.trunk(
-                inputs_BTHW.flatten(2), masked_BTS, self.actions(batch.states_BFA), newest=self.future_grids
+                inputs_BTS,
+                masked_BTS,
+                self.actions(batch.states_BFA),
+                newest=self.future_grids,
+                place_BSD=self.at_place(inputs_BTS[:, : self.context_grids]),
             )
         rows_TBS = hidden_BTS.transpose(0, 1)
         targets_TBS = tokens_BTHW[:, self.context_grids :].flatten(2).transpose(0, 1)
@@ -282,6 +304,7 @@ class MaskedHWM(nn.Module):
                 draft.masked_RGS[:, first_slot:end],
                 draft.state_RGD,
                 newest=end - grid,
+                place_BSD=self.at_place(draft.tokens_RGS[:, : self.context_grids]),
                 cache=draft.cache,
             )[0]
             first_slot = settled

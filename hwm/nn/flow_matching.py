@@ -27,16 +27,37 @@ def target_velocity(noise: Tensor, data: Tensor, *, sigma_min: float) -> Tensor:
     return data - (1 - sigma_min) * noise
 
 
+LAST_SPAN = 0.05
+"""Smallest share of noise that a velocity is divided by."""
+
+
+def velocity_to(data: Tensor, x: Tensor, time: Tensor, *, sigma_min: float) -> Tensor:
+    """Velocity at the point x of the path that ends in `data`: what a network that gives the data implies (ours).
+
+    On the path it is the target velocity.  Near time 1, where the noise left cannot be told from x, it is bounded.
+    """
+    return (data - (1 - sigma_min) * x) / noise_left(time, sigma_min=sigma_min)
+
+
+def noise_left(time: Tensor, *, sigma_min: float) -> Tensor:
+    """Share of noise in the path at `time`, bounded from below: an error of the data is this times one of the velocity."""
+    return (1 - (1 - sigma_min) * time).clamp(min=LAST_SPAN)
+
+
 def sample_times(
-    shape: tuple[int, ...], distribution: Literal["uniform", "logit_normal"], *, generator: torch.Generator
+    shape: tuple[int, ...],
+    distribution: Literal["uniform", "logit_normal"],
+    *,
+    generator: torch.Generator,
+    mean: float = 0.0,
 ) -> Tensor:
     """Training times in (0, 1), float32, on the generator's device.
 
-    logit_normal: sigmoid of a standard normal, which favours the middle (the release; reference D.2).
+    logit_normal: sigmoid of N(mean, 1); mean 0 favours the middle (the release; reference D.2), below it noisy times.
     """
     if distribution == "uniform":
         return torch.rand(shape, generator=generator, device=generator.device)
-    return torch.randn(shape, generator=generator, device=generator.device).sigmoid()
+    return (mean + torch.randn(shape, generator=generator, device=generator.device)).sigmoid()
 
 
 def stratified_times(num: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The network of Flow-HWM: the velocity of noisy future latents, given the past, the actions and the flow's time.
+"""The network of Flow-HWM: from noisy future latents, the past, the actions and the flow's time to the velocity, or the data.
 
 Source: HWM paper sections 2.3.1 and 2.4; what the paper leaves open as in the release (reference D.2).  `forward` is all
 of it.  Prediction calls its parts, since most of them need not run at every step.
@@ -16,13 +16,16 @@ from hwm.config import FlowConfig
 from hwm.nn.flow_matching import SHORTCUT_LEVELS, time_features
 from hwm.nn.modulation import AdaLNZero, normalise
 from hwm.nn.rope import grid_positions, rope_angles
-from hwm.nn.states import state_pooling
+from hwm.nn.states import state_pooling, with_changes
 from hwm.nn.stream_blocks import JointBlock, Memory, SplitBlock, Tokens, Vectors
 from hwm.nn.streams import FUTURE_ACTIONS, FUTURE_VIDEO, PAST_ACTIONS, PAST_VIDEO, STREAMS, sharing_by_layer
 
+POSITIONS_STD = 0.3
+"""Start of learned positions: tokens are of size 1, and places must be told apart from the first step on."""
+
 
 class FlowNetwork(nn.Module):
-    """Four streams of tokens, blocks modulated by time, velocity of the future video.  Everything is normalised.
+    """Four streams of tokens, blocks modulated by time, one output for each future latent.  Everything is normalised.
 
     Linear layers start from Xavier's uniform distribution, the last one among them (the paper found zeros unstable),
     modulation and every added condition from zero.
@@ -42,9 +45,13 @@ class FlowNetwork(nn.Module):
 
         patch = config.channels * config.patch**2
         self.past_patches, self.future_patches = nn.Linear(patch, D), nn.Linear(patch, D)
-        self.actions = nn.Sequential(nn.Linear(config.state_dim, 4 * D), nn.SiLU(), nn.Linear(4 * D, D))
+        state_width = config.state_dim * (2 if config.state_changes else 1)
+        self.actions = nn.Sequential(nn.Linear(state_width, 4 * D), nn.SiLU(), nn.Linear(4 * D, D))
         self.time = nn.Sequential(nn.Linear(D, 4 * D), nn.SiLU(), nn.Linear(4 * D, D))
         self.state_condition = nn.Linear(D, D) if config.state_modulation else None
+        self.place_patches = nn.Linear(config.context_grids * patch, D) if config.place_context else None
+        num_tokens = num_grids * rows * columns + num_frames
+        self.positions = nn.Parameter(torch.empty(num_tokens, D)) if config.learned_positions else None
         self.step_size = nn.Embedding(SHORTCUT_LEVELS + 1, D, padding_idx=SHORTCUT_LEVELS) if config.shortcut else None
         Block = JointBlock if config.attention == "joint" else SplitBlock
         sharing = sharing_by_layer(config.sharing, num_layers=config.num_layers, unshared_blocks=config.unshared_blocks)
@@ -78,6 +85,8 @@ class FlowNetwork(nn.Module):
         for module in self.modules():
             if isinstance(module, AdaLNZero):
                 module.reset()
+        if self.positions is not None:
+            nn.init.normal_(self.positions, std=POSITIONS_STD)
         if self.step_size is not None:
             nn.init.zeros_(self.step_size.weight)
         if self.state_condition is not None:
@@ -86,26 +95,43 @@ class FlowNetwork(nn.Module):
     def forward(
         self, x_BTCHW: Tensor, past_BTCHW: Tensor, states_BFA: Tensor, *, times_BT: Tensor, levels_B: Tensor
     ) -> Tensor:
-        """Velocity of the future latents x, in their type.
+        """Output for the future latents x, in their type: their velocity, or the data (config.output).
 
         times_BT: time in [0, 1] of each future grid, or (B, 1) for one time of all.
         levels_B: step size as a level of `flow_matching.sample_shortcuts`; SHORTCUT_LEVELS is the plain flow.
         """
         context = self.embed(past_BTCHW, states_BFA)
         pooled_BTD = self.pool_actions(context)
-        vectors = self.vectors(self.conditions(times_BT, levels_B, pooled_BTD))
+        vectors, place_BLD = self.vectors(self.conditions(times_BT, levels_B, pooled_BTD)), self.place(past_BTCHW)
         if self.config.context_sees == "all":
-            return self.advance(x_BTCHW, vectors, context=context)
-        return self.advance(x_BTCHW, vectors, memories=self.remember(context, pooled_BTD))
+            return self.advance(x_BTCHW, vectors, place_BLD=place_BLD, context=context)
+        return self.advance(x_BTCHW, vectors, place_BLD=place_BLD, memories=self.remember(context, pooled_BTD))
 
     def embed(self, past_BTCHW: Tensor, states_BFA: Tensor) -> Tokens:
         """Tokens (B, L, D) of the streams that are given: one of each patch of a grid, one of each frame's states."""
+        if self.config.state_changes:
+            states_BFA = with_changes(states_BFA, row=self.past_frames - 1)
         actions_BFD = self.actions(states_BFA.to(self.final.weight.dtype))
+        past_BLD = self.past_patches(self._patches(past_BTCHW))
+        if self.positions is not None:
+            past_BLD = past_BLD + self.positions[: self.past_tokens]
+            actions_BFD = actions_BFD + self.positions[-actions_BFD.shape[1] :]
         return {
-            PAST_VIDEO: self.past_patches(self._patches(past_BTCHW)),
+            PAST_VIDEO: past_BLD,
             PAST_ACTIONS: actions_BFD[:, : self.past_frames],
             FUTURE_ACTIONS: actions_BFD[:, self.past_frames :],
         }
+
+    def place(self, past_BTCHW: Tensor) -> Tensor | None:
+        """What a future token knows of its place, (B or 1, L, D): its position and the past latents there (ours)."""
+        parts: list[Tensor] = []
+        if self.positions is not None:
+            parts.append(self.positions[None, self.past_tokens : -self.action_positions.shape[0]])
+        if self.place_patches is not None:
+            patches_BTSP = self._patches(past_BTCHW).unflatten(1, (self.config.context_grids, -1))
+            place_BSD = self.place_patches(patches_BTSP.transpose(1, 2).flatten(2))
+            parts.append(place_BSD.repeat(1, self.config.future_grids, 1))
+        return sum(parts[1:], parts[0]) if parts else None
 
     def pool_actions(self, context: Tokens) -> Tensor | None:
         """Mean embedding of the actions of each future grid (B, T, D), where they modulate (ours)."""
@@ -150,11 +176,15 @@ class FlowNetwork(nn.Module):
         x_BTCHW: Tensor,
         vectors: list[Vectors],
         *,
+        place_BLD: Tensor | None = None,
         context: Tokens | None = None,
         memories: list[Memory] | None = None,
     ) -> Tensor:
-        """The future video through all blocks, together with the context or reading the memories of it: its velocity."""
-        tokens, angles = {**(context or {}), FUTURE_VIDEO: self.future_patches(self._patches(x_BTCHW))}, self._angles()
+        """The future video through all blocks, together with the context or reading the memories of it: the output."""
+        future_BLD = self.future_patches(self._patches(x_BTCHW))
+        if place_BLD is not None:
+            future_BLD = future_BLD + place_BLD
+        tokens, angles = {**(context or {}), FUTURE_VIDEO: future_BLD}, self._angles()
         for layer, block in enumerate(self.blocks):
             tokens, _ = block(tokens, vectors[layer], angles, memories[layer] if memories else None)
         y_BLD = self.final(normalise(tokens[FUTURE_VIDEO], *vectors[-1][FUTURE_VIDEO]))

@@ -44,8 +44,9 @@ def rope_angles(positions_SX: Tensor, head_width: int, *, theta: float = 10_000.
 def rotate(x_SH: Tensor, angles_SP: Tensor) -> Tensor:
     """x (..., S, H) with channels (2 i, 2 i + 1) turned by angles (S, H / 2), in the type of x.
 
-    Equals multiplying the pairs, read as complex numbers, by exp(i angle).
+    The pairs are complex numbers multiplied by exp(i angle); in float32 or wider, as halves know no complex numbers.
     """
-    cos, sin = angles_SP.cos().to(x_SH.dtype), angles_SP.sin().to(x_SH.dtype)
-    even, odd = x_SH.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
+    wide = x_SH if x_SH.dtype == torch.float64 else x_SH.float()
+    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)).contiguous())
+    angles = angles_SP.to(wide.dtype)
+    return torch.view_as_real(pairs * torch.complex(angles.cos(), angles.sin())).flatten(-2).to(x_SH.dtype)

@@ -92,22 +92,42 @@ class StateEncoder(StateRows):
         return self.pool(self.conv(x_BFD.transpose(1, 2)).transpose(1, 2) + self.positions)
 
 
+CHANGE_SCALE = 7.0
+"""Brings changes to the size of states: over 8 frames a state changes by about a seventh of its spread."""
+
+
+def with_changes(states_BFA: Tensor, *, row: int) -> Tensor:
+    """Normalised states beside their scaled change from state `row`, (B, F, 2 A) (ours)."""
+    return torch.cat([states_BFA, CHANGE_SCALE * (states_BFA - states_BFA[:, row : row + 1])], -1)
+
+
 class ActionEncoder(StateRows):
     """Every state row through a linear layer, an MLP and LayerNorm, plus its position; then the mean of each grid.
 
     positions: learned, of the frames, from zero; without them the order of the rows of a grid would be lost.
+    changes_from: row from which the change of every state is given beside it; None gives the states alone.
     Source: reference D.1, action encoder of Masked-HWM.
     """
 
-    def __init__(self, pooling_GF: np.ndarray, *, state_dim: int, width: int, mlp_ratio: int) -> None:
+    def __init__(
+        self, pooling_GF: np.ndarray, *, state_dim: int, width: int, mlp_ratio: int, changes_from: int | None = None
+    ) -> None:
         super().__init__(pooling_GF, state_dim=state_dim)
+        self.changes_from = changes_from
         hidden = mlp_ratio * width
         self.mlp = nn.Sequential(
-            nn.Linear(state_dim, width), nn.GELU(), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
+            nn.Linear(state_dim if changes_from is None else 2 * state_dim, width),
+            nn.GELU(),
+            nn.Linear(width, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, width),
         )
         self.norm = nn.LayerNorm(width)
         self.positions = nn.Parameter(torch.zeros(self.num_states, width))
 
     def forward(self, states_BFA: Tensor) -> Tensor:
         """Raw states -> one action token a grid, (B, G, D).  Raises ValueError as `normalised` does."""
-        return self.pool(self.norm(self.mlp(self.normalised(states_BFA))) + self.positions)
+        states_BFA = self.normalised(states_BFA)
+        if self.changes_from is not None:
+            states_BFA = with_changes(states_BFA, row=self.changes_from)
+        return self.pool(self.norm(self.mlp(states_BFA)) + self.positions)

@@ -179,3 +179,13 @@ def test_training_finds_the_best_velocity():
             assert error < 0.02, (t, error)
         x = torch.randn(20_000, 2, generator=generator)
         assert_moments_of_the_data(flow.solve(lambda x, k: velocity(x, torch.full((len(x), 1), k / 100)), x, num_steps=100))
+
+
+def test_the_velocity_to_the_data_is_the_target_velocity_on_its_path() -> None:
+    generator = torch.Generator().manual_seed(3)
+    noise, data = torch.randn(2, 5, 4, generator=generator).double()
+    for time in (0.0, 0.3, 0.9):
+        x = flow.interpolate(noise, data, torch.tensor(time).double(), sigma_min=0.01)
+        velocity = flow.velocity_to(data, x, torch.tensor(time).double(), sigma_min=0.01)
+        torch.testing.assert_close(velocity, flow.target_velocity(noise, data, sigma_min=0.01))
+    assert flow.velocity_to(data, x, torch.tensor(1.0).double(), sigma_min=0.0).isfinite().all()

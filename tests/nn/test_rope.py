@@ -9,13 +9,17 @@ from hwm.nn.rope import axis_widths, grid_positions, rope_angles, rotate
 
 
 @pytest.mark.parametrize("sizes", [(17,), (4, 5), (3, 4, 5)])
-def test_equals_multiplication_by_a_complex_number(sizes: tuple[int, ...]) -> None:
+def test_every_pair_turns_by_its_angle(sizes: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
     positions = grid_positions(*sizes)
     x = torch.randn(2, len(positions), 24, generator=generator)
     angles = rope_angles(positions, 24)
-    turned = torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (12, 2))) * torch.polar(torch.ones_like(angles), angles))
-    torch.testing.assert_close(rotate(x, angles), turned.flatten(-2))
+    turned = rotate(x, angles)
+    for pair in range(12):
+        matrix = torch.stack([angles[:, pair].cos(), -angles[:, pair].sin(), angles[:, pair].sin(), angles[:, pair].cos()], -1)
+        one = (matrix.view(-1, 2, 2) @ x[..., 2 * pair : 2 * pair + 2, None])[..., 0]
+        torch.testing.assert_close(turned[..., 2 * pair : 2 * pair + 2], one)
+    assert rotate(x.bfloat16(), angles).dtype == torch.bfloat16
 
 
 @given(shift=st.tuples(*[st.integers(-50, 50)] * 3), axes=st.integers(1, 3), seed=st.integers(0, 100))
