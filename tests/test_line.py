@@ -12,6 +12,7 @@ from hwm.config import FSQConfig
 from hwm.data.testsets import write_compression_test_set
 from hwm.data.writers import RawShardWriter, write_dataset_metadata, write_tokenizer_info
 from hwm.runs import load_run
+from hwm.tokenizers.continuous import ContinuousTokenizer
 from hwm.tokenizers.fsq import FSQTokenizer
 from hwm.tokenizers.store import load_tokenizer, save_tokenizer
 
@@ -64,10 +65,62 @@ def test_evaluation_writes_numbers_and_a_page(place):
 
 def test_a_rollout_becomes_a_video(place):
     out = place / "rollout.mp4"
-    assert main(["predict", str(place / "run"), "--data", str(place / "tokens"), "--out", str(out), "--blocks", "2"]) == 0
+    assert main(["predict", str(place / "run"), "--data", str(place / "tokens"), "--out", str(out), "--frames", "34"]) == 0
     from hwm.data.video import read_video
 
     assert len(read_video(out)) == 51
+
+
+HWM_SHAPE = ["model.grid=[4,4]", "model.num_layers=2", "model.num_heads=2", "model.width=16", "model.unshared_blocks=1"]
+HWM_SHAPE += ["train.steps=4", "train.validate_every=2", "train.checkpoint_every=2", "train.sample_every=4"]
+HWM_SHAPE += ["train.batch_size=4", "train.threads=1"]
+HWM_KINDS = {
+    "masked": ("tokens", "coder", ["model.vocab_size=200", "model.factors=[8,5,5]"]),
+    "flow": ("latents", "smooth", ["model.channels=3", "model.patch=2", "model.shortcut=0.25"]),
+}
+
+
+@pytest.fixture(scope="module", params=HWM_KINDS)
+def hwm(place, request):
+    """A run of either Humanoid World Model on the same recordings: its folder, its data, and the family."""
+    data, coder, options = HWM_KINDS[request.param]
+    if data == "latents":
+        torch.manual_seed(0)
+        config = FSQConfig(levels=(5, 5, 5), channels=8, depth=1, continuous=True)
+        save_tokenizer(ContinuousTokenizer(config), place / "smooth")
+        assert main(["tokenize", str(place / "raw"), str(place / "latents"), "--tokenizer", str(place / "smooth")]) == 0
+    arguments = ["train", f"{request.param}-hwm-modality-tiny", "--out", str(place / request.param)]
+    arguments += ["--data", str(place / data), "--val", str(place / data), "--tokenizer", str(place / coder)]
+    assert main([*arguments, "--set", *HWM_SHAPE, *options]) == 0
+    return place / request.param, place / data, request.param
+
+
+def test_both_humanoid_world_models_go_through_one_protocol(hwm, tmp_path):
+    run, data, family = hwm
+    assert (run / "samples" / "step-4.png").is_file()
+    arguments = ["evaluate", str(run), "--data", str(data), "--video", str(run.parent / "raw"), "--out", str(tmp_path)]
+    assert main([*arguments, "--clips", "6", "--set", "model.steps=2"]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["settings"]["protocol"] == "hwm" and results["settings"]["future_frames"] == 8
+    assert bool(results["tokens"]) == (family == "masked") and results["cost"]["samples_per_second"] > 0
+    names = {row["name"] for row in results["pixels"]}
+    assert {"copy last frame", "model, states permuted", "model, states zeroed"} < names
+    assert {row["metric"] for row in results["perceptual"]} == {"TFD"}
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_a_part_of_a_block_rolls_out_to_a_video(hwm, tmp_path):
+    run, data, _ = hwm
+    assert main(["predict", str(run), "--data", str(data), "--out", str(tmp_path / "r.mp4"), "--frames", "20"]) == 0
+    from hwm.data.video import read_video
+
+    assert len(read_video(tmp_path / "r.mp4")) == 29
+
+
+def test_only_how_a_run_predicts_may_change_later(hwm, capsys):
+    run, data, _ = hwm
+    assert main(["evaluate", str(run), "--data", str(data), "--set", "model.width=32"]) == 2
+    assert "may change after training" in capsys.readouterr().err
 
 
 def test_a_submission_is_written_and_checked(place):

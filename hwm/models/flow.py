@@ -119,10 +119,7 @@ class FlowHWM(nn.Module):
             target_BTCHW = torch.cat([self._shortcut_target(*inputs), target_BTCHW[num_short:]])
         with dropout_from(generator, device=data_BTCHW.device, active=self.training and self.config.dropout > 0):
             velocity_BTCHW = self._velocity(x_BTCHW, past_BTCHW, states_BFA, times_BT, levels_B)
-        if self.config.output == "data":  # the error of the data itself: that of its velocity would see late times alone
-            left = flow.noise_left(_beside(times_BT), sigma_min=sigma_min)
-            velocity_BTCHW, target_BTCHW = velocity_BTCHW * left, target_BTCHW * left
-        error_B = _squared_error(velocity_BTCHW, target_BTCHW)
+        error_B = self._flow_error(velocity_BTCHW, target_BTCHW, times_BT)
         if self.config.relative_loss:
             error_B = error_B / (data_BTCHW.square().mean((1, 2, 3, 4)) + RELATIVE_FLOOR)
         flow_mse = error_B[num_short:].mean()
@@ -143,6 +140,16 @@ class FlowHWM(nn.Module):
         if self.config.output == "velocity":
             return output_BTCHW
         return flow.velocity_to(output_BTCHW, x_BTCHW, _beside(times_BT), sigma_min=self.config.sigma_min)
+
+    def _flow_error(self, velocity_BTCHW: Tensor, target_BTCHW: Tensor, times_BT: Tensor) -> Tensor:
+        """Squared error (B,) of the velocity or, where the network gives the data, of the data.
+
+        The velocity's would see late times alone there, at which it follows from the data by a division by little.
+        """
+        if self.config.output == "velocity":
+            return _squared_error(velocity_BTCHW, target_BTCHW)
+        left = flow.noise_left(_beside(times_BT), sigma_min=self.config.sigma_min)
+        return _squared_error(velocity_BTCHW * left, target_BTCHW * left)
 
     @torch.no_grad()
     def _shortcut_target(
@@ -175,7 +182,7 @@ class FlowHWM(nn.Module):
     def validate(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Scores (B,) of every clip, lower is better.
 
-        flow_mse: squared error of the velocity at fixed times spread over [0, 1], with noise from `generator`.
+        flow_mse: the error of the loss at fixed times spread over [0, 1], with noise from `generator`.
         latent_mse: squared error, in normalised latents, of a prediction from the mean of the noise in a few steps
         without guidance.  latent_mse_copy: that of copying the last past latent.
         """
@@ -188,7 +195,8 @@ class FlowHWM(nn.Module):
                 x_BTCHW = flow.interpolate(noise, data_BTCHW, time, sigma_min=sigma_min)
                 times_BT = time.expand(B, 1)
                 v_BTCHW = self._velocity(x_BTCHW, past_BTCHW, states_BFA, times_BT, levels_B)
-                errors.append(_squared_error(v_BTCHW, flow.target_velocity(noise, data_BTCHW, sigma_min=sigma_min)))
+                target_BTCHW = flow.target_velocity(noise, data_BTCHW, sigma_min=sigma_min)
+                errors.append(self._flow_error(v_BTCHW, target_BTCHW, times_BT))
             start = torch.zeros_like(data_BTCHW)[:, None]
             guess_BKTCHW = self._sample(past_BTCHW, states_BFA, start, num_steps=VALIDATION_STEPS, guidance=1.0)
         last = past_BTCHW[:, -1:]

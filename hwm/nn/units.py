@@ -7,6 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+FLOOR = 0.1
+"""Least standard deviation of a channel, as a share of the median channel's."""
+
 
 class Units(nn.Module):
     """Statistics of states and latents, saved with the model; until they are set, nothing changes.
@@ -37,8 +40,10 @@ class Units(nn.Module):
             raise ValueError('model.target "change" needs change_std_C, the scale of the change of each channel')
         _fill(self.mean_C, mean_C, "the mean of the latents")
         _fill(self.std_C, std_C, "the standard deviation of the latents", positive=True)
+        _raise_to_floor(self.std_C)
         if change_std_C is not None:
             _fill(self.change_std_C, change_std_C, "the scale of the change", positive=True)
+            _raise_to_floor(self.change_std_C)
 
     def states(self, states_BFA: Tensor) -> Tensor:
         """Raw states, normalised."""
@@ -64,6 +69,11 @@ class Units(nn.Module):
 
     def _change_scale(self) -> Tensor:
         return (self.std_C / self.change_std_C)[:, None, None]
+
+
+def _raise_to_floor(std_C: Tensor) -> None:
+    """A channel that hardly varies, such as one saturated at its bound, is not blown up to the size of the others."""
+    std_C.clamp_(min=FLOOR * float(std_C.median()))
 
 
 def _fill(buffer: Tensor, values: Tensor, what: str, *, positive: bool = False) -> None:

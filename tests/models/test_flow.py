@@ -9,6 +9,7 @@ from hwm.config import FlowConfig
 from hwm.contracts import Batch, Sampling
 from hwm.models.flow import PLAIN, FlowHWM
 from hwm.nn import flow_matching as flow
+from hwm.nn.units import Units
 
 TINY = FlowConfig(channels=3, grid=(4, 6), num_layers=2, num_heads=2, width=16, unshared_blocks=1, steps=4)
 SPLIT = dataclasses.replace(TINY, attention="split", sharing="modality", unshared_blocks=0)
@@ -19,6 +20,8 @@ VARIANTS = {
     "split": SPLIT,
     "context": CONTEXT,
     "split-context": dataclasses.replace(SPLIT, context_sees="context"),
+    "placed": dataclasses.replace(TINY, place_context=True, learned_positions=True, state_changes=True),
+    "placed-context": dataclasses.replace(CONTEXT, place_context=True, learned_positions=True, state_changes=True),
 }
 LONG = {"context_grids": 2, "future_grids": 4, "num_states": 34}
 """Two blocks: the future is the last grid of the first one and all of the second one."""
@@ -475,3 +478,40 @@ def test_mistakes_are_named():
         model.set_state_statistics(torch.zeros(2, 24))
     with pytest.raises(ValueError, match="change_std_C"):
         build(dataclasses.replace(TINY, target="change")).set_latent_statistics(torch.zeros(3), torch.ones(3))
+
+
+def test_a_channel_that_hardly_varies_is_not_blown_up():
+    units = Units(channels=4, state_dim=25, target="change")
+    std = torch.tensor([0.5, 0.6, 5e-4, 0.4])
+    units.set_latents(torch.zeros(4), std, std / 2)
+    torch.testing.assert_close(units.std_C, torch.tensor([0.5, 0.6, 0.04, 0.4]))
+    torch.testing.assert_close(units.change_std_C, torch.tensor([0.25, 0.3, 0.02, 0.2]))
+
+
+def test_a_network_that_gives_the_data_samples_it_in_one_step():
+    model = build(dataclasses.replace(TINY, output="data", steps=1, guidance=1.0, temperature=1.0, sigma_min=0.0))
+    batch = clips()
+    past, _ = split(batch)
+    noise = torch.randn(3, 1, 1, 3, 4, 6, generator=gen(), dtype=torch.float32).double()[:, 0]
+    states = batch.states_BFA
+    output = model.network(noise, past, states, times_BT=torch.zeros(3, 1).double(), levels_B=torch.full((3,), PLAIN))
+    torch.testing.assert_close(predict(model, batch)[:, 0], output, atol=1e-6, rtol=1e-6)
+
+
+def test_the_loss_of_a_network_that_gives_the_data_is_its_error():
+    config = dataclasses.replace(TINY, output="data", condition_dropout=0.0, guidance=1.0, sigma_min=0.0)
+    model, batch = build(config), clips()
+    seen = []
+
+    def watch(_, inputs, kwargs, output):
+        seen.append((kwargs["times_BT"], output))
+
+    model.network.register_forward_hook(watch, with_kwargs=True)
+    loss = model.loss(batch, generator=gen(5))["loss"]
+    ((times, output),) = seen
+    assert (times < 0.95).all()  # above, the weight of late times is bounded
+    torch.testing.assert_close(loss, (output - split(batch)[1]).square().mean())
+    relative = build(dataclasses.replace(config, relative_loss=True)).loss(batch, generator=gen(5))["loss"]
+    size_B = split(batch)[1].square().mean((1, 2, 3, 4)) + 0.05
+    expected = ((output - split(batch)[1]).square().mean((1, 2, 3, 4)) / size_B).mean()
+    torch.testing.assert_close(relative, expected)

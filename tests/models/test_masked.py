@@ -18,7 +18,13 @@ TINY = MaskedConfig(
 SPLIT = dataclasses.replace(TINY, attention="split", sharing="full", unshared_blocks=0)
 TWO = {"context_grids": 2, "future_grids": 2, "num_states": 18}
 LONG = {"context_grids": 1, "future_grids": 3, "steps": 3, "num_states": 18}
-OURS = {"factors": (5, 8), "state_modulation": True, "code_loss": 3.0}
+OURS = {
+    "factors": (5, 8),
+    "state_modulation": True,
+    "state_changes": True,
+    "place_context": True,
+    "code_loss": 3.0,
+}
 
 
 def gen(seed=0):
@@ -52,8 +58,10 @@ def outputs(model, tokens_BTHW, states_BFA, masked_BTHW=None):
     """Inputs of the head of all future grids, (T, B, S, D)."""
     masked = torch.zeros_like(tokens_BTHW, dtype=torch.bool) if masked_BTHW is None else masked_BTHW
     with torch.no_grad():
+        tokens = tokens_BTHW.flatten(2)
+        place = model.at_place(tokens[:, : model.context_grids])
         return model.trunk(
-            tokens_BTHW.flatten(2), masked.flatten(2), model.actions(states_BFA), newest=model.future_grids
+            tokens, masked.flatten(2), model.actions(states_BFA), newest=model.future_grids, place_BSD=place
         )
 
 
@@ -61,8 +69,8 @@ def watch(model, monkeypatch):
     """What goes into and comes out of every pass: batch, mask of the predicted grid (R, S), its outputs (R, S, D)."""
     passes, trunk = [], model.trunk
 
-    def watched(tokens_BTS, masked_BTS, state_BGD, *, newest, cache=None):
-        out = trunk(tokens_BTS, masked_BTS, state_BGD, newest=newest, cache=cache)
+    def watched(tokens_BTS, masked_BTS, state_BGD, *, newest, **options):
+        out = trunk(tokens_BTS, masked_BTS, state_BGD, newest=newest, **options)
         passes.append((tokens_BTS.shape, masked_BTS[:, -newest].clone(), out[0]))
         return out
 
