@@ -171,8 +171,9 @@ def masked_hwm(variant: str, size: str = "") -> RunConfig:
     Published (seed document 004, section 3.1): 1X v2.0 tokens, 60 000 steps of 16 clips on one A6000; at 256x256 PSNR
     28.7 to 29.4 dB, FID 10 to 15.  Weight decay and betas are of the release; the paper prints none.
     tiny: 64x64 frames of the built-in robot, minutes on two CPU cores.  medium: 128x128, for an hour on one GPU (our
-    arithmetic, not measured: 4.2 TFLOP a step).  Both factorise the vocabulary, let states modulate every block and
-    learn the expected codes too (ours, as st-demo), for clips are few.
+    arithmetic, not measured: 4.2 TFLOP a step).  Clips are few there, so both twins factorise the vocabulary, learn the
+    expected codes too, give every future token the context of its place, and let states and their changes modulate
+    every block (all ours): without these a narrow model needs far more clips to copy what stands still.
     """
     split = variant == "split"
     model = MaskedConfig(
@@ -196,7 +197,7 @@ def masked_hwm(variant: str, size: str = "") -> RunConfig:
     )
     if size:
         small: dict[str, Any] = {"factors": (8, 8, 8, 5, 5, 5), "state_modulation": True, "code_loss": 10.0}
-        small |= {"init_std": 0.05, "dropout": 0.1}
+        small |= {"state_changes": True, "place_context": True, "init_std": 0.05, "dropout": 0.1, "max_corruption": 0.1}
         sizes: dict[str, Any] = {
             "tiny": {"grid": (8, 8), "num_layers": 4, "num_heads": 3, "width": 96},
             "medium": {"grid": (16, 16), "num_layers": 12, "num_heads": 8, "width": 384},
@@ -220,8 +221,9 @@ def flow_hwm(variant: str, size: str = "") -> RunConfig:
     the release (reference D.2).  One process holds 16 clips x 8 accumulated micro-batches.  EMA, betas and weight
     decay are of the release.
     tiny: 64x64 frames of the built-in robot, minutes on two CPU cores.  medium: 128x128, for an hour on one GPU (our
-    arithmetic, not measured: 1.5 TFLOP a step).  Both let states modulate every block and predict the change of the
-    latents, without guidance (ours), for clips are few.
+    arithmetic, not measured: 1.5 TFLOP a step).  Clips are few there, so both twins predict the change of the latents
+    as data, mostly from noisy times and weighed as PSNR does, give every future token the context of its place, and
+    let states and their changes modulate every block (all ours); no guidance.
     """
     split = variant == "split"
     model = FlowConfig(
@@ -245,7 +247,9 @@ def flow_hwm(variant: str, size: str = "") -> RunConfig:
         sample_every=5000,
     )
     if size:
-        small: dict[str, Any] = {"state_modulation": True, "target": "change", "guidance": 1.0}
+        small: dict[str, Any] = {"state_modulation": True, "state_changes": True, "place_context": True}
+        small |= {"learned_positions": True, "target": "change", "output": "data", "relative_loss": True}
+        small |= {"time_mean": -2.0, "condition_dropout": 0.05, "dropout": 0.1, "guidance": 1.0}
         sizes: dict[str, Any] = {
             "tiny": {"grid": (8, 8), "num_layers": 4, "num_heads": 4, "width": 96},
             "medium": {"grid": (16, 16), "num_layers": 12, "num_heads": 8, "width": 512},
@@ -263,7 +267,7 @@ def flow_hwm(variant: str, size: str = "") -> RunConfig:
 
 _SHARING: dict[str, Any] = {"base": "stream", "modality": "modality", "full": "full"}
 _TINY = TrainConfig(
-    steps=1500,
+    steps=700,
     batch_size=32,
     lr=2e-3,
     betas=(0.9, 0.95),
@@ -271,10 +275,10 @@ _TINY = TrainConfig(
     warmup_steps=50,
     schedule="cosine",
     ema=0.99,
-    validate_every=500,
+    validate_every=350,
     validate_clips=64,
-    checkpoint_every=250,
-    sample_every=500,
+    checkpoint_every=175,
+    sample_every=350,
     log_every=25,
 )
 _MEDIUM = replace(

@@ -14,7 +14,7 @@ def experiment(
     data: Path | None = None,
     size: Literal["tiny", "medium"] = "tiny",
     variants: tuple[Literal["base", "modality", "full", "split"], ...] = ("base", "modality", "full", "split"),
-    minutes: float = 15.0,
+    minutes: float = 30.0,
     steps: int = 0,
     clips: int = 192,
     seed: int = 0,

@@ -25,7 +25,7 @@ class Plan:
     out: Path
     data: Path | None = None
     size: Literal["tiny", "medium"] = "tiny"
-    minutes: float = 15.0
+    minutes: float = 30.0
     steps: int = 0
     clips: int = 192
     seed: int = 0
