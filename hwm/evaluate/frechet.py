@@ -9,6 +9,7 @@ depends on the features and nothing else (`features.py`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -50,6 +51,13 @@ class Moments:
             raise ValueError(f"a covariance needs at least 2 features, got {self.count}; evaluate more clips")
         return (self.outer_DD - torch.outer(self.sum_D, self.mean_D)) / (self.count - 1)
 
+    @cached_property
+    def factor_DR(self) -> Tensor:
+        """A with A A' the covariance, by its eigenvalues; those within rounding of 0 are left out."""
+        values_D, vectors_DD = torch.linalg.eigh(self.covariance_DD)
+        kept = values_D > values_D[-1] * len(values_D) * torch.finfo(values_D.dtype).eps
+        return vectors_DD[:, kept] * values_D[kept].sqrt()
+
 
 def frechet_distance(a: Moments, b: Moments) -> float:
     """Squared Frechet distance of the two Gaussians with these moments, never negative.
@@ -59,16 +67,8 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     """
     if a.sum_D.shape != b.sum_D.shape:
         raise ValueError(f"features of different width, {len(a.sum_D)} and {len(b.sum_D)}: not from the same network")
-    covariance_a, covariance_b = a.covariance_DD, b.covariance_DD
     # With S_a = A A' and S_b = B B', tr (S_a S_b)^(1/2) is the sum of the singular values of A' B.  Roots of the
     # eigenvalues of a product of covariances are the same numbers, but lose half of the digits of the small ones.
-    cross = torch.linalg.svdvals(_factor(covariance_a).mT @ _factor(covariance_b)).sum()
+    cross = torch.linalg.svdvals(a.factor_DR.mT @ b.factor_DR).sum()
     between = (a.mean_D - b.mean_D).square().sum()
-    return max(0.0, float(between + covariance_a.trace() + covariance_b.trace() - 2 * cross))
-
-
-def _factor(covariance_DD: Tensor) -> Tensor:
-    """A (D, rank) with A A' the covariance, by its eigenvalues; those within rounding of 0 are left out."""
-    values_D, vectors_DD = torch.linalg.eigh(covariance_DD)
-    kept = values_D > values_D[-1] * len(values_D) * torch.finfo(values_D.dtype).eps
-    return vectors_DD[:, kept] * values_D[kept].sqrt()
+    return max(0.0, float(between + a.covariance_DD.trace() + b.covariance_DD.trace() - 2 * cross))

@@ -32,7 +32,7 @@ class Training:
         return max(steps, default=0)
 
 
-def train_all(trainings: Sequence[Training], *, parallel: int, every: float = 2.0) -> None:
+def train_all(trainings: Sequence[Training], *, parallel: int, every: float = 1.0) -> None:
     """Train all, `parallel` runs at a time; the output of run R goes to R.log beside its folder.
 
     A stop (Ctrl-C, SIGTERM) leaves checkpoints, and the same call goes on from them; finished runs only say so.

@@ -80,6 +80,6 @@ def _fill(buffer: Tensor, values: Tensor, what: str, *, positive: bool = False) 
     values = torch.as_tensor(values)
     if values.shape != buffer.shape:
         raise ValueError(f"{what} must have shape {tuple(buffer.shape)}, got {tuple(values.shape)}")
-    if not values.isfinite().all() or (positive and not (values > 0).all()):
-        raise ValueError(f"{what} must be finite{' and positive' if positive else ''}")
+    if not values.isfinite().all() or (positive and not ((values >= 0).all() and values.median() > 0)):
+        raise ValueError(f"{what} must be finite{' and, of most channels, positive' if positive else ''}")
     buffer.copy_(values)
