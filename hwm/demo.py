@@ -18,6 +18,8 @@ MINUTES = 7.5
 """Robot time simulated for training: what two cores render in about two and a half minutes."""
 VALIDATION_SHARE = 1 / 5
 """Robot time of each validation set, as a share of the training set's."""
+PHASES = 4
+"""First frames from which the training set is cut into blocks."""
 CLIPS = 128
 
 
@@ -34,7 +36,7 @@ def run_demo(out: Path, *, minutes: float = 0.0, seed: int = 0, workers: int = 0
     )
 
     _say(2, f"tokenizing with {config.tokenizer}")
-    tokens = encoded(raw, out / "tokens", tokenizer=config.tokenizer, workers=workers)
+    tokens = encoded(raw, out / "tokens", tokenizer=config.tokenizer, phases=PHASES, workers=workers)
 
     _say(3, "training st-demo from scratch")
     result = train(config, out / "run")

@@ -12,8 +12,6 @@ from hwm.tokenizers.encode import tokenize
 SEGMENT_SECONDS = (5.0, 8.0)
 """Short recordings, each in a room of its own: to work in unseen rooms, a model must have seen many."""
 MOST_ROOMS = 1000
-PHASES = 4
-"""First frames from which a training set is cut into blocks, to make more clips of little data."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +41,11 @@ def simulated(out: Path, *, minutes: float, val_minutes: float, size: int, seed:
     return out
 
 
-def encoded(raw: Path, out: Path, *, tokenizer: str, size: int = 0, workers: int = 1) -> Sets:
+def encoded(raw: Path, out: Path, *, tokenizer: str, size: int = 0, phases: int = 1, workers: int = 1) -> Sets:
     """Encode the training, validation and, where there is one, unseen-room set found in `raw` with one tokenizer.
 
-    size: side to which frames are resized, 0 keeps it.  Without a set of unseen rooms the validation set stands for it.
+    size: side to which frames are resized, 0 keeps it.  phases: first frames from which the training set is cut into
+    blocks, to make more clips of little data.  Without a set of unseen rooms the validation set stands for it.
     Raises ValueError when `raw` holds no training or no validation set.
     """
     places = []
@@ -54,7 +53,7 @@ def encoded(raw: Path, out: Path, *, tokenizer: str, size: int = 0, workers: int
         found = sorted(p.parent for p in raw.glob(f"{name}_v*/metadata.json"))
         if found:
             # Only the training set is cut from several phases: held-out sets stay aligned with their video.
-            source, phases = found[-1], PHASES if name == "train" else 1
+            source, cuts = found[-1], phases if name == "train" else 1
             places.append(out / source.name.removesuffix("_raw"))
             with Counter(f"encoding {source.name}", unit="shards") as counter:
                 tokenize(
@@ -62,8 +61,8 @@ def encoded(raw: Path, out: Path, *, tokenizer: str, size: int = 0, workers: int
                     places[-1],
                     tokenizer=tokenizer,
                     size=size,
-                    phases=phases,
-                    workers=workers if phases > 1 else 1,  # starting processes takes longer than a small set
+                    phases=cuts,
+                    workers=workers if cuts > 1 else 1,  # starting processes takes longer than a small set
                     progress=counter,
                 )
         elif name == "val_unseen":

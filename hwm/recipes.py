@@ -267,7 +267,7 @@ def flow_hwm(variant: str, size: str = "") -> RunConfig:
 
 _SHARING: dict[str, Any] = {"base": "stream", "modality": "modality", "full": "full"}
 _TINY = TrainConfig(
-    steps=700,
+    steps=600,
     batch_size=32,
     lr=2e-3,
     betas=(0.9, 0.95),
@@ -275,10 +275,10 @@ _TINY = TrainConfig(
     warmup_steps=50,
     schedule="cosine",
     ema=0.99,
-    validate_every=350,
+    validate_every=300,
     validate_clips=64,
-    checkpoint_every=175,
-    sample_every=350,
+    checkpoint_every=150,
+    sample_every=300,
     log_every=25,
 )
 _MEDIUM = replace(

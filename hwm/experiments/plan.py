@@ -15,6 +15,8 @@ from hwm.training.device import usable_cores
 
 VALIDATION_SHARE = 2 / 15
 """Robot time of each validation set, as a share of the training set's."""
+PHASES = 2
+"""First frames from which a training set is cut into blocks."""
 IMAGE_SIZE = {"tiny": 64, "medium": 128}
 
 
@@ -50,7 +52,9 @@ class Plan:
             workers=self.processes,
         )
         return {
-            name: encoded(raw, self.out / "encoded" / name, tokenizer=name, size=image_size, workers=self.processes)
+            name: encoded(
+                raw, self.out / "encoded" / name, tokenizer=name, size=image_size, phases=PHASES, workers=self.processes
+            )
             for name in dict.fromkeys(tokenizers)
         }
 
