@@ -20,10 +20,10 @@ from hwm.data.clips import LatentClips, TokenClips, VideoClips, sample_indices
 from hwm.data.describe import state_statistics
 from hwm.data.latents import LatentDataset
 from hwm.data.onex import RawDataset, TokenDataset, open_dataset
-from hwm.evaluate.decoding import FrameDecoder
 from hwm.models.flow import FlowHWM
 from hwm.models.masked import MaskedHWM
 from hwm.models.st_transformer import STTransformer
+from hwm.predict.decoding import FrameDecoder
 from hwm.robot import normalisation
 from hwm.tokenizers.autoencoder import VideoAutoencoder
 from hwm.tokenizers.continuous import ContinuousTokenizer

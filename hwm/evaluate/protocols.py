@@ -23,7 +23,6 @@ from torch import Tensor
 
 from hwm.contracts import Batch, LatentTokenizer, LatentWorldModel, Sampling, Tokenizer, TokenWorldModel
 from hwm.evaluate.cost import measure_cost
-from hwm.evaluate.decoding import FrameDecoder
 from hwm.evaluate.features import VideoFeatures
 from hwm.evaluate.perceptual import Lpips, PerceptualScorer
 from hwm.evaluate.results import (
@@ -40,6 +39,7 @@ from hwm.evaluate.rows import TRUE_STATES, LatentRows, TokenRows
 from hwm.evaluate.scoring import ClipScores
 from hwm.evaluate.summary import summarise
 from hwm.evaluate.token_scores import TokenScorer
+from hwm.predict.decoding import FrameDecoder
 
 
 class Clips(Protocol):

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from hwm.contracts import LatentWorldModel, Prediction, Sampling, Tokenizer, TokenWorldModel
-from hwm.evaluate.decoding import FrameDecoder
 from hwm.evaluate.results import (
     AUTOREGRESSIVE,
     EXPECTED_CODE,
@@ -23,6 +22,7 @@ from hwm.evaluate.results import (
     TEACHER_FORCED,
     ZEROED,
 )
+from hwm.predict.decoding import FrameDecoder
 
 TRUE_STATES = "true"
 STILL = Sampling(temperature=0.0)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from hwm.evaluate.baselines import FRAME_BASELINES, copy_last_grid
-from hwm.evaluate.decoding import FrameDecoder
 from hwm.evaluate.metrics import mean_squared_error, psnr_of_mse, ssim
 from hwm.evaluate.perceptual import PerceptualScorer
 from hwm.evaluate.results import CEILING, COPY_GRID, ORIGINAL, RECONSTRUCTION, Example
 from hwm.evaluate.rows import LatentRows, TokenRows
 from hwm.evaluate.token_scores import TokenScorer
+from hwm.predict.decoding import FrameDecoder
 
 
 class ClipScores:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from hwm.config import FSQConfig
-from hwm.evaluate.decoding import FrameDecoder
+from hwm.predict.decoding import FrameDecoder
 from hwm.tokenizers.continuous import ContinuousTokenizer
 from hwm.tokenizers.fsq import FSQTokenizer
 
