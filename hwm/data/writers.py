@@ -161,16 +161,17 @@ def write_tokenizer_info(
     grid: tuple[int, int],
     clock: Clock,
     config: dict,
+    phases: int = 1,
 ) -> None:
     """Write the sidecar `tokenizer.json` that tells readers the grid (H, W), the clock and who made tokens or latents.
 
-    Either vocab_size, of tokens, or channels, of latents.
+    Either vocab_size, of tokens, or channels, of latents.  phases: first frames from which every raw shard was cut.
     """
     assert bool(vocab_size) != bool(channels)
     kind = {"vocab_size": vocab_size} if vocab_size else {"channels": channels}
     about = {"name": name, "fingerprint": fingerprint, **kind, "grid": list(grid)}
     times = {"stride": clock.stride, "block": clock.block}
-    write_json(Path(root) / "tokenizer.json", {**about, "clock": times, "config": config})
+    write_json(Path(root) / "tokenizer.json", {**about, "clock": times, "phases": phases, "config": config})
 
 
 def write_dataset_metadata(root: str | Path, *, num_shards: int, num_images: int, hz: int = 30) -> None:

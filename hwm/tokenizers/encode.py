@@ -84,7 +84,7 @@ def tokenize(
     if not 0 <= part[0] < part[1] or phases < 1 or phases > 17:
         raise ValueError(f"part must be (k, n) with 0 <= k < n and phases 1..17, got {part} and {phases}")
     encoder = open_tokenizer(tokenizer, trust=trust, device=device)
-    _claim(out, encoder, dataset, size=size)
+    _claim(out, encoder, dataset, size=size, phases=phases)
     flat = not (raw / "videos").is_dir() and phases == 1
     threads = 1 if workers > 1 else torch.get_num_threads()
     jobs = [
@@ -113,7 +113,7 @@ def tokenize(
     return out
 
 
-def _claim(out: Path, encoder: Tokenizer | LatentTokenizer, dataset: RawDataset, *, size: int) -> None:
+def _claim(out: Path, encoder: Tokenizer | LatentTokenizer, dataset: RawDataset, *, size: int, phases: int) -> None:
     """Write tokenizer.json first, or check that the one there is of the same tokenizer."""
     height, width = (size, size) if size else frame_size(dataset)
     stride = encoder.spatial_stride
@@ -134,6 +134,7 @@ def _claim(out: Path, encoder: Tokenizer | LatentTokenizer, dataset: RawDataset,
             grid=grid,
             clock=encoder.clock,
             config=config,
+            phases=phases,
             **({"channels": encoder.channels} if isinstance(encoder, LatentTokenizer) else {"vocab_size": encoder.vocab_size}),
         )
     elif known.get("fingerprint") != fingerprint or tuple(known.get("grid", ())) != grid:
@@ -141,6 +142,8 @@ def _claim(out: Path, encoder: Tokenizer | LatentTokenizer, dataset: RawDataset,
             f"{out}/tokenizer.json: what lies here was made by tokenizer {known.get('name')} on grid {known.get('grid')}, "
             f"not by {encoder.name} on grid {list(grid)}; choose a new output folder"
         )
+    elif known.get("phases", phases) != phases:
+        raise ValueError(f"{out}/tokenizer.json: was cut from {known['phases']} phases, not {phases}; choose a new output folder")
 
 
 def _offset(phase: int, phases: int) -> int:

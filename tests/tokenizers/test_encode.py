@@ -86,6 +86,8 @@ def test_tokens_of_two_tokenizers_do_not_mix(raw, tokenizer, tmp_path):
     other = save_tokenizer(FSQTokenizer(FSQConfig(levels=(8, 5, 5), channels=4, depth=1)), tmp_path / "other")
     with pytest.raises(ValueError, match="choose a new output folder"):
         tokenize(raw, out, tokenizer=str(other))
+    with pytest.raises(ValueError, match="1 phases, not 4"):
+        tokenize(raw, out, tokenizer=str(tokenizer), phases=4)
     with pytest.raises(ValueError, match="already"):
         tokenize(out, tmp_path / "again", tokenizer=str(tokenizer))
     with pytest.raises(ValueError, match="do not divide"):
