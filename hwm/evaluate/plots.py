@@ -209,11 +209,12 @@ def _legend_below(figure: Any, panels: Iterable[Any]) -> None:
     for panel in panels:
         for handle, name in zip(*panel.get_legend_handles_labels()):
             entries.setdefault(name, handle)
-    rows = -(-len(entries) // 4)
-    height = figure.get_size_inches()[1]
+    width, height = figure.get_size_inches()
+    columns = max(1, int(width / 2))  # an entry is at most about two inches wide
+    rows = -(-len(entries) // columns)
     figure.tight_layout(rect=(0, 0.22 * rows / height + 0.01, 1, 1))
     figure.legend(
-        entries.values(), entries.keys(), loc="lower center", ncols=4, frameon=False, fontsize=8.5, labelcolor=INK
+        entries.values(), entries.keys(), loc="lower center", ncols=columns, frameon=False, fontsize=8.5, labelcolor=INK
     )
 
 
