@@ -33,9 +33,8 @@ def hwm_tables(plan: Plan, variants: Sequence[str]) -> Path:
     for (family, variant), training in trainings.items():
         test = data[recipe(names[family, variant]).tokenizer].test
         folder = plan.out / "scores" / training.out.name
-        # The reading the paper scores is a sample; ours is the mean of what is predicted.
-        mean = plan.score(training.out, test, out=folder)
-        rows.append({"family": family, "variant": variant, **_row(mean), "report": str(folder / "report.html")})
+        scores = _row(plan.score(training.out, test, out=folder))
+        rows.append({"family": family, "variant": variant, **scores, "report": str(folder / "report.html")})
     record = {"experiment": "hwm-tables", "settings": _settings(plan, trainings), "rows": rows}
     for name, text in (
         ("tables.json", json.dumps(record, indent=1) + "\n"),
@@ -168,7 +167,7 @@ def page(record: Row, out: Path) -> str:
         if not rows:
             continue
         variants = [row["variant"] for row in rows]
-        links = ", ".join(f"{row['variant']}: {Path(row['report']).relative_to(out)}" for row in rows)
+        reports = {row["variant"]: str(Path(row["report"]).relative_to(out)) for row in rows}
         sections.append(
             pages.section(
                 title,
@@ -178,7 +177,7 @@ def page(record: Row, out: Path) -> str:
                 pages.image(plots.variants_plot(rows), f"{title}: PSNR over copying, and parameters")
                 + pages.html_table("ours", *cells(record, family))
                 + pages.html_table("published: 1X data, 256x256, NVIDIA A6000", *published_cells(family, variants))
-                + pages.note(f"Reports with videos: {links}"),
+                + pages.links("Reports with videos", reports),
             )
         )
     lead = (

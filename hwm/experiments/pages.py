@@ -10,7 +10,7 @@ from typing import Any
 from hwm.evaluate import report
 from hwm.evaluate.page import details, image, section, table, text
 
-__all__ = ["document", "html_table", "image", "markdown_table", "note", "section"]
+__all__ = ["document", "html_table", "image", "links", "markdown_table", "section"]
 
 STYLE = Path(report.__file__).with_name("report.css")
 
@@ -36,9 +36,9 @@ def _small_interval(cell: str) -> str:
     return f"{text(value)} <small>{text(rest.rstrip(']').replace(', ', ' to '))}</small>" if bracket else text(cell)
 
 
-def note(words: str) -> str:
-    """A line in small print."""
-    return f"<p class=note>{text(words)}</p>"
+def links(what: str, places: dict[str, str]) -> str:
+    """A line of links to files beside the page, by name."""
+    return f"<p class=note>{text(what)}: " + ", ".join(f'<a href="{text(p)}">{text(n)}</a>' for n, p in places.items()) + "</p>"
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
