@@ -191,7 +191,7 @@ class FlowConfig:
     guidance: float = 3.0
     """Scale of classifier-free guidance; 1 switches it off."""
     temperature: float = 1.0
-    """Scale of the initial noise in prediction; 0 starts from its mean."""
+    """Scale of the initial noise in prediction; 0 gives the mean of all futures, in one step."""
 
     def __post_init__(self) -> None:
         _check_streams(self)

@@ -103,23 +103,23 @@ COLUMNS = (
     ("samples_per_second", "samples/s"),
     ("psnr", "PSNR, dB"),
     ("psnr_sample", "PSNR of a sample, dB"),
-    ("psnr_copy", "PSNR of copying, dB"),
     ("over_copy", "over copying, dB"),
     ("over_zeroed", "over zeroed states, dB"),
     ("over_permuted", "over permuted states, dB"),
     ("tfd", "TFD"),
     ("tfd_sample", "TFD of a sample"),
-    ("tfd_copy", "TFD of copying"),
     ("fid", "FID"),
 )
 
 
 def cells(record: Row, family: str) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of our table of one family: one variant a row, plain text."""
+    """Head and rows of our table of one family, plain text: one variant a row, then copying the last frame."""
     rows = [row for row in record["rows"] if row["family"] == family]
     columns = [(key, title) for key, title in COLUMNS if all(row.get(key) is not None for row in rows)]
+    copying = {"psnr": rows[0]["psnr_copy"], "tfd": rows[0].get("tfd_copy"), "fid": rows[0].get("fid_copy")}
     return ["variant", *(title for _, title in columns)], [
-        [row["variant"], *(_cell(key, row[key]) for key, _ in columns)] for row in rows
+        *([row["variant"], *(_cell(key, row[key]) for key, _ in columns)] for row in rows),
+        ["copy last frame", *(_cell(key, copying[key]) if copying.get(key) else "" for key, _ in columns)],
     ]
 
 

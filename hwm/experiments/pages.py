@@ -28,12 +28,13 @@ def document(title: str, lead: str, sections: Sequence[str], record: dict[str, A
 
 def html_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of plain text; an interval in brackets is set small."""
-    return table(text(title), head, [(row[0], *map(_small_interval, row[1:])) for row in rows])
+    body = table(text(title), head, [(row[0], *map(_small_interval, row[1:])) for row in rows])
+    return f"<div class=wide>{body}</div>"
 
 
 def _small_interval(cell: str) -> str:
     value, bracket, rest = cell.partition(" [")
-    return f"{text(value)} <small>{text(rest.rstrip(']').replace(', ', ' to '))}</small>" if bracket else text(cell)
+    return f"{text(value)}<br><small>{text(rest.rstrip(']').replace(', ', ' to '))}</small>" if bracket else text(cell)
 
 
 def links(what: str, places: dict[str, str]) -> str:

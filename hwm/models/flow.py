@@ -25,7 +25,6 @@ from hwm.nn.stream_blocks import Vectors
 from hwm.nn.units import Units
 
 VALIDATION_TIMES = 4
-VALIDATION_STEPS = 4
 RELATIVE_FLOOR = 0.05
 """Added to the size of what a clip predicts, of mean 1, before its error is divided by it: stillness is not all."""
 PLAIN = flow.SHORTCUT_LEVELS
@@ -183,8 +182,8 @@ class FlowHWM(nn.Module):
         """Scores (B,) of every clip, lower is better.
 
         flow_mse: the error of the loss at fixed times spread over [0, 1], with noise from `generator`.
-        latent_mse: squared error, in normalised latents, of a prediction from the mean of the noise in a few steps
-        without guidance.  latent_mse_copy: that of copying the last past latent.
+        latent_mse: squared error, in normalised latents, of the mean of all futures without guidance.
+        latent_mse_copy: that of copying the last past latent.
         """
         past_BTCHW, data_BTCHW, states_BFA = self._clips(batch)
         B, sigma_min, errors = len(data_BTCHW), self.config.sigma_min, []
@@ -197,8 +196,7 @@ class FlowHWM(nn.Module):
                 v_BTCHW = self._velocity(x_BTCHW, past_BTCHW, states_BFA, times_BT, levels_B)
                 target_BTCHW = flow.target_velocity(noise, data_BTCHW, sigma_min=sigma_min)
                 errors.append(self._flow_error(v_BTCHW, target_BTCHW, times_BT))
-            start = torch.zeros_like(data_BTCHW)[:, None]
-            guess_BKTCHW = self._sample(past_BTCHW, states_BFA, start, num_steps=VALIDATION_STEPS, guidance=1.0)
+            guess_BKTCHW = self._mean(past_BTCHW, states_BFA, guidance=1.0)
         last = past_BTCHW[:, -1:]
         guess_BTCHW, future_BTCHW = (self.units.future(y, last_past=last) for y in (guess_BKTCHW[:, 0], data_BTCHW))
         return {
@@ -220,8 +218,9 @@ class FlowHWM(nn.Module):
         """Carry noise to K futures by config.steps steps of config.solver under config.guidance; never with dropout.
 
         context_BTCHW: raw latents of the context grids.  states_BFA: raw states from the first context frame,
-        num_states rows.  sampling: its temperature scales the initial noise; 0 starts all samples from its mean, so
-        that they are equal and made once.  None takes config.temperature.
+        num_states rows.  sampling: its temperature scales the initial noise; None takes config.temperature.
+        Temperature 0 gives the mean of all futures, which is where the velocity points at time 0 from the centre of the
+        noise: one step of the plain flow, whatever config.steps, and the same for all samples.
         A shortcut model takes steps of the size nearest to 1 / config.steps that it knows.  These have guidance built
         in by training; only its plain flow, from 128 steps on, is guided here.
         Raises ValueError for latents or states of another shape, and for top-k or top-p, which latents do not have.
@@ -237,21 +236,37 @@ class FlowHWM(nn.Module):
             noise = temperature * torch.randn(shape, generator=generator, device=generator.device).to(noise)
         with without_dropout(self):
             steps, guidance = self.config.steps, self.config.guidance
-            data_BKTCHW = self._sample(past_BTCHW, states_BFA, noise, num_steps=steps, guidance=guidance)
+            if temperature:
+                data_BKTCHW = self._sample(past_BTCHW, states_BFA, noise, num_steps=steps, guidance=guidance)
+            else:
+                data_BKTCHW = self._mean(past_BTCHW, states_BFA, guidance=guidance)
         latents_BKTCHW = self.units.raw(self.units.future(data_BKTCHW, last_past=past_BTCHW[:, None, -1:]))
         return Prediction(latents_BKTCHW=latents_BKTCHW.expand(-1, num_samples, -1, -1, -1, -1))
 
+    def _mean(self, past_BTCHW: Tensor, states_BFA: Tensor, *, guidance: float) -> Tensor:
+        """The mean of what the flow ends in, as one sample: E[data] - (1 - sigma_min) noise is the velocity at time 0."""
+        B, shape = len(past_BTCHW), past_BTCHW.shape[2:]
+        start = past_BTCHW.new_zeros(B, 1, self.future_grids, *shape)
+        return self._sample(past_BTCHW, states_BFA, start, num_steps=1, guidance=guidance, plain=True)
+
     def _sample(
-        self, past_BTCHW: Tensor, states_BFA: Tensor, noise_BKTCHW: Tensor, *, num_steps: int, guidance: float
+        self,
+        past_BTCHW: Tensor,
+        states_BFA: Tensor,
+        noise_BKTCHW: Tensor,
+        *,
+        num_steps: int,
+        guidance: float,
+        plain: bool = False,
     ) -> Tensor:
-        """Solve the flow from `noise` for K samples of each clip; everything normalised.
+        """Solve the flow from `noise` for K samples of each clip; everything normalised.  plain: without shortcuts.
 
         What does not change from step to step is made once: the tokens of the context and, where the context sees only
         itself, its keys and values; the modulation of all steps, where no actions enter it.  Conditional and
         unconditional velocity are one pass; the context without condition is one more clip for all.
         """
         network, (B, K) = self.network, noise_BKTCHW.shape[:2]
-        level = flow.shortcut_level(num_steps) if self.config.shortcut else PLAIN
+        level = flow.shortcut_level(num_steps) if self.config.shortcut and not plain else PLAIN
         guided = guidance != 1 and level == PLAIN
         if guided:
             past_BTCHW, states_BFA = (torch.cat([y, torch.zeros_like(y[:1])]) for y in (past_BTCHW, states_BFA))
@@ -289,7 +304,8 @@ class FlowHWM(nn.Module):
             conditional, unconditional = v.chunk(2)
             return flow.guide(conditional, unconditional, guidance)
 
-        data_RTCHW = flow.solve(velocity, noise_BKTCHW.flatten(0, 1), num_steps=num_steps, solver=self.config.solver)
+        solver = "euler" if plain else self.config.solver
+        data_RTCHW = flow.solve(velocity, noise_BKTCHW.flatten(0, 1), num_steps=num_steps, solver=solver)
         return data_RTCHW.unflatten(0, (B, K))
 
     # Clips
