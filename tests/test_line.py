@@ -36,7 +36,7 @@ def place(tmp_path_factory):
     write_dataset_metadata(root / "raw", num_shards=2, num_images=420)
     torch.manual_seed(0)
     save_tokenizer(FSQTokenizer(FSQConfig(levels=(8, 5, 5), channels=8, depth=1)), root / "coder")
-    assert main(["tokenize", str(root / "raw"), str(root / "tokens"), "--tokenizer", str(root / "coder")]) == 0
+    assert main(["tokenize", str(root / "raw"), str(root / "tokens"), "--tokenizer", str(root / "coder"), "--workers", "1"]) == 0
     arguments = ["train", "st-tiny", "--out", str(root / "run"), "--data", str(root / "tokens"), "--val", str(root / "tokens")]
     assert main([*arguments, "--tokenizer", str(root / "coder"), "--set", *SHAPE]) == 0
     return root
@@ -88,7 +88,8 @@ def hwm(place, request):
         torch.manual_seed(0)
         config = FSQConfig(levels=(5, 5, 5), channels=8, depth=1, continuous=True)
         save_tokenizer(ContinuousTokenizer(config), place / "smooth")
-        assert main(["tokenize", str(place / "raw"), str(place / "latents"), "--tokenizer", str(place / "smooth")]) == 0
+        places = [str(place / "raw"), str(place / "latents")]
+        assert main(["tokenize", *places, "--tokenizer", str(place / "smooth"), "--workers", "1"]) == 0
     arguments = ["train", f"{request.param}-hwm-modality-tiny", "--out", str(place / request.param)]
     arguments += ["--data", str(place / data), "--val", str(place / data), "--tokenizer", str(place / coder)]
     assert main([*arguments, "--set", *HWM_SHAPE, *options]) == 0

@@ -151,7 +151,7 @@ def tokenize(
     tokenizer: str = "fsq-8x8x8",
     size: int = 0,
     phases: int = 1,
-    workers: int = 1,
+    workers: int = 0,
     part: tuple[int, int] = (0, 1),
     trust: bool = False,
     device: str = "cpu",
@@ -165,13 +165,14 @@ def tokenize(
         size: Side to which frames are resized first; 0 keeps them.
         phases: Cut every shard from this many first frames (more training clips from little data); of several
             datasets only those called train.
-        workers: Processes.
+        workers: Processes, of one thread each on a CPU; 0: one per core.
         part: k n: make only every n-th shard from the k-th, for jobs that share the work.
         trust: Allow a TorchScript tokenizer, which is a program, to run.
         device: cpu, or cuda.
     """
     from hwm.progress import Counter
     from hwm.tokenizers.encode import tokenize as run
+    from hwm.training.device import usable_cores
 
     several = sorted(p.parent for p in raw.glob("*/metadata.json")) if not (raw / "metadata.json").is_file() else []
     targets = [(p, out / p.name.removesuffix("_raw")) for p in several] or [(raw, out)]
@@ -184,7 +185,7 @@ def tokenize(
                 size=size,
                 # Held-out sets stay aligned with their video.
                 phases=phases if not several or source.name.startswith("train") else 1,
-                workers=workers,
+                workers=workers or (usable_cores() if device == "cpu" else 1),
                 part=part,
                 trust=trust,
                 device=device,

@@ -46,7 +46,6 @@ class _Job:
     phases: int
     flat: bool
     device: str
-    threads: int
 
     @property
     def target(self) -> int:
@@ -86,9 +85,8 @@ def tokenize(
     encoder = open_tokenizer(tokenizer, trust=trust, device=device)
     _claim(out, encoder, dataset, size=size, phases=phases)
     flat = not (raw / "videos").is_dir() and phases == 1
-    threads = 1 if workers > 1 else torch.get_num_threads()
     jobs = [
-        _Job(raw, out, tokenizer, trust, size, shard, phase, phases, flat, device, threads)
+        _Job(raw, out, tokenizer, trust, size, shard, phase, phases, flat, device)
         for shard in range(len(dataset.shards))
         for phase in range(phases)
     ]
@@ -151,7 +149,16 @@ def _offset(phase: int, phases: int) -> int:
 
 
 def _encode_shard(job: _Job, encoder: Tokenizer | LatentTokenizer | None = None) -> None:
-    torch.set_num_threads(job.threads)
+    # One thread each: sums in another order round otherwise, and the bytes would depend on how the work was shared.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        _write_shard(job, encoder)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _write_shard(job: _Job, encoder: Tokenizer | LatentTokenizer | None) -> None:
     encoder = encoder or open_tokenizer(job.tokenizer, trust=job.trust, device=job.device)
     dataset = open_dataset(job.raw)
     assert isinstance(dataset, RawDataset)

@@ -4,14 +4,26 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from hwm.data.writers import RawShardWriter, write_dataset_metadata
+from hwm.evaluate import perceptual
 from hwm.experiments import flow_steps as steps_module
 from hwm.experiments.flow_steps import flow_steps, verdict
 from hwm.experiments.hwm_tables import hwm_tables
 from hwm.experiments.jobs import Training, train_all
 from hwm.experiments.plan import Plan
 from hwm.experiments.published import TABLES
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    """Intervals of distances are tested elsewhere; here they would take most of the time."""
+    monkeypatch.setattr(perceptual, "NUM_RESAMPLES", 3)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
