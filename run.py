@@ -102,7 +102,10 @@ def main() -> int:
         print(__doc__)
         return 2
     ensure_environment()
-    return subprocess.run([str(PYTHON), *commands[sys.argv[1]], *sys.argv[2:]], cwd=ROOT).returncode
+    # The tests are two processes at a time: more threads than one each would wait for one another.
+    threads = {"OMP_NUM_THREADS": "1"} if sys.argv[1] == "test" else {}
+    command = [str(PYTHON), *commands[sys.argv[1]], *sys.argv[2:]]
+    return subprocess.run(command, cwd=ROOT, env={**threads, **os.environ}).returncode
 
 
 if __name__ == "__main__":
