@@ -79,9 +79,15 @@ WAN = Clock(stride=4, block=21)
 
 SAMPLING_FRAMES = 77
 """Frames of a sampling-track clip; frame 76 is scored."""
+SAMPLING_CONTEXT = 17
+"""Frames of it that are seen."""
+SAMPLING_STEP = 4
+"""Every how manieth of its frames Wan is given."""
+SAMPLING_HOP = 8
+"""Frames between the first frames of training clips (reference E.1)."""
 
 
-def subsample(num_frames: int = SAMPLING_FRAMES, step: int = 4, length: int = 21) -> np.ndarray:
+def subsample(num_frames: int = SAMPLING_FRAMES, step: int = SAMPLING_STEP, length: int = 21) -> np.ndarray:
     """Frame indices of a temporally subsampled clip, the last one repeated up to `length`.
 
     For 77 frames by 4: 0, 4, ..., 76, 76 (21 indices; the first author's code repeats 76, reference F row 6).

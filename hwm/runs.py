@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from hwm.clock import SAMPLING_FRAMES, SAMPLING_HOP, subsample
 from hwm.config import FlowConfig, FSQConfig, MaskedConfig, ModelConfig, RunConfig, STConfig, from_toml, override
 from hwm.contracts import Batch, LatentTokenizer, Tokenizer
 from hwm.data.clips import LatentClips, TokenClips, VideoClips, sample_indices
@@ -62,7 +63,18 @@ def open_clips(config: RunConfig, folder: str | Path, *, training: bool) -> Clip
     if isinstance(model, FSQConfig):
         if not isinstance(dataset, RawDataset):
             raise ValueError(f"{folder}: a tokenizer learns from video; give a raw dataset (videos as .mp4)")
-        return VideoClips(dataset, kind=config.data.clip, overlap=overlap, aligned=not overlap, size=config.data.image_size)
+        size = config.data.image_size
+        if config.data.clip == "sampling":
+            return VideoClips(
+                dataset,
+                kind="frames",
+                length=SAMPLING_FRAMES,
+                every=SAMPLING_HOP if overlap else 1,
+                overlap=overlap,
+                size=size,
+                kept=subsample(length=model.block),
+            )
+        return VideoClips(dataset, kind=config.data.clip, overlap=overlap, aligned=not overlap, size=size)
     if isinstance(model, FlowConfig):
         if not isinstance(dataset, LatentDataset):
             raise ValueError(

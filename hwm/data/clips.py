@@ -98,6 +98,7 @@ class VideoClips:
 
     kind, overlap, length, stride, aligned: see ClipIndex.build.  size: side in pixels of the area-resized frames, 0
     keeps the stored size.  num_states: as in TokenClips.
+    kept: which frames of a clip are given, in rising order; None: all.
     """
 
     def __init__(
@@ -112,8 +113,9 @@ class VideoClips:
         length: int = 0,
         stride: int = 1,
         every: int = 1,
+        kept: np.ndarray | None = None,
     ) -> None:
-        self.dataset, self.size = dataset, size
+        self.dataset, self.size, self.kept = dataset, size, kept
         self.index = ClipIndex.build(
             dataset, kind=kind, overlap=overlap, length=length, stride=stride, every=every, aligned=aligned
         )
@@ -132,7 +134,8 @@ class VideoClips:
             if position not in self._frames:
                 self._frames[position] = shard.frames(self.size)
             stop = start + self.index.length * self.index.stride
-            video.append(read_rows(self._frames[position], start, stop)[:: self.index.stride])
+            frames = read_rows(self._frames[position], start, stop)[:: self.index.stride]
+            video.append(frames if self.kept is None else frames[self.kept])
             rows = state_rows(shard.segments, start, self.num_states * self.index.stride)[:: self.index.stride]
             states.append(shard.read_states(rows))
         return Batch(states_BFA=torch.from_numpy(np.stack(states)), video_BFHWC=torch.from_numpy(np.stack(video)))

@@ -1,11 +1,12 @@
 """The library's own video autoencoder: small, causal, trainable anywhere, one weight file for every frame size.
 
-A block of 17 frames becomes 3 grids (stride 8 in time, 4, 8 or 16 in space).  The first frame stands for a still
-group of 8, so that every grid comes from 8 frames and a motionless clip gives the same grid three times: what
-does not move does not change its latents, which is what makes them easy to predict.
+A block of frames becomes grids by the clock: 17 frames by 8 are 3 grids as for Cosmos, 21 by 4 are 6 as for Wan
+(stride 4, 8 or 16 in space).  The first frame stands for a still group, so that every grid comes from as many frames
+and a motionless clip gives the same grid again and again: what does not move does not change its latents, which is
+what makes them easy to predict.
 
 Network: patches of 4 frames x p x p pixels, residual blocks of a spatial convolution and a causal mixing over
-time, one step of merging (2 in time, 1 or 2 in space), residual blocks, bounded latents; the decoder mirrors it.
+time, one step of merging (1 or 2 in time and in space), residual blocks, bounded latents; the decoder mirrors it.
 Normalisation is over channels only, so nothing leaks from later frames.
 """
 
@@ -22,8 +23,6 @@ from hwm.config import FSQConfig
 from hwm.contracts import Batch
 from hwm.tokenizers import quantiser
 
-GROUP = 8
-"""Frames per grid."""
 PATCH_FRAMES = 4
 
 
@@ -82,13 +81,14 @@ class VideoAutoencoder(nn.Module):
         super().__init__()
         self.config = config
         self.name = name
-        self.clock: Clock = COSMOS
+        self.clock = Clock(stride=config.temporal_stride, block=config.block)
         self.levels = config.levels
         self.spatial_stride = config.spatial_stride
         self.patch = 8 if config.spatial_stride == 16 else 4
         self.merge = config.spatial_stride // self.patch
+        self.merge_time = config.temporal_stride // PATCH_FRAMES
         fine, coarse = config.channels, 3 * config.channels
-        patch_values, merged = 3 * PATCH_FRAMES * self.patch**2, 2 * fine * self.merge**2
+        patch_values, merged = 3 * PATCH_FRAMES * self.patch**2, self.merge_time * fine * self.merge**2
         self.patch_in = nn.Conv2d(patch_values, fine, 1)
         self.fine_in = nn.ModuleList(ResidualBlock(fine) for _ in range(config.depth))
         self.merge_in = nn.Conv2d(merged, coarse, 1)
@@ -105,7 +105,8 @@ class VideoAutoencoder(nn.Module):
     def encode_latents(self, video_BFHWC: Tensor) -> Tensor:
         """uint8 video (B, F, H, W, 3) of whole blocks, or of one shorter clip, to bounded latents (B, T, C, h, w).
 
-        F is 17 n, or 1 + 8 n below 17.  Raises ValueError for other lengths or a side not divisible by the stride.
+        F is whole blocks, or 1 + n * stride below one block.
+        Raises ValueError for other lengths or a side not divisible by the stride.
         """
         B = len(video_BFHWC)
         z = self.to_code(self.features(video_BFHWC).flatten(0, 1)).float().permute(0, 2, 3, 1)
@@ -122,16 +123,16 @@ class VideoAutoencoder(nn.Module):
         self.clock.num_grids(frames)  # checks the length
         block = min(frames, self.clock.block)
         video = self._normalise(video_BFHWC).unflatten(1, (-1, block)).flatten(0, 1)
-        still = video[:, :1].expand(-1, GROUP - 1, -1, -1, -1)
+        still = video[:, :1].expand(-1, self.clock.stride - 1, -1, -1, -1)
         x = to_patches(torch.cat([still, video], 1), self.patch)
-        steps = (block + GROUP - 1) // PATCH_FRAMES
+        steps = (block + self.clock.stride - 1) // PATCH_FRAMES
         x = self.patch_in(x.contiguous(memory_format=torch.channels_last))
         for layer in self.fine_in:
             x = layer(x, steps)
-        x = F.pixel_unshuffle(x, self.merge).unflatten(0, (-1, 2)).flatten(1, 2)
+        x = F.pixel_unshuffle(x, self.merge).unflatten(0, (-1, self.merge_time)).flatten(1, 2)
         x = self.merge_in(x)
         for layer in self.coarse_in:
-            x = layer(x, steps // 2)
+            x = layer(x, steps // self.merge_time)
         return self.norm_in(x).unflatten(0, (B, -1))
 
     def decode_latents(self, codes_BTCHW: Tensor) -> Tensor:
@@ -147,17 +148,19 @@ class VideoAutoencoder(nn.Module):
         x = self.from_code(x)
         for layer in self.coarse_out:
             x = layer(x, steps)
-        x = F.pixel_shuffle(self.merge_out(x).unflatten(1, (2, -1)).flatten(0, 1), self.merge)
+        x = F.pixel_shuffle(self.merge_out(x).unflatten(1, (self.merge_time, -1)).flatten(0, 1), self.merge)
+        steps *= self.merge_time
         for layer in self.fine_out:
-            x = layer(x, steps * 2)
+            x = layer(x, steps)
         x = self.patch_out(F.silu(self.norm_out(x)))
-        video = from_patches(x, self.patch, steps * 2)[:, GROUP - 1 :]
+        video = from_patches(x, self.patch, steps)[:, self.clock.stride - 1 :]
         return video.unflatten(0, (B, -1)).flatten(1, 2)
 
     def fingerprint(self) -> str:
         """SHA-256 over configuration and weights: equal fingerprints give equal tokens or latents."""
         # Only what shapes the output: a setting of training that a later version adds must not disown older tokens.
         network = (self.config.levels, self.config.spatial_stride, self.config.continuous)
+        network += (self.clock,) if self.clock != COSMOS else ()
         digest = hashlib.sha256(repr(network).encode())
         for key, value in sorted(self.state_dict().items()):
             digest.update(key.encode())

@@ -1,0 +1,330 @@
+"""Frozen configurations of the models and of the tokenizer, one class a family.  Nothing here imports torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class STConfig:
+    """ST-Transformer of the compression track (SYSTEMS.md section 1).  Defaults are the published model."""
+
+    family: Literal["st"] = "st"
+    vocab_size: int = 64000
+    factors: tuple[int, ...] = ()
+    """Mixed radix of a factorised vocabulary, lowest digit first; empty: one table over all ids (the paper)."""
+    grid: tuple[int, int] = (32, 32)
+    context_grids: int = 3
+    future_grids: int = 3
+    num_layers: int = 24
+    num_heads: int = 8
+    width: int = 512
+    mlp_ratio: int = 4
+    dropout: float = 0.1
+    qk_norm: bool = True
+    qkv_bias: bool = True
+    state_dim: int = 25
+    num_states: int = 64
+    """State rows read, from the first context frame; the 34 frames of two blocks and look-ahead."""
+    state_hidden: int = 2048
+    state_offset: int = 0
+    """Frames by which the state rows run ahead of the frames."""
+    state_pooling: Literal["frames", "adaptive"] = "frames"
+    state_alignment: Literal["target", "current"] = "target"
+    state_injection: Literal["add", "modulate"] = "add"
+    """add: the step's state vector is added to all its tokens (the paper).  modulate: it also scales and shifts every
+    normalisation, from zero (ours; small models learn to use states sooner)."""
+    init_std: float = 0.02
+    """Standard deviation of the initial weights; a narrow model wants more than the published 0.02."""
+    loss_on: Literal["future", "all"] = "future"
+    code_loss: float = 0.0
+    """Weight of the squared error of the expected digits of a factorised vocabulary, as codes in [-1, 1] (ours)."""
+    scheduled_sampling: float = 0.0
+    """Probability that an input token of the future is the model's own prediction instead of the truth."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads:
+            raise ValueError(f"model.width {self.width} is not divisible by model.num_heads {self.num_heads}")
+        product = 1
+        for factor in self.factors:
+            product *= factor
+        if self.factors and product != self.vocab_size:
+            raise ValueError(f"model.factors {self.factors} multiply to {product}, not vocab_size {self.vocab_size}")
+        if self.code_loss and not self.factors:
+            raise ValueError("model.code_loss needs model.factors: only the digits of a quantiser have an order")
+        if self.init_std <= 0 or self.code_loss < 0:
+            raise ValueError("model.init_std must be positive and model.code_loss not negative")
+        if min(self.context_grids, self.future_grids, self.num_layers, self.vocab_size, self.num_states) < 1:
+            raise ValueError("model grids, layers, vocabulary and num_states must be at least 1")
+        if not 0 <= self.scheduled_sampling <= 1 or not 0 <= self.dropout < 1:
+            raise ValueError("model.scheduled_sampling must lie in [0, 1] and model.dropout in [0, 1)")
+
+
+@dataclass(frozen=True)
+class MaskedConfig:
+    """Masked-HWM (SYSTEMS.md section 2).  Defaults are the published base variant."""
+
+    family: Literal["masked"] = "masked"
+    vocab_size: int = 64000
+    factors: tuple[int, ...] = ()
+    """Mixed radix of a factorised vocabulary, lowest digit first; empty: one table over all ids (the paper)."""
+    grid: tuple[int, int] = (32, 32)
+    context_grids: int = 2
+    future_grids: int = 1
+    num_layers: int = 24
+    num_heads: int = 8
+    width: int = 512
+    mlp_ratio: int = 4
+    attention: Literal["joint", "split"] = "joint"
+    sharing: Literal["stream", "modality", "full"] = "stream"
+    """Which streams share feed-forward weights after the first `unshared_blocks`."""
+    unshared_blocks: int = 4
+    visibility: Literal["causal", "full", "released"] = "causal"
+    """Which temporal slots see which (nn/streams.py slot_visibility); with "causal" the past is computed once."""
+    qk_norm: bool = False
+    learned_positions: bool = True
+    """Learned positions added to the tokens beside the rotary ones, as in the release."""
+    place_context: bool = False
+    """Future tokens also carry the context tokens of their place (ours); a narrow model takes long to find them itself."""
+    dropout: float = 0.4
+    """Dropout of the feed-forward layers, as in the release."""
+    state_dim: int = 25
+    num_states: int = 17
+    state_changes: bool = False
+    """States enter beside their change from the last past frame, on which most of what moves depends (ours)."""
+    state_modulation: bool = False
+    """The pooled state of a grid also scales and shifts the norms of its video tokens, from zero (ours)."""
+    init_std: float = 0.02
+    max_corruption: float = 0.2
+    """Largest rate of random token replacement in training."""
+    code_loss: float = 0.0
+    """Weight of the squared error of the expected digits of a factorised vocabulary, as codes in [-1, 1] (ours)."""
+    steps: int = 2
+    """Refinement steps of a grid in prediction."""
+    temperature: float = 0.0
+    """Temperature of prediction; 0 takes the most likely token."""
+    remask: Literal["random", "confidence"] = "random"
+    """Which tokens are predicted again in the next step: a random choice, or the least certain ones."""
+
+    def __post_init__(self) -> None:
+        _check_streams(self)
+        if self.factors and math.prod(self.factors) != self.vocab_size:
+            raise ValueError(f"model.factors {self.factors} do not multiply to vocab_size {self.vocab_size}")
+        if self.code_loss and not self.factors:
+            raise ValueError("model.code_loss needs model.factors: only the digits of a quantiser have an order")
+        if not 0 <= self.max_corruption <= 1 or self.init_std <= 0 or self.code_loss < 0:
+            raise ValueError("model.max_corruption must lie in [0, 1], init_std be positive and code_loss not negative")
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """Flow-HWM (SYSTEMS.md section 3).  Defaults are the published base variant."""
+
+    family: Literal["flow"] = "flow"
+    channels: int = 16
+    """Channels of the latents."""
+    grid: tuple[int, int] = (16, 16)
+    """Height and width of the latents."""
+    patch: int = 2
+    """Side of the square of latent cells that make one token."""
+    context_grids: int = 2
+    future_grids: int = 1
+    num_layers: int = 15
+    num_heads: int = 16
+    width: int = 1152
+    """15 layers of 1152 give the paper's four sizes exactly; its printed 17 x 1172 has no rotary heads (SYSTEMS.md)."""
+    mlp_ratio: int = 4
+    attention: Literal["joint", "split"] = "joint"
+    sharing: Literal["stream", "modality", "full"] = "stream"
+    """Which streams share modulation, projections and feed-forward weights after the first `unshared_blocks`."""
+    unshared_blocks: int = 4
+    context_sees: Literal["all", "context"] = "all"
+    """all: joint attention in all directions (the paper).  context: past and actions see only each other and stand at
+    time 1, so they are computed once for all sampling steps (ours)."""
+    qk_norm: bool = True
+    dropout: float = 0.0
+    state_dim: int = 25
+    num_states: int = 17
+    state_changes: bool = False
+    """States enter beside their change from the last past frame, on which most of what moves depends (ours)."""
+    state_modulation: bool = False
+    """The pooled states of the future grids join the timestep in the modulation (ours)."""
+    place_context: bool = False
+    """Future tokens also carry the past latents of their place (ours); a narrow model takes long to find them itself."""
+    learned_positions: bool = False
+    """Learned positions added to all tokens beside the rotary ones (ours for this family)."""
+    target: Literal["latents", "change"] = "latents"
+    """What the flow ends in: the future latents (the paper) or their change from the last past one (ours)."""
+    output: Literal["velocity", "data"] = "velocity"
+    """What the network gives: the velocity (the paper), or what the flow ends in, from which the velocity follows (ours)."""
+    relative_loss: bool = False
+    """Weigh each clip's error by the inverse of the size of what is predicted, as PSNR does (ours)."""
+    sigma_min: float = 1e-4
+    """Noise left at time 1; the paper keeps it and prints no value."""
+    time_sampling: Literal["uniform", "logit_normal"] = "logit_normal"
+    """Distribution of training times; the release draws sigmoid(N(0, 1))."""
+    time_mean: float = 0.0
+    """Mean of that normal distribution; negative trains more where there is most noise (ours)."""
+    time_per_grid: bool = False
+    """Each future grid gets a noise level of its own in training."""
+    condition_dropout: float = 0.15
+    """Probability that a training clip loses context and actions together, for guidance."""
+    shortcut: float = 0.0
+    """Share of a training batch that learns to take two steps in one (ours; Frans et al. 2024); 0: plain flow."""
+    steps: int = 50
+    """Solver steps of prediction; a power of two up to 128 for a shortcut model's own step sizes."""
+    solver: Literal["euler", "heun"] = "euler"
+    guidance: float = 3.0
+    """Scale of classifier-free guidance; 1 switches it off."""
+    temperature: float = 1.0
+    """Scale of the initial noise in prediction; 0 gives the mean of all futures, in one step."""
+
+    def __post_init__(self) -> None:
+        _check_streams(self)
+        if self.grid[0] % self.patch or self.grid[1] % self.patch:
+            raise ValueError(f"model.grid {self.grid} is not divisible by model.patch {self.patch}")
+        if not 0 <= self.sigma_min < 1 or not 0 <= self.condition_dropout < 1 or not 0 <= self.shortcut < 1:
+            raise ValueError("model.sigma_min, condition_dropout and shortcut must lie in [0, 1)")
+        if self.guidance != 1 and not self.condition_dropout:
+            raise ValueError("model.guidance other than 1 needs model.condition_dropout: it compares with no condition")
+        if self.shortcut and self.solver == "heun":
+            raise ValueError('model.shortcut needs model.solver "euler": its velocities are already means over a step')
+
+
+@dataclass(frozen=True)
+class WanConfig:
+    """Wan2.2 TI2V with video and state conditioning (SYSTEMS.md section 4).  Defaults are the published 5 B model."""
+
+    family: Literal["wan"] = "wan"
+    base: str = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
+    """Pretrained model: a folder in diffusers' layout or a hub name.  Empty: from scratch, with the sizes below."""
+    text: str = ""
+    """File with the embedding of the empty prompt (`hwm text-embedding`); empty: zeros, which no pretrained model knows."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the transformer's weights; state encoder, adapter and what diffusers keeps in float32 stay float32."""
+    channels: int = 48
+    grid: tuple[int, int] = (32, 32)
+    """Height and width of the latents: 32 for frames of 512 pixels, 16 for 256."""
+    patch: int = 2
+    context_grids: int = 2
+    future_grids: int = 4
+    num_layers: int = 30
+    num_heads: int = 24
+    head_width: int = 128
+    mlp_width: int = 14336
+    time_width: int = 256
+    text_width: int = 4096
+    text_rows: int = 512
+    """Rows of the text embedding: one of the empty prompt, the others zero."""
+    lora_rank: int = 32
+    """Rank of the adapter on all linear layers of attention and feed-forward; 0: the whole transformer is trained."""
+    lora_alpha: int = 0
+    """Scale of the adapter times its rank; 0: the rank, so a scale of 1 (the report prints none)."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass instead of keeping them."""
+    state_dim: int = 25
+    num_states: int = 77
+    state_hidden: int = 256
+    state_frequencies: int = 6
+    """Sines and cosines of every joint angle and velocity; the report prints no number."""
+    state_sampling: Literal["downsample", "stack"] = "downsample"
+    """downsample: the states of the kept frames (the report).  stack: also those of the three frames before each (ours)."""
+    state_injection: Literal["post", "pre"] = "post"
+    """post: added to the timestep's modulation of the blocks (the report).  pre: to its embedding before, head included."""
+    state_changes: bool = False
+    """States enter beside their change from the last seen frame, on which most of what moves depends (ours)."""
+    place_context: bool = False
+    """Every latent cell also carries the context latents of its place, as channels (ours; Wan's I2V 14B does likewise)."""
+    place_channels: int = 0
+    """Learned channels of every latent cell: where it is, which a narrow model takes long to find by rotation (ours)."""
+    target: Literal["latents", "change"] = "latents"
+    """What the flow ends in: the future latents (the report) or their change from the last past one (ours)."""
+    output: Literal["velocity", "data"] = "velocity"
+    """What the network gives: the velocity (the report), or what the flow ends in, from which it follows (ours)."""
+    relative_loss: bool = False
+    """Weigh each clip's error by the inverse of the size of what is predicted, as PSNR does (ours)."""
+    condition_dropout: float = 0.1
+    """Probability that a training clip loses its states, for guidance; the report prints none."""
+    time_sampling: Literal["uniform", "logit_normal"] = "uniform"
+    """Distribution of training times before the shift."""
+    shift: float = 5.0
+    """Shift of noise levels towards noise, sigma -> shift sigma / (1 + (shift - 1) sigma), in training and prediction."""
+    steps: int = 20
+    solver: Literal["euler", "unipc"] = "euler"
+    guidance: float = 1.0
+    """Scale of guidance by the states; 1 switches it off."""
+    temperature: float = 1.0
+    """Scale of the initial noise in prediction; 0 gives the mean of all futures, in one step."""
+
+    def __post_init__(self) -> None:
+        if self.grid[0] % self.patch or self.grid[1] % self.patch:
+            raise ValueError(f"model.grid {self.grid} is not divisible by model.patch {self.patch}")
+        if self.head_width % 2 or self.head_width < 6:
+            raise ValueError(f"model.head_width must be even and at least 6, for rotations in three axes, got {self.head_width}")
+        sizes = (self.channels, self.num_layers, self.num_heads, self.mlp_width, self.text_rows, self.text_width, *self.grid)
+        if min(*sizes, self.context_grids, self.future_grids, self.num_states, self.steps) < 1:
+            raise ValueError("model sizes, grids, num_states and steps must be at least 1")
+        if min(self.lora_rank, self.lora_alpha, self.place_channels, self.state_frequencies) < 0:
+            raise ValueError("model.lora_rank, lora_alpha, place_channels and state_frequencies must not be negative")
+        ours = self.place_context or self.place_channels or self.target != "latents" or self.output != "velocity"
+        if self.base and ours:
+            raise ValueError("model.place_context, place_channels, target and output are for training from scratch, not for model.base")
+        if self.lora_rank and not self.base:
+            raise ValueError("model.lora_rank adapts a pretrained model.base; to train from scratch set model.lora_rank=0")
+        if not 0 <= self.condition_dropout < 1 or self.shift <= 0 or self.temperature < 0:
+            raise ValueError("model.condition_dropout must lie in [0, 1), shift be positive and temperature not negative")
+        if self.guidance != 1 and not self.condition_dropout:
+            raise ValueError("model.guidance other than 1 needs model.condition_dropout: it compares with no states")
+
+
+def _check_streams(config: MaskedConfig | FlowConfig) -> None:
+    """Raise ValueError for what neither Humanoid World Model can be."""
+    if config.width % config.num_heads:
+        raise ValueError(f"model.width {config.width} is not divisible by model.num_heads {config.num_heads}")
+    sizes = (config.context_grids, config.future_grids, config.num_layers, config.num_states, config.steps, *config.grid)
+    if min(sizes) < 1 or config.unshared_blocks < 0:
+        raise ValueError("model grids, layers, num_states and steps must be at least 1, unshared_blocks at least 0")
+    if not 0 <= config.dropout < 1 or config.temperature < 0:
+        raise ValueError("model.dropout must lie in [0, 1) and model.temperature not be negative")
+
+
+@dataclass(frozen=True)
+class FSQConfig:
+    """Causal video tokenizer with finite scalar quantisation (tokenizers/fsq.py)."""
+
+    family: Literal["fsq"] = "fsq"
+    levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)
+    """Levels per channel; the default is Cosmos' 64 000-code quantiser (reference A.4)."""
+    spatial_stride: int = 8
+    temporal_stride: int = 8
+    """Frames of a grid, 4 or 8."""
+    block: int = 17
+    """Frames encoded together: 17 for blocks of consecutive frames, 21 for the strided clips of the sampling track."""
+    channels: int = 64
+    """Width at the fine stage of the network; the coarse stage is three times as wide."""
+    depth: int = 2
+    """Residual blocks per stage."""
+    continuous: bool = False
+    """Latents instead of codes: the bottleneck is bounded, not quantised; levels then only counts the channels."""
+    latent_noise: float = 0.0
+    """Standard deviation of noise added to continuous latents in training: close latents then decode to close frames."""
+    steady_weight: float = 0.0
+    """Weight of the mean change of the latents from grid to grid: less flicker in tokens of what does not move."""
+    edge_weight: float = 0.5
+    """Weight of the error of spatial differences, which keeps edges, relative to the pixel error."""
+
+    def __post_init__(self) -> None:
+        if self.spatial_stride not in (4, 8, 16):
+            raise ValueError(f"model.spatial_stride must be 4, 8 or 16, got {self.spatial_stride}")
+        if self.temporal_stride not in (4, 8) or self.block < 1 or (self.block - 1) % self.temporal_stride:
+            shape = f"{self.temporal_stride} and {self.block}"
+            raise ValueError(f"model.temporal_stride must be 4 or 8 and block 1 + n times that, got {shape}")
+        if not self.levels or min(self.levels) < 2:
+            raise ValueError(f"model.levels must be at least 2 each, got {self.levels}")
+        if self.latent_noise < 0 or (self.latent_noise and not self.continuous):
+            raise ValueError("model.latent_noise must not be negative and needs model.continuous")
+
+
+ModelConfig = STConfig | MaskedConfig | FlowConfig | WanConfig | FSQConfig
