@@ -9,6 +9,7 @@ Shape letters used in names everywhere (`x_BTSD` has shape (B, T, S, D)):
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal, Protocol, runtime_checkable
 
@@ -130,7 +131,8 @@ class WorldModel(Protocol):
 
     predicts: what it is trained on and gives, ids of a Tokenizer or latents of a LatentTokenizer.
     validation_key: the score of `validate` that chooses the best checkpoint; lower is better.
-    context_grids, future_grids: latent steps it sees and predicts.  num_states: state rows it reads.
+    context_grids, future_grids: latent steps it sees and predicts.  num_states: state rows it reads, one per frame.
+    frame_step: frames from one that it models to the next: 1, or 4 for clips of every fourth frame (`clock.subsample`).
     """
 
     predicts: Literal["tokens", "latents"]
@@ -138,6 +140,7 @@ class WorldModel(Protocol):
     context_grids: int
     future_grids: int
     num_states: int
+    frame_step: int
 
     @property
     def neutral_state_A(self) -> Tensor:
@@ -182,11 +185,12 @@ class LatentWorldModel(WorldModel, Protocol):
         context_BTCHW: Tensor,
         states_BFA: Tensor,
         *,
-        generator: torch.Generator,
+        generator: torch.Generator | Sequence[torch.Generator],
         num_samples: int = 1,
         sampling: Sampling | None = None,
     ) -> Prediction:
         """Predict K futures of the latents, latents_BKTCHW, after the context, in the tokenizer's own units.
 
+        generator: or one for each clip and sample, B * K of them, clips first: samples then do not depend on the batch.
         sampling: its temperature scales the initial noise; None takes the configured one.
         """

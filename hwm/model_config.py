@@ -270,7 +270,7 @@ class WanConfig:
             raise ValueError("model.lora_rank, lora_alpha, place_channels and state_frequencies must not be negative")
         ours = self.place_context or self.place_channels or self.target != "latents" or self.output != "velocity"
         if self.base and ours:
-            raise ValueError("model.place_context, place_channels, target and output are for training from scratch, not for model.base")
+            raise ValueError("model.place_context, place_channels, target and output are for models without model.base")
         if self.lora_rank and not self.base:
             raise ValueError("model.lora_rank adapts a pretrained model.base; to train from scratch set model.lora_rank=0")
         if not 0 <= self.condition_dropout < 1 or self.shift <= 0 or self.temperature < 0:

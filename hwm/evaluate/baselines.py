@@ -79,6 +79,7 @@ class CopyLastGrid(nn.Module):
 
     predicts: Literal["tokens"] = "tokens"
     validation_key = "ce_auto"
+    frame_step = 1
 
     def __init__(
         self, *, vocab_size: int = 64000, context_grids: int = 3, future_grids: int = 3, num_states: int = 34

@@ -9,7 +9,7 @@ each an option of the same network.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -41,6 +41,7 @@ class FlowHWM(nn.Module):
 
     predicts: Literal["tokens", "latents"] = "latents"
     validation_key = "flow_mse"
+    frame_step = 1
 
     def __init__(self, config: FlowConfig, *, clock: Clock = COSMOS) -> None:
         super().__init__()
@@ -211,7 +212,7 @@ class FlowHWM(nn.Module):
         context_BTCHW: Tensor,
         states_BFA: Tensor,
         *,
-        generator: torch.Generator,
+        generator: torch.Generator | Sequence[torch.Generator],
         num_samples: int = 1,
         sampling: Sampling | None = None,
     ) -> Prediction:
@@ -233,7 +234,7 @@ class FlowHWM(nn.Module):
         shape = (len(past_BTCHW), num_samples if temperature else 1, self.future_grids, *past_BTCHW.shape[2:])
         noise = past_BTCHW.new_zeros(shape)
         if temperature:
-            noise = temperature * torch.randn(shape, generator=generator, device=generator.device).to(noise)
+            noise = temperature * flow.noise(shape, generator=generator).to(noise)
         with without_dropout(self):
             steps, guidance = self.config.steps, self.config.guidance
             if temperature:

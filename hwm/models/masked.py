@@ -39,6 +39,7 @@ class MaskedHWM(nn.Module):
 
     predicts: Literal["tokens", "latents"] = "tokens"
     validation_key = "ce_masked"
+    frame_step = 1
     visible_2G2G: Tensor
     same_GG: Tensor
 

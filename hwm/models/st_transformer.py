@@ -69,6 +69,7 @@ class STTransformer(nn.Module):
 
     predicts: Literal["tokens", "latents"] = "tokens"
     validation_key = "ce_auto"
+    frame_step = 1
 
     def __init__(self, config: STConfig, *, clock: Clock = COSMOS) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ after Ho and Salimans 2022; steps of any size after Frans et al. 2024, "One step
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -42,6 +42,15 @@ def velocity_to(data: Tensor, x: Tensor, time: Tensor, *, sigma_min: float) -> T
 def noise_left(time: Tensor, *, sigma_min: float) -> Tensor:
     """Share of noise in the path at `time`, bounded from below: an error of the data is this times one of the velocity."""
     return (1 - (1 - sigma_min) * time).clamp(min=LAST_SPAN)
+
+
+def noise(shape: tuple[int, ...], *, generator: torch.Generator | Sequence[torch.Generator]) -> Tensor:
+    """Standard normal noise (B, K, ...) of K samples of B clips, float32, from one generator or from one for each, B * K."""
+    if isinstance(generator, torch.Generator):
+        return torch.randn(shape, generator=generator, device=generator.device)
+    if len(generator) != shape[0] * shape[1]:
+        raise ValueError(f"{shape[0]} clips of {shape[1]} samples need as many generators, got {len(generator)}")
+    return torch.stack([torch.randn(shape[2:], generator=g, device=g.device) for g in generator]).view(shape)
 
 
 def sample_times(
