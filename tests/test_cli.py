@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from hwm.cli import FUNCTIONS, VERBS, main
+from hwm.cli import FUNCTIONS, VERBS, main, verb_of
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
@@ -23,9 +23,9 @@ def test_help_does_not_import_torch(arguments):
 
 def test_every_verb_is_listed_and_helps(capsys):
     for function in FUNCTIONS:
-        assert f"\n  {function.__name__} " in VERBS
+        assert f"\n  {verb_of(function)} " in VERBS
         with pytest.raises(SystemExit) as leaving:
-            main([function.__name__, "--help"])
+            main([verb_of(function), "--help"])
         assert leaving.value.code == 0 and function.__doc__.splitlines()[0][:30] in capsys.readouterr().out
 
 

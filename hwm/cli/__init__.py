@@ -9,6 +9,7 @@ from collections.abc import Callable
 from hwm.cli.data_verbs import data, demo, simulate, tokenize
 from hwm.cli.experiment_verb import experiment
 from hwm.cli.model_verbs import evaluate, export, predict, recipes, submit, train
+from hwm.cli.wan_verbs import text_embedding
 
 VERBS = """\
 usage: hwm VERB [options]        hwm VERB --help explains one
@@ -24,6 +25,7 @@ usage: hwm VERB [options]        hwm VERB --help explains one
   submit     write a challenge submission
   export     publish a trained tokenizer as a folder of its own
   recipes    list the recipes
+  text-embedding  compute the constant text that Wan models are trained with
 """
 
 FUNCTIONS: tuple[Callable[..., int], ...] = (
@@ -38,7 +40,13 @@ FUNCTIONS: tuple[Callable[..., int], ...] = (
     submit,
     export,
     recipes,
+    text_embedding,
 )
+
+
+def verb_of(function: Callable[..., int]) -> str:
+    """What is typed for a verb's function."""
+    return function.__name__.replace("_", "-")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(__version__)
         return 0
-    functions = {function.__name__: function for function in FUNCTIONS}
+    functions = {verb_of(function): function for function in FUNCTIONS}
     verb = arguments[0]
     if verb not in functions:
         import difflib
