@@ -7,7 +7,8 @@ from pathlib import Path
 
 from hwm.progress import Counter
 from hwm.sim.simulate import simulate
-from hwm.tokenizers.encode import tokenize
+from hwm.tokenizers.encode import encodes_clips, tokenize
+from hwm.tokenizers.open import open_tokenizer
 
 SEGMENT_SECONDS = (5.0, 8.0)
 """Short recordings, each in a room of its own: to work in unseen rooms, a model must have seen many."""
@@ -45,15 +46,16 @@ def encoded(raw: Path, out: Path, *, tokenizer: str, size: int = 0, phases: int 
     """Encode the training, validation and, where there is one, unseen-room set found in `raw` with one tokenizer.
 
     size: side to which frames are resized, 0 keeps it.  phases: first frames from which the training set is cut into
-    blocks, to make more clips of little data.  Without a set of unseen rooms the validation set stands for it.
+    blocks, to make more clips of little data; a tokenizer of sampling clips needs none.  Without a set of unseen rooms
+    the validation set stands for it.
     Raises ValueError when `raw` holds no training or no validation set.
     """
-    places = []
+    places, clips = [], encodes_clips(open_tokenizer(tokenizer))
     for name in ("train", "val", "val_unseen"):
         found = sorted(p.parent for p in raw.glob(f"{name}_v*/metadata.json"))
         if found:
             # Only the training set is cut from several phases: held-out sets stay aligned with their video.
-            source, cuts = found[-1], phases if name == "train" else 1
+            source, cuts = found[-1], phases if name == "train" and not clips else 1
             places.append(out / source.name.removesuffix("_raw"))
             with Counter(f"encoding {source.name}", unit="shards") as counter:
                 tokenize(
@@ -62,7 +64,8 @@ def encoded(raw: Path, out: Path, *, tokenizer: str, size: int = 0, phases: int 
                     tokenizer=tokenizer,
                     size=size,
                     phases=cuts,
-                    workers=workers if cuts > 1 else 1,  # starting processes takes longer than a small set
+                    # starting processes takes longer than a small set
+                    workers=workers if cuts > 1 or (clips and name == "train") else 1,
                     progress=counter,
                 )
         elif name == "val_unseen":

@@ -151,6 +151,7 @@ def tokenize(
     tokenizer: str = "fsq-8x8x8",
     size: int = 0,
     phases: int = 1,
+    every: int = 8,
     workers: int = 0,
     part: tuple[int, int] = (0, 1),
     trust: bool = False,
@@ -165,6 +166,8 @@ def tokenize(
         size: Side to which frames are resized first; 0 keeps them.
         phases: Cut every shard from this many first frames (more training clips from little data); of several
             datasets only those called train.
+        every: Frames from the start of one sampling clip to the next; only for tokenizers by Wan's clock, which encode
+            77-frame clips instead of blocks.
         workers: Processes, of one thread each on a CPU; 0: one per core.
         part: k n: make only every n-th shard from the k-th, for jobs that share the work.
         trust: Allow a TorchScript tokenizer, which is a program, to run.
@@ -185,6 +188,7 @@ def tokenize(
                 size=size,
                 # Held-out sets stay aligned with their video.
                 phases=phases if not several or source.name.startswith("train") else 1,
+                every=every,
                 workers=workers or (usable_cores() if device == "cpu" else 1),
                 part=part,
                 trust=trust,

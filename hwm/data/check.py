@@ -87,6 +87,8 @@ def _check_shards(dataset: Dataset, report: Report) -> None:
     for shard in dataset.shards:
         try:
             check_segments(np.asarray(shard.segments), shard.segments_path)
+            if isinstance(shard, LatentShard):
+                shard.check_starts()
         except ValueError as error:
             report.error(error)
         if isinstance(shard, RawShard):
@@ -144,7 +146,7 @@ def _check_latents(shard: LatentShard, report: Report) -> None:
     for first, part in chunks(shard.latents):
         finite = np.isfinite(part).reshape(len(part), -1).all(axis=1)
         if not finite.all():
-            fault = f"block {first + int(np.argmin(finite))} holds a value that is not finite"
+            fault = f"{shard.row_name} {first + int(np.argmin(finite))} holds a value that is not finite"
             report.error(ValueError(f"{shard.video_path}: {fault}; tokenize it again"))
             return
 

@@ -15,6 +15,8 @@ from hwm.data.windows import ClipIndex, Window, state_rows
 
 __all__ = ["ClipIndex", "LatentClips", "TokenClips", "VideoClips", "sample_indices"]
 
+CACHE_CLIPS = "make them with `hwm tokenize RAW OUT` and a tokenizer by Wan's clock, such as continuous-4x8x8"
+
 
 class TokenClips:
     """Token clips of an open dataset, read on demand.
@@ -34,6 +36,8 @@ class TokenClips:
         length: int = 0,
         stride: int = 1,
     ) -> None:
+        if kind == "sampling":
+            raise ValueError(f"{dataset.root}: holds tokens; sampling clips are cached as latents: {CACHE_CLIPS}")
         if (kind == "frames") != isinstance(dataset, LegacyTokenDataset):
             raise ValueError(f"{dataset.root}: v1.1 gives clips of kind 'frames', v2.0 tokens of blocks; got {kind!r}")
         self.dataset = dataset
@@ -64,7 +68,9 @@ class TokenClips:
 class LatentClips:
     """Clips of cached latents, read on demand.
 
-    kind, overlap: see ClipIndex.build; "blocks" or "block_pairs".  num_states: as in TokenClips.
+    kind, overlap: see ClipIndex.build; "blocks" or "block_pairs" of latents of blocks, "sampling" of latents of sampling
+    clips, of which those at the stored starts are given.  num_states: as in TokenClips.
+    Raises ValueError, naming the folder, when the latents are of the other sort.
     """
 
     def __init__(
@@ -72,8 +78,15 @@ class LatentClips:
     ) -> None:
         if kind == "frames":
             raise ValueError(f"{dataset.root}: latents come in blocks; use clips of kind 'blocks' or 'block_pairs'")
+        if kind == "sampling" and not dataset.every:
+            raise ValueError(f"{dataset.root}: holds latents of blocks, not of sampling clips: {CACHE_CLIPS}")
+        if kind != "sampling" and dataset.every:
+            remedy = "use clips of kind 'sampling', or tokenize by another clock, such as with continuous-8x8x8"
+            raise ValueError(f"{dataset.root}: holds latents of sampling clips, not of blocks: {remedy}")
         self.dataset = dataset
-        self.index = ClipIndex.build(dataset, kind=kind, overlap=overlap)
+        for shard in dataset.shards:
+            shard.check_starts()
+        self.index = ClipIndex.build(dataset, kind=kind, overlap=overlap, every=max(1, dataset.every))
         self.num_states = num_states or self.index.length
 
     def __len__(self) -> int:
@@ -82,13 +95,16 @@ class LatentClips:
     def batch(self, indices: np.ndarray) -> Batch:
         """The clips at `indices`: latents_BTCHW float32 and states_BFA float32 (B, num_states, A).
 
-        Raises ValueError, naming the file, for latents and states that are not finite.
+        Raises ValueError, naming the file, for values that are not finite.
         """
         latents, states = [], []
         for i in np.asarray(indices):
             shard, start = self.dataset.shards[int(self.index.shard[i])], int(self.index.start[i])
-            block = self.dataset.clock.block
-            latents.append(shard.read_latents(start // block, self.index.length // block))
+            if self.dataset.every:
+                latents.append(shard.read_row(int(np.searchsorted(shard.starts, start))))
+            else:
+                block = self.dataset.clock.block
+                latents.append(shard.read_latents(start // block, self.index.length // block))
             states.append(shard.read_states(state_rows(shard.segments, start, self.num_states)))
         return Batch(states_BFA=torch.from_numpy(np.stack(states)), latents_BTCHW=torch.from_numpy(np.stack(latents)))
 

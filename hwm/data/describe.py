@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hwm.clock import SAMPLING_FRAMES
 from hwm.contracts import LatentTokenizer, Tokenizer
 from hwm.data import video
 from hwm.data.check import CHUNK_BYTES, Finding, Report, check
 from hwm.data.files import atomic_path
-from hwm.data.latents import LatentDataset
+from hwm.data.latents import LatentDataset, LatentShard
 from hwm.data.legacy import LegacyTokenDataset
 from hwm.data.moments import Moments
 from hwm.data.onex import Dataset, RawDataset, TokenDataset, frame_size, open_dataset, probe_kind
@@ -93,11 +92,14 @@ def _clip_counts(dataset: Dataset) -> dict[str, int]:
         "blocks": {"kind": "blocks", "overlap": True},
         "block_pairs": {"kind": "block_pairs", "overlap": True},
         "block_pairs_apart": {"kind": "block_pairs", "overlap": False},
-        "sampling_77": {"kind": "frames", "length": SAMPLING_FRAMES, "overlap": True},
+        "sampling_77": {"kind": "sampling", "overlap": True},
     }
     if isinstance(dataset, LegacyTokenDataset):
         window = {"kind": "frames", "length": 16, "stride": 15}
         wanted = {"windows_16x15": {**window, "overlap": True}, "windows_16x15_apart": {**window, "overlap": False}}
+    elif isinstance(dataset, LatentDataset) and dataset.every:
+        window = {"kind": "sampling", "every": dataset.every}
+        wanted = {"sampling_77": {**window, "overlap": True}, "sampling_77_apart": {**window, "overlap": False}}
     elif isinstance(dataset, TokenDataset | LatentDataset):
         del wanted["sampling_77"]
     return {name: _count(dataset, **options) for name, options in wanted.items()}
@@ -144,8 +146,11 @@ def _dataset_pictures(dataset: Dataset, count: int, tokenizer: AnyTokenizer | No
             chosen = np.linspace(0, shard.num_frames, number, endpoint=False).astype(int)
             pictures.extend(_colours(dataset.shards[0].read_tokens(i)[0]) for i in chosen)
         else:
-            chosen = np.linspace(0, dataset.clock.num_blocks(shard.num_frames), number, endpoint=False).astype(int)
-            pictures.extend(_block_picture(dataset, position, int(i), tokenizer) for i in np.unique(chosen))
+            rows = max(1, dataset.clock.num_blocks(shard.num_frames))
+            if isinstance(shard, LatentShard) and shard.every:
+                rows = shard.num_rows
+            chosen = np.unique(np.linspace(0, rows, number, endpoint=False).astype(int))[:rows]
+            pictures.extend(_row_picture(dataset, position, int(i), tokenizer) for i in chosen)
     return pictures
 
 
@@ -158,12 +163,12 @@ def _sample_pictures(
     return [samples.frames(i, 128)[-1] for i in chosen]
 
 
-def _block_picture(
-    dataset: TokenDataset | LatentDataset, position: int, block: int, tokenizer: AnyTokenizer | None
+def _row_picture(
+    dataset: TokenDataset | LatentDataset, position: int, row: int, tokenizer: AnyTokenizer | None
 ) -> np.ndarray:
     if isinstance(dataset, TokenDataset):
-        return _picture(dataset.shards[position].read_tokens(block), tokenizer)
-    latents, known = dataset.shards[position].read_latents(block), dataset.statistics
+        return _picture(dataset.shards[position].read_tokens(row), tokenizer)
+    latents, known = dataset.shards[position].read_row(row), dataset.statistics
     if tokenizer is not None:
         return _decoded(latents, tokenizer)
     scaled = (latents[-1] - known.mean_C[:, None, None]) / np.maximum(known.std_C, 1e-12)[:, None, None]

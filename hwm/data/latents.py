@@ -1,33 +1,41 @@
-"""Cached latents of a continuous tokenizer: shards of float16 blocks with the statistics that normalise them (ours).
+"""Cached latents of a continuous tokenizer: shards of float16 rows with the statistics that normalise them (ours).
 
 Layout as for tokens (reference A.3), with `latents/latents_{i}.bin` instead of videos, and two files of statistics:
 `statistics/statistics_{i}.json` holds the moments of one shard, `statistics.json` what follows from all of them.
+A row is a block, or, of a tokenizer by Wan's clock, a sampling clip: 77 frames, of which every fourth and the last are
+encoded (`clock.subsample`).  Each such clip is encoded by itself, as shifted windows share no latents (reference wan 1);
+`clip_starts/clip_starts_{i}.bin` holds the first frame of every row, int32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from hwm.clock import Clock
+from hwm.clock import SAMPLING_CONTEXT, SAMPLING_STEP, WAN, Clock
 from hwm.data import layout
 from hwm.data.files import check_size, map_array, read_json, read_rows, write_json
 from hwm.data.moments import Moments, vector
 from hwm.data.rows import Shard
+from hwm.data.windows import sampling_starts
 from hwm.robot import Embodiment
 
-MOMENT_BLOCKS = 64
-"""Blocks whose moments are taken at once."""
+MOMENT_ROWS = 64
+"""Rows whose moments are taken at once."""
+CONTEXT_LATENTS = WAN.num_grids(len(range(0, SAMPLING_CONTEXT, SAMPLING_STEP)))
+"""Latents of a sampling clip that are of seen frames."""
 
 
 @dataclass(frozen=True)
 class LatentStatistics:
-    """Per-channel mean and standard deviation of latents, and of their change from one grid to the next of a block.
+    """Per-channel mean and standard deviation of latents and of their changes.
 
-    float64 (C,) each, in the latents' own units.
+    Changes of a block are those from one grid to the next; of a sampling clip those of every future latent from the last
+    one of seen frames, because that is what models predict.  float64 (C,) each, in the latents' own units.
     """
 
     mean_C: np.ndarray
@@ -38,36 +46,90 @@ class LatentStatistics:
 
 @dataclass(frozen=True)
 class LatentShard(Shard):
-    """One shard of latents; block b covers frames `clock.block` * b onwards, the last block may be padded."""
+    """One shard of latents, one row per block or per sampling clip.
+
+    Block b covers frames `clock.block` * b onwards, the last block may be padded.
+    every: first frames of sampling clips are multiples of it; 0: rows are blocks.  starts_path: their first frames.
+    """
 
     grid: tuple[int, int]
     channels: int
     clock: Clock
+    every: int = 0
+    starts_path: Path | None = None
 
     @cached_property
     def latents(self) -> np.ndarray:
-        """Latents (N_blocks, T, C, H, W), float16 memory map, the padded last block included."""
-        return map_array(self.video_path, "<f2", self._shape, f"{self._shape} float16 latents")
+        """Latents (N, T, C, H, W), float16 memory map of all rows, a padded last block included."""
+        return _map_rows(self.video_path, "<f2", self._shape, f"{self._shape} float16 latents")
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """First frame of every row, int32 (N,)."""
+        if self.starts_path is None:
+            return np.arange(self.num_rows, dtype=np.int32) * self.clock.block
+        return _map_rows(self.starts_path, "<i4", (self.num_rows,), "one int32 per clip")
+
+    @cached_property
+    def num_rows(self) -> int:
+        """Rows on disk: of clips as many as have a first frame."""
+        if self.starts_path is None:
+            return self.clock.stored_blocks(self.num_frames)
+        return self.starts_path.stat().st_size // 4
+
+    @property
+    def row_name(self) -> str:
+        """What a row is, for messages."""
+        return "clip" if self.every else "block"
 
     @property
     def _shape(self) -> tuple[int, int, int, int, int]:
-        return self.clock.stored_blocks(self.num_frames), self.clock.grids, self.channels, *self.grid
+        return self.num_rows, self.clock.grids, self.channels, *self.grid
 
     def read_latents(self, block: int, num_blocks: int = 1) -> np.ndarray:
-        """Latents (num_blocks * T, C, H, W) float32.  Raises ValueError for a value that is not finite."""
-        latents = read_rows(self.latents, block, block + num_blocks).astype(np.float32)
+        """Latents (num_blocks * T, C, H, W) float32 of consecutive blocks.
+
+        Raises ValueError for a value that is not finite, or when rows are clips, which do not follow each other.
+        """
+        if self.every:
+            raise ValueError(f"{self.video_path}: its rows are sampling clips, not blocks; read them as such")
+        return self._read(block, block + num_blocks).reshape(-1, self.channels, *self.grid)
+
+    def read_row(self, row: int) -> np.ndarray:
+        """Latents (T, C, H, W) float32 of one block or sampling clip.  Raises ValueError for a value that is not finite."""
+        return self._read(row, row + 1)[0]
+
+    def _read(self, first: int, stop: int) -> np.ndarray:
+        latents = read_rows(self.latents, first, stop).astype(np.float32)
         if not np.isfinite(latents).all():
-            raise ValueError(f"{self.video_path}: block {block} holds a value that is not finite; tokenize it again")
-        return latents.reshape(-1, self.channels, *self.grid)
+            fault = f"{self.row_name} {first} holds a value that is not finite"
+            raise ValueError(f"{self.video_path}: {fault}; tokenize it again")
+        return latents
 
     def check_sizes(self) -> None:
         super().check_sizes()
+        if self.starts_path is not None:
+            check_size(self.starts_path, 4 * self.num_rows, "whole int32 numbers")
         check_size(self.video_path, 2 * int(np.prod(self._shape)), f"{self._shape} float16 latents")
+
+    def check_starts(self) -> None:
+        """Raise ValueError unless the stored first frames are those that the segments allow, in order."""
+        if self.starts_path is None:
+            return
+        segments = np.asarray(read_rows(self.segments, 0, self.num_frames))
+        if not np.array_equal(self.starts, sampling_starts(segments, every=self.every, path=self.segments_path)):
+            fault = f"not the first frames of all clips at multiples of {self.every} in {self.segments_path.name}"
+            raise ValueError(f"{self.starts_path}: {fault}; tokenize this shard again")
+
+
+def _map_rows(path: Path, dtype: str, shape: tuple[int, ...], meaning: str) -> np.ndarray:
+    """`map_array`, also of no rows at all: an empty file cannot be mapped."""
+    return map_array(path, dtype, shape, meaning) if shape[0] else np.zeros(shape, dtype)
 
 
 @dataclass(frozen=True)
 class LatentDataset:
-    """A dataset of latents.  tokenizer: what the sidecar says about their maker."""
+    """A dataset of latents.  tokenizer: what the sidecar says about their maker.  every: see LatentShard."""
 
     root: Path
     shards: tuple[LatentShard, ...]
@@ -77,6 +139,7 @@ class LatentDataset:
     clock: Clock
     tokenizer: dict
     robot: Embodiment
+    every: int = 0
 
     @property
     def num_frames(self) -> int:
@@ -89,16 +152,26 @@ class LatentDataset:
 
 
 def moments_of_blocks(latents_NTCHW: np.ndarray, *, usable: np.ndarray) -> dict[str, Moments]:
-    """Moments of the "latents" and of the "changes" from grid to grid in the `usable` blocks, bool (N,).
+    """Moments of the "latents" and of the "changes" from grid to grid in the `usable` blocks, bool (N,)."""
+    return _moments(latents_NTCHW[usable], changes=lambda part: np.diff(part, axis=1))
 
-    Taken of the values as stored (float16), a fixed number of blocks at a time: the same for the same shard always.
+
+def moments_of_clips(latents_NTCHW: np.ndarray) -> dict[str, Moments]:
+    """Moments of the "latents" of sampling clips and of the "changes" of future ones from the last of seen frames.
+
+    Clips overlap, so that most frames count in several of them.
     """
-    channels = latents_NTCHW.shape[2]
+    seen = CONTEXT_LATENTS
+    return _moments(latents_NTCHW, changes=lambda part: part[:, seen:] - part[:, seen - 1 : seen])
+
+
+def _moments(rows_NTCHW: np.ndarray, *, changes: Callable[[np.ndarray], np.ndarray]) -> dict[str, Moments]:
+    """Taken of the values as stored (float16), a fixed number of rows at a time: the same for the same shard always."""
+    channels = rows_NTCHW.shape[2]
     found = {"latents": Moments.none(channels), "changes": Moments.none(channels)}
-    chosen = np.flatnonzero(usable)
-    for first in range(0, len(chosen), MOMENT_BLOCKS):
-        part = latents_NTCHW[chosen[first : first + MOMENT_BLOCKS]].astype(np.float64)
-        for name, values in (("latents", part), ("changes", np.diff(part, axis=1))):
+    for first in range(0, len(rows_NTCHW), MOMENT_ROWS):
+        part = rows_NTCHW[first : first + MOMENT_ROWS].astype(np.float64)
+        for name, values in (("latents", part), ("changes", changes(part))):
             if values.size:  # blocks of one grid have no changes
                 found[name] = found[name].merged(Moments.of(np.moveaxis(values, 2, -1).reshape(-1, channels)))
     return found
@@ -115,7 +188,7 @@ def usable_blocks(segments: np.ndarray, clock: Clock) -> np.ndarray:
 def write_statistics(root: str | Path, *, channels: int) -> None:
     """Write `statistics.json` from the moments of all shards; call it once, after the last shard.
 
-    Raises ValueError when no shard has a whole block inside one segment.
+    Raises ValueError when no shard has a whole block, or sampling clip, inside one segment.
     """
     root = Path(root)
     totals = {"latents": Moments.none(channels), "changes": Moments.none(channels)}
@@ -128,7 +201,8 @@ def write_statistics(root: str | Path, *, channels: int) -> None:
             except ValueError as error:
                 raise ValueError(f"{path}: {name}: {error}; delete this shard and tokenize again") from None
     if not totals["changes"].count:
-        raise ValueError(f"{root}: no block of whole grids inside one segment, so nothing to learn from; use more data")
+        row = "sampling clip of 77 frames" if layout.CLIP_STARTS.indices(root) else "block of whole grids"
+        raise ValueError(f"{root}: no {row} inside one segment, so nothing to learn from; use more data")
     latents, changes = totals["latents"], totals["changes"]
     values = {"mean": latents.mean, "std": latents.std, "change_mean": changes.mean, "change_std": changes.std}
     write_json(root / "statistics.json", {name: value.tolist() for name, value in values.items()})

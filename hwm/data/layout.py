@@ -46,6 +46,7 @@ class Kind:
 TOKENS = Kind(("videos",), "video", ".bin")
 VIDEO = Kind(("videos",), "video", ".mp4")
 LATENTS = Kind(("latents",), "latents", ".bin")
+CLIP_STARTS = Kind(("clip_starts",), "clip_starts", ".bin")
 MOMENTS = Kind(("statistics",), "statistics", ".json")
 STATES = Kind(("robot_states", "states"), "states", ".bin")
 SEGMENTS = Kind(("segment_indices", "segment_idx"), "segment_idx", ".bin")

@@ -21,7 +21,7 @@ from hwm.data.files import check_size, map_array, read_count, read_json, read_ro
 from hwm.data.latents import LatentDataset, LatentShard
 from hwm.data.legacy import LegacyTokenDataset, is_legacy, open_legacy
 from hwm.data.rows import Shard
-from hwm.data.sidecar import latent_geometry, read_tokenizer_info, token_geometry
+from hwm.data.sidecar import clip_hop, latent_geometry, read_tokenizer_info, token_geometry
 from hwm.robot import EVE, Embodiment, read_embodiment
 
 
@@ -162,9 +162,14 @@ def open_dataset(path: str | Path, *, faults: list[ValueError] | None = None) ->
     elif kind == "latents":
         info = read_tokenizer_info(root)
         grid, channels, clock = latent_geometry(info, root)
-        sizes = {"grid": grid, "channels": channels, "clock": clock}
-        latents = _open_shards(present, lambda i: LatentShard(**plain(i), **sizes), faults)
-        dataset = LatentDataset(root, latents, hz, grid, channels, clock, info or {}, robot)
+        every = clip_hop(info or {}, root)
+        sizes = {"grid": grid, "channels": channels, "clock": clock, "every": every}
+
+        def latent_shard(index: int) -> LatentShard:
+            return LatentShard(**plain(index), **sizes, starts_path=layout.CLIP_STARTS.find(root, index) if every else None)
+
+        latents = _open_shards(present, latent_shard, faults)
+        dataset = LatentDataset(root, latents, hz, grid, channels, clock, info or {}, robot, every)
     else:
         dataset = RawDataset(root, _open_shards(present, lambda i: RawShard(**plain(i)), faults), hz, COSMOS, robot)
     expected = read_count(table, "num_images", metadata)

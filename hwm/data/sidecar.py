@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hwm.clock import COSMOS, Clock
+from hwm.clock import COSMOS, SAMPLING_FRAMES, SAMPLING_STEP, Clock
 from hwm.data.files import read_count, read_json
 
 COSMOS_GRID = (32, 32)
@@ -27,6 +27,23 @@ def latent_geometry(info: dict | None, root: Path) -> tuple[tuple[int, int], int
     if info is None:
         raise ValueError(f"{root / 'tokenizer.json'}: no such file; latents cannot be read without it: tokenize again")
     return _geometry(info, "channels", root)
+
+
+def clip_table(every: int) -> dict[str, int]:
+    """What the sidecar says under "clip" of latents of sampling clips, one from every `every`th frame."""
+    return {"frames": SAMPLING_FRAMES, "step": SAMPLING_STEP, "every": every}
+
+
+def clip_hop(info: dict, root: Path) -> int:
+    """Frames from the start of one stored sampling clip to the next, or 0 where latents are of blocks."""
+    if "clip" not in info:
+        return 0
+    path, clip = root / "tokenizer.json", info["clip"]
+    every = clip.get("every") if isinstance(clip, dict) else None
+    if type(every) is not int or every < 1 or clip != clip_table(every):
+        expected = f"frames {SAMPLING_FRAMES}, step {SAMPLING_STEP} and a positive every"
+        raise ValueError(f"{path}: expected {expected} under 'clip', found {clip!r}; tokenize again")
+    return every
 
 
 def _geometry(info: dict, count: str, root: Path) -> tuple[tuple[int, int], int, Clock]:

@@ -8,22 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
+from hwm.clock import SAMPLING_FRAMES
 from hwm.data.files import read_rows
 
-Window = Literal["blocks", "block_pairs", "frames"]
-
-
-class _Shard(Protocol):
-    @property
-    def num_frames(self) -> int: ...
-    @property
-    def segments(self) -> np.ndarray: ...
-    @property
-    def segments_path(self) -> Path: ...
+Window = Literal["blocks", "block_pairs", "frames", "sampling"]
 
 
 @dataclass(frozen=True)
@@ -54,46 +46,68 @@ class ClipIndex:
 
         kind: "blocks" are single blocks of `dataset.clock.block` frames, "block_pairs" two consecutive ones (the
         compression clip), "frames" are `length` frames, one every `stride`, from any frame that is a multiple of
-        `every`.  aligned: blocks start at multiples of the block length, as tokens demand; False, for raw video
-        only, lets them start anywhere.
+        `every`, "sampling" are 77 consecutive ones from such a frame.  aligned: blocks start at multiples of the
+        block length, as tokens demand; False, for raw video only, lets them start anywhere.
         overlap: whether clips may share frames.  Without, aligned clips lie on a fixed lattice from the start of
         the shard, pairs being blocks (0, 1), (2, 3), ...: this rule gives the 306 000 training pairs of the
-        Revontuli report (reference F row 5; a greedy choice per segment would give 312 000).  Clips from any frame
-        use each frame at most once, as `filter_overlaps` of 1xgpt does.
+        Revontuli report (reference F row 5; a greedy choice per segment would give 312 000).  Other clips use each
+        frame of a segment at most once, from its first frame that is a multiple of `every`, as `filter_overlaps` of
+        1xgpt does.
         Raises ValueError when no clip fits, naming the dataset, or when segment ids decrease, naming the file.
         """
         block = dataset.clock.block
-        if kind != "frames":
+        in_blocks = kind in ("blocks", "block_pairs")
+        if kind == "sampling":
+            length, stride = SAMPLING_FRAMES, 1
+        elif in_blocks:
             length, stride = block * (2 if kind == "block_pairs" else 1), 1
         if min(length, stride, every) < 1:
             raise ValueError(f"clips need length, stride and every of at least 1, got {length}, {stride}, {every}")
-        on_lattice = kind != "frames" and aligned
-        step = (block if overlap else length) if on_lattice else (every if kind == "frames" else 1)
+        on_lattice = in_blocks and aligned
+        step = (block if overlap else length) if on_lattice else (1 if in_blocks else every)
         spread = 0 if overlap or on_lattice else length * stride
         span = (length - 1) * stride
-        parts = [_starts(shard, span=span, step=step, spread=spread, stride=stride) for shard in dataset.shards]
+        parts = []
+        for shard in dataset.shards:
+            segments = np.asarray(read_rows(shard.segments, 0, shard.num_frames))
+            options = {"span": span, "step": step, "spread": spread, "stride": stride}
+            parts.append(_starts(segments, shard.segments_path, **options))
         sizes = [len(part) for part in parts]
         if not sum(sizes):
             need = f"no clip of {span + 1} frames fits into any segment"
             raise ValueError(f"{dataset.root}: {need}; use shorter clips or more data")
-        shard = np.repeat(np.arange(len(parts), dtype=np.int32), sizes)
-        return cls(shard, np.concatenate(parts), length, stride)
+        position = np.repeat(np.arange(len(parts), dtype=np.int32), sizes)
+        return cls(position, np.concatenate(parts), length, stride)
 
 
-def _starts(shard: _Shard, *, span: int, step: int, spread: int, stride: int) -> np.ndarray:
+def sampling_starts(segments: np.ndarray, *, every: int, path: Path) -> np.ndarray:
+    """First frames, int32 (N,), of all sampling clips: multiples of `every` whose 77 frames lie in one segment.
+
+    segments: ids of all frames of a shard, read from the file `path`, which is named when they decrease.
+    """
+    return _starts(segments, path, span=SAMPLING_FRAMES - 1, step=every)
+
+
+def _starts(
+    segments: np.ndarray, path: Path, *, span: int, step: int, spread: int = 0, stride: int = 1
+) -> np.ndarray:
     """First frames of the valid windows of one shard, int32.
 
     spread: 0, or frames over which the windows from one segment start are spread so that they share no frame.
     """
-    segments = np.asarray(read_rows(shard.segments, 0, shard.num_frames))
-    boundaries = check_segments(segments, shard.segments_path)
-    starts = np.arange(0, max(0, shard.num_frames - span), step, dtype=np.int32)
+    boundaries = check_segments(segments, path)
+    starts = np.arange(0, max(0, len(segments) - span), step, dtype=np.int32)
     starts = starts[segments[starts] == segments[starts + span]]
     if spread:
         # Interleaved windows of one run of `spread` frames start at its first `stride` frames; the next run follows.
+        # Runs begin where a window may begin.
         first = np.concatenate([[0], boundaries])[np.searchsorted(boundaries, starts, side="right")]
-        starts = starts[(starts - first) % spread < stride]
+        starts = starts[(starts - _round_up(first, step)) % _round_up(spread, step) < stride]
     return starts
+
+
+def _round_up(value: Any, step: int) -> Any:
+    return -(-value // step) * step
 
 
 def check_segments(segments: np.ndarray, path: Path) -> np.ndarray:

@@ -15,9 +15,11 @@ import numpy as np
 from hwm.clock import COSMOS, Clock
 from hwm.data import layout
 from hwm.data.files import write_array, write_json
-from hwm.data.latents import moments_of_blocks, usable_blocks
+from hwm.data.latents import moments_of_blocks, moments_of_clips, usable_blocks
 from hwm.data.shards import write_checksums
+from hwm.data.sidecar import clip_table
 from hwm.data.video import VideoWriter
+from hwm.data.windows import sampling_starts
 
 
 def shard_finished(root: str | Path, shard: int) -> bool:
@@ -61,35 +63,47 @@ class TokenShardWriter:
 
 @dataclass(frozen=True)
 class LatentShardWriter:
-    """Write one shard of latents and its moments.  flat: see TokenShardWriter."""
+    """Write one shard of latents and its moments.
+
+    flat: see TokenShardWriter.  every: 0 for blocks; for sampling clips the frames from one clip's start to the next's.
+    """
 
     root: str | Path
     shard: int
     flat: bool = False
     clock: Clock = COSMOS
+    every: int = 0
 
     def write(self, latents_NTCHW: np.ndarray, states: np.ndarray, segments: np.ndarray) -> None:
-        """Write blocks of latents, as float16, with the states (F, A) and segment ids (F,) of every frame.
+        """Write blocks or clips of latents, as float16, with the states (F, A) and segment ids (F,) of every frame.
 
         latents_NTCHW: N = ceil(F / 17) blocks of T grids, the last one padded; it does not count in the moments,
-        nor do blocks that cross a segment's end.
+        nor do blocks that cross a segment's end.  Or one row for each of `sampling_starts`, which may be none.
         Raises ValueError for values that no reader would accept, also those too large for float16.
         """
         root = Path(self.root)
         path = layout.LATENTS.place(root, self.shard, flat=self.flat)
-        shape = (self.clock.stored_blocks(len(states)), self.clock.grids)
-        if latents_NTCHW.ndim != 5 or latents_NTCHW.shape[:2] != shape:
-            raise ValueError(f"{path}: {len(states)} frames need {shape} blocks and grids, got {latents_NTCHW.shape}")
         _check_rows(path, states, segments)
+        starts = sampling_starts(segments, every=self.every, path=path) if self.every else None
+        shape = (self.clock.stored_blocks(len(states)) if starts is None else len(starts), self.clock.grids)
+        if latents_NTCHW.ndim != 5 or latents_NTCHW.shape[:2] != shape:
+            rows = "blocks" if starts is None else "clips"
+            raise ValueError(f"{path}: {len(states)} frames need {shape} {rows} and grids, got {latents_NTCHW.shape}")
         with np.errstate(over="ignore"):
             stored = latents_NTCHW.astype("<f2")
         if not np.isfinite(stored).all():
             raise ValueError(f"{path}: latents must be finite and below 65504, the reach of float16")
         write_array(path, stored, "<f2")
-        moments = moments_of_blocks(stored, usable=usable_blocks(segments, self.clock))
         moments_path = layout.MOMENTS.place(root, self.shard, flat=self.flat)
+        files = [path, moments_path]
+        if starts is None:
+            moments = moments_of_blocks(stored, usable=usable_blocks(segments, self.clock))
+        else:
+            moments = moments_of_clips(stored)
+            files.append(layout.CLIP_STARTS.place(root, self.shard, flat=self.flat))
+            write_array(files[-1], starts, "<i4")
         write_json(moments_path, {name: value.as_json() for name, value in moments.items()})
-        _finish(root, self.shard, self.flat, [path, moments_path], states, segments)
+        _finish(root, self.shard, self.flat, files, states, segments)
 
 
 class RawShardWriter:
@@ -162,16 +176,19 @@ def write_tokenizer_info(
     clock: Clock,
     config: dict,
     phases: int = 1,
+    every: int = 0,
 ) -> None:
     """Write the sidecar `tokenizer.json` that tells readers the grid (H, W), the clock and who made tokens or latents.
 
     Either vocab_size, of tokens, or channels, of latents.  phases: first frames from which every raw shard was cut.
+    every: 0, or for sampling clips the frames from one clip's start to the next's.
     """
     assert bool(vocab_size) != bool(channels)
     kind = {"vocab_size": vocab_size} if vocab_size else {"channels": channels}
     about = {"name": name, "fingerprint": fingerprint, **kind, "grid": list(grid)}
-    times = {"stride": clock.stride, "block": clock.block}
-    write_json(Path(root) / "tokenizer.json", {**about, "clock": times, "phases": phases, "config": config})
+    about |= {"clock": {"stride": clock.stride, "block": clock.block}}
+    about |= {"clip": clip_table(every)} if every else {}
+    write_json(Path(root) / "tokenizer.json", {**about, "phases": phases, "config": config})
 
 
 def write_dataset_metadata(root: str | Path, *, num_shards: int, num_images: int, hz: int = 30) -> None:
