@@ -7,6 +7,7 @@ from typing import Literal, overload
 
 from hwm.contracts import LatentTokenizer, Tokenizer
 from hwm.tokenizers.store import load_tokenizer
+from hwm.tokenizers.wan import find_wan, open_wan
 
 
 @overload
@@ -23,7 +24,8 @@ def open_tokenizer(
     """A tokenizer by shipped name or folder.
 
     name: a shipped name; a folder of `hwm export`; a folder with encoder.jit and decoder.jit of an official Cosmos
-    tokenizer, DV or CV, which needs `trust`; or one with config.json and safetensors of diffusers' Cosmos autoencoder.
+    tokenizer, DV or CV, which needs `trust`; one with config.json and safetensors of diffusers' Cosmos or Wan
+    autoencoder, or the latter's whole pipeline; or "wan:" and a hub name, as in wan:Wan-AI/Wan2.2-TI2V-5B-Diffusers.
     kind: what it must give, as in `WorldModel.predicts`; None takes either.
     Raises ValueError when there is no tokenizer or it is of the other kind.
     """
@@ -32,6 +34,9 @@ def open_tokenizer(
         from hwm.tokenizers.cosmos import open_cosmos
 
         coder = open_cosmos(name, trust=trust, device=device)
+    elif wan := find_wan(name):
+        source, subfolder = wan
+        coder = open_wan(source, subfolder=subfolder, device=device)
     elif (Path(name) / "config.json").is_file():
         from hwm.tokenizers.cosmos_diffusers import open_cosmos_diffusers
 
