@@ -227,6 +227,8 @@ class WanConfig:
     state_dim: int = 25
     num_states: int = 77
     state_hidden: int = 256
+    state_plain: tuple[int, ...] = (21, 22)
+    """State dimensions without sines and cosines: EVE's hand closures."""
     state_frequencies: int = 6
     """Sines and cosines of every joint angle and velocity; the report prints no number."""
     state_sampling: Literal["downsample", "stack"] = "downsample"
@@ -271,6 +273,8 @@ class WanConfig:
         ours = self.place_context or self.place_channels or self.target != "latents" or self.output != "velocity"
         if self.base and ours:
             raise ValueError("model.place_context, place_channels, target and output are for models without model.base")
+        if self.dtype != "float32" and not self.base:
+            raise ValueError("model.dtype is the type in which model.base is loaded; a model from scratch is float32")
         if self.lora_rank and not self.base:
             raise ValueError("model.lora_rank adapts a pretrained model.base; to train from scratch set model.lora_rank=0")
         if not 0 <= self.condition_dropout < 1 or self.shift <= 0 or self.temperature < 0:

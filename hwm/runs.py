@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hwm.clock import SAMPLING_FRAMES, SAMPLING_HOP, subsample
-from hwm.config import FlowConfig, FSQConfig, MaskedConfig, ModelConfig, RunConfig, STConfig, from_toml, override
-from hwm.contracts import Batch, LatentTokenizer, Tokenizer
+from hwm.config import FlowConfig, FSQConfig, MaskedConfig, ModelConfig, RunConfig, STConfig, WanConfig, from_toml, override
+from hwm.contracts import Batch, LatentTokenizer, LatentWorldModel, Tokenizer, TokenWorldModel
 from hwm.data.clips import LatentClips, TokenClips, VideoClips, sample_indices
 from hwm.data.describe import state_statistics
 from hwm.data.latents import LatentDataset
@@ -35,11 +36,17 @@ from hwm.training import checkpoint
 from hwm.training.loop import FitResult, fit
 
 Clips = TokenClips | LatentClips | VideoClips
-Trainable = STTransformer | MaskedHWM | FlowHWM | FSQTokenizer | ContinuousTokenizer
+if TYPE_CHECKING:
+    from hwm.models.wan import WanWorldModel
+
+    Trainable = STTransformer | MaskedHWM | FlowHWM | WanWorldModel | FSQTokenizer | ContinuousTokenizer
 
 
 def build_model(config: RunConfig) -> Trainable:
-    """A freshly initialised model of the configured family; the same for the same seed."""
+    """A freshly initialised model of the configured family; the same for the same seed.
+
+    Raises ValueError for a Wan model where the extra `wan` is not installed.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         match config.model:
@@ -49,8 +56,21 @@ def build_model(config: RunConfig) -> Trainable:
                 return MaskedHWM(config.model)
             case FlowConfig():
                 return FlowHWM(config.model)
+            case WanConfig():
+                return _wan(config.model)
             case FSQConfig():
                 return new_tokenizer(config.model, name=config.recipe)
+
+
+def _wan(config: WanConfig) -> WanWorldModel:
+    try:
+        import diffusers  # noqa: F401 - imported here, not above: it takes seconds
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f"a Wan model needs diffusers and peft ({error}): pip install 'humanoid-world-models[wan]'") from None
+    from hwm.models.wan import WanWorldModel
+
+    return WanWorldModel(config)
 
 
 def open_clips(config: RunConfig, folder: str | Path, *, training: bool) -> Clips:
@@ -75,7 +95,7 @@ def open_clips(config: RunConfig, folder: str | Path, *, training: bool) -> Clip
                 kept=subsample(length=model.block),
             )
         return VideoClips(dataset, kind=config.data.clip, overlap=overlap, aligned=not overlap, size=size)
-    if isinstance(model, FlowConfig):
+    if isinstance(model, FlowConfig | WanConfig):
         if not isinstance(dataset, LatentDataset):
             raise ValueError(
                 f"{folder}: this model learns from latents; make them with `hwm tokenize` and a continuous tokenizer"
@@ -104,10 +124,11 @@ def train(config: RunConfig, out: str | Path) -> FitResult:
     if not isinstance(model, VideoAutoencoder):
         mean, std = state_statistics(clips.dataset)
         model.set_state_statistics(torch.from_numpy(normalisation(mean, std, clips.dataset.robot)))
-    if isinstance(model, FlowHWM):
+    if not isinstance(model, VideoAutoencoder) and model.predicts == "latents":
         assert isinstance(clips.dataset, LatentDataset)
-        latents = clips.dataset.statistics
-        model.set_latent_statistics(*(torch.from_numpy(v) for v in (latents.mean_C, latents.std_C, latents.change_std_C)))
+        found = clips.dataset.statistics
+        scales = (torch.from_numpy(v) for v in (found.mean_C, found.std_C, found.change_std_C))
+        cast(FlowHWM, model).set_latent_statistics(*scales)
 
     def train_batch(index: int) -> Batch:
         size, count = config.train.batch_size, len(clips)
@@ -144,12 +165,12 @@ def _preview(clips: Clips, config: RunConfig) -> Callable[[nn.Module, Path], Non
     tokenizer = open_tokenizer(config.tokenizer) if config.tokenizer else None
 
     @torch.no_grad()
-    def write(model: nn.Module, path: Path) -> None:
-        assert isinstance(model, Trainable)
+    def write(model: Any, path: Path) -> None:
         if isinstance(model, VideoAutoencoder):
             assert batch.video_BFHWC is not None
             device = next(model.parameters()).device
-            truth, guess = batch.video_BFHWC, model.decode(model.encode(batch.video_BFHWC.to(device))).cpu()
+            coder = cast(FSQTokenizer, model)
+            truth, guess = batch.video_BFHWC, coder.decode(coder.encode(batch.video_BFHWC.to(device))).cpu()
         else:
             assert tokenizer is not None
             truth, guess = predicted_frames(model, tokenizer, batch)
@@ -162,26 +183,26 @@ def _preview(clips: Clips, config: RunConfig) -> Callable[[nn.Module, Path], Non
 
 
 def predicted_frames(
-    model: STTransformer | MaskedHWM | FlowHWM, tokenizer: Tokenizer | LatentTokenizer, batch: Batch
+    model: TokenWorldModel | LatentWorldModel, tokenizer: Tokenizer | LatentTokenizer, batch: Batch
 ) -> tuple[Tensor, Tensor]:
     """Future frames of clips, true (through the tokenizer) and predicted with expected codes or from sampled latents.
 
     Both uint8 (B, F, H, W, 3).
     """
-    device = next(model.parameters()).device
+    device = next(cast(nn.Module, model).parameters()).device
     generator = torch.Generator(device).manual_seed(0)
     decoder = FrameDecoder(tokenizer, context_grids=model.context_grids, future_grids=model.future_grids)
-    grids = batch.latents_BTCHW if isinstance(model, FlowHWM) else batch.tokens_BTHW
+    grids = batch.latents_BTCHW if model.predicts == "latents" else batch.tokens_BTHW
     assert grids is not None
     context, future = grids.tensor_split([model.context_grids], 1)
     states = batch.states_BFA.to(device)
-    if isinstance(model, FlowHWM):
+    if model.predicts == "latents":
         latents = model.predict(context.to(device), states, generator=generator).latents_BKTCHW
         assert latents is not None
         guess = decoder.future(context, latents[:, 0].cpu())
     else:
-        assert isinstance(tokenizer, Tokenizer)
-        codes = model.predict(context.to(device), states, generator=generator, codes_VC=tokenizer.codes_VC).codes_BTHWC
+        coder, tokens = cast(Tokenizer, tokenizer), cast(TokenWorldModel, model)
+        codes = tokens.predict(context.to(device), states, generator=generator, codes_VC=coder.codes_VC).codes_BTHWC
         assert codes is not None
         guess = decoder.expected_future(context, codes.cpu())
     return decoder.future(context, future), guess
@@ -219,7 +240,7 @@ def load_run(folder: str | Path, *, which: str = "best", device: str = "cpu", ch
 PREDICTION_SETTINGS = tuple(f"model.{name}" for name in ("steps", "temperature", "guidance", "solver", "remask"))
 
 
-def world_model(run: Run) -> STTransformer | MaskedHWM | FlowHWM:
+def world_model(run: Run) -> STTransformer | MaskedHWM | FlowHWM | WanWorldModel:
     """The model of a run that holds a world model.  Raises ValueError for a tokenizer's."""
     if isinstance(run.model, VideoAutoencoder):
         raise ValueError(f"{run.folder}: holds a tokenizer, not a world model")

@@ -69,6 +69,11 @@ def sample_times(
     return (mean + torch.randn(shape, generator=generator, device=generator.device)).sigmoid()
 
 
+def shift_noise(sigma: Tensor, shift: float) -> Tensor:
+    """Noise levels in [0, 1] moved towards noise: shift sigma / (1 + (shift - 1) sigma) (Wan; Esser et al. 2024)."""
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
 def stratified_times(num: int) -> Tensor:
     """The middles of `num` equal parts of [0, 1], float32."""
     return (torch.arange(num) + 0.5) / num

@@ -159,7 +159,7 @@ class VideoAutoencoder(nn.Module):
     def fingerprint(self) -> str:
         """SHA-256 over configuration and weights: equal fingerprints give equal tokens or latents."""
         # Only what shapes the output: a setting of training that a later version adds must not disown older tokens.
-        network = (self.config.levels, self.config.spatial_stride, self.config.continuous)
+        network: tuple[object, ...] = (self.config.levels, self.config.spatial_stride, self.config.continuous)
         network += (self.clock,) if self.clock != COSMOS else ()
         digest = hashlib.sha256(repr(network).encode())
         for key, value in sorted(self.state_dict().items()):

@@ -1,0 +1,125 @@
+"""Wan's video transformer with one modulation a latent frame: a parameter-free subclass of diffusers' class.
+
+A clip's states are to act on the tokens of their own latent frame.  Wan2.2 TI2V already computes its AdaLN input per
+token, so state conditioning is one addition to it (Revontuli report section 2.1, figure 2).  The classes below take
+over instances that diffusers built: weights, their names and every loader stay those of the base.  Design and
+measurements: reference wan 2.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanTimeTextImageEmbedding, WanTransformerBlock
+from torch import Tensor, nn
+
+
+class FrameEmbedding(WanTimeTextImageEmbedding):
+    """Embeds one timestep a latent frame instead of one a token, and adds the frame's modulation.
+
+    The modulation comes in the place of image tokens, which this model family does not have.
+    """
+
+    def forward(
+        self,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_hidden_states_image: Tensor | None = None,
+        timestep_seq_len: int | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Timesteps (B * S) of S tokens a clip -> embedding (B, S, D) for the head, modulation (B, T, 6 D) for the blocks.
+
+        Modulation (B, T, 6 D) is added to the timestep's; one of (B, T, D) to the timestep's embedding before it.
+        """
+        modulation_BTM = encoder_hidden_states_image
+        if modulation_BTM is None:
+            return super().forward(timestep, encoder_hidden_states, None, timestep_seq_len)
+        if timestep_seq_len is None:
+            raise ValueError("a modulation of frames needs one timestep a token, (B, S)")
+        frames = modulation_BTM.shape[1]
+        tokens = timestep_seq_len // frames
+        if frames * tokens != timestep_seq_len:
+            raise ValueError(f"{timestep_seq_len} tokens are no whole number of tokens for {frames} frames")
+        first = timestep.view(-1, frames, tokens)[:, :, 0].flatten()
+        embedding_BTD, time_BTM, text, _ = super().forward(first, encoder_hidden_states, None, frames)
+        if modulation_BTM.shape[2] == embedding_BTD.shape[2]:
+            embedding_BTD = (embedding_BTD + modulation_BTM).type_as(embedding_BTD)
+            time_BTM = self.time_proj(self.act_fn(embedding_BTD))
+        else:
+            time_BTM = time_BTM + modulation_BTM  # a float32 modulation makes the sum float32, as the blocks use it
+        return embedding_BTD.repeat_interleave(tokens, 1), time_BTM, text, None
+
+
+class FrameBlock(WanTransformerBlock):
+    """Spreads the modulation of a frame over its tokens here, where it need not be kept for the backward pass."""
+
+    def forward(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, rotary_emb: Any
+    ) -> Tensor:
+        """temb: (B, T, 6, D) for T frames of S / T tokens each, or what the base class takes."""
+        if temb.ndim == 4 and temb.shape[1] != hidden_states.shape[1]:
+            temb = temb.repeat_interleave(hidden_states.shape[1] // temb.shape[1], 1)
+        return super().forward(hidden_states, encoder_hidden_states, temb, rotary_emb)
+
+
+class StateConditionedWan(WanTransformer3DModel):
+    """diffusers' Wan transformer that also takes `frame_modulation`; without it, it is its base exactly.
+
+    Raises ValueError for a model with image tokens, whose place the modulation takes.
+    """
+
+    _repeated_blocks = ["FrameBlock"]  # noqa: RUF012 - as diffusers declares it
+    _no_split_modules = ["FrameBlock"]  # noqa: RUF012
+
+    @functools.wraps(WanTransformer3DModel.__init__)  # type: ignore[misc]  # from_config reads the signature
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.config.image_dim is not None:
+            raise ValueError("this Wan model takes image tokens (image_dim); state conditioning is for TI2V models without them")
+        self.condition_embedder.__class__ = FrameEmbedding
+        for block in self.blocks:
+            block.__class__ = FrameBlock
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_hidden_states_image: Tensor | None = None,
+        return_dict: bool = True,
+        attention_kwargs: dict[str, Any] | None = None,
+        frame_modulation: Tensor | None = None,
+    ) -> Any:
+        """As the base's; frame_modulation: (B, T, 6 D) for the blocks or (B, T, D) for the timestep's embedding."""
+        if encoder_hidden_states_image is not None:
+            raise ValueError("image tokens are not supported: their place is taken by frame_modulation")
+        return super().forward(
+            hidden_states, timestep, encoder_hidden_states, frame_modulation, return_dict, attention_kwargs
+        )
+
+
+def expect_loaded(module: nn.Module, source: str) -> None:
+    """Raise ValueError if a weight of `module` was never loaded: a loader may leave it on the meta device and only warn."""
+    empty = [name for name, p in (*module.named_parameters(), *module.named_buffers()) if p.is_meta]
+    if empty:
+        raise ValueError(f"{source}: {len(empty)} weights were not loaded, the first is {empty[0]}; fetch the model again")
+
+
+def load_transformer(source: str, *, dtype: torch.dtype) -> StateConditionedWan:
+    """The transformer of a Wan model in diffusers' layout: a pipeline's folder, its transformer's, or a hub name.
+
+    dtype: of the weights, except those that diffusers keeps in float32.
+    Raises ValueError, naming the source, for what cannot be found or loaded whole.
+    """
+    subfolder = None if (Path(source) / "config.json").is_file() else "transformer"
+    try:
+        model = StateConditionedWan.from_pretrained(source, subfolder=subfolder, dtype=dtype, use_safetensors=True)
+    except OSError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{source}: no Wan transformer in diffusers' layout here or on the hub ({reason})") from None
+    expect_loaded(model, source)
+    return model
