@@ -44,7 +44,7 @@ def measure_cost(
     rates = []
     for run in (predict, predict_and_decode):
         run()
-        rates.append(batch_size / statistics.median(_seconds(run, device) for _ in range(repeats)))
+        rates.append(batch_size / statistics.median(seconds_of(run, device) for _ in range(repeats)))
     peak, meaning = peak_memory(predict, device=device)
     return Cost(
         parameters=sum(weight.numel() for weight in weights),
@@ -81,7 +81,8 @@ def peak_memory(run: Callable[[], object], *, device: torch.device | str) -> tup
     return max(0, _resident("VmHWM") - before), ON_LINUX
 
 
-def _seconds(run: Callable[[], object], device: torch.device) -> float:
+def seconds_of(run: Callable[[], object], device: torch.device) -> float:
+    """Wall time of `run`, what it left running on the GPU included."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     started = time.perf_counter()

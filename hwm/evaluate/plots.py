@@ -52,13 +52,13 @@ BANDS = MODEL_ROWS | {COPY_FRAME, TEACHER_FORCED, AUTOREGRESSIVE}
 def horizon_plot(result: Json, score: str, label: str) -> bytes:
     """A score over the future frames, one panel a reference.  score: "psnr" or "ssim"."""
     references = result["settings"]["references"]
-    figure, panels = _figure(len(references), height=3.6, share=False)
+    figure, panels = new_figure(len(references), height=3.6, share=False)
     for panel, reference in zip(panels, references):
         rows = [row for row in result["pixels"] if row["reference"] == reference]
         shown = [row for row in rows if row["name"] != CEILING or score != "psnr" or row["psnr_mean"]["mean"] < 60]
         for row in shown:
             _curve(panel, row["name"], row[f"{score}_per_frame"])
-        _title(panel, TITLES[reference])
+        title(panel, TITLES[reference])
         panel.set_xlabel("frames into the future")
         panel.set_ylabel(label)
         panel.set_xlim(1, result["settings"]["future_frames"])
@@ -66,13 +66,13 @@ def horizon_plot(result: Json, score: str, label: str) -> bytes:
         if score == "psnr":
             means = [v["mean"] for row in shown for v in row["psnr_per_frame"]]
             panel.set_ylim(min(means) - 1, min(max(means), 45) + 1)
-    _legend_below(figure, panels)
-    return _png(figure)
+    legend_below(figure, panels)
+    return png(figure)
 
 
 def grid_plot(result: Json) -> bytes:
     """Cross-entropy and accuracy of every future grid."""
-    figure, panels = _figure(2, height=3.2)
+    figure, panels = new_figure(2, height=3.2)
     for panel, score, label in zip(panels, ("cross_entropy", "accuracy"), ("cross-entropy, nats", "accuracy")):
         for row in result["tokens"]:
             if row[f"{score}_per_grid"] is not None:
@@ -80,36 +80,36 @@ def grid_plot(result: Json) -> bytes:
         panel.set_xlabel("future grid")
         panel.set_ylabel(label)
         panel.set_xticks(range(1, result["settings"]["future_grids"] + 1))
-    _legend_below(figure, panels)
-    return _png(figure)
+    legend_below(figure, panels)
+    return png(figure)
 
 
 def difference_plot(result: Json) -> bytes:
     """Paired differences of the headline row to every other, with intervals: right of zero is better."""
     frames, span = result["settings"]["future_frames"], result["settings"]["headline_span"]
     where = f"frame {frames}" if span == SCORED_FRAME else f"frames 1–{frames}"
-    figure, panels = _figure(len(result["settings"]["references"]), height=2.5, share=True)
+    figure, panels = new_figure(len(result["settings"]["references"]), height=2.5, share=True)
     for panel, reference in zip(panels, result["settings"]["references"]):
         wanted = ("psnr", reference, span)
         rows = [d for d in result["differences"] if (d["metric"], d["reference"], d["span"]) == wanted][::-1]
         _points(panel, [(row["second"], row["difference"]) for row in rows])
         panel.axvline(0, color=INK, linewidth=0.9, zorder=1)
         panel.set_xlabel(f"{result['headline']} minus the row, dB")
-        _title(panel, f"{where}, {TITLES[reference]}")
+        title(panel, f"{where}, {TITLES[reference]}")
     figure.tight_layout()
-    return _png(figure)
+    return png(figure)
 
 
 def perceptual_plot(result: Json) -> bytes:
     """Distances of every row to the truth as networks see it, one panel a metric: left is better."""
     metrics = result["settings"]["perceptual"]
-    figure, panels = _figure(len(metrics), height=2.6, share=True)
+    figure, panels = new_figure(len(metrics), height=2.6, share=True)
     for panel, metric in zip(panels, metrics):
         _points(panel, [(r["name"], r["all_frames"]) for r in result["perceptual"] if r["metric"] == metric][::-1])
         panel.set_xlim(left=min(0, panel.get_xlim()[0]))
         panel.set_xlabel(f"{metric}, lower is better")
     figure.tight_layout()
-    return _png(figure)
+    return png(figure)
 
 
 def training_plot(records: list[Json]) -> bytes | None:
@@ -142,7 +142,7 @@ def training_plot(records: list[Json]) -> bytes | None:
     panels_wanted = [p for p in panels_wanted if any(r.get(key) is not None for r in records for key, _ in p[1])]
     if not panels_wanted:
         return None
-    figure, panels = _figure(len(panels_wanted), height=3.2)
+    figure, panels = new_figure(len(panels_wanted), height=3.2)
     for panel, (label, series) in zip(panels, panels_wanted):
         for key, name in series:
             points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
@@ -152,11 +152,12 @@ def training_plot(records: list[Json]) -> bytes | None:
                 panel.plot(*zip(*points), label=shown, marker="o" if len(points) < 30 else "", markersize=3, **style)
         panel.set_xlabel("step")
         panel.set_ylabel(label)
-    _legend_below(figure, panels)
-    return _png(figure)
+    legend_below(figure, panels)
+    return png(figure)
 
 
-def _figure(num_panels: int, *, height: float, share: bool = False) -> tuple[Any, Any]:
+def new_figure(num_panels: int, *, height: float, share: bool = False) -> tuple[Any, Any]:
+    """A figure in the style of the reports and its panels side by side.  height: inches.  Raises ValueError without matplotlib."""
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
@@ -180,7 +181,8 @@ def _figure(num_panels: int, *, height: float, share: bool = False) -> tuple[Any
     return figure, panels
 
 
-def _title(panel: Any, text: str) -> None:
+def title(panel: Any, text: str) -> None:
+    """Title of a panel."""
     panel.set_title(text, loc="left", fontsize=9.5, color=INK)
 
 
@@ -204,7 +206,8 @@ def _curve(panel: Any, name: str, values: list[Json], **more: Any) -> None:
         panel.fill_between(x, low, high, color=style["color"], alpha=0.12, linewidth=0)
 
 
-def _legend_below(figure: Any, panels: Iterable[Any]) -> None:
+def legend_below(figure: Any, panels: Iterable[Any]) -> None:
+    """One legend of all panels below them, each name once."""
     entries: dict[str, Any] = {}
     for panel in panels:
         for handle, name in zip(*panel.get_legend_handles_labels()):
@@ -218,7 +221,8 @@ def _legend_below(figure: Any, panels: Iterable[Any]) -> None:
     )
 
 
-def _png(figure: Any) -> bytes:
+def png(figure: Any) -> bytes:
+    """The figure as PNG, the same bytes for the same figure."""
     data = io.BytesIO()
     figure.savefig(data, format="png", facecolor="white", metadata={"Software": None})
     return data.getvalue()

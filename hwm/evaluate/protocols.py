@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from hwm.contracts import Batch, LatentTokenizer, LatentWorldModel, Sampling, Tokenizer, TokenWorldModel
+from hwm.evaluate.clip_choice import from_another_segment, spread
 from hwm.evaluate.cost import measure_cost
 from hwm.evaluate.features import VideoFeatures
 from hwm.evaluate.perceptual import Lpips, PerceptualScorer
@@ -99,7 +100,7 @@ def evaluate(
     decoder = FrameDecoder(
         tokenizer, context_grids=model.context_grids, future_grids=model.future_grids, device=device
     )
-    chosen = _spread(len(clips), num_clips)
+    chosen = spread(len(clips), num_clips)
     grids, states_NFA = _load(clips, chosen, model, batch_size)
     groups = None if segments is None else np.asarray(segments)[chosen]
     if neutral_state_A is None:
@@ -107,7 +108,7 @@ def evaluate(
     states = {
         TRUE_STATES: states_NFA,
         ZEROED: neutral_state_A.to(states_NFA).expand_as(states_NFA),
-        PERMUTED: states_NFA[torch.from_numpy(_from_another_segment(len(chosen), groups, seed))],
+        PERMUTED: states_NFA[torch.from_numpy(from_another_segment(len(chosen), groups, seed))],
     }
     rows, tokens = _rows(
         model, tokenizer, decoder, sampling=sampling, decode=decode, top_k=top_k, counts=unigram_counts, device=device
@@ -212,14 +213,6 @@ def _cost(
     return cost
 
 
-def _spread(total: int, wanted: int) -> np.ndarray:
-    """Indices of `wanted` clips evenly spread over `total`, all of them for 0."""
-    if total < 2 or wanted == 1 or wanted < 0:
-        raise ValueError(f"an evaluation needs at least 2 clips; the data has {total} and {wanted} were asked for")
-    wanted = min(wanted or total, total)
-    return np.arange(wanted, dtype=np.int64) * total // wanted
-
-
 def _load(
     clips: Clips, chosen: np.ndarray, model: TokenWorldModel | LatentWorldModel, batch_size: int
 ) -> tuple[Tensor, Tensor]:
@@ -241,17 +234,3 @@ def _load(
 def _seed_of_batch(seed: int, start: int) -> int:
     """Seed of a batch's samples; the model's rows share it, so that they differ by their states and not by luck."""
     return int(np.random.SeedSequence([seed, start]).generate_state(1)[0])
-
-
-def _from_another_segment(num: int, groups: np.ndarray | None, seed: int) -> np.ndarray:
-    """A permutation without fixed points that also leaves every group, as long as none holds over half of the clips.
-
-    Clips sorted by group take from the clip that stands as many places ahead as the largest group is long.
-    """
-    rng = np.random.default_rng(seed)
-    _, group = np.unique(np.arange(num) if groups is None else groups, return_inverse=True)
-    order = np.lexsort((rng.random(num), rng.permutation(group.max() + 1)[group]))
-    largest = int(np.bincount(group).max())
-    source = np.empty(num, dtype=np.int64)
-    source[order] = np.roll(order, -min(largest, num // 2))
-    return source

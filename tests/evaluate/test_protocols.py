@@ -8,8 +8,9 @@ import torch
 from hwm.config import FSQConfig, STConfig
 from hwm.contracts import Batch, Sampling
 from hwm.evaluate.baselines import CopyLastGrid, unigram_counts
+from hwm.evaluate.clip_choice import from_another_segment, spread
 from hwm.evaluate.metrics import PSNR_CAP, psnr, ssim
-from hwm.evaluate.protocols import _from_another_segment, _spread, evaluate
+from hwm.evaluate.protocols import evaluate
 from hwm.evaluate.results import AUTOREGRESSIVE, CEILING, ORIGINAL, PERMUTED, RECONSTRUCTION, TEACHER_FORCED, ZEROED
 from hwm.models.st_transformer import STTransformer
 from hwm.tokenizers.fsq import FSQTokenizer
@@ -226,25 +227,25 @@ def test_json_holds_every_number_and_no_nan(perfect):
 
 
 @pytest.mark.parametrize("sizes", [[1] * 7, [2, 2, 2], [3, 1, 1, 1], [1, 4, 2, 3]])
-def test_permuted_states_come_from_another_segment(sizes):
+def test_permuted_states_comefrom_another_segment(sizes):
     groups = np.repeat(np.arange(len(sizes)), sizes)
     for seed in range(20):
-        source = _from_another_segment(len(groups), groups, seed)
+        source = from_another_segment(len(groups), groups, seed)
         assert sorted(source) == list(range(len(groups)))
         assert (groups[source] != groups).all()
 
 
 def test_permuted_states_never_stay_even_in_one_segment():
     for num in (2, 3, 8):
-        source = _from_another_segment(num, np.zeros(num), 0)
+        source = from_another_segment(num, np.zeros(num), 0)
         assert sorted(source) == list(range(num)) and (source != np.arange(num)).all()
 
 
 def test_clips_are_spread_evenly():
-    assert _spread(10, 5).tolist() == [0, 2, 4, 6, 8]
-    assert _spread(3, 64).tolist() == _spread(3, 0).tolist() == [0, 1, 2]
+    assert spread(10, 5).tolist() == [0, 2, 4, 6, 8]
+    assert spread(3, 64).tolist() == spread(3, 0).tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="at least 2"):
-        _spread(1, 0)
+        spread(1, 0)
 
 
 def test_what_does_not_fit_is_refused(world):

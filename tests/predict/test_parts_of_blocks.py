@@ -36,7 +36,7 @@ class Count(nn.Module):
 
     def __init__(self, predicts="tokens", context_grids=2, future_grids=1, num_states=17):
         super().__init__()
-        self.predicts, self.num_states, self.seen = predicts, num_states, []
+        self.predicts, self.frame_step, self.num_states, self.seen = predicts, 1, num_states, []
         self.context_grids, self.future_grids = context_grids, future_grids
 
     def predict(self, context, states_BFA, *, generator, num_samples=1, sampling=None):

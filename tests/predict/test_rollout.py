@@ -1,17 +1,17 @@
 import pytest
 import torch
 
-from hwm.clock import COSMOS
+from hwm.clock import COSMOS, WAN
 from hwm.config import STConfig
 from hwm.contracts import Prediction, Sampling
 from hwm.models.st_transformer import STTransformer
-from hwm.predict.rollout import rollout, rollout_steps, state_window
+from hwm.predict.rollout import frames_per_step, rollout, rollout_steps, state_window
 
 
 class Recorder:
     """Token = first token of the context's last grid + 1, + number of the state row that leads to the grid."""
 
-    predicts = "tokens"
+    predicts, frame_step = "tokens", 1
 
     def __init__(self, context_grids=3, future_grids=3, num_states=40):
         self.context_grids, self.future_grids, self.num_states = context_grids, future_grids, num_states
@@ -158,3 +158,86 @@ def test_the_real_network_rolls_on_its_own_predictions():
     again = run(model, found[:, :3] * 0, later, 3).tokens_BKTHW
     plain = run(model, found[:, :3] * 0, states_BFA, 3).tokens_BKTHW
     assert torch.equal(again[:, :, :3], plain[:, :, :3]) and not torch.equal(again, plain)
+
+
+def shades(values, num_clips=1):
+    """Clips of 8x8 frames of the given brightnesses."""
+    return torch.tensor(values, dtype=torch.uint8).view(1, -1, 1, 1, 1).expand(num_clips, -1, 8, 8, 3).contiguous()
+
+
+def rising(num_rows, num_clips=1):
+    """The first state is the number of its row."""
+    states_BFA = torch.zeros(num_clips, num_rows, 2)
+    states_BFA[..., 0] = torch.arange(num_rows)
+    return states_BFA
+
+
+@pytest.fixture
+def roll(strided):
+    """Brightness of every frame of a rollout of every fourth frame."""
+
+    def run(model, context, states_BFA, num_frames, **options):
+        options = {"generator": torch.Generator(), **options}
+        found = rollout(model, strided.Tokenizer(), context, states_BFA, num_frames=num_frames, **options)
+        assert (found.video_BKFHWC == found.video_BKFHWC[..., :1, :1, :1]).all()
+        return found.video_BKFHWC[..., 0, 0, 0]
+
+    return run
+
+
+def test_every_fourth_frame_moves_by_sixty(roll, strided):
+    model = strided.Model()
+    assert frames_per_step(model, WAN) == (17, 60)
+    levels = roll(model, shades(range(17)), rising(77 + 60), 120)[0, 0].tolist()
+    first = [16 + frame for frame in range(20, 77, 4)]
+    # The second step's last seen frame is 76, and its frame f is row 60 + f of the states.
+    assert levels == first + [first[-1] + 60 + frame for frame in range(20, 77, 4)]
+    (context, rows), (again, later) = model.seen
+    assert (context[0, :, :, 0, 0] * 255).round().tolist() == [[0, 0, 0, 0], [4, 8, 12, 16]]
+    assert (again[0, :, :, 0, 0] * 255).round().tolist() == [[76] * 4, [80, 84, 88, 92]]
+    assert rows[0].tolist() == list(range(77)) and later[0].tolist() == list(range(60, 137))
+
+
+@pytest.mark.parametrize(("num_frames", "kept"), [(4, 1), (7, 1), (59, 14), (60, 15), (64, 16)])
+def test_any_horizon_gives_the_fourth_frames_up_to_it(roll, strided, num_frames, kept):
+    assert roll(strided.Model(), shades([0] * 17), rising(90), num_frames).shape[2] == kept
+
+
+def test_of_the_frame_that_stands_twice_the_last_picture_counts(roll, strided):
+    levels = roll(strided.Model(twice=50), shades([0] * 17), rising(77), 60)[0, 0]
+    assert levels[-1] == 76 + 50 and levels[-2] == 72
+
+
+def test_grids_begin_a_strided_rollout_as_the_video_does(roll, strided):
+    context = shades(range(17))
+    found = roll(strided.Model(), context, rising(137), 120)
+    assert torch.equal(found, roll(strided.Model(), strided.Tokenizer().encode(context[:, ::4]), rising(137), 120))
+
+
+def test_a_generator_for_each_sample_makes_it_independent_of_the_batch(strided):
+    def samples(context, num_samples, seeds):
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        states_BFA, model = rising(137, len(context)), strided.Model(temperature=20.0)
+        return rollout(
+            model, strided.Tokenizer(), context, states_BFA, num_frames=120, generator=generators, num_samples=num_samples
+        ).video_BKFHWC
+
+    both = samples(torch.cat([shades([0] * 17), shades([90] * 17)]), 2, [1, 2, 3, 4])
+    assert torch.equal(both[1], samples(shades([90] * 17), 2, [3, 4])[0])
+    assert torch.equal(both[:, 1], samples(torch.cat([shades([0] * 17), shades([90] * 17)]), 1, [2, 4])[:, 0])
+    assert both.flatten(0, 1).flatten(1).unique(dim=0).shape[0] == 4
+
+
+def test_what_does_not_fit_a_strided_clip_is_refused(roll, strided):
+    with pytest.raises(ValueError, match="17 context frames, got 5"):
+        roll(strided.Model(), shades([0] * 5), rising(77), 60)
+    with pytest.raises(ValueError, match="must be at least 4"):
+        roll(strided.Model(), shades([0] * 17), rising(77), 3)
+    short = strided.Model()
+    short.future_grids = 3
+    with pytest.raises(ValueError, match="one block of 6 grids"):
+        roll(short, shades([0] * 17), rising(77), 60)
+    with pytest.raises(ValueError, match="from one generator"):
+        rollout(
+            Recorder(), None, torch.zeros(1, 3, 1, 1).long(), states(60, 1), num_frames=17, generator=[torch.Generator()]
+        )

@@ -1,0 +1,70 @@
+"""A tokenizer by Wan's clock and a world model of every fourth frame in which everything is known in closed form."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from hwm.clock import WAN, subsample
+from hwm.contracts import Prediction
+from hwm.nn.flow_matching import noise
+
+
+class LevelLatents:
+    """The four channels of a latent are the brightnesses, 0 to 1, of its four frames; a frame is one brightness a cell."""
+
+    name, clock, spatial_stride, channels = "levels", WAN, 4, 4
+
+    def encode(self, video_BFHWC):
+        cells_BFHW = video_BFHWC[:, :, ::4, ::4, 0].float() / 255
+        first_BFHW = cells_BFHW[:, :1].expand(-1, 3, -1, -1)
+        return torch.cat([first_BFHW, cells_BFHW], 1).unflatten(1, (-1, 4))
+
+    def decode(self, latents_BTCHW):
+        grey_BFHW = (latents_BTCHW.flatten(1, 2)[:, 3:] * 255).round().clamp(0, 255).to(torch.uint8)
+        return grey_BFHW.repeat_interleave(4, 2).repeat_interleave(4, 3)[..., None].expand(*[-1] * 4, 3).contiguous()
+
+    def fingerprint(self):
+        return "levels"
+
+
+class Follow(nn.Module):
+    """Every future frame is the last seen one, brighter by the first state of its own moment; 255 is full brightness.
+
+    twice: added to the second picture of frame 76 alone.  At a temperature noise of that many levels is added.
+    """
+
+    predicts, validation_key, frame_step = "latents", "mse", 4
+    context_grids, future_grids, num_states = 2, 4, 77
+
+    def __init__(self, temperature=0.0, twice=0.0):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1))
+        self.config = SimpleNamespace(temperature=temperature)
+        self.twice, self.seen = twice, []
+
+    @property
+    def neutral_state_A(self):
+        return torch.zeros(2)
+
+    @torch.no_grad()
+    def predict(self, context_BTCHW, states_BFA, *, generator, num_samples=1, sampling=None):
+        assert context_BTCHW.shape[1] == 2 and states_BFA.shape[1] == 77
+        self.seen.append((context_BTCHW, states_BFA[..., 0].clone()))
+        steps_BF = states_BFA[:, subsample()[5:], 0] * self.gain / 255
+        steps_BF[:, -1] += self.twice / 255
+        future = context_BTCHW[:, -1:, -1:] + steps_BF.view(-1, 4, 4, 1, 1)
+        future = future[:, None].expand(-1, num_samples, -1, -1, -1, -1)
+        temperature = self.config.temperature if sampling is None else sampling.temperature
+        if temperature:
+            future = future + temperature / 255 * noise(tuple(future.shape), generator=generator)
+        return Prediction(latents_BKTCHW=future)
+
+
+@pytest.fixture(scope="session")
+def strided():
+    """The two above."""
+    return SimpleNamespace(Tokenizer=LevelLatents, Model=Follow)

@@ -1,0 +1,112 @@
+"""Frame 76 by models of every kind: the frames and states each needs, and samples that do not depend on the batch."""
+
+import pytest
+import torch
+
+from hwm.config import FlowConfig, FSQConfig, MaskedConfig, STConfig
+from hwm.contracts import Sampling
+from hwm.models.flow import FlowHWM
+from hwm.models.masked import MaskedHWM
+from hwm.models.st_transformer import STTransformer
+from hwm.predict.last_frame import predict_frame
+from hwm.predict.rollout import rollout
+from hwm.tokenizers.store import new_tokenizer
+
+WARM = Sampling(temperature=1.0)
+
+
+def clips(num=3, size=32):
+    g = torch.Generator().manual_seed(2)
+    video = torch.randint(0, 256, (num, 17, size, size, 3), dtype=torch.uint8, generator=g)
+    return video, torch.randn(num, 77, 25, generator=g)
+
+
+def family(name):
+    """A tiny real model and its tokenizer, with weights large enough that context and states decide."""
+    torch.manual_seed(0)
+    coder = new_tokenizer(FSQConfig(channels=8, depth=1, levels=(8, 5, 5), continuous=name == "flow"), name="tiny").eval()
+    common = {"grid": (4, 4), "num_layers": 2, "num_heads": 2, "width": 16}
+    if name == "st":
+        model = STTransformer(STConfig(vocab_size=200, state_hidden=16, num_states=34, init_std=0.5, **common))
+    elif name == "masked":
+        model = MaskedHWM(MaskedConfig(vocab_size=200, steps=2, unshared_blocks=1, init_std=0.5, **common))
+    else:
+        model = FlowHWM(FlowConfig(channels=3, steps=2, guidance=1.0, unshared_blocks=1, **common))
+    return model.eval(), coder
+
+
+@pytest.mark.parametrize(("name", "seen"), [("st", 17), ("masked", 9), ("flow", 9)])
+def test_it_is_the_sixtieth_frame_of_the_rollout(name, seen):
+    (model, coder), (video, states) = family(name), clips(1)
+    still = Sampling(temperature=0.0)
+    if name == "masked":
+        torch.manual_seed(0)
+        model = MaskedHWM(MaskedConfig(**{**vars(model.config), "steps": 1})).eval()  # nothing is left to chance
+    found = predict_frame(model, coder, video, states, num_samples=1, seeds=[5], sampling=still)
+    plain = rollout(
+        model, coder, video[:, -seen:], states[:, 17 - seen :], num_frames=60, generator=torch.Generator(), sampling=still
+    )
+    assert found.shape == (1, 1, 32, 32, 3) and found.dtype == torch.uint8
+    assert torch.equal(found, plain.video_BKFHWC[:, :, -1])
+
+
+def test_a_strided_clip_ends_in_it(strided):
+    video = torch.arange(17, dtype=torch.uint8).view(1, 17, 1, 1, 1).expand(2, -1, 8, 8, 3)
+    states = torch.zeros(2, 97, 2)
+    states[:, 76, 0], states[:, 77:, 0] = 100, 50
+    found = predict_frame(strided.Model(twice=20), strided.Tokenizer(), video, states, num_samples=2, seeds=[0, 1])
+    assert found.shape == (2, 2, 8, 8, 3) and (found == 16 + 100 + 20).all()
+
+
+@pytest.mark.parametrize("name", ["flow", "strided"])
+def test_samples_depend_neither_on_their_company_nor_on_their_number(name, strided):
+    model, coder = (strided.Model(temperature=30.0), strided.Tokenizer()) if name == "strided" else family("flow")
+    video, states = clips()
+
+    def predict(which, **options):
+        seeds = [10 + i for i in which]
+        options = {"num_samples": 5, "members_at_once": 4, "sampling": WARM, **options}
+        return predict_frame(model, coder, video[which], states[which], seeds=seeds, **options).int()
+
+    five = predict([0, 1, 2])
+    assert five.flatten(0, 1).flatten(1).unique(dim=0).shape[0] == 15
+    for other, same in (
+        (predict([0, 1, 2], members_at_once=100), five),
+        (predict([2, 1]), five[[2, 1]]),
+        (predict([0, 1, 2], num_samples=2), five[:, :2]),
+        (predict([1], num_samples=1, members_at_once=1), five[1:2, :1]),
+    ):
+        assert (other - same).abs().max() <= 1  # a level by rounding
+
+
+@pytest.mark.parametrize("name", ["st", "masked"])
+def test_samples_of_tokens_are_those_of_their_clip(name):
+    (model, coder), (video, states) = family(name), clips()
+
+    def predict(which, num_samples=3):
+        seeds = [10 + i for i in which]
+        options = {"num_samples": num_samples, "seeds": seeds, "members_at_once": 3, "sampling": WARM}
+        return predict_frame(model, coder, video[which], states[which], **options)
+
+    three = predict([0, 1, 2])
+    assert three.flatten(0, 1).flatten(1).unique(dim=0).shape[0] == 9
+    assert torch.equal(predict([2, 0]), three[[2, 0]]) and torch.equal(predict([1], 5)[:, :3], three[1:2])
+
+
+def test_without_chance_all_samples_are_equal():
+    (model, coder), (video, states) = family("st"), clips(2)
+    found = predict_frame(model, coder, video, states, num_samples=2, seeds=[0, 1])
+    assert torch.equal(found[:, 0], found[:, 1])
+
+
+def test_what_does_not_fit_is_refused(strided):
+    video, states = clips(2)
+    model, coder = strided.Model(), strided.Tokenizer()
+    with pytest.raises(ValueError, match="17 frames and 77 states, got 17 and 76"):
+        predict_frame(model, coder, video, states[:, :76], num_samples=1, seeds=[0, 1])
+    with pytest.raises(ValueError, match="got 16 and 77"):
+        predict_frame(model, coder, video[:, 1:], states, num_samples=1, seeds=[0, 1])
+    with pytest.raises(ValueError, match="2 clips need as many seeds"):
+        predict_frame(model, coder, video, states, num_samples=1, seeds=[0])
+    with pytest.raises(ValueError, match="at least 1 sample"):
+        predict_frame(model, coder, video, states, num_samples=0, seeds=[0, 1])
