@@ -76,13 +76,13 @@ class LatentClips:
     def __init__(
         self, dataset: LatentDataset, *, kind: Window = "blocks", overlap: bool = True, num_states: int = 0
     ) -> None:
-        if kind == "frames":
-            raise ValueError(f"{dataset.root}: latents come in blocks; use clips of kind 'blocks' or 'block_pairs'")
+        if dataset.every and kind != "sampling":
+            remedy = "use clips of kind 'sampling', or tokenize with a tokenizer of blocks, such as continuous-8x8x8"
+            raise ValueError(f"{dataset.root}: holds latents of sampling clips, not of blocks: {remedy}")
         if kind == "sampling" and not dataset.every:
             raise ValueError(f"{dataset.root}: holds latents of blocks, not of sampling clips: {CACHE_CLIPS}")
-        if kind != "sampling" and dataset.every:
-            remedy = "use clips of kind 'sampling', or tokenize by another clock, such as with continuous-8x8x8"
-            raise ValueError(f"{dataset.root}: holds latents of sampling clips, not of blocks: {remedy}")
+        if kind == "frames":
+            raise ValueError(f"{dataset.root}: latents come in blocks; use clips of kind 'blocks' or 'block_pairs'")
         self.dataset = dataset
         for shard in dataset.shards:
             shard.check_starts()

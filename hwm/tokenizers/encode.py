@@ -222,7 +222,7 @@ def _encode_clips(shard: RawShard, encoder: Tokenizer | LatentTokenizer, job: _J
     frames, latents = shard.frames(job.size), []
     for begin in range(0, len(starts), BATCH_BLOCKS):
         part = starts[begin : begin + BATCH_BLOCKS]
-        piece = read_rows(frames, part[0], part[-1] + SAMPLING_FRAMES)
+        piece = read_rows(frames, int(part[0]), int(part[-1]) + SAMPLING_FRAMES)
         clips = piece[(part - part[0])[:, None] + subsample(length=encoder.clock.block)]
         latents.append(_encode(clips, encoder, job))
     return np.concatenate(latents)
