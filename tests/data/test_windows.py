@@ -98,6 +98,22 @@ def test_apart_is_the_greedy_rule_of_1xgpt(shards, length, stride):
     assert len(used) == len(set(used))
 
 
+@given(SHARDS, st.integers(1, 6), st.integers(1, 4), st.integers(2, 5))
+@settings(max_examples=150, deadline=None)
+def test_apart_from_every_nth_frame(shards, length, stride, every):
+    data = dataset(shards)
+    chosen = build(data, kind="frames", overlap=False, length=length, stride=stride, every=every)
+    valid = valid_windows(data, length, stride, lambda n: range(0, n, every))
+    used = [(p, s + i * stride) for p, s in chosen for i in range(length)]
+    assert set(chosen) <= set(valid) and len(used) == len(set(used))
+    if stride == 1:  # then also as many as there can be: each takes the first place that is free
+        greedy: list[tuple[int, int]] = []
+        for position, start in valid:
+            if not greedy or greedy[-1][0] != position or start >= greedy[-1][1] + length:
+                greedy.append((position, start))
+        assert chosen == greedy
+
+
 def test_a_window_of_the_whole_shard_is_found():
     assert build(dataset([[10]]), kind="block_pairs", overlap=True) == [(0, 0)]
     assert build(dataset([[9]]), kind="block_pairs", overlap=True) == []
