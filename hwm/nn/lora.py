@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from hwm.data.files import atomic_path
@@ -86,7 +86,7 @@ def save_adapter(transformer: WanTransformer3DModel, folder: str | Path) -> Path
     path = Path(folder) / FILE
     metadata = {"format": "pt", SETTINGS: json.dumps(settings, sort_keys=True), BASE: fingerprint_of(transformer)}
     with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata=metadata)
+        temporary.write_bytes(save(state, metadata))  # save_file would leave it readable to its owner only
     return path
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from hwm.data.files import atomic_path, read_count, read_json
@@ -74,7 +74,8 @@ def write_text_embedding(path: str | Path, embedding: Tensor, *, source: str) ->
     """Write an embedding (text_width,) float32 as safetensors.  source: where it comes from, for people."""
     metadata = {"source": source, "digest": digest(embedding)}
     with atomic_path(path) as temporary:
-        save_file({KEY: embedding.detach().cpu().contiguous()}, temporary, metadata=metadata)
+        # save_file would leave a file readable to its owner only.
+        temporary.write_bytes(save({KEY: embedding.detach().cpu().contiguous()}, metadata))
 
 
 def read_text_embedding(path: str | Path) -> Tensor:

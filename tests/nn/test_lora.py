@@ -132,6 +132,8 @@ def test_on_the_meta_device_it_counts_without_memory():
 def test_stored_and_loaded_exactly(tmp_path, attached):
     model = adapted()
     assert save_adapter(model, tmp_path) == tmp_path / FILE
+    (tmp_path / "plain").touch()
+    assert (tmp_path / FILE).stat().st_mode == (tmp_path / "plain").stat().st_mode, "others may read it too"
     other = transformer()
     if attached:
         add_lora(other, rank=3, alpha=6.0)

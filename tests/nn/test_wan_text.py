@@ -75,6 +75,8 @@ def test_the_verb_writes_what_is_read_back(base, tmp_path, capsys):
     expected = embed_empty_prompt(str(base))
     assert torch.equal(read_text_embedding(out), expected)
     line = capsys.readouterr().out
+    (tmp_path / "plain").touch()
+    assert out.stat().st_mode == (tmp_path / "plain").stat().st_mode, "others may read it too"
     assert str(out) in line and f"({WIDTH},)" in line and digest(expected) in line
 
 
