@@ -71,7 +71,8 @@ class WanWorldModel(nn.Module):
         embedding = read_text_embedding(config.text) if config.text else torch.zeros(config.text_width)
         self.register_buffer("text_1RD", pad(embedding, rows=config.text_rows), persistent=False)
         self.transformer: Any  # diffusers is not typed
-        if config.base and self.frames.device.type != "meta":
+        only_sizes = self.states.null.is_meta
+        if config.base and not only_sizes:
             self.transformer = load_transformer(config.base, dtype=getattr(torch, config.dtype))
             _expect_sizes(self.transformer.config, config)
         else:
@@ -79,8 +80,8 @@ class WanWorldModel(nn.Module):
         if config.checkpointing:
             self.transformer.enable_gradient_checkpointing()
         if config.base:
-            known = self.frames.device.type != "meta"
-            self.register_buffer("base_digest", _digest(self.transformer) if known else torch.zeros(32, dtype=torch.uint8))
+            digest = torch.zeros(32, dtype=torch.uint8) if only_sizes else _digest(self.transformer)
+            self.register_buffer("base_digest", digest)
         if config.lora_rank:
             from hwm.nn.lora import add_lora  # peft takes seconds to import
 
