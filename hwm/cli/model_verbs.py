@@ -57,42 +57,87 @@ def evaluate(
     /,
     *,
     data: Path,
+    protocol: Literal["blocks", "sampling"] = "blocks",
     video: Path | None = None,
+    tuning: Path | None = None,
     out: Path | None = None,
     clips: int = 96,
+    tuning_clips: int = 16,
     batch_size: int = 16,
+    members: tuple[int, ...] = (),
+    temperature: float | None = None,
+    score_size: int = 0,
     seed: int = 0,
     which: Literal["best", "last"] = "best",
     set: tuple[str, ...] = (),
-    decode: Literal["mean", "sample"] = "mean",
+    decode: Literal["mean", "sample"] | None = None,
     inception: Path | None = None,
     lpips: tuple[Path, ...] = (),
     tokenizer: str = "",
     trust: bool = False,
     device: str = "cpu",
 ) -> int:
-    """Score a run on held-out data: results.json and report.html with curves, tables and videos.
+    """Score a run on held-out data: numbers as JSON and a page with curves, tables and pictures.
 
-    One protocol for every family: all future frames, reference and baselines through the same tokenizer.
+    Two protocols, each the same for every family.  blocks: all future frames of token or latent clips, reference and
+    baselines through the same tokenizer (results.json, report.html).  sampling: the 77th frame after 17 seen ones, against
+    the recorded picture, by one sample and by ensembles (results_sampling.json, report_sampling.html).
 
     Args:
         run: Run folder.
-        data: Tokens or latents to score on, as the model predicts them.
-        video: The raw dataset they were made from, to score against the original video as well.
+        data: blocks: tokens or latents to score on, as the model predicts them.  sampling: raw video.
+        protocol: What is predicted and scored.
+        video: blocks: the raw dataset the data were made from, to score against the original video as well.
+        tuning: sampling: other raw video, on which blur and blend are chosen; default: the first clips of the data.
         out: Folder for the results; default: the run folder.
         clips: Number of clips, spread evenly over the dataset.
-        batch_size: Clips at a time.
+        tuning_clips: sampling: Number of clips to choose blur and blend on.
+        batch_size: Clips at a time; sampling: predictions at a time.
+        members: sampling: Sizes of the ensembles; default: 1 5 20.
+        temperature: sampling: Of the samples; default: the model's own, or 1 where that is 0.
+        score_size: sampling: Side in pixels at which pictures are scored; default: as recorded.
         seed: Seed of sampling and of the confidence intervals.
         which: The best checkpoint of the validation while training, or the last.
         set: Changes to how the model predicts, such as model.steps=4 model.guidance=1.
-        decode: The reading that the verdict is about: the mean of what is predicted, or a sample of it.
-        inception: Inception weights (pt_inception-2015-12-05-6726825d.pth) for FID; without them only TFD, a
-            distance in the features of the shipped tokenizer, is given.
+        decode: blocks: The reading that the verdict is about: the mean of what is predicted (default), or a sample of it.
+        inception: Inception weights (pt_inception-2015-12-05-6726825d.pth) for FID; without them blocks only gives TFD, a
+            distance in the features of the shipped tokenizer.
         lpips: AlexNet weights and LPIPS heads (alexnet-owt-7be5be79.pth alex.pth) for LPIPS.
         tokenizer: Tokenizer for the pixels; default: the one named by the run.
         trust: Allow a TorchScript tokenizer to run.
         device: cpu, or cuda.
     """
+    if protocol == "sampling":
+        _only("--protocol blocks", {"--video": video is not None, "--decode": decode is not None})
+        from hwm.evaluate.sampling import MEMBERS
+        from hwm.evaluate.sampling_report import REPORT
+        from hwm.evaluate.sampling_table import text_table as sampling_table
+        from hwm.sampling_track import evaluate_sampling_run
+
+        result = evaluate_sampling_run(
+            run,
+            data=data,
+            out=out or run,
+            tuning=tuning,
+            clips=clips,
+            tuning_clips=tuning_clips,
+            members=members or MEMBERS,
+            members_at_once=batch_size,
+            score_size=score_size,
+            seed=seed,
+            which=which,
+            changes=set,
+            temperature=temperature,
+            inception=inception,
+            lpips=lpips,
+            tokenizer=tokenizer,
+            trust=trust,
+            device=device,
+        )
+        print(f"\n{sampling_table(result)}\n\nreport: {(out or run) / REPORT}")
+        return 0
+    given = {"--tuning": tuning is not None, "--members": bool(members), "--temperature": temperature is not None}
+    _only("--protocol sampling", given | {"--score-size": bool(score_size), "--tuning-clips": tuning_clips != 16})
     from hwm.apply import evaluate_run
     from hwm.evaluate.table import text_table
 
@@ -106,7 +151,7 @@ def evaluate(
         seed=seed,
         which=which,
         changes=set,
-        decode=decode,
+        decode=decode or "mean",
         inception=inception,
         lpips=lpips,
         tokenizer=tokenizer,
@@ -124,7 +169,7 @@ def predict(
     data: Path,
     out: Path = Path("prediction.mp4"),
     clip: int = 0,
-    frames: int = 51,
+    frames: int | None = None,
     which: Literal["best", "last"] = "best",
     temperature: float | None = None,
     set: tuple[str, ...] = (),
@@ -134,19 +179,30 @@ def predict(
 
     Args:
         run: Run folder of a world model.
-        data: Tokens or latents to start from.
+        data: Tokens or latents to start from; raw video for a model of every fourth frame, whose video shows 7.5 a second.
         out: Video file.
         clip: Number of the clip to start from.
-        frames: Length of the rollout in frames, 30 a second.
+        frames: Length of the rollout in frames, 30 a second; default: 51, or 60 for a model of every fourth frame.
         which: The best checkpoint, or the last.
         temperature: 0 takes the most likely future; default: the model's own.
         set: Changes to how the model predicts, such as model.steps=4.
         seed: Seed of the sampling.
     """
     from hwm.apply import predict_video
+    from hwm.sampling_track import models_strided_clips, predict_strided_video
 
-    written = predict_video(
-        run, data=data, out=out, clip=clip, frames=frames, which=which, temperature=temperature, changes=set, seed=seed
+    strided = models_strided_clips(run)
+    write = predict_strided_video if strided else predict_video
+    written = write(
+        run,
+        data=data,
+        out=out,
+        clip=clip,
+        frames=frames if frames is not None else 60 if strided else 51,
+        which=which,
+        temperature=temperature,
+        changes=set,
+        seed=seed,
     )
     print(written)
     return 0
@@ -158,13 +214,22 @@ def submit(
     *,
     data: Path,
     out: Path = Path("submission.zip"),
-    track: Literal["compression"] = "compression",
-    team: str,
-    authors: str,
-    email: str,
+    track: Literal["compression", "sampling"] = "compression",
+    samples: int | None = None,
+    combine: Literal["mean", "blend", "medoid"] | None = None,
+    tolerance: float | None = None,
+    size: int | None = None,
+    temperature: float | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    set: tuple[str, ...] = (),
+    readme: bool = True,
+    team: str = "",
+    authors: str = "",
+    email: str = "",
     institution: str = "independent",
     country: str = "not given",
-    method: str = "hwm ST-Transformer",
+    method: str = "",
     which: Literal["best", "last"] = "best",
     device: str = "cpu",
 ) -> int:
@@ -175,20 +240,64 @@ def submit(
         data: The challenge's test set.
         out: Zip file.
         track: The challenge track.
+        samples: sampling: Predictions of which each picture is made; default: 20.
+        combine: sampling: What is made of them; default: their mean.
+        tolerance: sampling: Of the blend, as `hwm evaluate RUN --protocol sampling` chooses it.
+        size: sampling: Side of the pictures in pixels; default: 512, as the challenge wants them.
+        temperature: sampling: Of the samples; default: the model's own, or 1 where that is 0.
+        batch_size: sampling: Predictions at a time; default: 16.
+        seed: sampling: Seed of the samples; default: 0.
+        set: sampling: Changes to how the model predicts, such as model.steps=100 model.guidance=1.5.
+        readme: Whether the zip holds a README.txt; the compression track demands one.
         team: Name of the team; this and the following stand in the README of the submission.
         authors: Names.
         email: Address for questions.
         institution: Institution.
         country: Country.
-        method: Name of the method.
+        method: Name of the method; default: "hwm" and the kind of model.
         which: The best checkpoint, or the last.
         device: cpu, or cuda.
     """
-    from hwm.apply import submit_compression
+    own: dict[str, object] = {"--samples": samples, "--combine": combine, "--tolerance": tolerance, "--size": size}
+    own |= {"--temperature": temperature, "--batch-size": batch_size, "--seed": seed, "--set": set or None}
+    own |= {"--no-readme": None if readme else True}
+    if track == "compression":
+        _only("--track sampling", {name: value is not None for name, value in own.items()})
+    if readme and not (team and authors and email):
+        raise ValueError("give --team, --authors and --email: they stand in the README.txt of the submission")
+    fields = {"method": method, "team": team, "authors": authors, "e-mail": email, "institution": institution, "country": country}
+    if track == "compression":
+        from hwm.apply import submit_compression
 
-    readme = {"method": method, "team": team, "authors": authors, "e-mail": email, "institution": institution, "country": country}
-    submit_compression(run, data=data, out=out, readme=readme, which=which, device=device)
+        fields["method"] = method or "hwm ST-Transformer"
+        submit_compression(run, data=data, out=out, readme=fields, which=which, device=device)
+        return 0
+    from hwm.sampling_track import submit_sampling
+
+    submit_sampling(
+        run,
+        data=data,
+        out=out,
+        readme=fields if readme else None,
+        samples=20 if samples is None else samples,
+        combine=combine or "mean",
+        tolerance=tolerance,
+        size=512 if size is None else size,
+        temperature=temperature,
+        members_at_once=16 if batch_size is None else batch_size,
+        seed=seed or 0,
+        which=which,
+        changes=set,
+        device=device,
+    )
     return 0
+
+
+def _only(where: str, given: dict[str, bool]) -> None:
+    """Raise ValueError for options that are of another protocol or track and would do nothing."""
+    if any(given.values()):
+        names = ", ".join(name for name, is_given in given.items() if is_given)
+        raise ValueError(f"{names}: only with {where}")
 
 
 def export(run: Path, folder: Path, /, *, which: Literal["best", "last"] = "best", card: Path | None = None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 Json = dict[str, Any]
@@ -15,6 +16,17 @@ PLOT_SCALE = 0.65
 def text(value: Any) -> str:
     """Text made safe."""
     return html.escape(str(value))
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """A page that loads nothing.  parts: markup; empty ones are left out."""
+    style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
+    return (
+        f"<!doctype html>\n<html lang=en><head><meta charset=utf-8><title>{text(title)}</title>"
+        f'<meta name=viewport content="width=device-width, initial-scale=1"><style>\n{style}</style></head>\n<body><main>\n'
+        + "\n".join(part for part in parts if part)
+        + "\n</main></body></html>\n"
+    )
 
 
 def section(title: str, about: str, content: str) -> str:

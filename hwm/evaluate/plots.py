@@ -157,7 +157,7 @@ def training_plot(records: list[Json]) -> bytes | None:
 
 
 def new_figure(num_panels: int, *, height: float, share: bool = False) -> tuple[Any, Any]:
-    """A figure in the style of the reports and its panels side by side.  height: inches.  Raises ValueError without matplotlib."""
+    """A figure in the style of the reports and its panels.  height: inches.  Raises ValueError without matplotlib."""
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure

@@ -36,7 +36,7 @@ def write_report(
     Raises ValueError where matplotlib is missing.
     """
     out = Path(out)
-    config, training = _read_run(Path(run_folder)) if run_folder is not None else ({}, [])
+    config, training = read_run(Path(run_folder)) if run_folder is not None else ({}, [])
     record = {
         "verdict": verdict(result),
         **result.to_json(),
@@ -82,17 +82,10 @@ def render(record: Json, examples: list[Example], costs: list[tuple[str, str]]) 
         sections.training(record),
         sections.method(record),
     ]
-    style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
-    title = f"hwm evaluation {recipe}".strip()
-    return (
-        f"<!doctype html>\n<html lang=en><head><meta charset=utf-8><title>{page.text(title)}</title>"
-        f'<meta name=viewport content="width=device-width, initial-scale=1"><style>\n{style}</style></head>\n<body><main>\n'
-        + "\n".join(part for part in parts if part)
-        + "\n</main></body></html>\n"
-    )
+    return page.document(f"hwm evaluation {recipe}".strip(), parts)
 
 
-def _read_run(folder: Path) -> tuple[Json, list[Json]]:
+def read_run(folder: Path) -> tuple[Json, list[Json]]:
     """The configuration and a thinned training trace of a run folder; lines that a kill tore are skipped."""
     config = tomllib.loads((folder / "config.toml").read_text()) if (folder / "config.toml").is_file() else {}
     lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").is_file() else []

@@ -179,7 +179,7 @@ class EvaluationResult:
 
     def to_json(self) -> dict[str, Any]:
         """Nested plain values; numbers that do not exist are None."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "examples"}
+        return {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "examples"}
 
     def pixel_row(self, name: str, reference: str = RECONSTRUCTION) -> PixelScores:
         """The scores of one row.  Raises ValueError, naming the rows there are, for another name."""
@@ -198,13 +198,14 @@ class EvaluationResult:
         raise ValueError(f"no paired difference of {wanted}")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples and numbers as JSON takes them; a number that is not finite is None."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None
     if hasattr(value, "__dataclass_fields__"):
-        return _plain(asdict(value))
+        return plain(asdict(value))
     return value

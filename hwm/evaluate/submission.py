@@ -63,11 +63,11 @@ def write_compression_submission(
     Raises ValueError in one line for anything else, and then leaves no file behind.
     """
     path = Path(path)
-    readme = _check_readme(readme, path)
+    readme = check_readme(readme, path)
     written: set[int] = set()
     with atomic_path(path) as temporary:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-            archive.writestr(_entry("README.txt"), json.dumps(readme, indent=2, ensure_ascii=False) + "\n")
+            archive.writestr(entry("README.txt"), json.dumps(readme, indent=2, ensure_ascii=False) + "\n")
             for number, indices, values in samples:
                 where = f"{path.name}: sample {number}"
                 if number in written or not 0 <= number < num_samples:
@@ -77,7 +77,7 @@ def write_compression_submission(
                 content = io.BytesIO()
                 save = np.savez_compressed if compress else np.savez
                 save(content, indices=arrays[0], values=arrays[1])
-                archive.writestr(_entry(f"{number}.npz"), content.getvalue())
+                archive.writestr(entry(f"{number}.npz"), content.getvalue())
                 written.add(number)
                 if progress is not None:
                     progress(len(written), num_samples)
@@ -110,8 +110,8 @@ def validate_compression_submission(
             if wrong:
                 fault = "is missing" if wrong[0] not in names else "does not belong there or is double"
                 raise ValueError(f"{path}: expected README.txt and 0.npz..{num_samples - 1}.npz; {wrong[0]} {fault}")
-            text = _read_member(archive, "README.txt", MAX_README_BYTES)
-            readme = _check_readme(_parse_readme(text, path), path)
+            text = read_member(archive, "README.txt", MAX_README_BYTES)
+            readme = check_readme(parse_readme(text, path), path)
             for number in range(num_samples):
                 _check_sample(archive, number, shape, vocab_size, path)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
@@ -157,12 +157,13 @@ def predict_samples(
             yield number, i.astype(np.int32), v
 
 
-def _entry(name: str) -> zipfile.ZipInfo:
+def entry(name: str) -> zipfile.ZipInfo:
     """A member with a fixed date, so that the same predictions give the same file."""
     return zipfile.ZipInfo(name, date_time=(2025, 1, 1, 0, 0, 0))
 
 
-def _check_readme(readme: Any, path: Path) -> dict[str, str]:
+def check_readme(readme: Any, path: Path) -> dict[str, str]:
+    """The fields of a README in order.  Raises ValueError, naming `path` and the field, unless all are filled in."""
     if not isinstance(readme, dict) or set(readme) != set(README_KEYS):
         wrong = sorted(set(readme) ^ set(README_KEYS)) if isinstance(readme, dict) else [type(readme).__name__]
         raise ValueError(f"{path}: README.txt needs exactly the keys {', '.join(README_KEYS)}; look at {wrong[0]!r}")
@@ -172,7 +173,8 @@ def _check_readme(readme: Any, path: Path) -> dict[str, str]:
     return {key: readme[key] for key in README_KEYS}
 
 
-def _parse_readme(text: bytes, path: Path) -> Any:
+def parse_readme(text: bytes, path: Path) -> Any:
+    """The JSON of a README.  Raises ValueError for anything else."""
     try:
         return json.loads(text)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -201,7 +203,8 @@ def _check_arrays(
     return indices, values
 
 
-def _read_member(archive: zipfile.ZipFile, name: str, max_bytes: int) -> bytes:
+def read_member(archive: zipfile.ZipFile, name: str, max_bytes: int) -> bytes:
+    """The bytes of a member.  Raises ValueError, before unpacking, where there are more than `max_bytes`."""
     size = archive.getinfo(name).file_size
     if size > max_bytes:
         raise ValueError(f"{archive.filename}: {name} unpacks to {size} bytes, expected at most {max_bytes}")
@@ -213,13 +216,13 @@ def _check_sample(
 ) -> None:
     where, num_bytes = f"{path}: {number}.npz", 4 * math.prod(shape)
     # Deflate can grow what does not compress a little; anything beyond is not this sample.
-    content = _read_member(archive, f"{number}.npz", 2 * (num_bytes + num_bytes // 1000 + HEADER_BYTES))
+    content = read_member(archive, f"{number}.npz", 2 * (num_bytes + num_bytes // 1000 + HEADER_BYTES))
     arrays = {}
     with zipfile.ZipFile(io.BytesIO(content)) as inner:
         if sorted(inner.namelist()) != ["indices.npy", "values.npy"]:
             raise ValueError(f"{where}: expected the arrays indices and values, found {sorted(inner.namelist())[:4]}")
         for key, dtype in (("indices", "int32"), ("values", "float32")):
-            data = io.BytesIO(_read_member(inner, f"{key}.npy", num_bytes + HEADER_BYTES))
+            data = io.BytesIO(read_member(inner, f"{key}.npy", num_bytes + HEADER_BYTES))
             try:
                 arrays[key] = _read_array(data, shape, np.dtype(dtype))
             except ValueError as error:

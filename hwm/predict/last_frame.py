@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hwm.clock import SAMPLING_CONTEXT, SAMPLING_FRAMES
 from hwm.contracts import Sampling
+from hwm.predict.postprocess import resize
 from hwm.predict.rollout import AnyModel, AnyTokenizer, Generators, frames_per_step, rollout_steps
 
 HORIZON = SAMPLING_FRAMES - SAMPLING_CONTEXT
@@ -80,11 +82,53 @@ def predict_frame(
     return torch.stack([torch.cat(parts) for parts in frames])
 
 
+def predict_pictures(
+    model: AnyModel,
+    tokenizer: AnyTokenizer,
+    context_BFHWC: Tensor,
+    states_BFA: Tensor,
+    *,
+    image_size: tuple[int, int],
+    out_size: tuple[int, int],
+    num_samples: int,
+    seeds: Sequence[int],
+    members_at_once: int = 8,
+    sampling: Sampling | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """`predict_frame` from recorded frames of any size to pictures of any size, on the CPU: uint8 (B, K, H, W, 3).
+
+    image_size, out_size: height and width that the model works on and of the pictures, to which its predictions are
+    resized (`postprocess.resize`).  device: of the model.  The rest as in `predict_frame`.
+    """
+    context_BFHWC = shrink(context_BFHWC, height=image_size[0], width=image_size[1]).to(device)
+    found_BKHWC = predict_frame(
+        model,
+        tokenizer,
+        context_BFHWC,
+        states_BFA.to(device),
+        num_samples=num_samples,
+        seeds=seeds,
+        members_at_once=members_at_once,
+        sampling=sampling,
+    )
+    return torch.stack([resize(frames.cpu(), height=out_size[0], width=out_size[1]) for frames in found_BKHWC])
+
+
+def shrink(frames_BHWC: Tensor, *, height: int, width: int) -> Tensor:
+    """Mean over the area of every new pixel, as recordings are made small for training: uint8 (..., height, width, C)."""
+    if frames_BHWC.shape[-3:-1] == (height, width):
+        return frames_BHWC
+    flat = frames_BHWC.flatten(0, -4).movedim(-1, 1).float()
+    small = F.interpolate(flat, (height, width), mode="area").round().to(torch.uint8).movedim(1, -1)
+    return small.unflatten(0, frames_BHWC.shape[:-3]).contiguous()
+
+
 def _parts(
     num_clips: int, num_samples: int, *, members_at_once: int, by_clip: bool
 ) -> Iterator[tuple[range, range]]:
     """Clips and samples that go together; several clips only where all their samples do."""
-    members = min(num_samples, members_at_once)
+    members = -(-num_samples // -(-num_samples // members_at_once))  # as few groups as possible, of about equal size
     clips = 1 if by_clip else max(1, members_at_once // num_samples)
     for first in range(0, num_clips, clips):
         for member in range(0, num_samples, members):
