@@ -80,6 +80,7 @@ def calibration_plot(record: Json) -> bytes:
     title(sparsification, "sparsification")
 
     ranks.bar(range(len(found["ranks"])), [100 * share for share in found["ranks"]], color=ACCENT, width=0.85)
+    ranks.set_xticks(sorted({round(i * (len(found["ranks"]) - 1) / 5) for i in range(6)}))
     ranks.axhline(100 / len(found["ranks"]), color=MUTED, linewidth=1, linestyle="--")
     ranks.set_xlabel("samples below the truth")
     ranks.set_ylabel("pixels, %")
