@@ -5,6 +5,7 @@ from __future__ import annotations
 from hwm.evaluate.page import Json
 from hwm.evaluate.plots import INK, MUTED, legend_below, new_figure, png, title
 from hwm.evaluate.results import COPY_FRAME
+from hwm.evaluate.sampling_results import STILL
 from hwm.evaluate.saturation import Saturation
 
 ACCENT, OTHER, THIRD = "#1d4ed8", "#d97706", "#be185d"
@@ -42,7 +43,7 @@ def ensemble_plot(record: Json) -> bytes:
     right.plot(sharp, psnr, "o-", color=ACCENT, markersize=4)
     for number, x, y in zip(numbers, sharp, psnr):
         right.annotate(str(number), (x, y), textcoords="offset points", xytext=(5, 3), fontsize=7.5, color=MUTED)
-    others = [row for row in record["rows"] if row["name"].startswith(("medoid", "blend", "one sample,", "most likely"))]
+    others = [row for row in record["rows"] if row["name"].startswith(("medoid", "blend", "one sample,", STILL))]
     for row, marker in zip(others, "^DsPvX*"):
         right.plot(row["sharpness"]["mean"], row["psnr"]["mean"], marker, color=THIRD, markersize=6, label=row["name"])
     right.plot(rows[COPY_FRAME]["sharpness"]["mean"], rows[COPY_FRAME]["psnr"]["mean"], "o", color=OTHER, label=COPY_FRAME)

@@ -15,7 +15,8 @@ SCORED = "frame 76"
 ONE_SAMPLE = "one sample"
 BLURRED, MATCHED = "one sample, blurred", "one sample, histogram matched"
 BLURRED_MATCHED = "one sample, blurred and matched"
-STILL = "most likely future (temperature 0)"
+STILL = "one prediction at temperature 0"
+"""Of models of tokens the most likely future, of models of latents the mean of all."""
 COPY_BLURRED = f"{COPY_FRAME}, blurred"
 
 
