@@ -58,6 +58,20 @@ def test_recipes_as_json(capsys):
     assert all(set(row) == {"name", "family", "parameters", "trainable_parameters", "summary"} for row in rows.values())
 
 
+def test_what_a_recipe_needs(capsys):
+    assert main(["recipes", "st-tiny"]) == 0
+    text = capsys.readouterr().out
+    assert "training memory, micro-batch 32" in text and "20 steps of 4 x 1 clips" in text
+    assert main(["recipes", "st-tiny", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    costs = row["costs"]
+    kept = costs["activations_kept"]
+    state = sum(costs["state"][name] for name in ("frozen_weights", "trained_weights", "gradients", "moments", "average"))
+    assert costs["memory_bytes"] == pytest.approx(1.2 * (state + kept["fixed_bytes"] + 4 * kept["clip_bytes"]), abs=1)
+    assert costs["recomputed"] is None and costs["hours"] is None  # it has no checkpointing and computes in float32
+    assert main(["recipes", "st-tinny"]) == 2
+
+
 def test_version_and_no_arguments():
     assert run("--version").stdout.strip() and run("--version").returncode == 0
     assert run().returncode == 2

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from hwm.cli.data_verbs import data, demo, simulate, tokenize
 from hwm.cli.experiment_verb import experiment
-from hwm.cli.model_verbs import evaluate, export, predict, recipes, submit, train
+from hwm.cli.model_verbs import evaluate, export, predict, submit, train
+from hwm.cli.recipes_verb import recipes
 from hwm.cli.wan_verbs import text_embedding
 
 VERBS = """\
@@ -24,7 +25,7 @@ usage: hwm VERB [options]        hwm VERB --help explains one
   experiment train and score what a paper's table asks for, and lay it out
   submit     write a challenge submission
   export     publish a trained tokenizer as a folder of its own
-  recipes    list the recipes
+  recipes    list the recipes, or reckon what one needs
   text-embedding  compute the constant text that Wan models are trained with
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 
 def train(
@@ -317,37 +317,4 @@ def export(run: Path, folder: Path, /, *, which: Literal["best", "last"] = "best
     if not isinstance(trained.model, VideoAutoencoder):
         raise ValueError(f"{run}: holds a world model, not a tokenizer; its checkpoints are published as they are")
     print(save_tokenizer(trained.model, folder, card=card.read_text() if card else ""))
-    return 0
-
-
-def recipes(*, json_output: bool = False) -> int:
-    """List the recipes with their sizes.
-
-    Args:
-        json_output: Print a JSON list of objects with name, family, parameters, trainable_parameters, summary.
-    """
-    import torch
-
-    from hwm.recipes import RECIPES
-    from hwm.runs import build_model
-
-    rows: list[dict[str, Any]] = []
-    for entry in RECIPES:
-        config = entry.build()
-        with torch.device("meta"):
-            sizes = [(p.numel(), p.requires_grad) for p in build_model(config).parameters()]
-        rows.append(
-            {
-                "name": entry.name,
-                "family": config.model.family,
-                "parameters": sum(n for n, _ in sizes),
-                "trainable_parameters": sum(n for n, trainable in sizes if trainable),
-                "summary": entry.summary,
-            }
-        )
-    if json_output:
-        print(json.dumps(rows, indent=1))
-    else:
-        for row in rows:
-            print(f"{row['name']:<27} {row['parameters'] / 1e6:8.2f} M  {row['summary']}")
     return 0

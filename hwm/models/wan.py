@@ -23,7 +23,7 @@ from hwm.nn.units import Units
 from hwm.nn.wan_schedule import TIMESTEPS, solve
 from hwm.nn.wan_states import FrameStateEncoder
 from hwm.nn.wan_text import pad, read_text_embedding
-from hwm.nn.wan_transformer import StateConditionedWan, load_transformer
+from hwm.nn.wan_transformer import StateConditionedWan, cast_as_loaded, load_transformer
 
 VALIDATION_LEVELS = 4
 RELATIVE_FLOOR = 0.05
@@ -37,7 +37,7 @@ class WanWorldModel(nn.Module):
 
     config: every size and option.  With config.base its transformer is loaded and, with config.lora_rank, frozen; then
     only adapter, state encoder and statistics are part of the state dict, which names its base by a digest.
-    On torch's meta device nothing is loaded and sizes can be counted.
+    On torch's meta device nothing is loaded, and sizes and types can be counted.
     Raises ValueError where the base is not of the configured sizes or the clip not of the clock's lengths.
     """
 
@@ -77,6 +77,8 @@ class WanWorldModel(nn.Module):
             _expect_sizes(self.transformer.config, config)
         else:
             self.transformer = StateConditionedWan(**_sizes(config), in_channels=config.channels + extra)
+            if config.base:
+                cast_as_loaded(self.transformer, getattr(torch, config.dtype))
         if config.checkpointing:
             self.transformer.enable_gradient_checkpointing()
         if config.base:

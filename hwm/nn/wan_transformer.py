@@ -17,6 +17,8 @@ from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanTimeTextImageEmbedding, WanTransformerBlock
 from torch import Tensor, nn
 
+from hwm.nn.lora import check_no_adapter
+
 
 class FrameEmbedding(WanTimeTextImageEmbedding):
     """Embeds one timestep a latent frame instead of one a token, and adds the frame's modulation.
@@ -101,12 +103,25 @@ class StateConditionedWan(WanTransformer3DModel):
             hidden_states, timestep, encoder_hidden_states, frame_modulation, return_dict, attention_kwargs
         )
 
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As the base's.  Raises ValueError with a live adapter, of which the base writes what cannot be loaded again."""
+        check_no_adapter(self)
+        super().save_pretrained(*args, **kwargs)
+
 
 def expect_loaded(module: nn.Module, source: str) -> None:
     """Raise ValueError if a weight of `module` was never loaded: a loader may leave it on the meta device and only warn."""
     empty = [name for name, p in (*module.named_parameters(), *module.named_buffers()) if p.is_meta]
     if empty:
         raise ValueError(f"{source}: {len(empty)} weights were not loaded, the first is {empty[0]}; fetch the model again")
+
+
+def cast_as_loaded(transformer: StateConditionedWan, dtype: torch.dtype) -> None:
+    """Give the weights, here of the meta device, the types that `load_transformer` with `dtype` gives them."""
+    kept = set(transformer._keep_in_fp32_modules)
+    for name, parameter in transformer.named_parameters():
+        if kept.isdisjoint(name.split(".")):
+            parameter.data = parameter.data.to(dtype)
 
 
 def load_transformer(source: str, *, dtype: torch.dtype) -> StateConditionedWan:

@@ -10,7 +10,7 @@ def st_revontuli() -> RunConfig:
 
     Data: 1X v2.0 tokens (train_v2.0, val_v2.0), 306 k clips.  80 epochs at batch 160 are 153 000 steps; published
     on 8 B200 in 17 h, validation CE 4.92 (autoregressive), test top-500 CE 6.64 (Revontuli report, Table 1).
-    One process holds batch 20 x 8 accumulated micro-batches; our arithmetic for one H200 at 40 % of peak: 96 h.
+    One process holds batch 20 x 8 accumulated micro-batches; our arithmetic for one H200 at 40 % of peak: 79 h, 94 GB.
     """
     return RunConfig(
         recipe="st-revontuli",

@@ -18,7 +18,8 @@ def wan_revontuli() -> RunConfig:
     empty prompt (`hwm text-embedding`, then model.text=FILE).  23 000 steps of 1024 clips; validation PSNR 22.63 dB
     with one sample, 24.88 with 20, 25.53 with condition dropout and 100 steps (Revontuli report, Table 2); 36 h by the
     slides, on 8 B200 (the report says 4 x 8).  Clips of 256x256, the other reading of the report: model.grid=[16,16].
-    One process holds 32 clips x 32 accumulated micro-batches.  The rate of condition dropout is ours; 0 trains without.
+    One process holds 32 clips x 32 accumulated micro-batches, 52 GB by our arithmetic (`hwm recipes NAME`).
+    The rate of condition dropout is ours; 0 trains without.
     """
     return RunConfig(
         recipe="wan-revontuli",
@@ -44,11 +45,11 @@ def wan_revontuli() -> RunConfig:
 def wan_one_gpu() -> RunConfig:
     """Twin of wan-revontuli for one GPU of 24 GB and days: frames of 256x256, batches of 64, lower learning rate.
 
-    Memory: weights 10.0 GB in bfloat16, adapter with gradient and moments 1.3 GB, state encoder 0.1 GB; a clip of 384
-    tokens keeps 30 block inputs of 2.4 MB and the activations of one block, 0.2 GB: 8 clips and a fifth for workspace
-    stay below 16 GB.  Time: 12.6 TFLOP a clip with checkpointing, so 10 000 steps of 64 clips are 8.1 EFLOP; at 40 %
-    of the peak of an RTX 4090 (165 TFLOP/s) 34 h, of an H100 6 h.  Our arithmetic (`hwm recipes --costs`), not measured; do not
-    expect the published score, which took 37 times as many clips at four times the tokens.
+    Memory: weights 10.0 GB in bfloat16, gradients and moments of adapter and state encoder 1.4 GB, a clip of 384 tokens
+    0.27 GB with checkpointing; with a fifth for workspace 8 clips take 16.3 GB.  Time: 12.0 TFLOP a clip, so 10 000 steps
+    of 64 clips are 7.7 EFLOP; at 40 % of the peak of an RTX 4090 (165 TFLOP/s) 32 h, of an H100 5.4 h.  Our arithmetic
+    (`hwm recipes wan-one-gpu`), not measured; do not expect the published score, which took 37 times as many clips at
+    four times the tokens.
     """
     paper = wan_revontuli()
     assert isinstance(paper.model, WanConfig)

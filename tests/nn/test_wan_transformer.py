@@ -10,7 +10,8 @@ pytest.importorskip("diffusers")
 from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanTimeTextImageEmbedding
 
-from hwm.nn.wan_transformer import StateConditionedWan, expect_loaded, load_transformer
+from hwm.nn.lora import add_lora, merge_lora
+from hwm.nn.wan_transformer import StateConditionedWan, cast_as_loaded, expect_loaded, load_transformer
 
 SIZES = dict(  # noqa: C408
     patch_size=(1, 2, 2),
@@ -149,3 +150,27 @@ def test_upstream_signatures_are_those_we_rely_on():
 def test_regional_compilation_names_our_blocks(pair):
     """diffusers compiles the classes that a model lists; it must list ours, not the base's."""
     assert {type(block).__name__ for block in pair[1].blocks} == set(pair[1]._repeated_blocks)
+
+
+def test_on_the_meta_device_weights_have_the_types_they_are_loaded_with(pair, tmp_path):
+    pair[0].save_pretrained(tmp_path)
+    loaded = load_transformer(str(tmp_path), dtype=torch.bfloat16)
+    with torch.device("meta"):
+        shapes = StateConditionedWan(**SIZES)
+    cast_as_loaded(shapes, torch.bfloat16)
+    types = {name: parameter.dtype for name, parameter in loaded.named_parameters()}
+    assert types == {name: parameter.dtype for name, parameter in shapes.named_parameters()}
+    assert set(types.values()) == {torch.bfloat16, torch.float32}
+
+
+def test_a_transformer_with_a_live_adapter_is_not_saved_whole(pair, tmp_path):
+    pytest.importorskip("peft")
+    ours = StateConditionedWan(**SIZES)
+    add_lora(ours, rank=2)
+    with pytest.raises(ValueError, match="save_adapter"):
+        ours.save_pretrained(tmp_path / "whole")
+    assert not (tmp_path / "whole").exists()
+    merge_lora(ours)
+    ours.save_pretrained(tmp_path / "whole")
+    again = load_transformer(str(tmp_path / "whole"), dtype=torch.float32)
+    assert all(torch.equal(value, ours.state_dict()[name]) for name, value in again.state_dict().items())
