@@ -41,7 +41,7 @@ def train_all(trainings: Sequence[Training], *, parallel: int, every: float = 1.
     waiting = list(trainings)
     running: dict[Training, subprocess.Popen[bytes]] = {}
     total = sum(training.steps for training in trainings)
-    with Counter("training", unit="steps") as counter, _sigterm_raises():
+    with Counter("training", unit="steps") as counter, sigterm_raises():
         try:
             while waiting or running:
                 while waiting and len(running) < parallel:
@@ -69,8 +69,8 @@ def _start(training: Training) -> subprocess.Popen[bytes]:
 
 
 @contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Let SIGTERM unwind the stack, so that the trainings are told to stop too."""
+def sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, so that the processes it waits for are told to stop too."""
 
     def leave(*_: object) -> None:
         sys.exit(128 + signal.SIGTERM)

@@ -33,24 +33,36 @@ class Plan:
     seed: int = 0
     workers: int = 0
     inception: Path | None = None
+    lpips: tuple[Path, ...] = ()
     device: str = "cpu"
 
     @property
     def processes(self) -> int:
-        """Trainings at a time."""
+        """Trainings, or scorings of the sampling protocol, at a time."""
         return self.workers or (usable_cores() if self.device == "cpu" else 1)
 
-    def encoded(self, tokenizers: list[str]) -> dict[str, Sets]:
-        """The data, encoded by each tokenizer; simulated first where none was given."""
-        image_size = IMAGE_SIZE[self.size]
-        raw = self.data or simulated(
+    def raw(self) -> Path:
+        """Folder of the raw data; simulated first where none was given."""
+        return self.data or simulated(
             self.out / "raw",
             minutes=self.minutes,
             val_minutes=self.minutes * VALIDATION_SHARE,
-            size=image_size,
+            size=IMAGE_SIZE[self.size],
             seed=self.seed,
             workers=self.processes,
         )
+
+    def unseen(self) -> Path:
+        """The raw dataset of rooms never trained on; the validation set where there is none."""
+        raw = self.raw()
+        found = [sorted(raw.glob(f"{name}_v*/metadata.json")) for name in ("val", "val_unseen")]
+        if not any(found):
+            raise ValueError(f"{raw}: holds no dataset called val_v...; give a folder of `hwm simulate`, or of 1X raw data")
+        return next(places[-1].parent for places in reversed(found) if places)
+
+    def encoded(self, tokenizers: list[str]) -> dict[str, Sets]:
+        """The data, encoded by each tokenizer."""
+        image_size, raw = IMAGE_SIZE[self.size], self.raw()
         return {
             name: encoded(
                 raw, self.out / "encoded" / name, tokenizer=name, size=image_size, phases=PHASES, workers=self.processes

@@ -1,8 +1,10 @@
 """Figures printed in the papers, to stand beside ours: never mixed with them, never recomputed.
 
-Source: HWM paper, Tables 1 and 2: 1X data at 256x256, 8 future frames, FID and PSNR over 21 000 frames of the validation
+TABLES: HWM paper, Tables 1 and 2: 1X data at 256x256, 8 future frames, FID and PSNR over 21 000 frames of the validation
 set; speed and memory on an NVIDIA A6000.  The two families were scored by different procedures in the authors' release
 (reference B.6), and Flow-HWM was trained with a defect (reference D.2).
+SAMPLING: Revontuli report, Table 2: frame 76 of 1X clips at 512x512 by Wan2.2 TI2V-5B; the slides draw the same figures
+as bars.  The report prints one decimal of guidance and no intervals.
 """
 
 from __future__ import annotations
@@ -35,3 +37,36 @@ TABLES: dict[str, dict[str, Published]] = {
         "full": Published(0.648, 3.25, 1.91, 110.73, 20.43),
     },
 }
+
+
+@dataclass(frozen=True)
+class PublishedSampling:
+    """One row of Table 2 of the Revontuli report.
+
+    block: 1 trained without condition dropout, 2 and 3 with it.  guidance: None in block 1.  PSNR in dB.
+    remark: what the report's marks say.
+    """
+
+    block: int
+    steps: int
+    samples: int
+    guidance: float | None
+    val_psnr: float
+    test_psnr: float
+    val_ssim: float
+    val_lpips: float
+    val_fid: float
+    remark: str = ""
+
+
+_AFTER = "test after the deadline"
+SAMPLING: tuple[PublishedSampling, ...] = (
+    PublishedSampling(1, 20, 1, None, 22.63, 21.05, 0.707, 0.137, 40.23),
+    PublishedSampling(1, 20, 5, None, 24.52, 22.11, 0.750, 0.165, 71.46),
+    PublishedSampling(1, 20, 20, None, 24.88, 22.42, 0.762, 0.201, 90.71),
+    PublishedSampling(1, 20, 20, None, 26.62, 23.00, 0.836, 0.082, 31.70, "1st submission, trained on validation data too"),
+    PublishedSampling(2, 20, 20, 2.0, 24.20, 22.26, 0.734, 0.164, 71.83),
+    PublishedSampling(2, 20, 20, 1.5, 24.59, 22.53, 0.746, 0.169, 74.10, "2nd submission"),
+    PublishedSampling(3, 100, 20, 1.5, 25.07, 22.55, 0.762, 0.148, 65.76, _AFTER),
+    PublishedSampling(3, 100, 20, 1.0, 25.53, 23.04, 0.773, 0.158, 69.25, _AFTER),
+)
