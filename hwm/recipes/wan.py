@@ -45,11 +45,11 @@ def wan_revontuli() -> RunConfig:
 def wan_one_gpu() -> RunConfig:
     """Twin of wan-revontuli for one GPU of 24 GB and days: frames of 256x256, batches of 64, lower learning rate.
 
-    Memory: weights 10.0 GB in bfloat16, gradients and moments of adapter and state encoder 1.4 GB, a clip of 384 tokens
-    0.27 GB with checkpointing; with a fifth for workspace 8 clips take 16.3 GB.  Time: 12.0 TFLOP a clip, so 10 000 steps
-    of 64 clips are 7.7 EFLOP; at 40 % of the peak of an RTX 4090 (165 TFLOP/s) 32 h, of an H100 5.4 h.  Our arithmetic
-    (`hwm recipes wan-one-gpu`), not measured; do not expect the published score, which took 37 times as many clips at
-    four times the tokens.
+    Memory: frozen weights 10.0 GB in bfloat16; adapter and state encoder with gradients and moments 1.4 GB; a clip of 384
+    tokens keeps 0.27 GB, 30 block inputs and the activations of one block; with a fifth for workspace a micro-batch of 8
+    takes 16 GB.  Time: 12.0 TFLOP a clip with recomputed activations, 10 000 steps of 64 clips are 7.7 EFLOP: at 40 % of
+    peak 32 h on an RTX 4090, 17 h on an A100, 5.4 h on an H100.  All this is arithmetic (`hwm recipes wan-one-gpu`), not
+    measured.  Do not expect the published score, which took 37 times as many clips at four times the tokens.
     """
     paper = wan_revontuli()
     assert isinstance(paper.model, WanConfig)
