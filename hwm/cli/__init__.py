@@ -24,7 +24,7 @@ usage: hwm VERB [options]        hwm VERB --help explains one
   predict    write a video of what a run predicts
   experiment train and score what a paper's table asks for, and lay it out
   submit     write a challenge submission
-  export     publish a trained tokenizer as a folder of its own
+  export     publish a trained tokenizer or Wan model as a folder of its own
   recipes    list the recipes, or reckon what one needs
   text-embedding  compute the constant text that Wan models are trained with
 """

@@ -301,10 +301,13 @@ def _only(where: str, given: dict[str, bool]) -> None:
 
 
 def export(run: Path, folder: Path, /, *, which: Literal["best", "last"] = "best", card: Path | None = None) -> int:
-    """Publish a trained tokenizer: config.toml, model.safetensors and a model card, nothing that can run.
+    """Publish a trained tokenizer or Wan model as a folder: configuration, weights and a model card, nothing that can run.
+
+    A tokenizer is config.toml and model.safetensors.  A Wan model is its adapter in the layout of diffusers, or the whole
+    transformer if that was trained, the state encoder and the statistics (hwm.models.wan_export reads it back).
 
     Args:
-        run: Run folder of a tokenizer.
+        run: Run folder of a tokenizer or a Wan model.
         folder: New folder.
         which: The best checkpoint, or the last.
         card: Text of the model card.
@@ -314,7 +317,15 @@ def export(run: Path, folder: Path, /, *, which: Literal["best", "last"] = "best
     from hwm.tokenizers.store import save_tokenizer
 
     trained = load_run(run, which=which)
+    text = card.read_text() if card else ""
+    if trained.config.model.family == "wan":
+        from hwm.models.wan import WanWorldModel
+        from hwm.models.wan_export import save_world_model
+
+        assert isinstance(trained.model, WanWorldModel)
+        print(save_world_model(trained.model, trained.config, folder, card=text))
+        return 0
     if not isinstance(trained.model, VideoAutoencoder):
-        raise ValueError(f"{run}: holds a world model, not a tokenizer; its checkpoints are published as they are")
-    print(save_tokenizer(trained.model, folder, card=card.read_text() if card else ""))
+        raise ValueError(f"{run}: holds a world model of another family than Wan; its checkpoints are published as they are")
+    print(save_tokenizer(trained.model, folder, card=text))
     return 0
