@@ -86,5 +86,5 @@ def wan_tiny() -> RunConfig:
             relative_loss=True,
         ),
         data=DataConfig(clip="sampling"),
-        train=replace(TINY_TRAINING, weight_decay=0.1),
+        train=replace(TINY_TRAINING, steps=800, validate_every=200, checkpoint_every=200, sample_every=400),
     )
