@@ -72,6 +72,20 @@ def test_what_a_recipe_needs(capsys):
     assert main(["recipes", "st-tinny"]) == 2
 
 
+def test_wan_recipes_are_listed_without_the_extra(capsys, monkeypatch):
+    from hwm.cli.recipes_verb import _line
+    from hwm.recipes import RECIPES
+
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    assert main(["recipes", "wan-tiny", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["parameters"] is None and row["costs"] is None and "extra wan" in row["summary"]
+    lines = [_line(entry, costs=False) for entry in RECIPES if entry.name in ("wan-tiny", "st-tiny")]
+    assert "needs the extra wan" in lines[1] and "0.05 M" in lines[0]
+    assert main(["recipes", "wan-tiny"]) == 2
+    assert "[wan]" in capsys.readouterr().err
+
+
 def test_version_and_no_arguments():
     assert run("--version").stdout.strip() and run("--version").returncode == 0
     assert run().returncode == 2
