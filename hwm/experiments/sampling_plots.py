@@ -34,27 +34,27 @@ def bars_plot(record: Json) -> bytes:
     _limits(right, [v for row in printed for v in (row["val_psnr"], row["test_psnr"])])
     right.set_ylim(len(printed) - 0.4, -0.6)
     title(right, "published (diamonds: test)")
-    right.annotate("* trained on validation too", (1, 1.02), xycoords="axes fraction", fontsize=7.5, color=MUTED, ha="right")
+    left.set_xlabel("PSNR, dB (axis cut)")
+    right.set_xlabel("PSNR, dB (axis cut); * see the remark")
     for panel in (left, right):
-        panel.set_xlabel("PSNR, dB (axis cut)")
         panel.grid(axis="y", visible=False)
     figure.tight_layout()
     return png(figure)
 
 
 def _bars(panel: Any, names: list[str], values: list[float], blocks: list[int]) -> None:
-    """Horizontal bars, the first row on top; the number stands at the foot, where no interval crosses it."""
+    """Horizontal bars, the first row on top; the numbers stand right of the panel, where no interval crosses them."""
     panel.barh(range(len(names)), values, color=[BLOCK_COLOURS[block] for block in blocks], height=0.62)
     panel.set_yticks(range(len(names)), names)
     for place, number in enumerate(values):
         where = {"xycoords": ("axes fraction", "data"), "va": "center"}
-        panel.annotate(f"{number:.2f}", (0.02, place), fontsize=8, color="white", **where)
+        panel.annotate(f"{number:.2f}", (1.02, place), fontsize=8, color=INK, **where)
 
 
 def _limits(panel: Any, values: list[float]) -> None:
     low, high = min(values), max(values)
     room = 0.15 * (high - low) + 0.2
-    panel.set_xlim(low - 1.5 * room, high + room)
+    panel.set_xlim(max(0, low - room), high + room)
 
 
 def tradeoff_plot(record: Json) -> bytes:

@@ -124,7 +124,9 @@ def score_all(scorings: Sequence[Scoring], *, parallel: int, every: float = 1.0)
                 for future in finished:
                     _check(waiting.pop(future), future.exception())
                 running = {id(scoring): scoring.done() for scoring in waiting.values()}
-                counter(round(sum(running.get(id(scoring), scoring.work) for scoring in todo)), total)
+                done = round(sum(running.get(id(scoring), scoring.work) for scoring in todo))
+                if done:  # before, nothing is known of the time left
+                    counter(done, total)
         except BaseException:
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
