@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hwm.evaluate.results import COPY_FRAME, PERCEPTUAL_DIGITS
+from hwm.evaluate.sampling_results import mean_of
 from hwm.experiments import pages
 
 Json = dict[str, Any]
@@ -14,6 +15,8 @@ BLOCKS = {
     2: "trained with condition dropout",
     3: "the same, more solver steps",
 }
+SLASH = "\u00a0/\u00a0"
+"""Between the scores of one sample and of the mean, which stay on one line."""
 PUBLISHED = "1X validation and test clips at 512x512, Wan2.2 TI2V-5B; not comparable with ours"
 
 
@@ -76,18 +79,19 @@ def families(record: Json) -> Cells:
     ]
     rows = []
     for row in record["families"]:
-        both = [f"{row['one'][key]['mean']:.3f} / {row['mean'][key]['mean']:.3f}" for key in ("ssim", "gmsd", "sharpness")]
-        differs = row["over_copy_of"] != f"mean of {samples}"
+        both = [f"{row['one'][key]['mean']:.3f}{SLASH}{row['mean'][key]['mean']:.3f}" for key in ("ssim", "gmsd", "sharpness")]
+        other = "" if row["over_copy_of"] == mean_of(samples) else f" ({row['over_copy_of']})"
+        gain = value(row["over_copy"], 2, sign=True)
         rows.append(
             [
                 row["label"],
                 f"{row['parameters'] / 1e6:.2f}",
                 value(row["one"]["psnr"], 2),
                 value(row["mean"]["psnr"], 2),
-                value(row["over_copy"], 2, sign=True) + (f" {row['over_copy_of']}" if differs else ""),
+                gain.replace(" [", f"{other} [", 1) if " [" in gain else gain + other,
                 value(row["over_permuted"], 2, sign=True),
                 *both,
-                f"{row['seconds_one']:.2f} / {row['seconds']:.2f}",
+                f"{row['seconds_one']:.2f}{SLASH}{row['seconds']:.2f}",
             ]
         )
     copied = record["copy"]

@@ -68,10 +68,12 @@ def twins(families: Sequence[Family], *, size: str, variant: str) -> dict[str, t
             f"there is no {size} twin of {', '.join(missing)}: leave it out with --families, or train a recipe of that family "
             "(`hwm recipes`) and give its run with --runs"
         )
-    found: dict[str, tuple[str, tuple[str, ...]]] = {of_size[family]: (of_size[family], ()) for family in families}
-    if "wan" in families:
-        name = of_size["wan"]
-        found[name + PLAIN] = name, ("model.condition_dropout=0.0",)
+    found: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for family in families:
+        name = of_size[family]
+        found[name] = name, ()
+        if family == "wan":
+            found[name + PLAIN] = name, ("model.condition_dropout=0.0",)
     return found
 
 
