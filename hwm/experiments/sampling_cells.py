@@ -67,7 +67,6 @@ def families(record: Json) -> Cells:
     samples = record["settings"]["samples"]
     head = [
         "run",
-        "parameters, M",
         "PSNR of 1, dB",
         f"of {samples}, dB",
         "over copying, dB",
@@ -75,7 +74,6 @@ def families(record: Json) -> Cells:
         f"SSIM 1 / {samples}",
         f"GMSD 1 / {samples}",
         f"sharpness 1 / {samples}",
-        f"s for 1 / {samples}",
     ]
     rows = []
     for row in record["families"]:
@@ -85,18 +83,16 @@ def families(record: Json) -> Cells:
         rows.append(
             [
                 row["label"],
-                f"{row['parameters'] / 1e6:.2f}",
                 value(row["one"]["psnr"], 2),
                 value(row["mean"]["psnr"], 2),
                 gain.replace(" [", f"{other} [", 1) if " [" in gain else gain + other,
                 value(row["over_permuted"], 2, sign=True),
                 *both,
-                f"{row['seconds_one']:.2f}{SLASH}{row['seconds']:.2f}",
             ]
         )
     copied = record["copy"]
     same = [f"{copied[key]['mean']:.3f}" for key in ("ssim", "gmsd", "sharpness")]
-    return head, [*rows, [COPY_FRAME, "", value(copied["psnr"], 2), "", "", "", *same, ""]]
+    return head, [*rows, [COPY_FRAME, value(copied["psnr"], 2), "", "", "", *same]]
 
 
 def alternatives(record: Json) -> Cells:
@@ -109,13 +105,15 @@ def alternatives(record: Json) -> Cells:
     ]
 
 
-def states(record: Json) -> Cells:
-    """True against permuted and zeroed states, run by run."""
-    head = ["run", "samples", "true over permuted, dB", "true over zeroed, dB"]
+def costs(record: Json) -> Cells:
+    """Size and time of every run, and true against zeroed and permuted states."""
+    samples = record["settings"]["samples"]
+    head = ["run", "parameters, M", "s for 1 sample", f"s for {samples}"]
+    head += ["states: mean of", "true over permuted, dB", "true over zeroed, dB"]
     rows = []
     for row in record["families"]:
-        gaps = [value(row[key], 2, sign=True) for key in ("over_permuted", "over_zeroed")]
-        rows.append([row["label"], str(row["control"]), *gaps])
+        sizes = [f"{row['parameters'] / 1e6:.2f}", f"{row['seconds_one']:.2f}", f"{row['seconds']:.2f}", str(row["control"])]
+        rows.append([row["label"], *sizes, *(value(row[key], 2, sign=True) for key in ("over_permuted", "over_zeroed"))])
     return head, rows
 
 
@@ -193,6 +191,7 @@ def markdown(record: Json) -> str:
         " ".join(verdict(record)),
         "## All families at frame 76",
         pages.markdown_table(*families(record)),
+        pages.markdown_table(*costs(record)),
     ]
     for title, cells in (*curves(record), ("what to make of the samples", alternatives(record))):
         parts += [f"### {title[0].upper() + title[1:]}", pages.markdown_table(*cells)]

@@ -107,7 +107,7 @@ def _families(record: Json, out: Path) -> str:
     )
     content = pages.image(sampling_plots.families_plot(record), "PSNR over copying and over permuted states")
     content += pages.html_table("families", *sampling_cells.families(record))
-    content += pages.html_table("states", *sampling_cells.states(record))
+    content += pages.html_table("cost, and what the states are worth", *sampling_cells.costs(record))
     own = [p for p in record["pictures"] if not p["in_table"] or len(record["pictures"]) == 1]
     grid = _grid(own, out) if len(record["families"]) > 1 else ""
     return pages.section("All families at frame 76", about, content + grid)
