@@ -172,7 +172,7 @@ def evaluate_sampling(
         control=control,
         settings=settings,
         rows=found,
-        differences=_differences(scorer, headline, control, largest, seed=seed) + differences,
+        differences=_differences(scorer, headline, control, members, seed=seed) + differences,
         sizes=curve,
         saturation=_saturation(curve),
         calibration=None if calibration is None else calibration.result().to_json(),
@@ -219,9 +219,13 @@ def _baselines(clip: SeenClips, tuning: Tuning) -> dict[str, Tensor]:
     }
 
 
-def _differences(scorer: FrameScorer, headline: str, control: int, largest: int, *, seed: int) -> list[Difference]:
+def _differences(
+    scorer: FrameScorer, headline: str, control: int, members: Sequence[int], *, seed: int
+) -> list[Difference]:
     """The comparisons that the page speaks of: each row once, and only with what it is to be measured by."""
+    largest = members[-1]
     pairs = [(headline, other) for other in (COPY_FRAME, COPY_BLURRED, MEAN_OF_CONTEXT, STILL, BLURRED)]
+    pairs += [(mean_of(n), COPY_FRAME) for n in members[:-1]]
     pairs += [(mean_of(control), other) for other in (zeroed(control), permuted(control))]
     found = [scorer.difference(first, second, seed=seed) for first, second in pairs]
     if largest > 1:

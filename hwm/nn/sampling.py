@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -79,9 +81,8 @@ def draw(logits_NV: Tensor, sampling: Sampling, *, generator: torch.Generator, n
     """
     if sampling.temperature == 0:
         return greedy(logits_NV)[:, None].expand(-1, num)
-    N, V = logits_NV.shape
-    uniform = torch.rand(N, num, generator=generator, device=generator.device, dtype=torch.float64)
-    uniform = uniform.to(logits_NV.device).clamp(max=1 - 1e-12)
+    V = logits_NV.shape[1]
+    uniform = _uniform(logits_NV, generator=generator, num=num)
     logits_NV = logits_NV.float() if logits_NV.dtype in (torch.bfloat16, torch.float16) else logits_NV
     keep = min(sampling.top_k or V, V)
     if keep == V and sampling.top_p == 1:
@@ -93,6 +94,28 @@ def draw(logits_NV: Tensor, sampling: Sampling, *, generator: torch.Generator, n
     outside = before >= sampling.top_p
     outside[:, 0] = False
     return index.gather(1, _inverse_cdf(probability.masked_fill(outside, 0), uniform))
+
+
+def draw_digits(
+    logits: Sequence[Tensor], temperature: float, *, generator: torch.Generator, num: int = 1
+) -> list[Tensor]:
+    """Draw `num` ids a row whose digits are independent, lowest digit first: (N, num) int64 for each digit.
+
+    logits: of each digit, (N, size).  The ids are those that `draw` gives for the table of all ids, which is not made: the
+    highest digit is found first, and what is left of the one uniform number finds the next.
+    """
+    if temperature == 0 or len(logits) == 1:
+        return [draw(part_Nv, Sampling(temperature=temperature), generator=generator, num=num) for part_Nv in logits]
+    uniform, digits = _uniform(logits[0], generator=generator, num=num), []
+    for part_Nv in reversed(logits):
+        digit_NK, uniform = _invert((part_Nv.float() / temperature).softmax(1), uniform)
+        digits.append(digit_NK)
+    return digits[::-1]
+
+
+def _uniform(logits_NV: Tensor, *, generator: torch.Generator, num: int) -> Tensor:
+    uniform = torch.rand(len(logits_NV), num, generator=generator, device=generator.device, dtype=torch.float64)
+    return uniform.to(logits_NV.device).clamp(max=1 - 1e-12)
 
 
 def _inverse_cdf(weight_NV: Tensor, uniform_NK: Tensor) -> Tensor:

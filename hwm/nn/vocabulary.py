@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from hwm.contracts import Prediction, Sampling
 from hwm.nn.losses import chunk_rows, linear_cross_entropy
-from hwm.nn.sampling import draw, greedy, linear_greedy, top_k
+from hwm.nn.sampling import draw, draw_digits, linear_greedy, top_k
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,10 @@ class Vocabulary(nn.Module):
         """
         describe = targets_N is not None or num_top > 0 or codes_VC is not None or confidence
         effects = None if codes_VC is None or num_top else self._digit_effects(codes_VC)
-        # Digits are independent: unless ids must be ranked or drawn jointly, their own tables say everything.
-        apart = describe and sampling.temperature == 0 and not num_top and (codes_VC is None or effects is not None)
-        chunk = self._chunk(joint=sampling.temperature > 0 or (describe and not apart))
+        # Digits are independent: unless ids are ranked or filtered jointly, their own tables say everything.
+        filtered = sampling.temperature > 0 and (sampling.top_k > 0 or sampling.top_p < 1)
+        apart = describe and not filtered and not num_top and (codes_VC is None or effects is not None)
+        chunk = self._chunk(joint=filtered or (describe and not apart))
         parts = []
         for start in range(0, len(hidden_ND), chunk):
             hidden_nD = hidden_ND[start : start + chunk]
@@ -117,12 +119,16 @@ class Vocabulary(nn.Module):
             if not describe:
                 if sampling.temperature == 0:
                     drawn_nK = self._greedy(hidden_nD)[:, None].expand(-1, num_draws)
-                else:
+                elif self._flat or filtered:
                     logits_nV = self._logits(hidden_nD) if self._flat else self.log_probabilities(hidden_nD)
                     drawn_nK = draw(logits_nV, sampling, generator=generator, num=num_draws)
+                else:
+                    logits = self._logits(hidden_nD).split(self.factors, 1)
+                    drawn_nK = self._joined(draw_digits(logits, sampling.temperature, generator=generator, num=num_draws))
                 parts.append(TokenReading(drawn_nK))
             elif apart:
-                parts.append(self._describe_digits(hidden_nD, targets_n, effects, num_draws, confidence))
+                how: dict[str, Any] = {"sampling": sampling, "generator": generator, "num_draws": num_draws}
+                parts.append(self._describe_digits(hidden_nD, targets_n, effects, confidence=confidence, **how))
             else:
                 log_p_nV = self.log_probabilities(hidden_nD)
                 drawn_nK = draw(log_p_nV, sampling, generator=generator, num=num_draws)
@@ -135,19 +141,22 @@ class Vocabulary(nn.Module):
         hidden_ND: Tensor,
         targets_N: Tensor | None,
         effects: list[Tensor] | None,
+        *,
+        sampling: Sampling,
+        generator: torch.Generator,
         num_draws: int,
         confidence: bool,
     ) -> TokenReading:
-        """The greedy reading from the digits' own distributions, without the joint table."""
-        logits = self._logits(hidden_ND).split(self.factors, 1)
+        """The reading from the digits' own distributions, without the joint table."""
         target_digits = None if targets_N is None else self.digits(targets_N).unbind(-1)
-        ids_N, step = torch.zeros(len(hidden_ND), dtype=torch.int64, device=hidden_ND.device), 1
-        nll_N = codes_NC = confidence_NK = None
-        entropy_N = best_N = logits[0].new_zeros(len(hidden_ND))
-        for f, part_Nv in enumerate(logits):
-            ids_N, step = ids_N + step * greedy(part_Nv), step * part_Nv.shape[1]
+        logits = self._logits(hidden_ND).split(self.factors, 1)
+        digits = draw_digits(logits, sampling.temperature, generator=generator, num=num_draws)
+        drawn_NK = self._joined(digits)
+        nll_N = codes_NC = None
+        entropy_N, chosen_NK = hidden_ND.new_zeros(len(hidden_ND)), hidden_ND.new_zeros(drawn_NK.shape)
+        for f, (part_Nv, digit_NK) in enumerate(zip(logits, digits)):
             log_p_Nv = part_Nv.log_softmax(1)
-            best_N = best_N + log_p_Nv.amax(1)
+            chosen_NK = chosen_NK + log_p_Nv.gather(1, digit_NK)
             entropy_N = entropy_N - (log_p_Nv.exp() * log_p_Nv.clamp(min=-1e9)).sum(1)
             if target_digits is not None:
                 own_N = -log_p_Nv.gather(1, target_digits[f][:, None]).squeeze(1)
@@ -155,10 +164,15 @@ class Vocabulary(nn.Module):
             if effects is not None:
                 own_NC = log_p_Nv.exp() @ effects[f].to(log_p_Nv.dtype)
                 codes_NC = own_NC if codes_NC is None else codes_NC + own_NC
-        if confidence:
-            confidence_NK = best_N[:, None].expand(-1, num_draws)
-        drawn_NK = ids_N[:, None].expand(-1, num_draws)
+        confidence_NK = chosen_NK if confidence else None
         return TokenReading(drawn_NK, nll_N, entropy_N, codes_NC=codes_NC, confidence_NK=confidence_NK)
+
+    def _joined(self, digits: list[Tensor]) -> Tensor:
+        """The ids of digits, lowest first."""
+        ids, step = torch.zeros_like(digits[0]), 1
+        for digit, size in zip(digits, self.factors):
+            ids, step = ids + step * digit, step * size
+        return ids
 
     def _digit_effects(self, codes_VC: Tensor) -> list[Tensor] | None:
         """Tables (size, C) of every digit that add up to the code of an id; None where codes do not decompose."""
