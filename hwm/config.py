@@ -102,6 +102,11 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        if isinstance(self.model, WanConfig) and self.train.precision != "float32":
+            # Autocast would take timesteps and their embedding, which Wan keeps in float32, to bfloat16.
+            raise ValueError('a Wan model brings its precision along: set model.dtype="bfloat16" and train.precision="float32"')
+
 
 MAX_CONFIG_BYTES = 1_000_000
 

@@ -188,6 +188,12 @@ class WanWorldModel(nn.Module):
         )[0]
         return output.float().transpose(1, 2)[:, past:]
 
+    def _expect_islands(self) -> None:
+        """Raise ValueError if float32 was taken from what must keep it."""
+        islands = self.states.out.weight, self.transformer.condition_embedder.time_embedder.linear_1.weight
+        if any(weight.dtype != torch.float32 for weight in islands):
+            raise ValueError("state encoder and time embedding must stay float32: move the model by device only, set model.dtype")
+
     # Prediction
 
     @torch.no_grad()
@@ -289,6 +295,7 @@ class WanWorldModel(nn.Module):
 
     def _rows(self, states_BFA: Tensor) -> Tensor:
         """Normalised states of the kept frames, (B, F, R, A): one row each, or the four that end there."""
+        self._expect_islands()
         if states_BFA.shape[1] < self.num_states or states_BFA.shape[2] != self.config.state_dim:
             raise ValueError(
                 f"the model reads {self.num_states} state rows of width {self.config.state_dim} a clip, got "

@@ -258,3 +258,13 @@ def test_predictions_ignore_what_the_network_says_about_the_context():
     net.transformer.register_forward_hook(lambda m, i, o: (o[0].retain_grad(), outputs.append(o[0]))[0])
     net.loss(batch, generator=seeded())["loss"].backward()
     assert not outputs[0].grad[:, :, :2].any() and outputs[0].grad[:, :, 2:].any()
+
+
+def test_float32_islands_are_not_to_be_flattened(base):
+    """`.to(bfloat16)` takes them along with no more than a log line (reference wan 6), and autocast does likewise."""
+    net, batch = adapted(base).to(torch.bfloat16), clips(1)
+    with pytest.raises(ValueError, match="by device only"):
+        net.loss(batch, generator=seeded())
+    config = recipe("wan-one-gpu")
+    with pytest.raises(ValueError, match=r"model\.dtype"):
+        replace(config, train=replace(config.train, precision="bfloat16"))
