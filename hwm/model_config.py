@@ -222,6 +222,8 @@ class WanConfig:
     """Rank of the adapter on all linear layers of attention and feed-forward; 0: the whole transformer is trained."""
     lora_alpha: int = 0
     """Scale of the adapter times its rank; 0: the rank, so a scale of 1 (the report prints none)."""
+    dropout: float = 0.0
+    """Dropout behind attention and in the feed-forward layers; Wan is trained without (ours, for few clips)."""
     checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
     state_dim: int = 25
@@ -277,8 +279,10 @@ class WanConfig:
             raise ValueError("model.dtype is the type in which model.base is loaded; a model from scratch is float32")
         if self.lora_rank and not self.base:
             raise ValueError("model.lora_rank adapts a pretrained model.base; to train from scratch set model.lora_rank=0")
-        if not 0 <= self.condition_dropout < 1 or self.shift <= 0 or self.temperature < 0:
-            raise ValueError("model.condition_dropout must lie in [0, 1), shift be positive and temperature not negative")
+        if not 0 <= self.condition_dropout < 1 or not 0 <= self.dropout < 1:
+            raise ValueError("model.condition_dropout and dropout must lie in [0, 1)")
+        if self.shift <= 0 or self.temperature < 0:
+            raise ValueError("model.shift must be positive and temperature not negative")
         if self.guidance != 1 and not self.condition_dropout:
             raise ValueError("model.guidance other than 1 needs model.condition_dropout: it compares with no states")
 

@@ -3,7 +3,7 @@
 The latents of the context frames stay clean at timestep 0 beside the noisy future, the states modulate every latent
 frame, the text is that of the empty prompt, and the pretrained transformer learns through a low-rank adapter.
 Source: Revontuli report section 2; what it leaves open: SYSTEMS.md section 4 and reference wan.  The same classes, small
-and from scratch, are the twin for a CPU.  Ours are `state_changes`, `state_sampling="stack"`, `place_context`,
+and from scratch, are the twin for a CPU.  Ours are `dropout`, `state_changes`, `state_sampling="stack"`, `place_context`,
 `place_channels`, `target="change"`, `output="data"` and `relative_loss`, each an option of the same model.
 """
 
@@ -19,6 +19,7 @@ from hwm.clock import SAMPLING_STEP, WAN, subsample
 from hwm.contracts import Batch, Prediction, Sampling
 from hwm.model_config import WanConfig
 from hwm.nn import flow_matching as flow
+from hwm.nn.dropout import dropout_from, without_dropout
 from hwm.nn.units import Units
 from hwm.nn.wan_schedule import TIMESTEPS, solve
 from hwm.nn.wan_states import FrameStateEncoder
@@ -79,6 +80,9 @@ class WanWorldModel(nn.Module):
             self.transformer = StateConditionedWan(**_sizes(config), in_channels=config.channels + extra)
             if config.base:
                 cast_as_loaded(self.transformer, getattr(torch, config.dtype))
+        for module in self.transformer.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = config.dropout
         if config.checkpointing:
             self.transformer.enable_gradient_checkpointing()
         if config.base:
@@ -152,7 +156,8 @@ class WanWorldModel(nn.Module):
         sigma_B = flow.sample_times((B,), self.config.time_sampling, generator=generator).to(data_BTCHW)
         sigma_B = flow.shift_noise(sigma_B, self.config.shift)
         noise_BTCHW = torch.randn(data_BTCHW.shape, generator=generator, device=generator.device).to(data_BTCHW)
-        error_B = self._error(past_BTCHW, data_BTCHW, noise_BTCHW, sigma_B, self.states(states_BFRA, drop_B))
+        with dropout_from(generator, device=data_BTCHW.device, active=self.training and self.config.dropout > 0):
+            error_B = self._error(past_BTCHW, data_BTCHW, noise_BTCHW, sigma_B, self.states(states_BFRA, drop_B))
         if self.config.relative_loss:
             error_B = error_B / (data_BTCHW.square().mean((1, 2, 3, 4)) + RELATIVE_FLOOR)
         flow_mse = error_B.mean()
@@ -205,11 +210,12 @@ class WanWorldModel(nn.Module):
         """
         past_BTCHW, data_BTCHW, states_BFRA = self._clips(batch)
         modulation_BTM, errors = self.states(states_BFRA), []
-        for level in flow.shift_noise(flow.stratified_times(VALIDATION_LEVELS), self.config.shift).tolist():
-            noise = torch.randn(data_BTCHW.shape, generator=generator, device=generator.device).to(data_BTCHW)
-            sigma_B = data_BTCHW.new_full((len(data_BTCHW),), level)
-            errors.append(self._error(past_BTCHW, data_BTCHW, noise, sigma_B, modulation_BTM))
-        guess_BTCHW = self._mean(past_BTCHW, modulation_BTM)
+        with without_dropout(self):
+            for level in flow.shift_noise(flow.stratified_times(VALIDATION_LEVELS), self.config.shift).tolist():
+                noise = torch.randn(data_BTCHW.shape, generator=generator, device=generator.device).to(data_BTCHW)
+                sigma_B = data_BTCHW.new_full((len(data_BTCHW),), level)
+                errors.append(self._error(past_BTCHW, data_BTCHW, noise, sigma_B, modulation_BTM))
+            guess_BTCHW = self._mean(past_BTCHW, modulation_BTM)
         last = past_BTCHW[:, -1:]
         guess_BTCHW, future_BTCHW = (self.units.future(y, last_past=last) for y in (guess_BTCHW, data_BTCHW))
         return {
@@ -228,7 +234,7 @@ class WanWorldModel(nn.Module):
         num_samples: int = 1,
         sampling: Sampling | None = None,
     ) -> Prediction:
-        """Carry noise to K futures by config.steps steps of config.solver under config.guidance.
+        """Carry noise to K futures by config.steps steps of config.solver under config.guidance; never with dropout.
 
         context_BTCHW: latents of the context in the tokenizer's units.  states_BFA: raw states of all num_states frames
         of the clip at 30 Hz; the model takes those it wants.  generator: or one for each clip and sample, clips first.
@@ -244,16 +250,18 @@ class WanWorldModel(nn.Module):
         modulation_BTM, B, K = self.states(states_BFRA), len(past_BTCHW), num_samples
         last_B1TCHW = past_BTCHW[:, None, -1:]
         if not temperature:
-            data_BKTCHW = self._mean(past_BTCHW, modulation_BTM)[:, None]
+            with without_dropout(self):
+                data_BKTCHW = self._mean(past_BTCHW, modulation_BTM)[:, None]
         else:
             noise = flow.noise((B, K, self.future_grids, *past_BTCHW.shape[2:]), generator=generator)
             null_BTM = self.states(states_BFRA, states_BFRA.new_ones(B, dtype=torch.bool))
-            data_BKTCHW = self._sample(
-                temperature * noise.to(past_BTCHW).flatten(0, 1),
-                past_BTCHW.repeat_interleave(K, 0),
-                modulation_BTM.repeat_interleave(K, 0),
-                null_BTM.repeat_interleave(K, 0) if self.config.guidance != 1 else None,
-            ).unflatten(0, (B, K))
+            with without_dropout(self):
+                data_BKTCHW = self._sample(
+                    temperature * noise.to(past_BTCHW).flatten(0, 1),
+                    past_BTCHW.repeat_interleave(K, 0),
+                    modulation_BTM.repeat_interleave(K, 0),
+                    null_BTM.repeat_interleave(K, 0) if self.config.guidance != 1 else None,
+                ).unflatten(0, (B, K))
         latents_BKTCHW = self.units.raw(self.units.future(data_BKTCHW, last_past=last_B1TCHW))
         return Prediction(latents_BKTCHW=latents_BKTCHW.expand(-1, K, -1, -1, -1, -1))
 
