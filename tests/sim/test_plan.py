@@ -32,7 +32,8 @@ def by_split(settings):
 def test_every_plan_keeps_its_promises(minutes, seed, difficulty, rooms):
     settings = replace(SETTINGS, minutes=minutes, seed=seed, difficulty=difficulty, rooms=rooms)
     shards, clips, splits = by_split(settings)
-    assert sum(s.num_frames for s in splits["train"]) == round(minutes * 1800)
+    # Half a frame may be rounded either way: minutes * 60 * 30 and minutes * 1800 differ in their last digit.
+    assert abs(sum(s.num_frames for s in splits["train"]) - minutes * 1800) <= 0.5 + 1e-9
     for split in ("val", "val_unseen"):
         assert sum(s.num_frames for s in splits[split]) == 1800
         assert len([shard for shard in shards if shard.split == split]) == 1
