@@ -77,7 +77,7 @@ def evaluate_run(
             coder,
             held_out,
             video=_recorded(held_out, coder, video) if video else None,
-            segments=_segments(held_out),
+            segments=segments_of(held_out),
             num_clips=min(clips, len(held_out)),
             batch_size=batch_size,
             seed=seed,
@@ -137,12 +137,20 @@ def predict_video(
     )
     assert result.video_BKFHWC is not None
     predicted = np.concatenate([truth[:num_context], result.video_BKFHWC[0, 0].numpy()])[: len(truth)]
-    pair = np.concatenate([truth, np.full_like(truth[:, :, :2], 255), predicted], 2)
-    pair = pair.repeat(max(1, 256 // pair.shape[1]), 1).repeat(max(1, 256 // truth.shape[2]), 2)
-    pair[:num_context, -6:], pair[num_context:, -6:] = PAST_COLOUR, FUTURE_COLOUR
-    with VideoWriter(out, height=pair.shape[1], width=pair.shape[2]) as writer:
-        writer.write(pair)
+    write_pair(out, truth, predicted, num_past=num_context)
     return out
+
+
+def write_pair(out: Path, left_FHWC: np.ndarray, right_FHWC: np.ndarray, *, num_past: int, repeat: int = 1) -> None:
+    """Write two videos side by side, small ones enlarged, above a bar that turns blue after `num_past` frames.
+
+    left_FHWC, right_FHWC: uint8.  repeat: how often each frame is shown.
+    """
+    pair = np.concatenate([left_FHWC, np.full_like(left_FHWC[:, :, :2], 255), right_FHWC], 2)
+    pair = pair.repeat(max(1, 256 // pair.shape[1]), 1).repeat(max(1, 256 // left_FHWC.shape[2]), 2)
+    pair[:num_past, -6:], pair[num_past:, -6:] = PAST_COLOUR, FUTURE_COLOUR
+    with VideoWriter(out, height=pair.shape[1], width=pair.shape[2]) as writer:
+        writer.write(pair.repeat(repeat, 0))
 
 
 def submit_compression(
@@ -183,17 +191,22 @@ def _tokenizer_of(
     run: Run, clips: TokenClips | LatentClips, name: str, *, trust: bool = False, device: str = "cpu"
 ) -> Tokenizer | LatentTokenizer:
     """The tokenizer of the run (or `name`), after checking that it made this data."""
-    name = name or run.config.tokenizer
-    if not name:
-        raise ValueError(f"{run.folder}: the run names no tokenizer for the pixels; give --tokenizer NAME or FOLDER")
-    coder = open_tokenizer(name, kind=world_model(run).predicts, trust=trust, device=device)
+    coder = tokenizer_of(run, name, trust=trust, device=device)
     made_by = None if isinstance(clips.dataset, LegacyTokenDataset) else clips.dataset.tokenizer
     if made_by and made_by.get("fingerprint") != coder.fingerprint():
-        raise ValueError(f"{clips.dataset.root}: was encoded by another tokenizer ({made_by.get('name')}) than {name}")
+        raise ValueError(f"{clips.dataset.root}: was encoded by another tokenizer ({made_by.get('name')}) than {coder.name}")
     return coder
 
 
-def _segments(clips: TokenClips | LatentClips) -> np.ndarray:
+def tokenizer_of(run: Run, name: str = "", *, trust: bool = False, device: str = "cpu") -> Tokenizer | LatentTokenizer:
+    """The tokenizer called `name`, or the run's, of the kind its model predicts.  Raises ValueError where there is none."""
+    name = name or run.config.tokenizer
+    if not name:
+        raise ValueError(f"{run.folder}: the run names no tokenizer for the pixels; give --tokenizer NAME or FOLDER")
+    return open_tokenizer(name, kind=world_model(run).predicts, trust=trust, device=device)
+
+
+def segments_of(clips: TokenClips | LatentClips | VideoClips) -> np.ndarray:
     """A number for the segment of every clip, different in different shards."""
     ids = [int(clips.dataset.shards[s].segments[f]) for s, f in zip(clips.index.shard, clips.index.start)]
     return clips.index.shard.astype(np.int64) * 2**32 + np.array(ids)

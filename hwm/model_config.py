@@ -201,7 +201,8 @@ class WanConfig:
     base: str = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
     """Pretrained model: a folder in diffusers' layout or a hub name.  Empty: from scratch, with the sizes below."""
     text: str = ""
-    """File with the embedding of the empty prompt (`hwm text-embedding`); empty: zeros, which no pretrained model knows."""
+    """File with the embedding of the empty prompt (`hwm text-embedding`), which a pretrained model needs; or "zeros", which
+    none knows.  A model from scratch takes zeros where it is empty."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the transformer's weights; state encoder, adapter and what diffusers keeps in float32 stay float32."""
     channels: int = 48

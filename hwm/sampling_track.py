@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hwm.apply import FUTURE_COLOUR, PAST_COLOUR
+from hwm.apply import segments_of, tokenizer_of, write_pair
 from hwm.clock import SAMPLING_CONTEXT, SAMPLING_FRAMES
 from hwm.config import RunConfig, WanConfig, from_toml
 from hwm.contracts import LatentTokenizer, Sampling, Tokenizer
 from hwm.data.clips import VideoClips
 from hwm.data.onex import RawDataset, open_dataset
 from hwm.data.testsets import SamplingTestSet, open_test_set
-from hwm.data.video import VideoWriter
 from hwm.data.windows import segment_end, state_rows
 from hwm.evaluate.features import InceptionFeatures, VideoFeatures
 from hwm.evaluate.lpips import Lpips
@@ -32,7 +31,6 @@ from hwm.predict.last_frame import predict_pictures, shrink
 from hwm.predict.rollout import frames_per_step, rollout
 from hwm.progress import Counter
 from hwm.runs import Run, load_run, world_model
-from hwm.tokenizers.open import open_tokenizer
 
 Combine = Literal["mean", "blend", "medoid"]
 SEEN_AND_SCORED = np.append(np.arange(SAMPLING_CONTEXT), SAMPLING_FRAMES - 1)
@@ -47,12 +45,6 @@ def sampling_clips(folder: Path, *, kept: np.ndarray | None = SEEN_AND_SCORED) -
     if not isinstance(dataset, RawDataset):
         raise ValueError(f"{folder}: the sampling track is scored on recorded video; give the raw dataset (videos as .mp4)")
     return VideoClips(dataset, kind="frames", length=SAMPLING_FRAMES, overlap=False, kept=kept)
-
-
-def segments_of(clips: VideoClips) -> np.ndarray:
-    """A number for the segment of every clip, different in different shards."""
-    ids = [int(clips.dataset.shards[s].segments[f]) for s, f in zip(clips.index.shard, clips.index.start)]
-    return clips.index.shard.astype(np.int64) * 2**32 + np.array(ids)
 
 
 def evaluate_sampling_run(
@@ -85,7 +77,7 @@ def evaluate_sampling_run(
     Raises ValueError for data that are no raw video or whose robot is not the model's.
     """
     run = load_run(folder, which=which, device=device, changes=changes)
-    coder = _tokenizer_of(run, tokenizer, trust=trust, device=device)
+    coder = tokenizer_of(run, tokenizer, trust=trust, device=device)
     held_out = sampling_clips(data)
     features: list[VideoFeatures] = [] if inception is None else [InceptionFeatures(inception, device=device)]
     with Counter("evaluating", unit="clips") as counter:
@@ -142,7 +134,7 @@ def predict_strided_video(
     model, clips = world_model(run), sampling_clips(data)
     if not 0 <= clip < len(clips):
         raise ValueError(f"{data}: has clips 0..{len(clips) - 1}, not {clip}")
-    coder = _tokenizer_of(run, tokenizer)
+    coder = tokenizer_of(run, tokenizer)
     height, width = _image_size(run, coder)
     num_context, step = frames_per_step(model, coder.clock)[0], model.frame_step
     shard, first = clips.dataset.shards[clips.index.shard[clip]], int(clips.index.start[clip])
@@ -163,7 +155,7 @@ def predict_strided_video(
     past, future = truth[:num_context:step], found.video_BKFHWC[0, 0]
     right = torch.cat([past, future])
     places = (torch.arange(len(right)) * step).clamp(max=len(truth) - 1)
-    _write_pair(out, truth[places].numpy(), right.numpy(), num_past=len(past), repeat=step)
+    write_pair(out, truth[places].numpy(), right.numpy(), num_past=len(past), repeat=step)
     return out
 
 
@@ -203,7 +195,7 @@ def submit_sampling(
     if not isinstance(tests, SamplingTestSet):
         raise ValueError(f"{data}: is the test set of the compression track (tokens), this track needs videos (video_0.mp4)")
     run = load_run(folder, which=which, device=device, changes=changes)
-    coder = _tokenizer_of(run, tokenizer, trust=trust, device=device)
+    coder = tokenizer_of(run, tokenizer, trust=trust, device=device)
     model, image_size = world_model(run), _image_size(run, coder)
     if readme is not None:
         readme = readme | {"method": readme["method"] or f"hwm {run.config.recipe}".strip()}
@@ -239,22 +231,7 @@ def _combiner(combine: Combine, tolerance: float | None) -> Callable[[Tensor], T
     return ensemble.mean if combine == "mean" else ensemble.medoid
 
 
-def _tokenizer_of(run: Run, name: str, *, trust: bool = False, device: str = "cpu") -> Tokenizer | LatentTokenizer:
-    name = name or run.config.tokenizer
-    if not name:
-        raise ValueError(f"{run.folder}: the run names no tokenizer for the pixels; give --tokenizer NAME or FOLDER")
-    return open_tokenizer(name, kind=world_model(run).predicts, trust=trust, device=device)
-
-
 def _image_size(run: Run, coder: Tokenizer | LatentTokenizer) -> tuple[int, int]:
     """Height and width of the frames that the model works on."""
     height, width = world_model(run).config.grid
     return height * coder.spatial_stride, width * coder.spatial_stride
-
-
-def _write_pair(out: Path, left_FHWC: np.ndarray, right_FHWC: np.ndarray, *, num_past: int, repeat: int) -> None:
-    pair = np.concatenate([left_FHWC, np.full_like(left_FHWC[:, :, :2], 255), right_FHWC], 2)
-    pair = pair.repeat(max(1, 256 // pair.shape[1]), 1).repeat(max(1, 256 // left_FHWC.shape[2]), 2)
-    pair[:num_past, -6:], pair[num_past:, -6:] = PAST_COLOUR, FUTURE_COLOUR
-    with VideoWriter(out, height=pair.shape[1], width=pair.shape[2]) as writer:
-        writer.write(pair.repeat(repeat, 0))

@@ -69,10 +69,10 @@ class WanWorldModel(nn.Module):
         )
         extra = config.channels * config.context_grids * config.place_context + config.place_channels
         self.places = nn.Parameter(0.3 * torch.randn(config.place_channels, *config.grid)) if config.place_channels else None
-        embedding = read_text_embedding(config.text) if config.text else torch.zeros(config.text_width)
+        only_sizes = self.states.null.is_meta
+        embedding = torch.zeros(config.text_width) if only_sizes else _text(config)
         self.register_buffer("text_1RD", pad(embedding, rows=config.text_rows), persistent=False)
         self.transformer: Any  # diffusers is not typed
-        only_sizes = self.states.null.is_meta
         if config.base and not only_sizes:
             self.transformer = load_transformer(config.base, dtype=getattr(torch, config.dtype))
             _expect_sizes(self.transformer.config, config)
@@ -318,6 +318,16 @@ class WanWorldModel(nn.Module):
             got = "no latents" if latents_BTCHW is None else tuple(latents_BTCHW.shape[1:])
             raise ValueError(f"the model works on latents {expected} (T, C, H, W) here, got {got}")
         return latents_BTCHW
+
+
+def _text(config: WanConfig) -> Tensor:
+    """The embedding (text_width,) that every clip is given.  A pretrained model must be told: zeros are off what it knows."""
+    if config.text == "zeros" or not (config.text or config.base):
+        return torch.zeros(config.text_width)
+    if not config.text:
+        make = f"`hwm text-embedding {config.base} FILE`, then model.text=FILE"
+        raise ValueError(f'{config.base} knows the embedding of the empty prompt: make it with {make} (or model.text="zeros")')
+    return read_text_embedding(config.text)
 
 
 def _sizes(config: WanConfig) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def base(tmp_path_factory):
 
 
 def adapted(base, **changes) -> WanWorldModel:
-    return model(base=str(base), lora_rank=2, **changes)
+    return model(base=str(base), lora_rank=2, **{"text": "zeros", **changes})
 
 
 def test_published_sizes_on_the_meta_device():
@@ -234,6 +234,12 @@ def test_a_base_of_other_sizes_is_refused_early(base):
         adapted(base, num_layers=3)
     with pytest.raises(ValueError, match="no Wan transformer"):
         adapted("/nowhere/at/all")
+
+
+def test_a_pretrained_base_is_not_given_another_text_in_silence(base):
+    with pytest.raises(ValueError, match="hwm text-embedding"):
+        adapted(base, text="")
+    assert not adapted(base).text_1RD.any() and not model().text_1RD.any()
 
 
 def test_a_pretrained_base_keeps_its_units(base):

@@ -25,6 +25,7 @@ def build(base):
         RunConfig(
             model=WanConfig(
                 base=str(base),
+                text="zeros",
                 dtype="bfloat16",
                 checkpointing=True,
                 channels=4,
