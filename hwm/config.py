@@ -59,7 +59,7 @@ class TrainConfig:
     steps: int = 1000
     batch_size: int = 8
     accumulate: int = 1
-    """Micro-batches of batch_size per step."""
+    """Micro-batches of batch_size per step, in all: processes that train together share them."""
     lr: float = 8e-4
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.05
@@ -82,10 +82,24 @@ class TrainConfig:
     """auto: the first CUDA device where there is one, else the CPU."""
     tensorboard: bool = False
     """Write the metrics also as TensorBoard events (extra `tensorboard`)."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How several processes train together.  ddp: each holds the whole model.  fsdp: each holds a share of weights,
+    gradients and optimiser state (FSDP2), for models that fit no single device."""
+    recompute: bool = False
+    """Recompute the activations inside a block in the backward pass instead of keeping them: less memory, a third
+    more work."""
+    compile: bool = False
+    """Compile every block with torch.compile."""
+    timeout: float = 120.0
+    """Seconds a process waits for the others before it takes them for dead; ten times as long in the first step."""
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch_size, self.accumulate, self.log_every, self.keep_checkpoints) < 1:
             raise ValueError("train.steps, batch_size, accumulate, log_every and keep_checkpoints must be at least 1")
+        if min(self.warmup_steps, self.validate_every, self.checkpoint_every, self.sample_every, self.threads) < 0:
+            raise ValueError("train.warmup_steps, validate_every, checkpoint_every, sample_every, threads must not be negative")
+        if self.timeout <= 0:
+            raise ValueError("train.timeout must be positive")
         if self.lr <= 0 or not 0 <= self.ema < 1:
             raise ValueError("train.lr must be positive and train.ema in [0, 1)")
 

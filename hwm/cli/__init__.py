@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 from hwm.cli.data_verbs import data, demo, simulate, tokenize
 from hwm.cli.experiment_verb import experiment
-from hwm.cli.model_verbs import evaluate, export, predict, submit, train
+from hwm.cli.model_verbs import evaluate, export, predict, submit
 from hwm.cli.recipes_verb import recipes
+from hwm.cli.train_verb import train
 from hwm.cli.wan_verbs import text_embedding
+from hwm.signals import Stopped
 
 VERBS = """\
 usage: hwm VERB [options]        hwm VERB --help explains one
@@ -78,6 +80,9 @@ def main(arguments: list[str] | None = None) -> int:
         return tyro.cli(functions[verb], args=rest, prog=f"hwm {verb}", config=(tyro.conf.FlagCreatePairsOff,)) or 0
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except Stopped as stop:
+        print(f"hwm {verb}: {stop}", file=sys.stderr)
+        return 128 + stop.signal
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         sys.stderr.close()
         return 128 + signal.SIGPIPE

@@ -30,7 +30,7 @@ from hwm.training.metrics import MetricsLog
 from hwm.training.optim import adamw, load_optimizer_tensors, lr_at, optimizer_tensors
 from hwm.training.progress import TrainingProgress
 from hwm.training.run_folder import claimed, config_hash, settle_config
-from hwm.training.signals import StopFlag
+from hwm.signals import StopFlag
 from hwm.training.validation import evaluating, validate
 
 

@@ -21,8 +21,7 @@ except ImportError:  # Windows has no flock; its runs go unguarded and say so.
     fcntl = None  # type: ignore[assignment]
 
 _FREE = {f"train.{k}" for k in ("log_every", "checkpoint_every", "keep_checkpoints", "sample_every", "tensorboard")} | {
-    "train.threads",
-    "train.device",
+    f"train.{k}" for k in ("threads", "device", "parallel", "recompute", "compile", "timeout")
 }
 """Settings that may change when a run is continued: they do not say what is learned."""
 

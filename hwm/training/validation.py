@@ -12,7 +12,7 @@ from torch import nn
 from hwm.contracts import Batch
 from hwm.training.device import seed_of
 from hwm.training.ema import Ema
-from hwm.training.signals import StopFlag
+from hwm.signals import StopFlag
 
 
 @contextmanager

@@ -10,6 +10,14 @@ from typing import Any
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 
+class Stopped(Exception):
+    """Long work was asked to stop, and did, with nothing half-written.  signal: the number of what asked."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}; run the same command again to go on")
+        self.signal = number
+
+
 class StopFlag:
     """True once the process was asked to stop; a SIGINT after that raises KeyboardInterrupt at once.
 
@@ -23,6 +31,11 @@ class StopFlag:
 
     def __bool__(self) -> bool:
         return self.signal is not None
+
+    def check(self) -> None:
+        """Raise Stopped if a stop was asked for: for loops whose finished parts lie on the disk already."""
+        if self.signal is not None:
+            raise Stopped(self.signal)
 
     def __enter__(self) -> StopFlag:
         if threading.current_thread() is threading.main_thread():
