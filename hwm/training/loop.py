@@ -23,6 +23,7 @@ from torch import nn
 
 from hwm.config import RunConfig
 from hwm.contracts import Batch
+from hwm.signals import StopFlag
 from hwm.training import checkpoint
 from hwm.training.device import autocast, choose_device, cpu_threads, own_randomness, seed_of
 from hwm.training.ema import Ema
@@ -30,7 +31,6 @@ from hwm.training.metrics import MetricsLog
 from hwm.training.optim import adamw, load_optimizer_tensors, lr_at, optimizer_tensors
 from hwm.training.progress import TrainingProgress
 from hwm.training.run_folder import claimed, config_hash, settle_config
-from hwm.signals import StopFlag
 from hwm.training.validation import evaluating, validate
 
 

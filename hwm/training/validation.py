@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from hwm.contracts import Batch
+from hwm.signals import StopFlag
 from hwm.training.device import seed_of
 from hwm.training.ema import Ema
-from hwm.signals import StopFlag
 
 
 @contextmanager
