@@ -3,6 +3,7 @@
 
     python3 run.py demo [options of `hwm demo`]     simulate, tokenize, train, evaluate, report
     python3 run.py test [options of pytest]         the test suite
+    python3 run.py test --faults                    every fault of docs/reliability.md, and the table of results
 
 Standard library only.  Makes .venv beside this file, chooses the right build of torch, installs the package with
 the pinned versions of constraints/, and remembers that it did, so that the next call starts at once.
@@ -97,7 +98,8 @@ def ensure_environment() -> None:
 def main() -> int:
     if sys.version_info < (3, 11):  # noqa: UP036 - that is what is checked here
         raise SystemExit(f"run.py: needs Python 3.11 or newer, this is {sys.version.split()[0]}")
-    commands = {"demo": ["-m", "hwm", "demo"], "test": ["-m", "pytest", "-n", "2"]}
+    # Faults are injected one at a time: most start processes of their own, and some measure time.
+    commands = {"demo": ["-m", "hwm", "demo"], "test": ["-m", "pytest", "-n", "0" if "--faults" in sys.argv else "2"]}
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         print(__doc__)
         return 2

@@ -2,15 +2,86 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).parent / "faults"))  # for `fault_table`
+
+from catalogue import FAULTS
+from fault_table import Results, circumstances, put_into
+
 from hwm.clock import WAN, subsample
 from hwm.contracts import Prediction
 from hwm.nn.flow_matching import noise
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("faults")
+    group.addoption("--faults", action="store_true", help="only the fault tests, long forms too, and their table at the end")
+    group.addoption("--faults-table", metavar="FILE", type=Path, help="also put the table between the marks of this file")
+
+
+def pytest_configure(config):
+    if config.getoption("faults_table") and not config.getoption("faults"):
+        raise pytest.UsageError("--faults-table goes with --faults")
+    if config.getoption("faults"):
+        config.pluginmanager.register(FaultRun(config), "fault-run")
+
+
+def pytest_collection_modifyitems(config, items):
+    wanted, unwanted = [], []
+    for item in items:
+        marks = list(item.iter_markers("fault"))
+        if unknown := [mark.args[0] for mark in marks if mark.args[0] not in FAULTS]:
+            raise pytest.UsageError(f"{item.nodeid}: fault {unknown[0]!r} is not in tests/faults/catalogue.py")
+        # User properties travel with the reports, also out of the workers of xdist.
+        item.user_properties += [("fault", [str(number) for number in mark.args]) for mark in marks]
+        chosen = bool(marks) if config.getoption("faults") else not item.get_closest_marker("full")
+        (wanted if chosen else unwanted).append(item)
+    if unwanted:
+        config.hook.pytest_deselected(items=unwanted)
+        items[:] = wanted
+
+
+class FaultRun:
+    """A run with --faults: collects the rows of the table, prints it, and fails if a number has no test."""
+
+    def __init__(self, config):
+        self.config, self.results = config, Results()
+        narrowed = any(config.getoption(name, None) for name in ("keyword", "markexpr", "deselect", "lf", "collectonly"))
+        self.complete = not narrowed and config.args_source is not pytest.Config.ArgsSource.ARGS
+
+    def pytest_runtest_logreport(self, report):
+        self.results.add(
+            report.nodeid,
+            report.user_properties,
+            when=report.when,
+            outcome=report.outcome,
+            expected=hasattr(report, "wasxfail"),
+            seconds=report.duration,
+        )
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session, exitstatus):
+        if self.complete and self.results.missing and exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter):
+        text = "\n".join([f"{circumstances()}:", "", *self.results.lines(complete=self.complete)])
+        terminalreporter.section("faults")
+        terminalreporter.write_line(text)
+        if self.complete and self.results.missing:
+            terminalreporter.write_line(f"\nno test for {', '.join(self.results.missing)}", red=True)
+        table = self.config.getoption("faults_table")
+        if table and self.complete:
+            put_into(table, text)
+        elif table:
+            terminalreporter.write_line(f"{table}: left as it is, because only a part of the faults was asked for")
 
 
 class LevelLatents:
