@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hwm.safe_load import load_state_dict, select
+from hwm.safe_load.weights import load_state_dict, select
 
 SIDE = 299
 CLASSES = 1008

@@ -31,7 +31,7 @@ from hwm.models.wan import WanWorldModel
 from hwm.nn.lora import load_adapter, save_adapter
 from hwm.nn.wan_text import write_text_embedding
 from hwm.nn.wan_transformer import load_transformer
-from hwm.safe_load import load_state_dict
+from hwm.safe_load.weights import load_state_dict
 
 ADAPTER, TRANSFORMER, STATES = "adapter", "transformer", "state_encoder"
 WEIGHTS, REST, TEXT, MANIFEST = "model.safetensors", "world_model.safetensors", "text_embedding.safetensors", "manifest.json"

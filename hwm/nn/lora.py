@@ -23,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from hwm.data.files import atomic_path
-from hwm.safe_load import load_state_dict, select
+from hwm.safe_load.weights import load_state_dict, select
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel

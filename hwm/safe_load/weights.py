@@ -1,4 +1,4 @@
-"""The one place that opens weight files from elsewhere: tensors by name come out, and nothing in a file is run.
+"""Weights from elsewhere: tensors by name come out, and nothing in a file is run.
 
 Pickle files are programs in disguise.  They are read with torch's restricted unpickler, which builds tensors and
 plain containers and refuses every other name; what is left is then checked again here.
@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from hwm.safe_load.paths import is_file, shown
+from hwm.safe_load.text import parse_json
+
 SHOWN = 3
 """Keys named in a message."""
+MAX_HEADER_BYTES = 32 * 2**20
+MAX_TENSORS = 50_000
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -26,16 +34,69 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises ValueError, naming the file and the remedy, for anything but named dense tensors.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such weight file; give the path of a .safetensors, .pth or .pt file")
+    if not is_file(path):
+        raise ValueError(f"{shown(path)}: no such weight file; give the path of a .safetensors, .pth or .pt file")
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except Exception as error:  # a hostile file can raise anything
-            raise ValueError(f"{path}: not a whole safetensors file ({_first_line(error)}); fetch it again") from None
+        return load_safetensors(path)
     if path.suffix not in (".pth", ".pt"):
         raise ValueError(f"{path}: weight files are .safetensors, .pth or .pt, not {path.suffix or 'without suffix'}")
     return _tensors_by_name(_unpickle(path), path)
+
+
+def load_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """Tensors by name, on the CPU, in the types of the file.
+
+    Raises ValueError, naming the file, where there is none, it is not whole, or its header lists too much.
+    """
+    path = Path(path)
+    check_header(path)
+    try:
+        return load_file(path)
+    except Exception as error:  # a hostile file can raise anything
+        raise ValueError(f"{path}: not a whole safetensors file ({_first_line(error)}); fetch it again") from None
+
+
+def check_header(path: Path) -> None:
+    """Raise ValueError unless a safetensors file begins with a header of sane size that lists a sane number of tensors.
+
+    What the header says of each tensor is checked by the library when it is opened.
+    """
+    if not is_file(path):
+        raise ValueError(f"{shown(path)}: no such file; expected weights in the safetensors format")
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            whole = 2 <= size <= path.stat().st_size - 8
+            text = file.read(size) if whole and size <= MAX_HEADER_BYTES else b""
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    again = f"{path}: not a whole safetensors file"
+    if not whole:
+        raise ValueError(f"{again} (too short for its header); fetch it again")
+    if not text:
+        raise ValueError(f"{again} (a header of {size} bytes, at most {MAX_HEADER_BYTES} are read); fetch it again")
+    header = parse_json(text, where=again, remedy="fetch it again")
+    if not isinstance(header, dict):
+        raise ValueError(f"{again} (its header is no JSON object); fetch it again")
+    names = [name for name in header if name != "__metadata__"]
+    if len(names) > MAX_TENSORS:
+        listed = f"lists {len(names)} tensors, {_some(names)}, at most {MAX_TENSORS} are read"
+        raise ValueError(f"{again} (its header {listed}); fetch the weights of the model that you want")
+
+
+@contextmanager
+def opened_safetensors(path: str | Path) -> Iterator[Any]:
+    """A safetensors file to take single tensors, slices of them and metadata from, as `safetensors.safe_open` gives it.
+
+    Raises ValueError, naming the file, also for what the library raises in the block.
+    """
+    path = Path(path)
+    check_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({_first_line(error)}); fetch it again") from None
 
 
 def select(

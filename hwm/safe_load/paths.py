@@ -1,0 +1,109 @@
+"""Paths: files that are there, and names out of a file's content, which must stay inside a folder."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+MAX_NAME_BYTES = 1024
+MAX_PART_BYTES = 255
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; False, not an error, for a path that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or a NUL in it
+        return False
+
+
+def is_dir(path: Path) -> bool:
+    """Whether there is such a folder; False, not an error, for a path that none can have."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def shown(text: object) -> str:
+    """Text of a file in a message: on one line, at most 120 characters, nothing that a terminal would obey."""
+    line = str(text)
+    line = line if len(line) <= 120 else f"{line[:117]}..."
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+
+
+def inside(root: str | Path, name: object, *, source: str | Path) -> Path:
+    """The path of `name`, a relative path with "/" that stands in the file `source`, inside the folder `root`.
+
+    Raises ValueError, naming `source`, for anything that leaves the folder (absolute, "..", a symbolic link out of it),
+    for no text, NUL and other control characters, backslashes and overlong names, and where two names of the folder
+    differ from it in upper and lower case only, so that it would mean another file elsewhere.
+    """
+    root = Path(root)
+    fault = _fault(name)
+    if not fault:
+        path = root.joinpath(*PurePosixPath(str(name)).parts)
+        try:
+            if not path.resolve().is_relative_to(root.resolve()):
+                fault = "leads out of the folder"
+            elif not path.exists() and (twin := _other_case(path)):
+                fault = f"is {twin!r} in the folder, which differs in upper and lower case"
+        except (OSError, RuntimeError, ValueError) as error:
+            fault = f"cannot be resolved ({type(error).__name__})"
+    if fault:
+        raise ValueError(f"{source}: names the file {shown(name)!r}, which {fault}; fetch the file from a source you trust")
+    return path
+
+
+def fill(template: object, values: Mapping[str, int | str], *, source: str | Path) -> str:
+    """A path template of a file, such as "data/chunk-{chunk:03d}/{key}.mp4", with its placeholders filled in.
+
+    values: what may stand in braces.  Only a bare name, or one with ":d" or ":0Nd" (N of one digit), is understood: a
+    template of a file is never given to str.format, which would reach attributes and unbounded widths.
+    Raises ValueError, naming `source`, for any other brace.
+    """
+    wrong = f"{source}: the template {shown(template)!r} is not understood; expected {{{'}, {'.join(values)}}} in it at most"
+    if not isinstance(template, str) or len(template) > MAX_NAME_BYTES:
+        raise ValueError(wrong)
+    text = ""
+    try:
+        for literal, name, form, conversion in string.Formatter().parse(template):
+            text += literal
+            if name is None:
+                continue
+            value = values.get(name)
+            if value is None or conversion or (form and not isinstance(value, int)):
+                raise ValueError
+            width = 0
+            if form and form != "d":
+                if not (len(form) == 3 and form[0] == "0" and form[1] in "123456789" and form[2] == "d"):
+                    raise ValueError
+                width = int(form[1])
+            text += str(value).zfill(width)
+    except ValueError:
+        raise ValueError(wrong) from None
+    return text
+
+
+def _fault(name: object) -> str:
+    if not isinstance(name, str) or not name:
+        return "is no name"
+    if any(not c.isprintable() for c in name) or "\\" in name:
+        return "holds a character that file names here do not have"
+    try:
+        sizes = [len(part.encode()) for part in name.split("/")]
+    except UnicodeEncodeError:
+        return "holds a character that file names here do not have"
+    if sum(sizes) > MAX_NAME_BYTES or max(sizes) > MAX_PART_BYTES:
+        return "is too long"
+    if name.startswith("/") or ".." in name.split("/") or name[1:2] == ":":
+        return "leads out of the folder"
+    return ""
+
+
+def _other_case(path: Path) -> str:
+    """The name in the folder that equals this one but for the case of letters, or nothing."""
+    if not path.parent.is_dir():
+        return ""
+    return next((other.name for other in path.parent.iterdir() if other.name.casefold() == path.name.casefold()), "")

@@ -1,0 +1,117 @@
+"""Text, JSON and TOML from elsewhere: capped, of bounded depth, no name twice.  Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from hwm.safe_load.paths import is_file, shown
+
+MAX_JSON_BYTES = 4_000_000
+MAX_TOML_BYTES = 1_000_000
+MAX_DEPTH = 64
+"""Nested tables and lists; a reader that calls itself for each of them must not run out of stack."""
+MAX_DOTS = 2_000_000
+"""Sum over the lines of a TOML file of the squared number of dots: what Python's reader takes for dotted names grows so."""
+
+
+def read_text(path: str | Path, *, max_bytes: int, kind: str, remedy: str = "fetch or write the file again") -> str:
+    """The UTF-8 text of a file.  kind: what it should be, for messages, e.g. "a config".
+
+    Raises ValueError, naming the file, where there is none, it is larger than `max_bytes`, or it is no such text.
+    """
+    path = Path(path)
+    if not is_file(path):
+        raise ValueError(f"{shown(path)}: no such file, expected {kind}; {remedy}")
+    try:
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)  # what a file says about its size may be wrong
+        if len(content) > max_bytes:
+            raise ValueError(f"{path}: larger than {max_bytes} bytes, not {kind}; {remedy}")
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}), expected {kind}; {remedy}") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+
+
+def read_json(
+    path: str | Path, *, max_bytes: int = MAX_JSON_BYTES, kind: str = "JSON", remedy: str = "fetch or write the file again"
+) -> dict[str, Any]:
+    """The JSON object in a file.  Raises ValueError, naming the file, for anything else; see `parse_json`."""
+    value = parse_json(read_text(path, max_bytes=max_bytes, kind=kind, remedy=remedy), where=path, remedy=remedy)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}; {remedy}")
+    return value
+
+
+def parse_json(text: str | bytes, *, where: str | Path, remedy: str = "fetch or write the file again") -> Any:
+    """The value of a JSON text that was read with a cap on its size.
+
+    where: begins the message.  Raises ValueError for what is no JSON, nested deeper than `MAX_DEPTH`, or gives a name twice.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_without_doubles)
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits are a ValueError as well
+        raise ValueError(f"{where}: not valid JSON ({_reason(error)}); {remedy}") from None
+    if _deep(value):
+        raise ValueError(f"{where}: not valid JSON (nested deeper than {MAX_DEPTH}); {remedy}")
+    return value
+
+
+def read_toml(
+    path: str | Path, *, max_bytes: int = MAX_TOML_BYTES, kind: str = "TOML", remedy: str = "fetch or write the file again"
+) -> dict[str, Any]:
+    """The table in a TOML file.
+
+    Raises ValueError, naming the file, for a missing or large file and for what is no TOML or nested too deep.
+    """
+    text = read_text(path, max_bytes=max_bytes, kind=kind, remedy=remedy)
+    dots = _header_dots(text)
+    try:
+        if sum((line.count(".") + dots) ** 2 for line in text.splitlines()) > MAX_DOTS:
+            raise ValueError("names of too many dotted parts")
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid TOML: {_reason(error)}; {remedy}") from None
+    if _deep(table):
+        raise ValueError(f"{path}: not valid TOML: nested deeper than {MAX_DEPTH}; {remedy}")
+    return table
+
+
+def _header_dots(text: str) -> int:
+    """Dots in the longest name of a table: the reader walks along it again for every line below."""
+    return max((line.count(".") for line in text.splitlines() if line.lstrip().startswith("[") and "=" not in line), default=0)
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        seen: set[str] = set()
+        name = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"the name {shown(name)!r} stands twice")
+    return table
+
+
+def _deep(value: Any) -> bool:
+    """Whether tables and lists are nested deeper than allowed; does not call itself."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for node in level
+            if isinstance(node, dict | list)
+            for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    return shown(str(error).splitlines()[0] if str(error) else type(error).__name__)
