@@ -21,6 +21,7 @@ from hwm.data.files import check_size, map_array, read_count, read_json, read_ro
 from hwm.data.latents import LatentDataset, LatentShard
 from hwm.data.legacy import LegacyTokenDataset, is_legacy, open_legacy
 from hwm.data.rows import Shard
+from hwm.data.shards import expect_whole
 from hwm.data.sidecar import clip_hop, latent_geometry, read_tokenizer_info, token_geometry
 from hwm.robot import EVE, Embodiment, read_embodiment
 
@@ -110,10 +111,11 @@ EXPECTED = "video_0.bin, video_0.mp4 or video.bin, here or in videos/, or latent
 DESCRIPTION = {"tokens": ".bin tokens", "latents": "latents", "raw": ".mp4 video"}
 
 
-def open_dataset(path: str | Path, *, faults: list[ValueError] | None = None) -> Dataset:
+def open_dataset(path: str | Path, *, faults: list[ValueError] | None = None, verified: bool = True) -> Dataset:
     """Open a dataset folder: v2.0 tokens, v2.0 raw video, v1.1 or latents, told apart by the files in it.
 
     faults: where given, faulty shards are left out and their errors collected here instead of raised.
+    verified: compare every file with its recorded checksum first, where there is one (`shards.expect_whole`).
     Raises ValueError naming file, expectation and remedy.
     """
     root = Path(path)
@@ -175,6 +177,8 @@ def open_dataset(path: str | Path, *, faults: list[ValueError] | None = None) ->
     expected = read_count(table, "num_images", metadata)
     if not faults and dataset.num_frames != expected:
         fail(f"num_images is {expected} but the shards have {dataset.num_frames} frames; write the dataset again")
+    if verified and faults is None:
+        expect_whole(root)
     return dataset
 
 

@@ -15,7 +15,7 @@ from hwm.clock import Clock
 from hwm.data import layout
 from hwm.data.files import map_array, write_array
 from hwm.data.onex import probe_kind, read_robot
-from hwm.data.shards import write_checksums
+from hwm.data.shards import expect_whole, write_checksums
 from hwm.data.sidecar import read_tokenizer_info, token_geometry
 from hwm.data.video import VideoWriter, read_video
 from hwm.robot import Embodiment
@@ -66,13 +66,16 @@ class SamplingTestSet:
         return frames
 
 
-def open_test_set(path: str | Path) -> CompressionTestSet | SamplingTestSet:
+def open_test_set(path: str | Path, *, verified: bool = True) -> CompressionTestSet | SamplingTestSet:
     """Open a test set, flat or with sub-folders; which of the two it is follows from its files.
 
+    verified: as in open_dataset.
     Raises ValueError naming file, expectation and remedy.
     """
     root = Path(path)
     kind, robot = probe_kind(root), read_robot(root)
+    if verified and kind.endswith("test"):
+        expect_whole(root)
     if kind == "compression test":
         info = read_tokenizer_info(root)
         grid, vocab_size, clock = token_geometry(info, root)

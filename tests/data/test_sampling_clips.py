@@ -240,7 +240,7 @@ def edit_clip(path, value):
 def test_faults_are_named(latents, name, damage, message):
     damage(latents / name)
     with pytest.raises(ValueError, match=message) as raised:
-        clips = LatentClips(open_dataset(latents), kind="sampling")
+        clips = LatentClips(open_dataset(latents, verified=False), kind="sampling")
         clips.batch(np.arange(len(clips)))
     assert str(raised.value).startswith(str(latents)) and "\n" not in str(raised.value)
     assert not check(latents).ok
