@@ -18,6 +18,8 @@ import numpy as np
 
 MAX_JSON_BYTES = 4_000_000
 HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+TORSO = re.compile(rf"\.(.*)\.{HOST}-(\d+)-[0-9a-f]{{8}}\.tmp(\.[^.]*|)")
+"""Name of a temporary of this machine: stem, process, suffix."""
 
 
 @contextmanager
@@ -42,10 +44,17 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 def _remove_torsos(path: Path) -> None:
     """Remove temporaries of `path` whose process, on this machine, is gone; others may be being written."""
-    pattern = re.compile(rf"\.{re.escape(path.stem)}\.{HOST}-(\d+)-[0-9a-f]{{8}}\.tmp{re.escape(path.suffix)}")
     for other in path.parent.glob(".*.tmp*"):
-        match = pattern.fullmatch(other.name)
-        if match and not _alive(int(match[1])):
+        match = TORSO.fullmatch(other.name)
+        if match and match[1] == path.stem and match[3] == path.suffix and not _alive(int(match[2])):
+            other.unlink(missing_ok=True)
+
+
+def remove_torsos(folder: str | Path, processes: set[int]) -> None:
+    """Remove every temporary that these processes, which have ended, were writing below `folder`."""
+    for other in Path(folder).rglob(".*.tmp*"):
+        match = TORSO.fullmatch(other.name)
+        if match and int(match[2]) in processes:
             other.unlink(missing_ok=True)
 
 

@@ -21,6 +21,7 @@ from hwm.data import layout
 from hwm.data.files import read_json, write_json
 from hwm.data.shards import write_checksums
 from hwm.data.writers import write_dataset_metadata
+from hwm.signals import StopFlag
 
 GENERATOR, VERSION = "hwm.sim", 1
 FOLDERS = {
@@ -80,7 +81,7 @@ def simulate(
     progress: called with frames done and in all.
 
     Raises ValueError for settings outside their ranges, for a folder that holds other data and where MuJoCo or OpenGL
-    is missing; ChildProcessError when a worker was killed.
+    is missing; ChildProcessError when a worker was killed; Stopped after SIGTERM, SIGINT or SIGHUP.
     """
     _require_packages()
     from hwm.sim.jobs import Job
@@ -120,7 +121,8 @@ def simulate(
         if progress:
             progress(done, total)
 
-    run_jobs(todo, backend=settings.backend, workers=workers, advance=advance)
+    with StopFlag() as flag:
+        run_jobs(todo, backend=settings.backend, workers=workers, advance=advance, flag=flag)
     reports: dict[Path | None, list[dict]] = {folder: [] for folder in open_folders}
     for job in jobs:
         for folder in {job.root, job.truth} & open_folders:
