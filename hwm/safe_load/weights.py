@@ -6,20 +6,20 @@ plain containers and refuses every other name; what is left is then checked agai
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, strided
 
+from hwm.safe_load.checkpoints import load_checkpoint
 from hwm.safe_load.paths import is_file, shown
+from hwm.safe_load.saved import first_line, unpickle
 from hwm.safe_load.text import parse_json
+from hwm.safe_load.torchscript import load_torchscript_weights
 
 SHOWN = 3
 """Keys named in a message."""
@@ -28,19 +28,28 @@ MAX_TENSORS = 50_000
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Tensors by name, on the CPU, of a .safetensors file or of a .pth or .pt file made by torch.save.
+    """Tensors by name, on the CPU: of a .safetensors file, of a .pth or .pt file made by torch.save, of a .jit file, whose
+    program is not run, or of a folder with a distributed checkpoint of tensors.
 
-    A pickle may hold the dict itself or a dict with it under "state_dict"; whatever lies beside it is dropped.
+    A .pth or .pt may hold the dict itself or a dict with it under "state_dict"; whatever lies beside it is dropped.
     Raises ValueError, naming the file and the remedy, for anything but named dense tensors.
     """
     path = Path(path)
+    if is_file(path / ".metadata"):
+        return load_checkpoint(path)
     if not is_file(path):
         raise ValueError(f"{shown(path)}: no such weight file; give the path of a .safetensors, .pth or .pt file")
     if path.suffix == ".safetensors":
         return load_safetensors(path)
+    if path.suffix == ".jit":
+        return load_torchscript_weights(path)
     if path.suffix not in (".pth", ".pt"):
-        raise ValueError(f"{path}: weight files are .safetensors, .pth or .pt, not {path.suffix or 'without suffix'}")
-    return _tensors_by_name(_unpickle(path), path)
+        raise ValueError(f"{path}: weight files are .safetensors, .pth, .pt or .jit, not {path.suffix or 'without suffix'}")
+    num_bytes = path.stat().st_size
+    tensors = _tensors_by_name(unpickle(path, where=path, num_bytes=num_bytes), path)
+    if large := [name for name, tensor in tensors.items() if tensor.nbytes > num_bytes]:
+        raise ValueError(f"{path}: {_some(large)} larger than the whole file; save a model's state_dict()")
+    return tensors
 
 
 def load_safetensors(path: str | Path) -> dict[str, Tensor]:
@@ -53,7 +62,7 @@ def load_safetensors(path: str | Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:  # a hostile file can raise anything
-        raise ValueError(f"{path}: not a whole safetensors file ({_first_line(error)}); fetch it again") from None
+        raise ValueError(f"{path}: not a whole safetensors file ({first_line(error)}); fetch it again") from None
 
 
 def check_header(path: Path) -> None:
@@ -96,7 +105,7 @@ def opened_safetensors(path: str | Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({_first_line(error)}); fetch it again") from None
+        raise ValueError(f"{path}: not a whole safetensors file ({first_line(error)}); fetch it again") from None
 
 
 def select(
@@ -127,23 +136,6 @@ def select(
     return {key: state[key].float() for key in shapes}
 
 
-def _unpickle(path: Path) -> object:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a hostile file can raise anything
-        if name := re.search(r"GLOBAL (\S+)", str(error)):
-            raise ValueError(
-                f"{path}: refused: it asks for the Python object {name[1]}, so opening it could run code; "
-                "expected nothing but tensors, get the weights as safetensors or from a source you trust"
-            ) from None
-        raise ValueError(
-            f"{path}: not a file of tensors made by torch.save ({_first_line(error)}); it may be cut off, "
-            "a TorchScript program or another format: fetch it again"
-        ) from None
-
-
 def _tensors_by_name(value: object, path: Path) -> dict[str, Tensor]:
     if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
         value = value["state_dict"]
@@ -152,7 +144,7 @@ def _tensors_by_name(value: object, path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: expected a dict of tensors by name, found {found}; save a model's state_dict()")
     tensors = {}
     for key, tensor in value.items():
-        if not isinstance(key, str) or not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
+        if not isinstance(key, str) or not isinstance(tensor, Tensor) or tensor.layout is not strided:
             raise ValueError(
                 f"{path}: expected dense tensors by name, found {type(tensor).__name__} under {str(key)[:80]!r}; "
                 "save a model's state_dict()"
@@ -164,9 +156,3 @@ def _tensors_by_name(value: object, path: Path) -> dict[str, Tensor]:
 def _some(keys: list[str]) -> str:
     rest = len(keys) - SHOWN
     return ", ".join(keys[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _first_line(error: Exception) -> str:
-    # What torch's restricted unpickler has to say stands behind its advice to use the unrestricted one.
-    lines = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
-    return lines[0][:120] if lines else type(error).__name__
