@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import mmap
@@ -16,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from hwm.training.durable import cannot_write
+
 MAX_JSON_BYTES = 4_000_000
 HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 TORSO = re.compile(rf"\.(.*)\.{HOST}-(\d+)-[0-9a-f]{{8}}\.tmp(\.[^.]*|)")
@@ -27,7 +30,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a hidden temporary path beside `path`; it takes the place of `path` only if the block succeeds.
 
     The suffix is kept, so that writers which choose a format by it work.  What a killed process left of an earlier
-    attempt is removed.
+    attempt is removed.  Raises ValueError naming `path` and the free space where the block fails because the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,8 +41,18 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except Exception as error:
+        if _disk_full(error):
+            raise cannot_write(path, error) from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _disk_full(error: Exception) -> bool:
+    """Whether something could not be written for want of space; safetensors tells the number in its text alone."""
+    numbers = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+    return getattr(error, "errno", None) in numbers or any(f"(os error {n})" in str(error) for n in numbers)
 
 
 def _remove_torsos(path: Path) -> None:
@@ -103,7 +116,7 @@ def read_count(table: dict[str, Any], key: str, path: Path) -> int:
 def write_array(path: str | Path, array: np.ndarray, dtype: str) -> None:
     """Write the bare bytes of an array, little-endian C order, atomically."""
     with atomic_path(path) as temporary:
-        np.ascontiguousarray(array, dtype=dtype).tofile(temporary)
+        temporary.write_bytes(np.ascontiguousarray(array, dtype=dtype).data)  # `tofile` would not say why it fails
 
 
 def check_size(path: Path, expected: int, meaning: str) -> None:

@@ -53,10 +53,8 @@ def expect_whole(root: str | Path) -> None:
     if not sidecars(root):
         return
     known = _read_notes(root)
-    now, fresh, notes = time.time(), {}, {}
-    for path, mark in known.items():
-        if isinstance(mark, list) and len(mark) == 6 and isinstance(mark[5], int | float) and 0 <= now - mark[5] < TRUSTED_SECONDS:
-            fresh[path] = mark
+    now, notes = time.time(), {}
+    fresh = {name: note for name, note in known.items() if _is_fresh(note, now)}
 
     def sound(file: Path, digest: str) -> bool:
         name, mark = file.relative_to(root).as_posix(), _mark(file, digest)
@@ -112,6 +110,12 @@ def _faults(root: Path, sound: Callable[[Path, str], bool]) -> list[ValueError]:
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # hashing lets other threads run
         return found + [error for error in pool.map(fault, recorded) if error is not None]
+
+
+def _is_fresh(note: Any, now: float) -> bool:
+    if not isinstance(note, list) or len(note) != 6 or not isinstance(note[5], int | float):
+        return False
+    return 0 <= now - note[5] < TRUSTED_SECONDS
 
 
 def _in_another_layout(root: Path, file: Path) -> Path:
