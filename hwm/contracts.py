@@ -9,12 +9,12 @@ Shape letters used in names everywhere (`x_BTSD` has shape (B, T, S, D)):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hwm.clock import Clock
 
@@ -141,6 +141,10 @@ class WorldModel(Protocol):
     future_grids: int
     num_states: int
     frame_step: int
+
+    @property
+    def blocks(self) -> Iterable[nn.Module]:
+        """The repeated parts of the network: what is compiled, recomputed or shared out over processes, each by itself."""
 
     @property
     def neutral_state_A(self) -> Tensor:

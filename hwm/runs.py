@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -34,6 +34,8 @@ from hwm.tokenizers.open import open_tokenizer
 from hwm.tokenizers.store import new_tokenizer
 from hwm.training import checkpoint
 from hwm.training.loop import FitResult, fit
+from hwm.training.processes import ALONE, Processes
+from hwm.training.run_folder import dealt_out
 
 Clips = TokenClips | LatentClips | VideoClips
 if TYPE_CHECKING:
@@ -114,32 +116,60 @@ def _check_fit(folder: str | Path, model: ModelConfig, *, data: dict[str, object
             raise ValueError(f"{folder}: its {name} is {found}, the model is for {name} {getattr(model, name)}; set model.{name}")
 
 
-def train(config: RunConfig, out: str | Path) -> FitResult:
-    """Train a configured run in folder `out`, or resume it there."""
+def train(config: RunConfig, out: str | Path, *, processes: Processes = ALONE) -> FitResult:
+    """Train a configured run in folder `out`, or resume it there; all processes that train together call it alike.
+
+    Raises ValueError as `open_clips` and `training.loop.fit`.
+    """
     out = Path(out)
     if not config.data.train:
         raise ValueError("data.train is empty: give the training data with --data FOLDER")
+    config = dealt_out(config, out, world=processes.world)
     clips = open_clips(config, config.data.train, training=True)
-    model = build_model(config)
-    if not isinstance(model, VideoAutoencoder):
-        mean, std = state_statistics(clips.dataset)
-        model.set_state_statistics(torch.from_numpy(normalisation(mean, std, clips.dataset.robot)))
-    if not isinstance(model, VideoAutoencoder) and model.predicts == "latents":
-        assert isinstance(clips.dataset, LatentDataset)
-        found = clips.dataset.statistics
-        scales = (torch.from_numpy(v) for v in (found.mean_C, found.std_C, found.change_std_C))
-        cast(FlowHWM, model).set_latent_statistics(*scales)
+    model = prepared_model(config, clips)
 
     def train_batch(index: int) -> Batch:
         size, count = config.train.batch_size, len(clips)
         return clips.batch(sample_indices(seed=config.seed, step=index, batch_size=size, num_clips=count))
 
-    validation_batches = preview = None
+    held_out = preview = None
     if config.data.val and (config.train.validate_every or config.train.sample_every):
-        held_out = open_clips(config, config.data.val, training=False)
-        validation_batches = _held_out_batches(held_out, config)
-        preview = _preview(held_out, config)
-    return fit(model, config, out, train_batch=train_batch, validation_batches=validation_batches, preview=preview)
+        clips_held_out = open_clips(config, config.data.val, training=False)
+        held_out = HeldOut(clips_held_out, spread(config.train.validate_clips, len(clips_held_out)), config.train.batch_size)
+        preview = _preview(clips_held_out, config)
+    return fit(
+        model, config, out, train_batch=train_batch, validation_batches=held_out, preview=preview, processes=processes
+    )
+
+
+def prepared_model(config: RunConfig, clips: Clips) -> Trainable:
+    """A freshly initialised model that knows the statistics of its training data."""
+    model = build_model(config)
+    if isinstance(model, VideoAutoencoder):
+        return model
+    mean, std = state_statistics(clips.dataset)
+    model.set_state_statistics(torch.from_numpy(normalisation(mean, std, clips.dataset.robot)))
+    if model.predicts == "latents":
+        assert isinstance(clips.dataset, LatentDataset)
+        found = clips.dataset.statistics
+        scales = (torch.from_numpy(v) for v in (found.mean_C, found.std_C, found.change_std_C))
+        cast(FlowHWM, model).set_latent_statistics(*scales)
+    return model
+
+
+@dataclass(frozen=True)
+class HeldOut(Sequence[Batch]):
+    """Batches of chosen clips, each read when it is asked for."""
+
+    clips: Clips
+    chosen: np.ndarray
+    batch_size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.chosen) // self.batch_size)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.clips.batch(self.chosen[index * self.batch_size : (index + 1) * self.batch_size])
 
 
 def spread(count: int, total: int) -> np.ndarray:
@@ -147,17 +177,7 @@ def spread(count: int, total: int) -> np.ndarray:
     return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64))
 
 
-def _held_out_batches(clips: Clips, config: RunConfig) -> Callable[[], Iterator[Batch]]:
-    chosen = spread(config.train.validate_clips, len(clips))
-
-    def batches() -> Iterator[Batch]:
-        for start in range(0, len(chosen), config.train.batch_size):
-            yield clips.batch(chosen[start : start + config.train.batch_size])
-
-    return batches
-
-
-def _preview(clips: Clips, config: RunConfig) -> Callable[[nn.Module, Path], None] | None:
+def _preview(clips: Clips, config: RunConfig) -> Callable[[nn.Module], Image.Image] | None:
     """Pictures while training: truth above prediction (or reconstruction), the last frame of four clips side by side."""
     if not config.train.sample_every or not (config.tokenizer or isinstance(config.model, FSQConfig)):
         return None
@@ -165,7 +185,7 @@ def _preview(clips: Clips, config: RunConfig) -> Callable[[nn.Module, Path], Non
     tokenizer = open_tokenizer(config.tokenizer) if config.tokenizer else None
 
     @torch.no_grad()
-    def write(model: Any, path: Path) -> None:
+    def draw(model: Any) -> Image.Image:
         if isinstance(model, VideoAutoencoder):
             assert batch.video_BFHWC is not None
             device = next(model.parameters()).device
@@ -176,10 +196,9 @@ def _preview(clips: Clips, config: RunConfig) -> Callable[[nn.Module, Path], Non
             truth, guess = predicted_frames(model, tokenizer, batch)
         last = torch.stack([truth[:, -1], guess[:, -1]])
         picture = last.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture.numpy()).save(path)
+        return Image.fromarray(picture.numpy())
 
-    return write
+    return draw
 
 
 def predicted_frames(

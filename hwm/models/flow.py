@@ -67,6 +67,11 @@ class FlowHWM(nn.Module):
         self.units.set_latents(mean_C, std_C, change_std_C)
 
     @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks."""
+        return self.network.blocks
+
+    @property
     def neutral_state_A(self) -> Tensor:
         """The raw state (A,) that normalisation maps to zero."""
         return self.units.shift_scale[0]

@@ -134,6 +134,11 @@ class WanWorldModel(nn.Module):
             raise ValueError(f"latents of standard deviation {typical:.3g} are not those of {self.config.base}'s own autoencoder")
 
     @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks."""
+        return self.transformer.blocks
+
+    @property
     def neutral_state_A(self) -> Tensor:
         """The raw state (A,) that normalisation maps to zero."""
         return self.units.shift_scale[0]

@@ -102,6 +102,11 @@ class VideoAutoencoder(nn.Module):
         self.norm_out = ChannelNorm(fine)
         self.patch_out = nn.Conv2d(fine, patch_values, 1)
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The residual blocks of encoder and decoder."""
+        return [*self.fine_in, *self.coarse_in, *self.coarse_out, *self.fine_out]
+
     def encode_latents(self, video_BFHWC: Tensor) -> Tensor:
         """uint8 video (B, F, H, W, 3) of whole blocks, or of one shorter clip, to bounded latents (B, T, C, h, w).
 

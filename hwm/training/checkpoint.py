@@ -1,6 +1,7 @@
 """Checkpoints that are whole, verified byte by byte before use, or absent.
 
     checkpoints/step-500/   model.safetensors  optimizer.safetensors  ema.safetensors  state.json  manifest.json
+                            (or shards/ where processes each held a share of the model: training/stored.py)
     checkpoints/LATEST      name of the newest      checkpoints/BEST   name of the one with the best validation score
 
 The two names are for people and scripts; what they say is also in `state.json`, which is guarded.
@@ -16,53 +17,109 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint import CheckpointException
 
 from hwm.training.durable import cannot_write, fsync, write_text
+from hwm.training.processes import ALONE, Processes
+from hwm.training.stored import SHARDS, Groups, Stored, is_sharded, write_shards, write_whole
 
 SCHEMA = 1
 _STEP = re.compile(r"step-(\d{1,15})")
+_NAME = re.compile(rf"({SHARDS}/)?[\w-]+\.(json|safetensors)")
 _MAX_JSON_BYTES = 1_000_000
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def save(checkpoints: Path, state: dict[str, Any], tensors: dict[str, dict[str, Tensor]], *, keep: int) -> Path:
-    """Publish the checkpoint of `state["step"]`, then drop old ones.
+def save(checkpoints: Path, state: dict[str, Any], tensors: Groups, *, keep: int, processes: Processes = ALONE) -> Path:
+    """Publish the checkpoint of `state["step"]`, then drop old ones; called by all processes.
 
     state: plain values, among them "step" and "best_step", the step that stays whatever its age (0: none yet).
-    tensors: one safetensors file a group ("model", "optimizer", "ema").  keep: how many of the newest stay.
+    tensors: groups ("model", "optimizer", "ema"); a file each, or shards where processes hold shares of them.
+    keep: how many of the newest stay.
     Raises ValueError naming file and free space if the disk is full; nothing half-written stays, nothing old is lost.
     """
     final = checkpoints / f"step-{state['step']}"
-    building, replaced = checkpoints / f".tmp-{final.name}", checkpoints / f".old-{final.name}"
-    writing = building
+    building = checkpoints / f".tmp-{final.name}"
+    with _building(building, final, processes):
+        processes.on_first(lambda: _begin(building, final))
+        hashed: list[dict[str, Any]] = []
+        if is_sharded(tensors):
+            hashed = processes.gather(_write_share(building, final, tensors, processes))
+            errors = [share["error"] for share in hashed if "error" in share]
+            if errors:
+                raise ValueError(errors[0])
+        files = {name: entry for share in hashed for name, entry in share["files"].items()}
+        processes.on_first(lambda: _finish(building, final, state, {} if files else tensors, files))
+    processes.on_first(lambda: _publish(checkpoints, building, final, state, keep))
+    return final
+
+
+@contextmanager
+def _building(building: Path, final: Path, processes: Processes) -> Iterator[None]:
+    """Leave no half-made folder behind an error."""
+    try:
+        yield
+    except ValueError:
+        if processes.first:
+            shutil.rmtree(building, ignore_errors=True)
+        raise
+
+
+def _begin(building: Path, final: Path) -> None:
     try:
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
+    except OSError as error:
+        raise cannot_write(final, error) from None
+
+
+def _write_share(building: Path, final: Path, tensors: Groups, processes: Processes) -> dict[str, Any]:
+    """Write this process's shards, force them to the disk; their sizes and hashes, or the error as a value."""
+    folder = building / SHARDS
+    try:
+        write_shards(folder, tensors, process_group=processes.patient)
+        own = sorted(folder.glob(f"shard-{processes.rank + 1:05d}-*.safetensors"))
+        for file in own:
+            fsync(file)
+        return {"files": {f"{SHARDS}/{file.name}": _entry(file) for file in own}}
+    except (OSError, SafetensorError) as error:
+        return {"error": str(cannot_write(final / SHARDS, error))}
+    except CheckpointException as error:  # of several processes; the first reason stands for all
+        return {"error": str(cannot_write(final / SHARDS, next(iter(error.failures.values()))[0]))}
+
+
+def _finish(building: Path, final: Path, state: dict[str, Any], tensors: Groups, files: dict[str, Any]) -> None:
+    """Write whole groups, the state and, last, the manifest of everything."""
+    writing = building
+    try:
         for group, named in tensors.items():
             writing = building / f"{group}.safetensors"
-            _write_tensors(writing, named)
+            write_whole(writing, named)
         writing = building / "state.json"
         writing.write_text(json.dumps(state, indent=1) + "\n")
-        files = {f.name: {"bytes": f.stat().st_size, "sha256": _sha256(f)} for f in sorted(building.iterdir())}
+        files = files | {f.name: _entry(f) for f in sorted(building.iterdir()) if f.is_file()}
         writing = building / "manifest.json"
         writing.write_text(_seal({"schema": SCHEMA, "step": state["step"], "torch": torch.__version__, "files": files}))
         for file in building.iterdir():
             fsync(file)
         fsync(building)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(building, ignore_errors=True)
         raise cannot_write(final / writing.name, error) from None
+
+
+def _publish(checkpoints: Path, building: Path, final: Path, state: dict[str, Any], keep: int) -> None:
+    replaced = checkpoints / f".old-{final.name}"
     if final.exists():
         final.rename(replaced)
     building.rename(final)
@@ -70,7 +127,10 @@ def save(checkpoints: Path, state: dict[str, Any], tensors: dict[str, dict[str, 
     shutil.rmtree(replaced, ignore_errors=True)
     point(checkpoints, state)
     _prune(checkpoints, state, keep=keep)
-    return final
+
+
+def _entry(file: Path) -> dict[str, Any]:
+    return {"bytes": file.stat().st_size, "sha256": _sha256(file)}
 
 
 def point(checkpoints: Path, state: dict[str, Any]) -> None:
@@ -106,7 +166,9 @@ def clean(checkpoints: Path) -> None:
 def verify(folder: Path) -> None:
     """Raise ValueError naming the file if anything in a checkpoint is not exactly as it was written."""
     for name, expected in _manifest(folder)["files"].items():
-        file = folder / Path(name).name
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{folder / 'manifest.json'}: damaged (names the file {name[:80]!r})")
+        file = folder / name
         if not file.is_file():
             raise ValueError(f"{file}: missing")
         if file.stat().st_size != expected["bytes"]:
@@ -174,10 +236,9 @@ def step_of(folder: Path) -> int:
     return load_state(folder)["step"]
 
 
-def load_tensors(folder: Path) -> dict[str, dict[str, Tensor]]:
-    """The groups of tensors of a checkpoint that was verified."""
-    files = [folder / name for name in _manifest(folder)["files"] if name.endswith(".safetensors")]
-    return {file.stem: _read_tensors(file) for file in files}
+def stored(folder: Path) -> Stored:
+    """The tensors of a checkpoint that was verified."""
+    return Stored(folder / name for name in _manifest(folder)["files"] if name.endswith(".safetensors"))
 
 
 @dataclass(frozen=True)
@@ -201,12 +262,19 @@ def load_weights(path: str | Path, model: nn.Module, *, prefer_ema: bool = True)
         path = find(path)
     elif (path / "manifest.json").exists():
         verify(path)
-    file = path / "model.safetensors" if path.is_dir() else path
-    tensors, files = _read_tensors(file), [file]
-    if prefer_ema and path.is_dir() and (path / "ema.safetensors").exists():
-        files.append(path / "ema.safetensors")
-        tensors |= _read_tensors(files[-1])
-    expect_same(tensors, model.state_dict(), where=file)
+    if (path / SHARDS).is_dir():
+        files = sorted((path / SHARDS).glob("*.safetensors"))
+    else:
+        files = [path / "model.safetensors" if path.is_dir() else path]
+        if not files[0].is_file():
+            raise ValueError(f"{files[0]}: no such file; expected weights in the safetensors format")
+        if prefer_ema and path.is_dir() and (path / "ema.safetensors").exists():
+            files.append(path / "ema.safetensors")
+    found = Stored(files)
+    tensors = found.read("model" if path.is_dir() else path.stem)
+    if prefer_ema and path.is_dir() and "ema" in found:
+        tensors |= found.read("ema")
+    expect_same(tensors, model.state_dict(), where=files[0])
     model.load_state_dict(tensors)
     return Loaded(tuple(files), tuple(sorted(tensors)))
 
@@ -217,7 +285,7 @@ def export_weights(model: nn.Module, path: str | Path) -> Path:
     temporary = path.with_name(f".tmp-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_tensors(temporary, model.state_dict())
+        write_whole(temporary, model.state_dict())
         fsync(temporary)
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
@@ -227,7 +295,10 @@ def export_weights(model: nn.Module, path: str | Path) -> Path:
 
 
 def expect_same(tensors: dict[str, Tensor], expected: dict[str, Tensor], *, where: Path) -> None:
-    """Raise ValueError with every kind of difference between stored tensors and those of a model."""
+    """Raise ValueError with every kind of difference between stored tensors and those of a model.
+
+    tensors: on the meta device where only shapes and types are to be compared.
+    """
     both = sorted(tensors.keys() & expected.keys())
     faults = {
         "missing": sorted(expected.keys() - tensors.keys()),
@@ -240,7 +311,7 @@ def expect_same(tensors: dict[str, Tensor], expected: dict[str, Tensor], *, wher
         "of another dtype": [
             f"{n} {tensors[n].dtype}, the model has {expected[n].dtype}" for n in both if tensors[n].dtype != expected[n].dtype
         ],
-        "with NaN": [n for n in both if tensors[n].is_floating_point() and tensors[n].isnan().any()],
+        "with NaN": [n for n in both if not tensors[n].is_meta and tensors[n].is_floating_point() and tensors[n].isnan().any()],
     }
     found = [
         f"{len(names)} {fault}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
@@ -276,30 +347,6 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if _STEP.fullmatch(folder.name) and folder.name != f"step-{body['step']}":
         raise ValueError(f"{path}: belongs to step {body['step']}; give the folder its name back")
     return body
-
-
-def _write_tensors(path: Path, named: dict[str, Tensor]) -> None:
-    """Write a safetensors file: contiguous, no memory shared (tied weights are stored under each of their names)."""
-    separate, seen = {}, set()
-    for name, tensor in named.items():
-        plain = tensor.detach().cpu().contiguous()
-        if plain.untyped_storage().data_ptr() in seen:
-            plain = plain.clone()
-        seen.add(plain.untyped_storage().data_ptr())
-        separate[name] = plain
-    path.touch()
-    mode = path.stat().st_mode
-    save_file(separate, path, metadata={"format": "pt"})
-    path.chmod(mode)  # The library leaves a file that only its owner may read.
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; expected weights in the safetensors format")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error})") from None
 
 
 def _read_small(path: Path) -> str:

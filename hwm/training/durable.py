@@ -44,7 +44,7 @@ def write_all(file: FileIO, text: str, *, path: Path) -> None:
         raise cannot_write(path, error) from None
 
 
-def cannot_write(path: Path, error: Exception) -> ValueError:
+def cannot_write(path: Path, error: BaseException) -> ValueError:
     """The one-line error of a failed write: the file, the system's reason, the space left, the remedy."""
     free = shutil.disk_usage(path.parent if path.parent.exists() else ".").free
     told = re.search(r"\(os error (\d+)\)", str(error))  # safetensors tells the number in its text alone

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from hwm.training.stored import Stored
 
 
 class Ema:
@@ -28,12 +30,11 @@ class Ema:
             if name in self.average:
                 self.average[name].lerp_(parameter.float(), 1 - decay)
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
+    def load(self, stored: Stored) -> None:
         """Put back a stored average; raises ValueError if it belongs to another model."""
-        if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in self.average.items()}:
+        if {n: t.shape for n, t in stored.sizes("ema").items()} != {n: t.shape for n, t in self.average.items()}:
             raise ValueError("the stored average of the weights belongs to another model")
-        for name, average in self.average.items():
-            average.copy_(tensors[name])
+        stored.read_into("ema", self.average)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:

@@ -4,7 +4,10 @@ A run is a pure function of its configuration.  Batch, dropout and every other r
 (seed, step), never from a generator that lives on; so a run that was stopped, killed or moved continues bit for bit
 as if nothing had happened, and a checkpoint needs to hold no random state.
 
-    OUT/config.toml   OUT/metrics.jsonl   OUT/checkpoints/step-N/   OUT/samples/step-N.png
+    OUT/config.toml   OUT/metrics.jsonl   OUT/checkpoints/step-N/   OUT/samples/step-N.png   OUT/DONE
+
+Several processes (processes.joined) deal the micro-steps of a step out among themselves; what is learned does not depend
+on their number.
 """
 
 from __future__ import annotations
@@ -13,15 +16,18 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
+from torch.distributed.tensor import DTensor
 
-from hwm.config import RunConfig
+from hwm.config import RunConfig, TrainConfig
 from hwm.contracts import Batch
 from hwm.signals import StopFlag
 from hwm.training import checkpoint
@@ -29,9 +35,14 @@ from hwm.training.device import autocast, choose_device, cpu_threads, own_random
 from hwm.training.ema import Ema
 from hwm.training.metrics import MetricsLog
 from hwm.training.optim import adamw, load_optimizer_tensors, lr_at, optimizer_tensors
+from hwm.training.parallel import Parallel
+from hwm.training.processes import ALONE, Processes
 from hwm.training.progress import TrainingProgress
-from hwm.training.run_folder import claimed, config_hash, settle_config
+from hwm.training.run_folder import DONE, claimed, config_hash, mark_done, read_done, settle_config
 from hwm.training.validation import evaluating, validate
+
+LEAVING = 30.0
+"""Seconds that a restarted group of processes waits for one of the last attempt that is still saving."""
 
 
 @dataclass(frozen=True)
@@ -70,123 +81,189 @@ def fit(
     out: str | Path,
     *,
     train_batch: Callable[[int], Batch],
-    validation_batches: Callable[[], Iterable[Batch]] | None = None,
-    preview: Callable[[nn.Module, Path], None] | None = None,
+    validation_batches: Sequence[Batch] | None = None,
+    preview: Callable[[nn.Module], Image.Image] | None = None,
     log: Callable[[str], None] | None = None,
+    processes: Processes = ALONE,
 ) -> FitResult:
     """Train a model (nn.Module and contracts.WorldModel), or continue the run that `out` holds.
 
     config: `config.train` and `config.seed` are what the loop reads; the whole is stored with the run.
     train_batch: the batch of micro-step i, a pure function of i.  validation_batches: all validation clips, in order.
-    preview: writes a picture of what the model predicts to the path it is given.
+    preview: draws a picture of what the model predicts.
     log: receives plain progress lines; None: a bar on a terminal, printed lines elsewhere.
+    processes: those that train together, from `processes.joined`; all of them call `fit` alike and share the micro-steps.
 
     Raises ValueError, always one line, if the folder is in use or holds a run with another configuration, no
     checkpoint in it is whole, the disk is full, or loss or gradient stop being finite.  The last checkpoint stays.
     """
     train, out = config.train, Path(out)
-    rank, world = 0, 1  # One process.  All that follows counts clips by them already.
     if train.validate_every and validation_batches is None:
         raise ValueError("train.validate_every is set but there are no validation clips: set data.val, or set it to 0")
     if train.sample_every and preview is None:
         raise ValueError("train.sample_every is set but this run can draw no samples: set it to 0")
+    if done := processes.on_first(lambda: _already_done(out, config)):
+        return FitResult(done["step"], done["best"], done["seconds"])
 
     device = choose_device(train.device)
-    progress = TrainingProgress(train.steps, log=log)
-    with claimed(out, say=progress.say), StopFlag() as stop, cpu_threads(train.threads), own_randomness(device):
-        settle_config(out, config)
-        model.to(device)
+    progress = TrainingProgress(train.steps, log=log if processes.first else lambda line: None)
+    with (
+        held(out, processes, say=progress.say),
+        StopFlag() as stop,
+        cpu_threads(train.threads),
+        own_randomness(device),
+    ):
+        processes.on_first(lambda: settle_config(out, config))
+        parallel = Parallel(model.to(device), train, processes, device)
         optimizer = adamw(model, train, device=device)
         ema = Ema(model, train.ema) if train.ema else None
 
         # Continue from the newest whole checkpoint, if there is one.
         checkpoints = out / "checkpoints"
-        checkpoint.clean(checkpoints)
-        position = _restore(checkpoints, model, optimizer, ema, config=config, say=progress.say)
+        position = _restore(checkpoints, model, optimizer, ema, config=config, say=progress.say, processes=processes)
         saved = position
-        tensorboard = out / "tensorboard" if train.tensorboard else None
-        trace = out / "metrics.jsonl"
-        metrics = MetricsLog(trace, step=position.step, validated=position.validated, tensorboard=tensorboard)
+        metrics = _open_metrics(out, train, position) if processes.first else None
         generator = torch.Generator(device)
-        start = time.monotonic() - metrics.seconds  # as if all sessions had been one
+        start = time.monotonic() - (metrics.seconds if metrics else 0.0)  # as if all sessions had been one
         clips, busy = 0, 0.0
 
         def due(every: int) -> bool:
             return bool(every and position.step and (position.step % every == 0 or position.step >= train.steps))
 
         model.train()
-        with metrics, progress.running(start=position.step):
+        with metrics or nullcontext(), progress.running(start=position.step):
             while True:
                 step, finished = position.step, position.step >= train.steps
+                stopping = processes.any(stop)
 
                 # First what is owed at this step; a run that was stopped in the middle of it pays it on its return.
-                if validation_batches and due(train.validate_every) and position.validated < step and not stop:
+                if validation_batches is not None and due(train.validate_every) and position.validated < step and not stopping:
                     with evaluating(model, ema):
-                        scores = validate(model, validation_batches(), device=device, seed=config.seed, stop=stop)
+                        scores = validate(
+                            model, validation_batches, device=device, seed=config.seed, stop=stop, processes=processes
+                        )
                     if scores is not None:
-                        seconds = time.monotonic() - start
-                        metrics.write({"step": step, **{f"val/{k}": v for k, v in scores.items()}, "seconds": seconds})
+                        if metrics:
+                            seconds = time.monotonic() - start
+                            metrics.write({"step": step, **{f"val/{k}": v for k, v in scores.items()}, "seconds": seconds})
                         position = _judge(position, scores, key=model.validation_key, say=progress.say)
+                    stopping = processes.any(stop)
 
                 # A stop that comes later than here waits for the next time round: what is left unsaved is never left.
-                ending = finished or bool(stop)
+                ending = finished or stopping
                 if (due(train.checkpoint_every) or ending or position.best_step == step) and position != saved:
-                    metrics.sync()
+                    if metrics:
+                        metrics.sync()
                     tensors = {"model": model.state_dict(), "optimizer": optimizer_tensors(model, optimizer)}
                     tensors |= {"ema": ema.average} if ema else {}
                     state = dataclasses.asdict(position) | {"config": config_hash(config)}
-                    checkpoint.save(checkpoints, state, tensors, keep=train.keep_checkpoints)
+                    checkpoint.save(checkpoints, state, tensors, keep=train.keep_checkpoints, processes=processes)
                     saved = position
 
-                if preview and due(train.sample_every) and not stop:
-                    (out / "samples").mkdir(exist_ok=True)
+                if preview and due(train.sample_every) and not stopping:
                     with evaluating(model, ema):
-                        preview(model, out / "samples" / f"step-{step}.png")
+                        picture = preview(model)
+                    if processes.first:
+                        (out / "samples").mkdir(exist_ok=True)
+                        picture.save(out / "samples" / f"step-{step}.png")
 
                 if ending:
                     break
 
-                # Then one update: `accumulate` micro-steps, each with randomness of its own number.
+                # Then one update: `accumulate` micro-steps, each with randomness of its own number, dealt out in turns.
                 began, lr = time.monotonic(), lr_at(step, train)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
                 sums: dict[str, torch.Tensor] = {}
-                micro_steps = range(step * train.accumulate * world + rank, (step + 1) * train.accumulate * world, world)
-                for micro_step in micro_steps:
+                turns = range(processes.rank, processes.rank + train.accumulate, processes.world)
+                for turn in turns:
+                    if turn >= processes.world and processes.any(stop):
+                        break
+                    # Where turns do not come out even, the last one is taken again and counts nothing.
+                    counts = turn < train.accumulate
+                    micro_step = step * train.accumulate + min(turn, train.accumulate - 1)
                     torch.manual_seed(seed_of(config.seed, "dropout", micro_step))
                     generator.manual_seed(seed_of(config.seed, "loss", micro_step))
                     batch = train_batch(micro_step).to(device)
-                    with autocast(device, train.precision):
-                        terms = model.loss(batch, generator=generator)
-                    (terms["loss"] / train.accumulate).backward()
+                    with parallel.micro_step(last=turn == turns[-1]):
+                        with autocast(device, train.precision):
+                            terms = parallel.loss(batch, generator=generator)
+                        # Gradients are averaged over the processes; this makes it the mean over the step's micro-steps.
+                        (terms["loss"] * (counts * processes.world / train.accumulate)).backward()
                     for name, term in terms.items():
-                        sums[name] = sums.get(name, 0) + term.detach().float() / train.accumulate
-                    clips += len(batch) * world
-
-                parameters = [p for p in model.parameters() if p.grad is not None]
-                grad_norm = nn.utils.get_total_norm([p.grad for p in parameters])
-                values = dict(zip([*sums, "grad_norm"], torch.stack([*sums.values(), grad_norm]).tolist()))
-                _expect_finite(values, step=step + 1, micro_steps=micro_steps, kept=saved.step)
-                if train.clip_norm:
-                    nn.utils.clip_grads_with_norm_(parameters, train.clip_norm, grad_norm)
-                optimizer.step()
+                        sums[name] = sums.get(name, 0) + term.detach().float() * (counts / train.accumulate)
+                else:
+                    clips += len(batch) * train.accumulate
+                    parameters = [p for p in model.parameters() if p.grad is not None]
+                    grad_norm = total_norm(parameters)
+                    *terms_N, norm = torch.stack([*sums.values(), grad_norm]).tolist()
+                    values = dict(zip(sums, processes.sum(terms_N))) | {"grad_norm": norm}
+                    _expect_finite(values, step=step, accumulate=train.accumulate, kept=saved.step)
+                    if train.clip_norm:
+                        nn.utils.clip_grads_with_norm_(parameters, train.clip_norm, grad_norm)
+                    optimizer.step()
+                    if ema:
+                        ema.update(model, step + 1)
+                    position = dataclasses.replace(position, step=step + 1)
+                    processes.after_first_step()
                 optimizer.zero_grad()
-                if ema:
-                    ema.update(model, step + 1)
-                position = dataclasses.replace(position, step=step + 1)
+                if position.step == step:  # stopped between two micro-steps: the step is taken again, whole
+                    continue
 
                 busy += time.monotonic() - began
                 progress.advance(step + 1)
                 if (step + 1) % train.log_every == 0 or step == 0:
                     pace = {"seconds": time.monotonic() - start, "clips_per_second": clips / busy}
-                    metrics.write({"step": step + 1, **values, "lr": lr, **pace})
+                    if metrics:
+                        metrics.write({"step": step + 1, **values, "lr": lr, **pace})
                     progress.show(step + 1, loss=values["loss"], lr=lr, clips_per_second=pace["clips_per_second"])
                     clips, busy = 0, 0.0
 
-        if stop.signal:
-            name = signal.Signals(stop.signal).name
-            progress.say(f"{name}: stopped after step {position.step}, everything saved; run again to continue")
-        return FitResult(position.step, position.best, time.monotonic() - start, stop.signal)
+        signals = [number for number in processes.gather(stop.signal) if number]
+        seconds = time.monotonic() - start
+        if not stopping:
+            processes.on_first(lambda: mark_done(out, config, step=position.step, best=position.best, seconds=seconds))
+            return FitResult(position.step, position.best, seconds)
+        progress.say(
+            f"{signal.Signals(signals[0]).name}: stopped after step {position.step}, everything saved; run again to continue"
+        )
+        return FitResult(position.step, position.best, seconds, signals[0])
+
+
+def _already_done(out: Path, config: RunConfig) -> dict[str, Any] | None:
+    """What is noted of a complete run, if its last checkpoint is still whole."""
+    done = read_done(out, config)
+    try:
+        if done:
+            checkpoint.verify(out / "checkpoints" / f"step-{done['step']}")
+        return done
+    except ValueError:
+        return None  # the usual way reports it and trains again what was lost
+
+
+@contextmanager
+def held(out: Path, processes: Processes, *, say: Callable[[str], None]) -> Iterator[None]:
+    """The run folder, for these processes: the first one locks it and clears what a killed one left."""
+    with ExitStack() as stack:
+
+        def claim() -> None:
+            stack.enter_context(claimed(out, say=say, patience=LEAVING if processes.world > 1 else 0.0))
+            (out / DONE).unlink(missing_ok=True)
+            checkpoint.clean(out / "checkpoints")
+
+        processes.on_first(claim)
+        yield
+
+
+def _open_metrics(out: Path, train: TrainConfig, position: Position) -> MetricsLog:
+    tensorboard = out / "tensorboard" if train.tensorboard else None
+    return MetricsLog(out / "metrics.jsonl", step=position.step, validated=position.validated, tensorboard=tensorboard)
+
+
+def total_norm(parameters: list[nn.Parameter]) -> torch.Tensor:
+    """The global norm of the gradients, whole also where processes hold shares of them."""
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def _judge(position: Position, scores: dict[str, float], *, key: str, say: Callable[[str], None]) -> Position:
@@ -209,37 +286,53 @@ def _restore(
     *,
     config: RunConfig,
     say: Callable[[str], None],
+    processes: Processes,
 ) -> Position:
-    """Load the newest whole checkpoint into model, optimiser and average; without one the run starts at step 0."""
-    folder = checkpoint.newest(checkpoints, say=say)
-    if folder is None:
+    """Load the newest whole checkpoint into model, optimiser and average; without one the run starts at step 0.
+
+    It may have been written by any number of processes.
+    """
+    name = processes.on_first(lambda: folder.name if (folder := checkpoint.newest(checkpoints, say=say)) else None)
+    if name is None:
         return Position()
-    state, tensors = checkpoint.load_state(folder), checkpoint.load_tensors(folder)
+    folder = checkpoints / name
+    state, stored = checkpoint.load_state(folder), checkpoint.stored(folder)
     if state.pop("config") != config_hash(config):
         raise ValueError(f"{folder}: was trained with another configuration than config.toml; choose another folder")
-    checkpoint.expect_same(tensors["model"], model.state_dict(), where=folder / "model.safetensors")
-    model.load_state_dict(tensors["model"])
-    load_optimizer_tensors(model, optimizer, tensors["optimizer"])
+    here = model.state_dict()
+    checkpoint.expect_same(stored.sizes("model"), here, where=folder / "model.safetensors")
+    tensors = {name: torch.empty_like(tensor) for name, tensor in here.items()}
+    stored.read_into("model", tensors)
+    model.load_state_dict(tensors)  # rather than in place: a model may have something to say to what it is given
+    load_optimizer_tensors(model, optimizer, stored)
     if ema:
-        ema.load(tensors["ema"])
+        ema.load(stored)
     position = Position(**state)
-    if position.best_step:
+
+    def settle_best() -> bool:
+        kept = bool(position.best_step)
         try:
-            checkpoint.verify(checkpoints / f"step-{position.best_step}")
+            if kept:
+                checkpoint.verify(checkpoints / f"step-{position.best_step}")
         except ValueError as error:
             say(f"WARNING: {error}; the best checkpoint is lost, the next validation chooses a new one")
-            position = dataclasses.replace(position, best_step=0, best=None)
-    checkpoint.point(checkpoints, dataclasses.asdict(position))
+            kept = False
+        checkpoint.point(checkpoints, dataclasses.asdict(position) | ({} if kept else {"best_step": 0}))
+        return kept
+
+    if not processes.on_first(settle_best):
+        position = dataclasses.replace(position, best_step=0, best=None)
     say(f"continuing from {folder}")
     return position
 
 
-def _expect_finite(values: dict[str, float], *, step: int, micro_steps: range, kept: int) -> None:
-    """Stop before a step that would spoil the weights."""
+def _expect_finite(values: dict[str, float], *, step: int, accumulate: int, kept: int) -> None:
+    """Stop before a step, counted from 0, that would spoil the weights."""
     wrong = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
     if wrong:
-        batches = ", ".join(map(str, micro_steps))
+        batches = ", ".join(map(str, range(step * accumulate, (step + 1) * accumulate)))
         kept_text = f"checkpoint step-{kept} is untouched" if kept else "no checkpoint was written yet"
         raise ValueError(
-            f"step {step} (batches {batches}): {', '.join(wrong)}; stopped, {kept_text}; lower train.lr or check the data"
+            f"step {step + 1} (batches {batches}): {', '.join(wrong)}; stopped, {kept_text}; "
+            "lower train.lr or check the data"
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hwm.config import TrainConfig
+from hwm.training.stored import Stored
 
 _MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -69,14 +70,16 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     }
 
 
-def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, stored: Stored) -> None:
     """Put back what `optimizer_tensors` gave; raises ValueError for a name or a shape that the model does not have."""
-    parameters = dict(model.named_parameters())
-    for entry, value in tensors.items():
+    parameters, targets = dict(model.named_parameters()), {}
+    for entry, size in stored.sizes("optimizer").items():
         key, _, name = entry.partition(".")
         parameter = parameters.get(name)
-        if parameter is None or (value.ndim and value.shape != parameter.shape):
-            raise ValueError(f"optimizer state {entry!r} {tuple(value.shape)} belongs to no parameter of this model")
+        if parameter is None or (size.ndim and size.shape != parameter.shape):
+            raise ValueError(f"optimizer state {entry!r} {tuple(size.shape)} belongs to no parameter of this model")
         # In the parameter's own memory format: the fused kernel walks both in the order of their memory.
-        like = parameter if value.ndim else torch.empty((), device=parameter.device)
-        optimizer.state[parameter][key] = torch.empty_like(like, dtype=value.dtype, requires_grad=False).copy_(value)
+        like = parameter if size.ndim else torch.empty((), device=parameter.device)
+        targets[entry] = torch.empty_like(like, dtype=size.dtype, requires_grad=False)
+        optimizer.state[parameter][key] = targets[entry]
+    stored.read_into("optimizer", targets)

@@ -7,8 +7,11 @@ import hashlib
 import json
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ try:
 except ImportError:  # Windows has no flock; its runs go unguarded and say so.
     fcntl = None  # type: ignore[assignment]
 
+DONE = "DONE"
 _FREE = {f"train.{k}" for k in ("log_every", "checkpoint_every", "keep_checkpoints", "sample_every", "tensorboard")} | {
     f"train.{k}" for k in ("threads", "device", "parallel", "recompute", "compile", "timeout")
 }
@@ -27,10 +31,11 @@ _FREE = {f"train.{k}" for k in ("log_every", "checkpoint_every", "keep_checkpoin
 
 
 @contextmanager
-def claimed(out: Path, *, say: Callable[[str], None]) -> Iterator[None]:
+def claimed(out: Path, *, say: Callable[[str], None], patience: float = 0.0) -> Iterator[None]:
     """Hold the run folder for this process; made if absent.
 
     The lock is the kernel's, so that of a dead process is free again whatever file it left.
+    patience: seconds to wait for another process to leave, such as one of the last attempt that is still saving.
     Raises ValueError naming process and host if another process holds it.
     """
     try:
@@ -42,7 +47,7 @@ def claimed(out: Path, *, say: Callable[[str], None]) -> Iterator[None]:
         try:
             if fcntl is None:
                 raise OSError(errno.ENOTSUP, "no file locks on this system")
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file, patience)
         except BlockingIOError:
             file.seek(0)
             owner = file.read(200).decode(errors="replace").strip() or "another process"
@@ -57,6 +62,17 @@ def claimed(out: Path, *, say: Callable[[str], None]) -> Iterator[None]:
             file.truncate(0)
             if fcntl is not None:  # Explicitly: a forked worker that outlives us shares the lock.
                 fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _lock(file: FileIO, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def settle_config(out: Path, config: RunConfig) -> None:
@@ -93,8 +109,49 @@ def decisive(config: RunConfig) -> dict[str, Any]:
                 flat[prefix + key] = value
 
     collect(to_dict(config), "")
+    # Only their product decides: how many clips a step learns from.  How they are dealt out depends on the machine.
+    flat["train.batch_size x train.accumulate"] = flat.pop("train.batch_size") * flat.pop("train.accumulate")
     free = _FREE | ({"train.steps"} if config.train.schedule == "constant" else set())
     return {key: value for key, value in flat.items() if key not in free}
+
+
+def dealt_out(config: RunConfig, out: Path, *, world: int) -> RunConfig:
+    """The configuration with micro-batches small and many enough for every process to have one.
+
+    The clips of a step, and so what is learned, stay the same.  A run that is continued keeps its micro-batches where they
+    are smaller, so that it goes on bit for bit.  Raises ValueError where a step has fewer clips than there are processes.
+    """
+    train, path = config.train, out / "config.toml"
+    clips = train.batch_size * train.accumulate
+    if path.exists():
+        before = from_toml(RunConfig, path).train
+        if before.batch_size * before.accumulate == clips and before.batch_size < train.batch_size:
+            train = before
+    sizes = (n for n in range(1, train.batch_size + 1) if train.batch_size % n == 0 and train.accumulate * n >= world)
+    factor = next(sizes, 0)
+    if not factor:
+        raise ValueError(
+            f"a step of {clips} clips (train.batch_size x train.accumulate) is too small for {world} processes: start at most "
+            f"{clips}, or raise train.batch_size"
+        )
+    dealt = replace(config.train, batch_size=train.batch_size // factor, accumulate=train.accumulate * factor)
+    return replace(config, train=dealt)
+
+
+def mark_done(out: Path, config: RunConfig, *, step: int, best: float | None, seconds: float) -> None:
+    """Note that the run is complete, so that a restarted process need not load it to find that out."""
+    facts = {"step": step, "best": best, "seconds": seconds, "steps": config.train.steps, "config": config_hash(config)}
+    write_text(out / DONE, json.dumps(facts) + "\n")
+
+
+def read_done(out: Path, config: RunConfig) -> dict[str, Any] | None:
+    """What `mark_done` noted of a run with this configuration whose last checkpoint is still there; else None."""
+    try:
+        facts = json.loads((out / DONE).read_text())
+        whole = (facts["config"], facts["steps"]) == (config_hash(config), config.train.steps)
+        return facts if whole and (out / "checkpoints" / f"step-{facts['step']}").is_dir() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def config_hash(config: RunConfig) -> str:

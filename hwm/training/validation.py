@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -13,6 +13,7 @@ from hwm.contracts import Batch
 from hwm.signals import StopFlag
 from hwm.training.device import seed_of
 from hwm.training.ema import Ema
+from hwm.training.processes import ALONE, Processes
 
 
 @contextmanager
@@ -27,24 +28,31 @@ def evaluating(model: nn.Module, ema: Ema | None) -> Iterator[None]:
 
 
 def validate(
-    model: Any, batches: Iterable[Batch], *, device: torch.device, seed: int, stop: StopFlag
+    model: Any, batches: Sequence[Batch], *, device: torch.device, seed: int, stop: StopFlag, processes: Processes = ALONE
 ) -> dict[str, float] | None:
     """Mean of every score of `model.validate` over all clips, or None if a stop was asked for on the way.
 
-    The arithmetic is float32 and the randomness the same each time, so that scores of different steps compare.
+    batches: read one at a time; processes share them, and all of them get the result, which is the same for any number.
+    The arithmetic is float32 and the randomness of a batch the same each time, so that scores of different steps compare.
     Raises ValueError if there is no clip.
     """
-    torch.manual_seed(seed_of(seed, "validation"))
-    generator = torch.Generator(device).manual_seed(seed_of(seed, "validation samples"))
-    sums: dict[str, float] = {}
-    clips = 0
-    for batch in batches:
-        if stop:
-            return None
-        for name, score_B in model.validate(batch.to(device), generator=generator).items():
-            assert score_B.shape == (len(batch),), f"score {name!r}: expected one value per clip"
-            sums[name] = sums.get(name, 0.0) + score_B.float().sum().item()
-        clips += len(batch)
-    if not clips:
+    if not batches:
         raise ValueError("validation has no clips: set data.val to more data, or train.validate_every to 0")
-    return {name: total / clips for name, total in sums.items()}
+    told: list[tuple[int, int, dict[str, float]]] = []
+    for turn in range(-(-len(batches) // processes.world)):
+        if processes.any(stop):
+            return None
+        number = turn * processes.world + processes.rank
+        # Where batches do not come out even, some repeat the last, uncounted: shared models are computed by all or none.
+        batch = batches[min(number, len(batches) - 1)].to(device)
+        torch.manual_seed(seed_of(seed, "validation", number))
+        generator = torch.Generator(device).manual_seed(seed_of(seed, "validation samples", number))
+        sums: dict[str, float] = {}
+        for name, score_B in model.validate(batch, generator=generator).items():
+            assert score_B.shape == (len(batch),), f"score {name!r}: expected one value per clip"
+            sums[name] = score_B.float().sum().item()
+        if number < len(batches):
+            told.append((number, len(batch), sums))
+    parts = sorted(part for mine in processes.gather(told) for part in mine)
+    clips = sum(count for _, count, _ in parts)
+    return {name: sum(sums[name] for _, _, sums in parts) / clips for name in parts[0][2]}

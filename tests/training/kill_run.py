@@ -14,6 +14,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from tiny_training import checkpoint_bytes, clips, run
@@ -33,6 +34,9 @@ def start(out: Path, steps: int) -> int:
 
         result = run(out, f"train.steps={steps}", "train.checkpoint_every=4", "train.accumulate=1", train_batch=slow_clips)
         code = 0 if result.step == steps else 1
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
     finally:
         os._exit(code)
 

@@ -12,6 +12,7 @@ from torch import nn
 from hwm.config import TrainConfig
 from hwm.training.ema import Ema
 from hwm.training.optim import adamw, load_optimizer_tensors, lr_at, optimizer_tensors, parameter_groups
+from hwm.training.stored import Stored, write_whole
 
 CPU = torch.device("cpu")
 
@@ -82,12 +83,16 @@ def test_a_model_may_choose_its_own_groups_but_must_not_lose_a_parameter():
         adamw(model, TrainConfig(), device=CPU)
 
 
-def test_optimizer_state_goes_by_name_and_comes_back():
+def test_optimizer_state_goes_by_name_and_comes_back(tmp_path):
     torch.manual_seed(0)
     train = TrainConfig(lr=0.1)
     one, two = Mixed(), Mixed()
     two.load_state_dict(one.state_dict())
     first, second = adamw(one, train, device=CPU), adamw(two, train, device=CPU)
+
+    def stored(tensors):
+        write_whole(tmp_path / "optimizer.safetensors", tensors)
+        return Stored([tmp_path / "optimizer.safetensors"])
 
     def step(model, optimizer):
         model().backward()
@@ -99,14 +104,14 @@ def test_optimizer_state_goes_by_name_and_comes_back():
     assert {"exp_avg.conv.weight", "exp_avg_sq.conv.weight", "step.conv.weight"} <= tensors.keys()
     assert not any("frozen" in name for name in tensors)
     two.load_state_dict(one.state_dict())
-    load_optimizer_tensors(two, second, tensors)
+    load_optimizer_tensors(two, second, stored(tensors))
     step(one, first)
     step(two, second)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters()))
     assert tensors["step.conv.weight"] == 1  # What was loaded is a copy.
     for entry, value in {"exp_avg.nothing": torch.zeros(1), "exp_avg.conv.weight": torch.zeros(2)}.items():
         with pytest.raises(ValueError, match="belongs to no parameter"):
-            load_optimizer_tensors(two, second, {entry: value})
+            load_optimizer_tensors(two, second, stored({entry: value}))
 
 
 def test_average_of_the_weights():
@@ -133,7 +138,7 @@ def test_average_forgets_the_start_early_on():
     )
 
 
-def test_average_is_float32_and_leaves_the_trained_weights_bit_equal():
+def test_average_is_float32_and_leaves_the_trained_weights_bit_equal(tmp_path):
     model = nn.Linear(3, 3).to(torch.bfloat16)
     trained = {n: p.clone() for n, p in model.named_parameters()}
     ema = Ema(model, 0.9)
@@ -144,4 +149,5 @@ def test_average_is_float32_and_leaves_the_trained_weights_bit_equal():
         raise RuntimeError("inside")
     assert all(torch.equal(p, trained[n]) for n, p in model.named_parameters())
     with pytest.raises(ValueError, match="another model"):
-        ema.load({"weight": torch.zeros(2, 2)})
+        write_whole(tmp_path / "ema.safetensors", {"weight": torch.zeros(2, 2)})
+        ema.load(Stored([tmp_path / "ema.safetensors"]))

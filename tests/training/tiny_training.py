@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +46,13 @@ def build(config: RunConfig = CONFIG) -> STTransformer:
         return STTransformer(config.model)
 
 
-def validation_batches() -> Iterator[Batch]:
-    yield clips(1_000_000, count=3)
-    yield clips(1_000_001, count=1)
+VALIDATION = (clips(1_000_000, count=3), clips(1_000_001, count=1))
 
 
 def run(out: Path, *changes: str, **options: Any) -> FitResult:
     """Train with dotted changes of CONFIG; options replace those of `fit`."""
     config = override(CONFIG, list(changes))
-    options = {"train_batch": clips, "validation_batches": validation_batches, "log": lambda line: None} | options
+    options = {"train_batch": clips, "validation_batches": VALIDATION, "log": lambda line: None} | options
     return fit(options.pop("model", None) or build(config), config, out, **options)
 
 

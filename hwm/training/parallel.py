@@ -1,0 +1,121 @@
+"""How a model computes on one process or many: whole copies (DDP), shares (FSDP2), compiled or recomputed blocks.
+
+Whatever is chosen, the loop calls `loss` and finds in every parameter the gradient of the whole step's loss.
+The model stays what it is: names in checkpoints, methods and configuration do not change.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint as recomputed
+
+from hwm.config import TrainConfig
+from hwm.contracts import Batch
+from hwm.training.processes import Processes
+
+METHODS = ("loss", "validate", "predict", "encode", "decode")
+"""Methods through which a model is used beside forward: FSDP gathers its weights for them."""
+BLOCK_METHODS = ("vectors",)
+"""The same for blocks (Flow's modulation)."""
+
+
+class Parallel:
+    """A model made ready for the processes, in place; it must lie on its device already.
+
+    Raises ValueError if blocks shall be compiled without a C++ compiler.
+    """
+
+    def __init__(self, model: Any, train: TrainConfig, processes: Processes, device: torch.device) -> None:
+        self.model, self.world = model, processes.world
+        blocks = list(model.blocks)
+        if train.recompute and not getattr(model.config, "checkpointing", False):  # Wan brings its own
+            for block in blocks:
+                block.forward = _recomputing(block)
+        if train.compile:
+            _expect_compiler(device)
+            for block in blocks:
+                block.compile()
+        self._ddp: DistributedDataParallel | None = None
+        if self.world > 1 and train.parallel == "fsdp":
+            _shard(model, blocks, self.world, device)
+        elif self.world > 1:
+            # Idle weights exist (Masked-HWM's last block; reference counts include them).  Looking for them every step
+            # also keeps the order of summation the same after a restart, which rebuilt buckets would change.
+            places = [device.index] if device.type == "cuda" else None
+            self._ddp = DistributedDataParallel(
+                _Loss(model),
+                device_ids=places,
+                find_unused_parameters=True,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+            )
+
+    def loss(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """The model's loss."""
+        if self._ddp is not None:
+            return self._ddp(batch, generator)
+        return self.model.loss(batch, generator=generator)
+
+    @contextmanager
+    def micro_step(self, *, last: bool) -> Iterator[None]:
+        """One forward and backward pass; only after the last of a step gradients are summed over processes."""
+        quiet: AbstractContextManager[Any] = nullcontext()
+        if self._ddp is not None and not last:
+            quiet = self._ddp.no_sync()
+        elif isinstance(self.model, FSDPModule):
+            self.model.set_requires_gradient_sync(last)
+        with quiet:
+            yield
+
+
+class _Loss(nn.Module):
+    """The loss as a forward pass: DDP hooks into no other method."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        return self.model.loss(batch, generator=generator)
+
+
+def _recomputing(block: nn.Module) -> Any:
+    """The block's forward, keeping only its inputs for the backward pass."""
+    forward = block.forward
+
+    @functools.wraps(forward)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return recomputed(forward, *args, use_reentrant=False, **kwargs)
+
+    return wrapped
+
+
+def _shard(model: nn.Module, blocks: list[nn.Module], world: int, device: torch.device) -> None:
+    mesh = init_device_mesh(device.type, (world,))
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
+        for name in BLOCK_METHODS:
+            if hasattr(block, name):
+                register_fsdp_forward_method(block, name)
+    # The root too is given up after every pass: validation swaps averaged weights in, and copies must not outlive it.
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    for name in METHODS:
+        if hasattr(model, name):
+            register_fsdp_forward_method(model, name)
+
+
+def _expect_compiler(device: torch.device) -> None:
+    if device.type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
+        raise ValueError("train.compile on a CPU needs a C++ compiler (g++ or clang++): install one, or set train.compile=false")

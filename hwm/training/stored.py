@@ -1,0 +1,174 @@
+"""Named tensors in safetensors files: whole, in one file a group, or in shards that each process writes of what it holds.
+
+Whole:   model.safetensors  optimizer.safetensors  ema.safetensors
+Shards:  shards/shard-00001-model-00001-of-00001.safetensors ..., one a process, names "model.<name>" and so on, written
+         by PyTorch's distributed checkpoint in its safetensors storage; every tensor's place in the whole is in the
+         file's metadata.
+Both are read piece by piece into tensors that may be whole or shards themselves, so that any number of processes can
+continue what any other number wrote.  Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+SHARDS = "shards"
+_PLACES = "DCP_SHARDING_INFO"
+"""Under this key PyTorch's safetensors storage keeps {name: {"saved_offsets": [...]}}."""
+
+Groups = dict[str, dict[str, Tensor]]
+"""Tensors by name, in the groups "model", "optimizer" and "ema"."""
+
+
+def is_sharded(groups: Groups) -> bool:
+    """Whether any tensor is only this process's share of one."""
+    return any(isinstance(tensor, DTensor) for named in groups.values() for tensor in named.values())
+
+
+def write_whole(path: Path, named: dict[str, Tensor]) -> None:
+    """Write a safetensors file: contiguous, no memory shared (tied weights are stored under each of their names)."""
+    separate, seen = {}, set()
+    for name, tensor in named.items():
+        plain = tensor.detach().cpu().contiguous()
+        if plain.untyped_storage().data_ptr() in seen:
+            plain = plain.clone()
+        seen.add(plain.untyped_storage().data_ptr())
+        separate[name] = plain
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(separate, path, metadata={"format": "pt"})
+    path.chmod(mode)  # The library leaves a file that only its owner may read.
+
+
+def write_shards(folder: Path, groups: Groups, *, process_group: dist.ProcessGroup | None) -> None:
+    """Write this process's shards; called by all processes.  Tensors that all hold whole are written once."""
+    from torch.distributed import checkpoint as dcp
+
+    flat = {f"{group}.{name}": tensor.detach() for group, named in groups.items() for name, tensor in named.items()}
+    writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its own deprecated calls
+        dcp.save(flat, storage_writer=writer, process_group=process_group)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Where a part of a tensor lies: in `file` under `key`, from `offsets` on in the whole."""
+
+    file: Path
+    key: str
+    offsets: tuple[int, ...]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class Stored:
+    """The tensors of a checkpoint or weight file whose bytes were verified, read when asked for.
+
+    files: whole files, which are groups by their name, or shards.
+    Raises ValueError naming the file if one is no whole safetensors file.
+    """
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self._pieces: dict[str, dict[str, list[_Piece]]] = {}
+        for file in files:
+            try:
+                self._index(file)
+            except (SafetensorError, OSError, ValueError, KeyError) as error:
+                raise ValueError(f"{file}: not a whole safetensors file ({error})") from None
+
+    def _index(self, file: Path) -> None:
+        with safe_open(file, framework="pt") as opened:
+            places = json.loads((opened.metadata() or {}).get(_PLACES, "{}"))
+            for key in opened.keys():
+                group, _, name = key.partition(".") if file.parent.name == SHARDS else (file.stem, "", key)
+                part = opened.get_slice(key)
+                shape = tuple(part.get_shape())
+                offsets = tuple(places[key]["saved_offsets"]) if key in places else (0,) * len(shape)
+                piece = _Piece(file, key, offsets, shape, _DTYPES[part.get_dtype()])
+                self._pieces.setdefault(group, {}).setdefault(name, []).append(piece)
+
+    def __contains__(self, group: str) -> bool:
+        return group in self._pieces
+
+    def sizes(self, group: str) -> dict[str, Tensor]:
+        """Every tensor of a group without its values: shape and type alone (on the meta device)."""
+        return {
+            name: torch.empty(_extent(pieces), dtype=pieces[0].dtype, device="meta")
+            for name, pieces in self._pieces.get(group, {}).items()
+        }
+
+    def read(self, group: str) -> dict[str, Tensor]:
+        """All tensors of a group, whole, on the CPU."""
+        tensors = {name: torch.empty_like(size, device="cpu") for name, size in self.sizes(group).items()}
+        self.read_into(group, tensors)
+        return tensors
+
+    @torch.no_grad()
+    def read_into(self, group: str, targets: dict[str, Tensor]) -> None:
+        """Fill tensors of a group, whole ones or this process's shards, in place; shapes and types are as stored."""
+        wanted: dict[Path, list[tuple[_Piece, Tensor, tuple[int, ...]]]] = {}
+        for name, target in targets.items():
+            local, offsets = _local(target)
+            for piece in self._pieces[group][name]:
+                wanted.setdefault(piece.file, []).append((piece, local, offsets))
+        for file, reads in wanted.items():
+            with safe_open(file, framework="pt") as opened:
+                for piece, local, offsets in reads:
+                    _copy(opened, piece, local, offsets)
+
+
+def _copy(opened: Any, piece: _Piece, local: Tensor, offsets: tuple[int, ...]) -> None:
+    """Copy what a piece and a target have in common."""
+    if not piece.shape:
+        local.copy_(opened.get_tensor(piece.key))
+        return
+    source, place = [], []
+    for start, length, first, count in zip(piece.offsets, piece.shape, offsets, local.shape):
+        low, high = max(start, first), min(start + length, first + count)
+        if low >= high:
+            return
+        source.append(slice(low - start, high - start))
+        place.append(slice(low - first, high - first))
+    local[tuple(place)] = opened.get_slice(piece.key)[tuple(source)].to(local.device)
+
+
+def _local(target: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """The memory of this process behind a tensor, and where in the whole it begins."""
+    if not isinstance(target, DTensor):
+        return target, (0,) * target.ndim
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    _, offsets = compute_local_shape_and_global_offset(target.shape, target.device_mesh, target.placements)
+    return target.to_local(), tuple(offsets)
+
+
+def _extent(pieces: list[_Piece]) -> tuple[int, ...]:
+    ends = [[first + length for first, length in zip(piece.offsets, piece.shape)] for piece in pieces]
+    return tuple(max(column) for column in zip(*ends))
+
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
