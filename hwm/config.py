@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hwm.model_config import FlowConfig, FSQConfig, MaskedConfig, ModelConfig, STConfig, WanConfig
+from hwm.safe_load.text import read_toml
 
 __all__ = [
     "DataConfig",
@@ -232,13 +233,5 @@ def to_toml(config: Any) -> str:
 
 def from_toml(cls: type[T], path: str | Path) -> T:
     """Read a config file; every error names the file."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such config file")
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ValueError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes, not a config")
-    try:
-        table = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid TOML: {error}") from None
+    table = read_toml(path, max_bytes=MAX_CONFIG_BYTES, kind="config file")
     return from_dict(cls, table, str(path))

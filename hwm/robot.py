@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from hwm.safe_load.text import read_toml
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def read_embodiment(path: str | Path) -> Embodiment:
 
     Raises ValueError, naming the file, for a missing key or lists of different length.
     """
-    table = tomllib.loads(Path(path).read_text())
+    table = read_toml(path, kind="description of an embodiment")
     try:
         return Embodiment(
             name=str(table["name"]),
@@ -78,7 +79,7 @@ def read_embodiment(path: str | Path) -> Embodiment:
         )
     except KeyError as error:
         raise ValueError(f"{path}: key {error} is missing; an embodiment needs name, names, units, mean, std") from None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
 
 

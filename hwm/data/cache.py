@@ -11,8 +11,11 @@ import numpy as np
 
 from hwm.data import video
 from hwm.data.files import atomic_path, without_read_ahead
+from hwm.safe_load.arrays import map_npy
 
 SPARE_BYTES = 256 * 2**20
+SPARE_SHARE, SPARE_AT_MOST = 0.05, 10 * 2**30
+"""Of the disk, left free for the others who use it: this share, but no less than SPARE_BYTES and no more than 10 GiB."""
 
 
 def decoded_frames(path: Path, *, num_frames: int, size: int = 0) -> np.ndarray:
@@ -40,9 +43,10 @@ def decoded_frames(path: Path, *, num_frames: int, size: int = 0) -> np.ndarray:
         raise ValueError(f"{path}: no folder to cache decoded frames in; set XDG_CACHE_HOME to a writable one")
     folder = writable[0]
     needed = int(np.prod(shape, dtype=np.int64))
-    free = shutil.disk_usage(folder).free
-    if needed + SPARE_BYTES > free:
-        need = f"decoding {path.name} needs {needed} bytes, {free} are free"
+    disk = shutil.disk_usage(folder)
+    spare = max(SPARE_BYTES, min(SPARE_AT_MOST, int(SPARE_SHARE * disk.total)))
+    if needed + spare > disk.free:
+        need = f"decoding {path.name} needs {needed} bytes beside {spare} for others, {disk.free} are free"
         raise ValueError(f"{folder}: {need}; make room or set a smaller image_size")
     _decode(path, folder / name, shape, size)
     for stale in folder.glob(f"{prefix}*.npy"):
@@ -74,10 +78,9 @@ def _map(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     if not path.is_file():
         return None
     try:
-        frames = without_read_ahead(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (ValueError, OSError, EOFError):
+        return without_read_ahead(map_npy(path, shape=shape, dtype=np.uint8))
+    except ValueError:
         return None
-    return frames if frames.shape == shape and frames.dtype == np.uint8 else None
 
 
 def _decode(path: Path, target: Path, shape: tuple[int, ...], size: int) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from hwm.safe_load import text as foreign_text
 from hwm.training.durable import cannot_write
 
 MAX_JSON_BYTES = 4_000_000
@@ -91,18 +92,8 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object; every error names the file."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; copy it beside the data it describes")
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise ValueError(f"{path}: larger than {MAX_JSON_BYTES} bytes, not a description of data")
-    try:
-        value = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); fetch or write the file again") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
+    kind, remedy = "description of data", "copy or fetch it again, beside the data it describes"
+    return foreign_text.read_json(path, max_bytes=MAX_JSON_BYTES, kind=kind, remedy=remedy)
 
 
 def read_count(table: dict[str, Any], key: str, path: Path) -> int:

@@ -16,11 +16,10 @@ import numpy as np
 from av.video.reformatter import Interpolation
 
 from hwm.data.files import atomic_path
+from hwm.safe_load.video import AGAIN, MAX_PIXELS, check_count, in_proportion, opened_video
 
-MAX_PIXELS = 4096 * 4096
-MAX_BATCH_BYTES = 64 * 2**20
+MAX_BATCH_BYTES = 16 * 2**20
 MAX_VIDEO_BYTES = 2**30
-AGAIN = "fetch or record the file again"
 
 
 class VideoWriter:
@@ -77,7 +76,7 @@ def iter_frames(path: str | Path, *, size: int = 0, batch: int = 0) -> Iterator[
     """Decode a video in order, yielding uint8 RGB batches (b, H, W, 3).
 
     size: side in pixels of area-resized square frames; 0 keeps the stored size.  batch: frames per yield; 0 takes
-    what fits in 64 MiB.  Memory use does not grow with the length.
+    what fits in 16 MiB.  Memory use does not grow with the length.
     Raises ValueError, naming the file, for anything that is not a whole, plain video of at most 4096 x 4096 pixels.
     """
     path = Path(path)
@@ -92,7 +91,7 @@ def iter_frames(path: str | Path, *, size: int = 0, batch: int = 0) -> Iterator[
 
 
 def _pictures(path: Path, size: int) -> Iterator[np.ndarray]:
-    with _opened(path) as (container, stream):
+    with opened_video(path) as (container, stream):
         shape, done = (stream.codec_context.height, stream.codec_context.width), 0
         frames = container.decode(stream)
         while True:
@@ -110,67 +109,42 @@ def _pictures(path: Path, size: int) -> Iterator[np.ndarray]:
                 picture = frame.reformat(format="rgb24", interpolation=Interpolation.AREA, **side).to_ndarray()
             except (av.FFmpegError, ValueError) as error:
                 raise ValueError(f"{path}: cannot decode frame {done}: {error}; {AGAIN}") from None
-            yield picture
             done += 1
+            check_count(done, path)
+            yield picture
     if not done:
         raise ValueError(f"{path}: holds no video frame; {AGAIN}")
-
-
-class _opened:
-    """A container and its only video stream, checked against decompression bombs before any frame is decoded."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> tuple[Any, Any]:
-        if not self.path.is_file():
-            raise ValueError(f"{self.path}: no such video file")
-        try:
-            self.container = av.open(str(self.path), metadata_errors="replace")
-        except (av.FFmpegError, ValueError) as error:
-            reason = "is empty" if not self.path.stat().st_size else f"is not a whole video ({error})"
-            raise ValueError(f"{self.path}: {reason}; {AGAIN}") from None
-        fault = self._fault()
-        if fault:
-            self.container.close()
-            raise ValueError(f"{self.path}: {fault}")
-        stream = self.container.streams.video[0]
-        stream.thread_type = "AUTO"
-        # Damaged macroblocks would otherwise be painted over silently.
-        stream.codec_context.options = {"err_detect": "explode"}
-        return self.container, stream
-
-    def _fault(self) -> str:
-        if not self.container.streams.video:
-            return "has no video stream"
-        decoder = self.container.streams.video[0].codec_context
-        if decoder is None:
-            return f"its codec cannot be read; {AGAIN}"
-        if not 0 < decoder.height * decoder.width <= MAX_PIXELS:
-            return f"frames of {decoder.width}x{decoder.height} pixels; at most 4096x4096 pixels are read"
-        return ""
-
-    def __exit__(self, *_: object) -> None:
-        self.container.close()
 
 
 def read_video(path: str | Path, *, size: int = 0, max_bytes: int = MAX_VIDEO_BYTES) -> np.ndarray:
     """Decode a whole video into memory, uint8 RGB (F, H, W, 3); see `iter_frames` for `size` and errors.
 
-    Raises ValueError when the decoded frames would exceed `max_bytes`.
+    Raises ValueError when the decoded frames would exceed `max_bytes`, or are out of all proportion to the file's
+    size: before decoding where the header tells, otherwise at the first frame too much.
     """
+    height, width, claimed = _header(path)
+    max_bytes = min(max_bytes, in_proportion(path))
+    too_large = f"{path}: decodes to more than {max_bytes} bytes; stream it with iter_frames"
+    if claimed * (size or height) * (size or width) * 3 > max_bytes:
+        raise ValueError(too_large)
     parts, total = [], 0
     for part in iter_frames(path, size=size):
         total += part.nbytes
         if total > max_bytes:
-            raise ValueError(f"{path}: decodes to more than {max_bytes} bytes; stream it with iter_frames")
+            raise ValueError(too_large)
         parts.append(part)
     return np.concatenate(parts)
 
 
+def _header(path: str | Path) -> tuple[int, int, int]:
+    """Height, width and number of frames that the file claims, 0 where it does not."""
+    with opened_video(path) as (_, stream):
+        return stream.codec_context.height, stream.codec_context.width, stream.frames
+
+
 def probe(path: str | Path) -> tuple[int, int, float]:
     """Height and width in pixels and frames per second, from the header alone."""
-    with _opened(Path(path)) as (_, stream):
+    with opened_video(path) as (_, stream):
         return stream.codec_context.height, stream.codec_context.width, float(stream.average_rate or 0)
 
 
@@ -182,7 +156,7 @@ def count_frames(path: str | Path) -> int:
 def thumbnails(path: str | Path, *, count: int, size: int) -> np.ndarray:
     """About evenly spaced pictures, uint8 (n <= count, size, size, 3): the key frames next to the wanted times."""
     pictures: dict[int, np.ndarray] = {}
-    with _opened(Path(path)) as (container, stream):
+    with opened_video(path) as (container, stream):
         duration = stream.duration or 0
         try:
             for i in range(count):

@@ -9,6 +9,7 @@ from typing import Any
 
 from hwm.safe_load.paths import is_file, shown
 
+AGAIN = "fetch or write the file again"
 MAX_JSON_BYTES = 4_000_000
 MAX_TOML_BYTES = 1_000_000
 MAX_DEPTH = 64
@@ -17,37 +18,43 @@ MAX_DOTS = 2_000_000
 """Sum over the lines of a TOML file of the squared number of dots: what Python's reader takes for dotted names grows so."""
 
 
-def read_text(path: str | Path, *, max_bytes: int, kind: str, remedy: str = "fetch or write the file again") -> str:
-    """The UTF-8 text of a file.  kind: what it should be, for messages, e.g. "a config".
+def read_bytes(path: str | Path, *, max_bytes: int, kind: str, remedy: str = AGAIN) -> bytes:
+    """The content of a small file.  kind: what it should be, for messages, e.g. "config file".
 
-    Raises ValueError, naming the file, where there is none, it is larger than `max_bytes`, or it is no such text.
+    Raises ValueError, naming the file, where there is none or it is larger than `max_bytes`.
     """
     path = Path(path)
     if not is_file(path):
-        raise ValueError(f"{shown(path)}: no such file, expected {kind}; {remedy}")
+        raise ValueError(f"{shown(path)}: no such {kind}; {remedy}")
     try:
         with path.open("rb") as file:
             content = file.read(max_bytes + 1)  # what a file says about its size may be wrong
-        if len(content) > max_bytes:
-            raise ValueError(f"{path}: larger than {max_bytes} bytes, not {kind}; {remedy}")
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}), expected {kind}; {remedy}") from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    if len(content) > max_bytes:
+        raise ValueError(f"{path}: larger than {max_bytes} bytes, no {kind}; {remedy}")
+    return content
+
+
+def read_text(path: str | Path, *, max_bytes: int, kind: str, remedy: str = AGAIN) -> str:
+    """The same as text; raises ValueError also for what is no UTF-8."""
+    try:
+        return read_bytes(path, max_bytes=max_bytes, kind=kind, remedy=remedy).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}), no {kind}; {remedy}") from None
 
 
 def read_json(
-    path: str | Path, *, max_bytes: int = MAX_JSON_BYTES, kind: str = "JSON", remedy: str = "fetch or write the file again"
+    path: str | Path, *, max_bytes: int = MAX_JSON_BYTES, kind: str = "JSON file", remedy: str = AGAIN
 ) -> dict[str, Any]:
     """The JSON object in a file.  Raises ValueError, naming the file, for anything else; see `parse_json`."""
-    value = parse_json(read_text(path, max_bytes=max_bytes, kind=kind, remedy=remedy), where=path, remedy=remedy)
+    value = parse_json(read_bytes(path, max_bytes=max_bytes, kind=kind, remedy=remedy), where=path, remedy=remedy)
     if not isinstance(value, dict):
         raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}; {remedy}")
     return value
 
 
-def parse_json(text: str | bytes, *, where: str | Path, remedy: str = "fetch or write the file again") -> Any:
+def parse_json(text: str | bytes, *, where: str | Path, remedy: str = AGAIN) -> Any:
     """The value of a JSON text that was read with a cap on its size.
 
     where: begins the message.  Raises ValueError for what is no JSON, nested deeper than `MAX_DEPTH`, or gives a name twice.
@@ -62,7 +69,7 @@ def parse_json(text: str | bytes, *, where: str | Path, remedy: str = "fetch or 
 
 
 def read_toml(
-    path: str | Path, *, max_bytes: int = MAX_TOML_BYTES, kind: str = "TOML", remedy: str = "fetch or write the file again"
+    path: str | Path, *, max_bytes: int = MAX_TOML_BYTES, kind: str = "TOML file", remedy: str = AGAIN
 ) -> dict[str, Any]:
     """The table in a TOML file.
 
