@@ -46,7 +46,7 @@ def decoded_frames(path: Path, *, num_frames: int, size: int = 0) -> np.ndarray:
     disk = shutil.disk_usage(folder)
     spare = max(SPARE_BYTES, min(SPARE_AT_MOST, int(SPARE_SHARE * disk.total)))
     if needed + spare > disk.free:
-        need = f"decoding {path.name} needs {needed} bytes beside {spare} for others, {disk.free} are free"
+        need = f"decoding {path.name} needs {needed} bytes, {spare} stay for others, {disk.free} are free"
         raise ValueError(f"{folder}: {need}; make room or set a smaller image_size")
     _decode(path, folder / name, shape, size)
     for stale in folder.glob(f"{prefix}*.npy"):

@@ -92,7 +92,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object; every error names the file."""
-    kind, remedy = "description of data", "copy or fetch it again, beside the data it describes"
+    kind, remedy = "file that describes data", "copy or fetch it again, beside the data it describes"
     return foreign_text.read_json(path, max_bytes=MAX_JSON_BYTES, kind=kind, remedy=remedy)
 
 
