@@ -142,6 +142,16 @@ def train(config: RunConfig, out: str | Path, *, processes: Processes = ALONE) -
     )
 
 
+def check(config: RunConfig, out: Path, *, world: int) -> None:
+    """Raise the ValueError that `world` processes training this would end with, as far as it shows without training."""
+    if not config.data.train:
+        raise ValueError("data.train is empty: give the training data with --data FOLDER")
+    dealt_out(config, out, world=world)
+    open_clips(config, config.data.train, training=True)
+    if config.data.val:
+        open_clips(config, config.data.val, training=False)
+
+
 def prepared_model(config: RunConfig, clips: Clips) -> Trainable:
     """A freshly initialised model that knows the statistics of its training data."""
     model = build_model(config)

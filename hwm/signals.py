@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any
@@ -52,3 +54,14 @@ class StopFlag:
         if self and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
+
+
+def stop_with_parent(number: int = signal.SIGTERM) -> None:
+    """Ask the system to send this process a signal when its parent dies (Linux; elsewhere nothing happens).
+
+    A launcher that is killed leaves its processes behind, at work on files and GPUs that the next attempt wants.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)

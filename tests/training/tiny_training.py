@@ -1,6 +1,6 @@
 """A complete training of a tiny ST-Transformer on made-up clips, for the tests and, as a script, for their kills.
 
-    python tests/training/tiny_training.py OUT [key=value ...]
+    python tests/training/tiny_training.py OUT [key=value ...]      (also under torchrun)
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from hwm.config import RunConfig, STConfig, TrainConfig, override
 from hwm.contracts import Batch
 from hwm.models.st_transformer import STTransformer
 from hwm.training.loop import FitResult, fit
+from hwm.training.processes import joined
 
 MODEL = STConfig(
     vocab_size=32, grid=(2, 2), num_layers=1, num_heads=2, width=16, mlp_ratio=2, state_hidden=16, num_states=34
@@ -76,8 +77,17 @@ def checkpoint_bytes(out: Path) -> dict[str, bytes]:
 if __name__ == "__main__":
 
     def slow_clips(index: int) -> Batch:
-        time.sleep(0.005)
+        time.sleep(float(os.environ.get("SECONDS_A_BATCH", "0.005")))
         return clips(index)
 
-    result = run(Path(sys.argv[1]), *sys.argv[2:], train_batch=slow_clips, log=lambda line: print(line, flush=True))
-    sys.exit(128 + result.signal if result.signal else 0)
+    timeout = next((float(a.partition("=")[2]) for a in sys.argv if a.startswith("train.timeout=")), 120.0)
+    with joined(device="cpu", timeout=timeout) as processes:
+        result = run(
+            Path(sys.argv[1]),
+            *sys.argv[2:],
+            train_batch=slow_clips,
+            log=lambda line: print(line, flush=True),
+            processes=processes,
+        )
+    sys.stdout.flush()
+    os._exit(128 + result.signal if result.signal else 0)
