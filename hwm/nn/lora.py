@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from hwm.data.files import atomic_path
-from hwm.safe_load.weights import load_state_dict, select
+from hwm.safe_load.text import parse_json
+from hwm.safe_load.weights import load_state_dict, opened_safetensors, select
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
@@ -202,12 +202,10 @@ def _settings(transformer: WanTransformer3DModel) -> dict[str, Any]:
 
 def _read_metadata(path: Path) -> tuple[dict[str, Any], str]:
     """PEFT's configuration and the base's fingerprint, empty where the file has none."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        settings = json.loads(metadata.get(SETTINGS, "{}"))
-    except (SafetensorError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: metadata cannot be read ({error}); fetch the file again") from None
+    with opened_safetensors(path) as file:
+        metadata = file.metadata() or {}
+    again = "fetch the file again"
+    settings = parse_json(metadata.get(SETTINGS, "{}"), where=f"{path}: metadata cannot be read", remedy=again)
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: its {SETTINGS} is no JSON object; fetch the file again")
     return {key.removeprefix(PREFIX): value for key, value in settings.items()}, metadata.get(BASE, "")

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from hwm.data.files import atomic_path, read_count, read_json
+from hwm.safe_load.paths import hub_folder, inside
+from hwm.safe_load.weights import opened_safetensors
 
 FOLDER = "text_encoder"
 """Subfolder of the text encoder in diffusers' layout."""
@@ -86,7 +87,7 @@ def read_text_embedding(path: str | Path) -> Tensor:
     path, remedy = Path(path), "write it with `hwm text-embedding BASE OUT`"
     if not path.is_file():
         raise ValueError(f"{path}: no such file; {remedy}")
-    with _open(path) as file:
+    with opened_safetensors(path) as file:
         metadata, keys = file.metadata() or {}, list(file.keys())
         embedding = file.get_tensor(KEY) if keys == [KEY] else None
     if embedding is None or embedding.dtype != torch.float32 or embedding.ndim != 1:
@@ -123,11 +124,14 @@ class _Weights:
         self._folder = folder
         index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
         if index.is_file():
-            self._file_of = {str(key): str(name) for key, name in read_json(index).get("weight_map", {}).items()}
-            if outside := [name for name in self._file_of.values() if Path(name).name != name]:
-                raise ValueError(f"{index}: lists a file outside its folder: {outside[0]!r}; download the index again")
+            listed = read_json(index).get("weight_map")
+            if not isinstance(listed, dict):
+                raise ValueError(f"{index}: has no weight_map; download the index again")
+            self._file_of = listed
+            for name in {str(name): name for name in listed.values()}.values():
+                inside(folder, name, source=index, links_within=hub_folder(folder))
         elif single.is_file():
-            with _open(single) as file:
+            with opened_safetensors(single) as file:
                 self._file_of = dict.fromkeys(file.keys(), single.name)
         else:
             raise ValueError(f"{folder}: holds neither {index.name} nor {single.name}; download the text encoder's weights")
@@ -146,11 +150,4 @@ class _Weights:
         path = self._folder / self._file_of.get(name, "")
         if not path.is_file():
             raise ValueError(f"{path}: no file with {name}; download the text encoder's weights again")
-        return _open(path)
-
-
-def _open(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error}); fetch or write it again") from None
+        return opened_safetensors(path)

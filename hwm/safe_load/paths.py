@@ -33,8 +33,10 @@ def shown(text: object) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
-def inside(root: str | Path, name: object, *, source: str | Path) -> Path:
+def inside(root: str | Path, name: object, *, source: str | Path, links_within: Path | None = None) -> Path:
     """The path of `name`, a relative path with "/" that stands in the file `source`, inside the folder `root`.
+
+    links_within: a wider folder that symbolic links may lead to, where its layout has such links; `hub_folder` finds one.
 
     Raises ValueError, naming `source`, for anything that leaves the folder (absolute, "..", a symbolic link out of it),
     for no text, NUL and other control characters, backslashes and overlong names, and where two names of the folder
@@ -45,7 +47,7 @@ def inside(root: str | Path, name: object, *, source: str | Path) -> Path:
     if not fault:
         path = root.joinpath(*PurePosixPath(str(name)).parts)
         try:
-            if not path.resolve().is_relative_to(root.resolve()):
+            if not path.resolve().is_relative_to((links_within or root).resolve()):
                 fault = "leads out of the folder"
             elif not path.exists() and (twin := _other_case(path)):
                 fault = f"is {twin!r} in the folder, which differs in upper and lower case"
@@ -54,6 +56,14 @@ def inside(root: str | Path, name: object, *, source: str | Path) -> Path:
     if fault:
         raise ValueError(f"{source}: names the file {shown(name)!r}, which {fault}; fetch the file from a source you trust")
     return path
+
+
+def hub_folder(folder: Path) -> Path:
+    """Of a folder in the hub's cache the one of its model, in which snapshots are links to blobs; else the folder itself."""
+    for place in folder.absolute().parents:
+        if place.name == "snapshots" and place.parent.name.startswith("models--") and (place.parent / "blobs").is_dir():
+            return place.parent
+    return folder
 
 
 def fill(template: object, values: Mapping[str, int | str], *, source: str | Path) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor, strided
+from torch import Tensor, bfloat16, float16, float32, strided
 
 from hwm.safe_load.checkpoints import load_checkpoint
 from hwm.safe_load.paths import is_file, shown
@@ -25,6 +25,8 @@ SHOWN = 3
 """Keys named in a message."""
 MAX_HEADER_BYTES = 32 * 2**20
 MAX_TENSORS = 50_000
+EXACT = (float32, float16, bfloat16)
+"""Types whose values float32 holds without rounding."""
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -116,23 +118,27 @@ def select(
     remedy: str,
     ignored: tuple[str, ...] = (),
 ) -> dict[str, Tensor]:
-    """Exactly the tensors of these names and shapes, as float32.
+    """Exactly the tensors of these names and shapes, as float32, which holds every value of float16 and bfloat16.
 
     path: the file, for messages.  remedy: what to fetch or do, e.g. "fetch alex.pth of ...".
-    ignored: names of the file that begin so are left out.  Raises ValueError for tensors that are missing, have
-    another shape, are no floats, or are neither wanted nor ignored.
+    ignored: names of the file that begin so are left out.
+    Raises ValueError for tensors that are missing or neither wanted nor ignored, that have another shape, are no floats
+    that float32 can hold, or are not finite.  The line says how many there are of each and names the first.
     """
     missing = [key for key in shapes if key not in state]
-    if missing:
-        raise ValueError(f"{path}: {_some(missing)} missing: not the expected weights; {remedy}")
-    for key, shape in shapes.items():
-        found = state[key]
-        if tuple(found.shape) != shape or not found.is_floating_point():
-            what = f"{found.dtype} {tuple(found.shape)}".removeprefix("torch.")
-            raise ValueError(f"{path}: {key} is {what}, expected floats {shape}: not the expected weights; {remedy}")
     unexpected = [key for key in state if key not in shapes and not key.startswith(ignored)]
-    if unexpected:
-        raise ValueError(f"{path}: {_some(unexpected)} unexpected: not the expected weights; {remedy}")
+    misfits = [
+        f"{key} is {str(state[key].dtype).removeprefix('torch.')} {tuple(state[key].shape)}, expected floats {shape}"
+        for key, shape in shapes.items()
+        if key in state and (tuple(state[key].shape) != shape or state[key].dtype not in EXACT)
+    ]
+    faults = [f"{_some(keys)} {what}" for keys, what in ((missing, "missing"), (unexpected, "unexpected")) if keys]
+    faults += [misfits[0] + (f" and {len(misfits) - 1} more" if len(misfits) > 1 else "")] if misfits else []
+    if not faults:
+        wild = [key for key in shapes if not state[key].isfinite().all()]
+        faults = [f"{_some(wild)} not finite"] if wild else []
+    if faults:
+        raise ValueError(f"{path}: {'; '.join(faults)}: not the expected weights; {remedy}")
     return {key: state[key].float() for key in shapes}
 
 
@@ -155,4 +161,4 @@ def _tensors_by_name(value: object, path: Path) -> dict[str, Tensor]:
 
 def _some(keys: list[str]) -> str:
     rest = len(keys) - SHOWN
-    return ", ".join(keys[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(shown(key) for key in keys[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -8,9 +8,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from hwm.config import FSQConfig, from_toml, to_toml
+from hwm.safe_load.paths import is_file
+from hwm.safe_load.weights import load_safetensors, select
 from hwm.tokenizers.autoencoder import VideoAutoencoder
 from hwm.tokenizers.continuous import ContinuousTokenizer
 from hwm.tokenizers.fsq import FSQTokenizer
@@ -34,10 +36,10 @@ def load_tokenizer(name_or_folder: str | Path, *, device: str = "cpu") -> FSQTok
     Raises ValueError when there is none, or when keys, shapes or types differ from what the configuration says.
     """
     folder = WEIGHTS / str(name_or_folder)
-    if not (folder / "config.toml").is_file():
+    if not is_file(folder / "config.toml"):
         folder = Path(name_or_folder)
     config_file, weights_file = folder / "config.toml", folder / "model.safetensors"
-    if not config_file.is_file() or not weights_file.is_file():
+    if not is_file(config_file) or not is_file(weights_file):
         known = ", ".join(shipped()) or "none"
         raise ValueError(
             f"{name_or_folder}: no tokenizer; give a shipped name ({known}) or a folder with config.toml and "
@@ -45,13 +47,9 @@ def load_tokenizer(name_or_folder: str | Path, *, device: str = "cpu") -> FSQTok
         )
     config = from_toml(FSQConfig, config_file)
     tokenizer = new_tokenizer(config, name=folder.name)
-    state = load_file(weights_file)
-    wanted = {k: tuple(v.shape) for k, v in tokenizer.state_dict().items()}
-    given = {k: tuple(v.shape) for k, v in state.items()}
-    if wanted != given:
-        missing, extra = sorted(wanted.items() - given.items())[:3], sorted(given.items() - wanted.items())[:3]
-        raise ValueError(f"{weights_file}: does not fit {config_file.name}: missing {missing}, unexpected {extra}")
-    tokenizer.load_state_dict({k: v.float() for k, v in state.items()})
+    shapes = {key: tuple(value.shape) for key, value in tokenizer.state_dict().items()}
+    remedy = f"it does not fit {config_file.name}; export the tokenizer again"
+    tokenizer.load_state_dict(select(load_safetensors(weights_file), shapes, path=weights_file, remedy=remedy))
     return tokenizer.to(device).eval()
 
 
