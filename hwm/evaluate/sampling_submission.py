@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,10 @@ import numpy as np
 from PIL import Image
 
 from hwm.data.files import atomic_path
-from hwm.evaluate.submission import MAX_README_BYTES, check_readme, entry, parse_readme, read_member
+from hwm.evaluate.submission import MAX_README_BYTES, check_readme, entry, parse_readme
+from hwm.safe_load.archives import opened_zip, read_member
+from hwm.safe_load.paths import shown
+from hwm.safe_load.pictures import parse_png
 
 IDS = range(250)
 SIZE = (512, 512)
@@ -88,40 +90,21 @@ def check_sampling_submission(
     Raises ValueError in one line naming the member, what is expected and what was found.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            wanted = {f"{number}.png" for number in ids}
-            wrong = sorted(set(names) - {README} ^ wanted) or sorted({n for n in names if names.count(n) > 1})
-            if wrong:
-                fault = "is missing" if wrong[0] not in names else "does not belong there or is double"
-                raise ValueError(f"{path}: expected {min(ids)}.png..{max(ids)}.png, {len(wanted)} of them; {wrong[0]} {fault}")
-            readme = None
-            if README in names:
-                readme = check_readme(parse_readme(read_member(archive, README, MAX_README_BYTES), path), path)
-            for number in ids:
-                _check_picture(archive, f"{number}.png", size, path)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
-        raise ValueError(f"{path}: not a whole zip ({error}); write it again") from None
+    with opened_zip(path, remedy="write it again") as archive:
+        names = archive.namelist()
+        wanted = {f"{number}.png" for number in ids}
+        wrong = sorted(set(names) - {README} ^ wanted) or sorted({n for n in names if names.count(n) > 1})
+        if wrong:
+            fault = "is missing" if wrong[0] not in names else "does not belong there or is double"
+            raise ValueError(f"{path}: expected {min(ids)}.png..{max(ids)}.png, {len(wanted)} of them; {shown(wrong[0])} {fault}")
+        readme = None
+        if README in names:
+            readme = check_readme(parse_readme(read_member(archive, README, MAX_README_BYTES), path), path)
+        for number in ids:
+            _check_picture(archive, f"{number}.png", size, path)
     return SamplingSubmission(len(wanted), path.stat().st_size, readme)
 
 
 def _check_picture(archive: zipfile.ZipFile, name: str, size: tuple[int, int], path: Path) -> None:
-    where = f"{path}: {name}"
     content = read_member(archive, name, 2 * 3 * size[0] * size[1] + MAX_OVERHEAD)
-    try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
-            # Known from the header, before any pixel is unpacked.
-            found = (picture.mode, (picture.height, picture.width))
-            if found != ("RGB", tuple(size)):
-                shown = f"{found[0]} {found[1][0]}x{found[1][1]}"
-                raise ValueError(f"{where}: expected RGB {size[0]}x{size[1]}, got {shown}")
-            if getattr(picture, "n_frames", 1) != 1:
-                raise ValueError(f"{where}: expected one picture, got an animation")
-            picture.load()
-    except Image.DecompressionBombError:
-        raise ValueError(f"{where}: expected RGB {size[0]}x{size[1]}, got a picture of too many pixels") from None
-    except (OSError, SyntaxError, zlib.error) as error:
-        raise ValueError(f"{where}: not a whole PNG ({error})") from None
+    parse_png(content, size=size, where=f"{path}: {name}")

@@ -11,7 +11,6 @@ import io
 import json
 import math
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,10 @@ from torch import Tensor
 
 from hwm.contracts import Sampling, TokenWorldModel
 from hwm.data.files import atomic_path
+from hwm.safe_load.archives import opened_zip, read_member
+from hwm.safe_load.arrays import parse_npy
+from hwm.safe_load.paths import shown
+from hwm.safe_load.text import parse_json
 
 README_KEYS = ("method", "team", "authors", "e-mail", "institution", "country")
 NUM_SAMPLES = 450
@@ -100,22 +103,17 @@ def validate_compression_submission(
     Raises ValueError in one line naming the member, what is expected and what was found.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            wanted = {"README.txt", *(f"{i}.npz" for i in range(num_samples))}
-            names = archive.namelist()
-            wrong = sorted(set(names) ^ wanted) or sorted({n for n in names if names.count(n) > 1})
-            if wrong:
-                fault = "is missing" if wrong[0] not in names else "does not belong there or is double"
-                raise ValueError(f"{path}: expected README.txt and 0.npz..{num_samples - 1}.npz; {wrong[0]} {fault}")
-            text = read_member(archive, "README.txt", MAX_README_BYTES)
-            readme = check_readme(parse_readme(text, path), path)
-            for number in range(num_samples):
-                _check_sample(archive, number, shape, vocab_size, path)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
-        raise ValueError(f"{path}: not a whole zip ({error}); write it again") from None
+    with opened_zip(path, remedy="write it again") as archive:
+        wanted = {"README.txt", *(f"{i}.npz" for i in range(num_samples))}
+        names = archive.namelist()
+        wrong = sorted(set(names) ^ wanted) or sorted({n for n in names if names.count(n) > 1})
+        if wrong:
+            fault = "is missing" if wrong[0] not in names else "does not belong there or is double"
+            raise ValueError(f"{path}: expected README.txt and 0.npz..{num_samples - 1}.npz; {shown(wrong[0])} {fault}")
+        text = read_member(archive, "README.txt", MAX_README_BYTES)
+        readme = check_readme(parse_readme(text, path), path)
+        for number in range(num_samples):
+            _check_sample(archive, number, shape, vocab_size, path)
     return SubmissionSummary(num_samples, path.stat().st_size, readme)
 
 
@@ -166,19 +164,16 @@ def check_readme(readme: Any, path: Path) -> dict[str, str]:
     """The fields of a README in order.  Raises ValueError, naming `path` and the field, unless all are filled in."""
     if not isinstance(readme, dict) or set(readme) != set(README_KEYS):
         wrong = sorted(set(readme) ^ set(README_KEYS)) if isinstance(readme, dict) else [type(readme).__name__]
-        raise ValueError(f"{path}: README.txt needs exactly the keys {', '.join(README_KEYS)}; look at {wrong[0]!r}")
+        raise ValueError(f"{path}: README.txt needs exactly the keys {', '.join(README_KEYS)}; look at {shown(wrong[0])!r}")
     for key, value in readme.items():
         if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"{path}: README.txt key {key!r} must be a text that is not empty, got {value!r}")
+            raise ValueError(f"{path}: README.txt key {key!r} must be a text that is not empty, got {shown(value)!r}")
     return {key: readme[key] for key in README_KEYS}
 
 
 def parse_readme(text: bytes, path: Path) -> Any:
     """The JSON of a README.  Raises ValueError for anything else."""
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: README.txt is not JSON: {error}") from None
+    return parse_json(text, where=f"{path}: README.txt", remedy="write the submission again")
 
 
 def _check_arrays(
@@ -203,14 +198,6 @@ def _check_arrays(
     return indices, values
 
 
-def read_member(archive: zipfile.ZipFile, name: str, max_bytes: int) -> bytes:
-    """The bytes of a member.  Raises ValueError, before unpacking, where there are more than `max_bytes`."""
-    size = archive.getinfo(name).file_size
-    if size > max_bytes:
-        raise ValueError(f"{archive.filename}: {name} unpacks to {size} bytes, expected at most {max_bytes}")
-    return archive.read(name)
-
-
 def _check_sample(
     archive: zipfile.ZipFile, number: int, shape: tuple[int, ...], vocab_size: int, path: Path
 ) -> None:
@@ -218,26 +205,10 @@ def _check_sample(
     # Deflate can grow what does not compress a little; anything beyond is not this sample.
     content = read_member(archive, f"{number}.npz", 2 * (num_bytes + num_bytes // 1000 + HEADER_BYTES))
     arrays = {}
-    with zipfile.ZipFile(io.BytesIO(content)) as inner:
+    with opened_zip(content, where=where, max_members=2, remedy="write it again") as inner:
         if sorted(inner.namelist()) != ["indices.npy", "values.npy"]:
-            raise ValueError(f"{where}: expected the arrays indices and values, found {sorted(inner.namelist())[:4]}")
+            raise ValueError(f"{where}: expected the arrays indices and values, found {shown(sorted(inner.namelist())[:4])}")
         for key, dtype in (("indices", "int32"), ("values", "float32")):
-            data = io.BytesIO(read_member(inner, f"{key}.npy", num_bytes + HEADER_BYTES))
-            try:
-                arrays[key] = _read_array(data, shape, np.dtype(dtype))
-            except ValueError as error:
-                raise ValueError(f"{where}: {key}: {str(error).splitlines()[0]}") from None
+            data = read_member(inner, f"{key}.npy", num_bytes + HEADER_BYTES, where=where)
+            arrays[key] = parse_npy(data, shape=shape, dtype=dtype, where=f"{where}: {key}")
     _check_arrays(arrays["indices"], arrays["values"], shape, vocab_size, where)
-
-
-def _read_array(data: io.BytesIO, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An .npy file whose header is compared before anything is allocated."""
-    if np.lib.format.read_magic(data) != (1, 0):
-        raise ValueError("expected an .npy file of version 1.0")
-    found_shape, fortran, found_dtype = np.lib.format.read_array_header_1_0(data)
-    if (found_shape, found_dtype, fortran) != (shape, dtype, False):
-        raise ValueError(f"expected {dtype} {shape} in C order, got {found_dtype} {found_shape}")
-    content = data.read()
-    if len(content) != dtype.itemsize * math.prod(shape):
-        raise ValueError(f"expected {dtype.itemsize * math.prod(shape)} bytes of numbers, got {len(content)}")
-    return np.frombuffer(content, dtype).reshape(shape)

@@ -16,7 +16,7 @@ from hwm.safe_load.paths import is_file, shown
 MAX_MEMBERS = 100_000
 _BYTES_OF_AN_ENTRY = 1024
 _END, _END64, _LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
-_FAULTS = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error, OSError, struct.error, KeyError)
+_FAULTS = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error, OSError, struct.error)
 
 
 @contextmanager
@@ -60,6 +60,8 @@ def read_member(archive: zipfile.ZipFile, name: str, max_bytes: int, *, where: s
     says is refused without unpacking the rest.
     """
     where = where or str(archive.filename)
+    if name not in archive.NameToInfo:
+        raise ValueError(f"{where}: {shown(name)} is missing; fetch it again")
     size = archive.getinfo(name).file_size
     if size > max_bytes:
         raise ValueError(f"{where}: {shown(name)} unpacks to {size} bytes, expected at most {max_bytes}")

@@ -110,7 +110,7 @@ FAULTS = {
     "expected one picture, got an animation": {
         "1.png": png(picture(), save_all=True, append_images=[Image.fromarray(picture(1))])
     },
-    "README.txt is not JSON": {"README.txt": b"{'method': 1"},
+    "README.txt: not valid JSON": {"README.txt": b"{'method': 1"},
     "README.txt needs exactly the keys": {"README.txt": b"{}"},
 }
 

@@ -139,7 +139,7 @@ def npz(**arrays):
 
 INDICES, VALUES = sample(0)
 FOREIGN = {
-    "README.txt is not JSON": {"README.txt": b"{'method': 1"},
+    "README.txt: not valid JSON": {"README.txt": b"{'method': 1"},
     "2.npz is missing": {"2.npz": None},
     "x.npz does not belong": {"x.npz": b""},
     "0.npz: indices: expected int32": {"0.npz": npz(indices=INDICES, values=VALUES)},
