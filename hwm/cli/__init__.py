@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from hwm.cli.data_verbs import data, demo, simulate, tokenize
+from hwm.cli.doctor_verb import doctor
 from hwm.cli.experiment_verb import experiment
 from hwm.cli.model_verbs import evaluate, export, predict, submit
 from hwm.cli.recipes_verb import recipes
@@ -28,6 +29,7 @@ usage: hwm VERB [options]        hwm VERB --help explains one
   submit     write a challenge submission
   export     publish a trained tokenizer or Wan model as a folder of its own
   recipes    list the recipes, or reckon what one needs
+  doctor     check a machine, a dataset and a recipe together before hours are spent
   text-embedding  compute the constant text that Wan models are trained with
 """
 
@@ -43,6 +45,7 @@ FUNCTIONS: tuple[Callable[..., int], ...] = (
     submit,
     export,
     recipes,
+    doctor,
     text_embedding,
 )
 

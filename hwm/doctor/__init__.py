@@ -1,0 +1,170 @@
+"""Checks of a machine, a dataset and a recipe together, from cheap to dear, before a training spends hours on them."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from hwm.config import RunConfig, TrainConfig
+from hwm.doctor import data, loopback, machine, place, recipe, step
+from hwm.doctor.expectation import first_loss
+from hwm.doctor.trial import Trial
+from hwm.doctor.verdict import Examination
+from hwm.recipe_costs import RecipeCosts, recipe_costs
+from hwm.runs import build_model, prepared_model
+from hwm.signals import Stopped
+from hwm.training.device import choose_device, cpu_threads, own_randomness
+from hwm.training.run_folder import dealt_out
+
+
+def examine(
+    config: RunConfig | None,
+    *,
+    out: Path,
+    nproc: int = 1,
+    quick: bool = False,
+    say: Callable[[str], None] = print,
+    least_disk: float = place.LEAST_DISK,
+) -> Examination:
+    """All checks, each told to `say` as one line as soon as it is known, and the sentence at the end.
+
+    config: None checks the machine alone; without data.train the recipe runs on random clips.  out: folder of the run
+    to be.  nproc: processes on this machine.  quick: no reading of every byte, fewer steps.  least_disk: free bytes wanted.
+    Raises Stopped at a signal, with the temporary folder removed.
+    """
+    exam = Examination(lambda verdict: say(verdict.line()))
+    with ending_at_once():
+        _machine(exam, config, out=out, nproc=nproc, least_disk=least_disk)
+        if config is not None:
+            _recipe(exam, config, out=out, nproc=nproc, quick=quick)
+    say(f"\n{exam.sentence()}")
+    return exam
+
+
+def _machine(exam: Examination, config: RunConfig | None, *, out: Path, nproc: int, least_disk: float) -> None:
+    train, cache = config.train if config else TrainConfig(), place.cache_folder()
+    exam.ask("versions", machine.versions)
+    exam.ask("torch build", lambda: machine.build(machine.torch.version.cuda, machine.nvidia_gpus()))
+    usable = exam.ask("device", machine.device, train, nproc=nproc)
+    exam.ask("cores", machine.cores, train, nproc=nproc)
+    exam.ask("memory", machine.memory)
+    exam.ask("disk", place.disk, "disk", out, least=least_disk)
+    exam.ask("cache disk", place.disk, "cache disk", cache, least=least_disk / 4)
+    exam.ask("cache folder", place.cache_writing, cache)
+    exam.ask("open files", place.open_files)
+    exam.ask("extras", place.extras, config)
+    exam.ask("writing", _in_folder, out, place.writing)
+    exam.ask("file locks", _in_folder, out, place.locking)
+    if train.compile:
+        exam.ask("compiler", _in_folder, out, lambda folder: place.compiler(folder, cuda=bool(machine.torch.version.cuda)))
+    if usable:
+        exam.ask("arithmetic", machine.speed, train)
+    if nproc > 1:
+        exam.ask("shared memory", place.shared_memory)
+        exam.ask("processes", loopback.exchange)
+
+
+def _recipe(exam: Examination, config: RunConfig, *, out: Path, nproc: int, quick: bool) -> None:
+    if not exam.ask("settings", lambda: recipe.settings(dealt_out(config, out, world=nproc), out)):
+        return
+    config = dealt_out(config, out, world=nproc)
+    counted: list[RecipeCosts] = []
+
+    def count() -> Any:
+        counted.append(recipe_costs(config))
+        return recipe.memory(counted[0], free=recipe.device_memory(config), nproc=nproc)
+
+    fits = exam.ask("training memory", count)
+    if counted:
+        exam.ask("checkpoints' disk", recipe.disk, counted[0], out)
+    given = data.Given()
+    usable = _data(exam, config, given, quick=quick)
+    if not fits or not usable:
+        why = "the data cannot be used" if fits else "it would not fit into memory" if counted else "the model cannot be built"
+        exam.ask("training step", lambda: data.warn("training step", f"not tried: {why}", "mend what failed above"))
+        return
+    _step(exam, config, counted[0], given, out=out, nproc=nproc, quick=quick)
+
+
+def _data(exam: Examination, config: RunConfig, given: data.Given, *, quick: bool) -> bool:
+    """Whether training could read its clips."""
+    if not config.data.train:
+        exam.ask("data", lambda: data.ok("data", "none given: the recipe runs on random clips"))
+        return True
+    usable = exam.ask("training data", data.sound, "training data", config.data.train, quick=quick)
+    usable = usable and exam.ask("training clips", data.fits, config, given, training=True)
+    if config.data.val:
+        held = exam.ask("held-out data files", data.sound, "held-out files", config.data.val, quick=quick)
+        held = held and exam.ask("held-out clips", data.fits, config, given, training=False)
+    if given.train is None:
+        return False
+    exam.ask("open shards", data.files, given)
+    exam.ask("tokenizer", data.tokenizer, config, given.train.dataset)
+    if usable:
+        usable = exam.ask("states", data.states, given.train.dataset)
+    if usable and given.val is not None and held:
+        exam.ask("held-out data", data.held_out, given.train.dataset, given.val.dataset)
+    return usable
+
+
+def _step(
+    exam: Examination, config: RunConfig, costs: RecipeCosts, given: data.Given, *, out: Path, nproc: int, quick: bool
+) -> None:
+    device = choose_device(config.train.device)
+    trials: list[Trial] = []
+
+    def start() -> Any:
+        clips = step.affordable(config, costs, device=device, quick=quick)
+        model = build_model(config) if given.train is None else prepared_model(config, given.train)
+        trials.append(Trial(config, model, device, given.train, clips=clips))
+        return step.started(trials[0])
+
+    with cpu_threads(config.train.threads), own_randomness(device):
+        if not exam.ask("model", start):
+            return
+        trial = trials[0]
+        finite = exam.ask("first loss", first_loss, trial)
+        finite = exam.ask("gradients", step.gradients, trial) and finite
+        exam.ask("repeated step", step.repeated, trial)
+        if finite:
+            exam.ask("learning", step.learning, trial, steps=4 if quick else 8)
+            exam.ask("states used", step.states_used, trial)
+        exam.ask("checkpoint", _in_folder, out, lambda folder: step.round_trip(trial, folder))
+        if finite:
+            exam.ask("time", step.cost, trial, costs, nproc=nproc)
+
+
+def _in_folder(out: Path, check: Callable[[Path], Any]) -> list[Any]:
+    """Run a check in a temporary folder where the run would live, and remove it."""
+    with tempfile.TemporaryDirectory(prefix=".hwm-doctor-", dir=place.existing(out)) as folder:
+        found = check(Path(folder))
+        return list(found) if isinstance(found, Iterator) else [found]
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Raise Stopped at SIGINT, SIGTERM or SIGHUP: nothing that is checked is worth finishing, temporary files go."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in (getattr(signal, name) for name in names)}
+    try:
+        for number, handler in before.items():
+            if handler not in (signal.SIG_IGN, None):
+                signal.signal(number, stop)
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)

@@ -1,0 +1,151 @@
+"""The data against the recipe: sound, fitting, enough, held-out data really held out, states that say something."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from hwm.config import FSQConfig, RunConfig
+from hwm.data.describe import check, state_statistics
+from hwm.data.onex import Dataset, RawDataset, frame_size, open_dataset
+from hwm.doctor.place import LEAST_FILES, existing, open_files
+from hwm.doctor.units import size
+from hwm.doctor.verdict import Verdict, fail, graded, ok, warn
+from hwm.runs import Clips, open_clips
+from hwm.tokenizers.open import open_tokenizer
+
+ROWS = 100_000
+"""State rows read at a time."""
+LEAKED, SUSPICIOUS = 0.5, 0.01
+"""Shares of held-out state rows found in the training data that fail, and that are warned of."""
+STILL = 1e-3
+"""Standard deviation, in a state's own unit, below which it says nothing (as `robot.normalisation` takes it)."""
+FAR = 20.0
+"""Published standard deviations by which a mean may lie off, or factor between deviations, before units are doubted."""
+
+
+@dataclass
+class Given:
+    """The clips that were opened so far."""
+
+    train: Clips | None = None
+    val: Clips | None = None
+
+
+def sound(name: str, folder: str, *, quick: bool) -> Iterator[Verdict]:
+    """Every byte of a dataset, or only names, counts and sizes of its files."""
+    if quick:
+        dataset = open_dataset(folder)
+        yield ok(name, f"{folder}: {len(dataset.shards)} shards, {dataset.num_frames} frames; sizes checked, contents not")
+        return
+    findings = check(folder).findings
+    errors, warnings = ([f for f in findings if f.severity == kind] for kind in ("error", "warning"))
+    remedy = "fetch or write these files again; `hwm data check` lists all"
+    if errors:
+        yield fail(name, f"{len(errors)} errors, the first in {errors[0].file}: {errors[0].message}", remedy)
+    elif warnings:
+        yield warn(name, f"{len(warnings)} warnings, the first in {warnings[0].file}: {warnings[0].message}", remedy)
+    else:
+        dataset = open_dataset(folder)
+        yield ok(name, f"{folder}: {len(dataset.shards)} shards, {dataset.num_frames} frames, every byte read")
+
+
+def fits(config: RunConfig, given: Given, *, training: bool) -> Iterator[Verdict]:
+    """Whether clips are of the model's kind and sizes, how many there are, and how often a run sees each."""
+    folder, name = (config.data.train, "training clips") if training else (config.data.val, "held-out clips")
+    clips = open_clips(config, folder, training=training)
+    if not training:
+        given.val = clips
+        wanted = min(config.train.validate_clips, len(clips))
+        yield ok(name, f"{len(clips)}, of which {wanted} are scored at a validation")
+        return
+    given.train = clips
+    train, seen = config.train, config.train.batch_size * config.train.accumulate
+    found = f"{len(clips)}; {train.steps} steps of {seen} see each {train.steps * seen / len(clips):.3g} times"
+    few = f"a step repeats clips: use more data, or --set train.batch_size={max(1, len(clips) // train.accumulate)}"
+    yield graded(name, found, few, warns=len(clips) < seen)
+    if isinstance(clips.dataset, RawDataset):
+        yield decoding(clips.dataset, side=config.data.image_size)
+
+
+def decoding(dataset: RawDataset, *, side: int, free: float | None = None) -> Verdict:
+    """Space for the decoded frames, which training reads instead of the video."""
+    height, width = (side, side) if side else frame_size(dataset)
+    needed = 3 * height * width * dataset.num_frames
+    free = shutil.disk_usage(existing(dataset.root)).free if free is None else free
+    remedy = "make room beside the data, or --set data.image_size to less"
+    return graded("decoded frames", f"{size(needed)} at {height}x{width}, {size(free)} free", remedy, fails=needed > free)
+
+
+def files(given: Given) -> Verdict:
+    """Files that stay open: pictures, states and segments of every shard are mapped."""
+    shards = sum(len(clips.dataset.shards) for clips in (given.train, given.val) if clips is not None)
+    return replace(open_files(needed=LEAST_FILES + 3 * shards), name="open shards")
+
+
+def held_out(train: Dataset, val: Dataset) -> Verdict:
+    """Whether state rows of the held-out data are also in the training data; rows at rest do not count."""
+    remedy = "hold out other recordings: scores on seen ones say nothing"
+    if train.root.resolve() == val.root.resolve():
+        return fail("held-out data", "the same folder as the training data", remedy)
+    seen, held = row_hashes(train), row_hashes(val)
+    share = float(np.isin(held, seen).mean()) if len(held) else 0.0
+    found = f"{share:.1%} of {len(held)} state rows are also in the training data"
+    return graded("held-out data", found, remedy, fails=share > LEAKED, warns=share > SUSPICIOUS)
+
+
+def row_hashes(dataset: Dataset) -> np.ndarray:
+    """A 64-bit number for every state row that differs from the one before it, each number once."""
+    factors = np.random.default_rng(0).integers(1, 2**63, dataset.robot.dim, dtype=np.uint64) * 2 + 1
+    parts = []
+    for shard in dataset.shards:
+        for first in range(0, shard.num_frames, ROWS):
+            rows = np.ascontiguousarray(shard.read_states(np.arange(first, min(first + ROWS, shard.num_frames))), np.float32)
+            moving = np.concatenate([[True], (rows[1:] != rows[:-1]).any(1)])
+            mixed = (rows.view(np.uint32).astype(np.uint64) + 1) * factors  # wraps
+            parts.append(np.unique((mixed ^ (mixed >> np.uint64(29))).sum(1, dtype=np.uint64)[moving]))
+    return np.unique(np.concatenate(parts))
+
+
+def states(dataset: Dataset) -> Iterator[Verdict]:
+    """Finite, moving, and in the units of the embodiment."""
+    mean, std = state_statistics(dataset)
+    robot = dataset.robot
+    still = [name for name, s in zip(robot.names, std) if s < STILL]
+    if len(still) == robot.dim:
+        yield fail("states", "none of them ever changes", "record the robot's states beside its video")
+        return
+    usual, spread = np.array(robot.mean), np.maximum(np.array(robot.std), STILL)
+    off = (np.abs(mean - usual) > FAR * spread) | (std > FAR * spread)
+    strange = [f"{name} {m:.3g} +- {s:.3g}" for name, m, s, o in zip(robot.names, mean, std, off) if o]
+    found = f"{robot.dim} of {robot.name}, all finite, {len(still)} that never change"
+    found += f" ({', '.join(still[:3])})" if still else ""
+    if strange:
+        found += f"; far from {robot.name}'s usual: {', '.join(strange[:3])}"
+        yield warn("states", found, "check their units and order, or describe the robot in embodiment.toml")
+        return
+    yield graded("states", found, "check the recording: a model learns nothing from these", warns=bool(still))
+
+
+def tokenizer(config: RunConfig, dataset: Dataset) -> Iterator[Verdict]:
+    """Whether the tokenizer that the run names made these tokens or latents."""
+    if isinstance(config.model, FSQConfig):
+        return
+    made_by = getattr(dataset, "tokenizer", None)
+    if not config.tokenizer:
+        known = (made_by or {}).get("name", "unknown")
+        remedy = "--set tokenizer=NAME, for pictures and pixel scores"
+        yield warn("tokenizer", f"the run names none; the data's is {known}", remedy)
+    elif not made_by:
+        remedy = "make sure that it is the official Cosmos tokenizer that you decode with"
+        yield warn("tokenizer", f"{Path(dataset.root) / 'tokenizer.json'} is absent: nothing says who made the data", remedy)
+    else:
+        coder = open_tokenizer(config.tokenizer)
+        same = made_by.get("fingerprint") == coder.fingerprint()
+        remedy = f"--set tokenizer= to the one that made the data ({made_by.get('name')}), or tokenize again with {coder.name}"
+        found = f"{coder.name} made the data" if same else f"{coder.name} did not make the data, {made_by.get('name')} did"
+        yield graded("tokenizer", found, remedy, fails=not same)

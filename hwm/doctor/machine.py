@@ -1,0 +1,199 @@
+"""The machine as PyTorch finds it: versions, build, device, arithmetic, cores, memory."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from hwm.config import TrainConfig
+from hwm.doctor.units import size
+from hwm.doctor.verdict import Verdict, fail, graded, ok, warn
+from hwm.training.device import choose_device, usable_cores
+
+DISTRIBUTION = "humanoid-world-models"
+LEAST_MEMORY = 2e9
+"""Bytes of RAM below which even the smallest recipes are cramped."""
+
+
+def versions() -> Iterator[Verdict]:
+    """Python and torch against the range that the package declares; torchvision absent or of this torch."""
+    python = platform.python_version()
+    wanted = metadata.metadata(DISTRIBUTION)["Requires-Python"] or ""
+    yield graded("python", f"{python} (wants {wanted})", f"install Python {wanted}", fails=not within(python, wanted))
+    wanted = requirements(DISTRIBUTION).get("torch", "")
+    fits = within(torch.__version__, wanted)
+    yield graded("torch", f"{torch.__version__} (wants {wanted})", f"pip install 'torch{wanted}'", fails=not fits)
+    yield torchvision(torch.__version__)
+
+
+def torchvision(version: str) -> Verdict:
+    """Another torchvision than torch's own replaces torch, or breaks every import of it."""
+    try:
+        found = metadata.version("torchvision")
+    except metadata.PackageNotFoundError:
+        return ok("torchvision", "absent, and not needed")
+    wanted = requirements("torchvision").get("torch", "")
+    remedy = f"pip uninstall torchvision (hwm does not use it), or install the one for torch {version}"
+    return graded("torchvision", f"{found}, made for torch{wanted}", remedy, fails=not within(version, wanted))
+
+
+def build(cuda: str | None, gpus: list[str]) -> Verdict:
+    """Whether the wheel of torch fits the machine.  cuda: torch.version.cuda.  gpus: NVIDIA GPUs that the driver names."""
+    if gpus and cuda is None:
+        remedy = "the GPU would lie idle: reinstall torch's CUDA build (delete .venv, then HWM_TORCH=cuda python3 run.py demo)"
+        return fail("torch build", f"CPU build, but the machine has {len(gpus)} x {gpus[0]}", remedy)
+    if cuda is None:
+        return ok("torch build", "CPU build, no NVIDIA GPU")
+    if not gpus:
+        remedy = "install NVIDIA's driver, or the smaller CPU build of torch"
+        return warn("torch build", f"CUDA {cuda}, but no NVIDIA driver answers", remedy)
+    return ok("torch build", f"CUDA {cuda}, {len(gpus)} x {gpus[0]}")
+
+
+def nvidia_gpus() -> list[str]:
+    """Names of the NVIDIA GPUs that the driver knows, without torch."""
+    program = shutil.which("nvidia-smi")
+    if program:
+        try:
+            command = [program, "--query-gpu=name", "--format=csv,noheader"]
+            told = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        except (OSError, subprocess.TimeoutExpired):
+            told = None
+        if told is not None and told.returncode == 0:
+            return [line.strip() for line in told.stdout.splitlines() if line.strip()]
+    known = Path("/proc/driver/nvidia/gpus")
+    return ["NVIDIA GPU"] * len(list(known.iterdir())) if known.is_dir() else []
+
+
+def device(train: TrainConfig, *, nproc: int = 1) -> Verdict:
+    """The device that training would choose, its memory, and enough of them for all processes."""
+    chosen = choose_device(train.device)
+    if chosen.type != "cuda":
+        return ok("device", f"{chosen.type}, {torch.backends.cpu.get_cpu_capability()}")
+    free, total = torch.cuda.mem_get_info(chosen)
+    found = f"{chosen}, {torch.cuda.get_device_name(chosen)}, {size(free)} of {size(total)} free"
+    if nproc > torch.cuda.device_count():
+        remedy = f"start at most {torch.cuda.device_count()} processes here, one a GPU"
+        return fail("device", f"{found}; {torch.cuda.device_count()} GPUs for {nproc} processes", remedy)
+    return graded("device", found, "another process holds its memory: nvidia-smi names it", warns=free < 0.8 * total)
+
+
+def speed(train: TrainConfig) -> Verdict:
+    """Matrix products a second in both precisions, measured: bfloat16 is not faster everywhere."""
+    chosen = choose_device(train.device)
+    if chosen.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        found = f"float32 {_short(flop_rate(chosen, torch.float32))}, bfloat16 only emulated"
+        return graded("arithmetic", found, '--set train.precision="float32"', warns=train.precision == "bfloat16")
+    rates = {dtype: flop_rate(chosen, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    found = ", ".join(f"{str(dtype).removeprefix('torch.')} {_short(rate)}" for dtype, rate in rates.items())
+    slower = train.precision == "bfloat16" and rates[torch.bfloat16] < rates[torch.float32]
+    return graded("arithmetic", found, 'bfloat16 is slower here: --set train.precision="float32"', warns=slower)
+
+
+def flop_rate(device: torch.device, dtype: torch.dtype, *, side: int = 0) -> float:
+    """Floating-point operations a second of square matrix products: the best of three goes after one to warm up."""
+    side = side or (4096 if device.type == "cuda" else 768)
+    a = torch.ones(side, side, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(4):
+        began = time.perf_counter()
+        for _ in range(4):
+            a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - began)
+    return 4 * 2 * side**3 / best
+
+
+def _short(rate: float) -> str:
+    return f"{rate / 1e12:.3g} TFLOP/s" if rate >= 1e12 else f"{rate / 1e9:.3g} GFLOP/s"
+
+
+def cores(train: TrainConfig, *, nproc: int = 1) -> Verdict:
+    """Cores that this process may use, by its affinity and its cgroup, against the threads that training starts."""
+    affinity, quota = usable_cores(), cpu_quota()
+    allowed = min(affinity, quota) if quota else affinity
+    threads = train.threads or min(torch.get_num_threads(), affinity)
+    found = f"{affinity} usable" + (f", {quota:g} by the cgroup's quota" if quota else "")
+    found += f"; {threads} threads" + (f" in each of {nproc} processes" if nproc > 1 else "")
+    most = max(1, int(allowed // nproc))
+    crowded = threads * nproc > max(allowed, nproc)
+    return graded("cores", found, f"threads would wait for one another: --set train.threads={most}", warns=crowded)
+
+
+def memory(*, least: float = LEAST_MEMORY) -> Verdict:
+    """RAM that is free for this process, by the system and by its cgroup."""
+    free = free_memory()
+    remedy = "close other programs, or raise the container's limit"
+    return graded("memory", f"{size(free)} of RAM free", remedy, fails=free < least / 4, warns=free < least)
+
+
+def free_memory() -> float:
+    """Bytes that this process could still allocate."""
+    table = Path("/proc/meminfo")
+    available = re.search(r"MemAvailable:\s+(\d+) kB", table.read_text()) if table.is_file() else None
+    free = 1024.0 * int(available[1]) if available else 4e9
+    for limit, usage in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+        most, used = (_cgroup_number(name) for name in (limit, usage))
+        if most is not None and used is not None:
+            free = min(free, max(0.0, most - used))
+    return free
+
+
+def cpu_quota() -> float | None:
+    """Cores that the cgroup's quota allows, None without one."""
+    modern = Path("/sys/fs/cgroup/cpu.max")
+    if modern.is_file():
+        quota, _, period = modern.read_text().partition(" ")
+        return int(quota) / int(period) if quota.strip().isdigit() else None
+    quota_us, period_us = (_cgroup_number(f"cpu/cpu.cfs_{name}_us") for name in ("quota", "period"))
+    return quota_us / period_us if quota_us is not None and quota_us > 0 and period_us else None
+
+
+def _cgroup_number(name: str) -> float | None:
+    file = Path("/sys/fs/cgroup") / name
+    try:
+        return float(file.read_text())
+    except (OSError, ValueError):  # absent, unreadable, or "max"
+        return None
+
+
+def requirements(distribution: str, *, extra: str = "") -> dict[str, str]:
+    """What an installed distribution needs, by name: version ranges such as ">=2.11,<2.17"; of one extra, or always."""
+    found = {}
+    for line in metadata.requires(distribution) or ():
+        need, _, condition = line.partition(";")
+        wanted = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", condition)
+        match = re.match(r"\s*([\w.-]+)(?:\[[^]]*\])?\s*\(?([^)]*)\)?", need)
+        if match and (wanted[1] if wanted else "") == extra:
+            found[match[1]] = match[2].strip()
+    return found
+
+
+def within(version: str, wanted: str) -> bool:
+    """Whether a version lies in a range such as ">=2.11,<2.17"; of both only the numbers count."""
+    here = _numbers(version)
+    for part in filter(None, (p.strip() for p in wanted.split(","))):
+        match = re.match(r"(>=|<=|==|!=|~=|<|>)\s*([\d.]+)", part)
+        if not match:
+            continue
+        limit = _numbers(match[2])
+        length = max(len(here), len(limit))
+        a, b = (v + (0,) * (length - len(v)) for v in (here, limit))
+        holds = {">=": a >= b, "<=": a <= b, "==": a == b, "!=": a != b, "<": a < b, ">": a > b}
+        if not holds.get(match[1], a >= b and a[: len(limit) - 1] == limit[:-1]):
+            return False
+    return True
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    match = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, match[0].split("."))) if match else ()

@@ -1,0 +1,239 @@
+"""One real training step of the real model, and a few more: what only running it can tell."""
+
+from __future__ import annotations
+
+import math
+import re
+import resource
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from hwm.config import MaskedConfig, RunConfig
+from hwm.doctor.machine import flop_rate
+from hwm.doctor.trial import Trial
+from hwm.doctor.units import size, span
+from hwm.doctor.verdict import Verdict, fail, graded, ok
+from hwm.nn.streams import FUTURE_VIDEO, WEIGHT_SET, sharing_by_layer
+from hwm.recipe_costs import UTILISATION, RecipeCosts
+from hwm.training import checkpoint
+from hwm.training.loop import Position
+from hwm.training.optim import optimizer_tensors
+from hwm.training.run_folder import config_hash
+
+__all__ = ["Trial", "affordable", "cost", "gradients", "learning", "repeated", "round_trip", "started", "states_used"]
+
+PASSES = 14
+"""About so many steps do the checks take."""
+PATIENCE = 300.0
+"""Seconds that they may take by arithmetic; larger batches are cut down."""
+STARVED = 0.25
+"""Share of a step's time spent in reading clips that is warned of."""
+READ_SECONDS = 3.0
+CUT_OFF = "the loss does not depend on the states: look at the way from the state encoder to the prediction"
+
+
+def affordable(config: RunConfig, costs: RecipeCosts, *, device: torch.device, quick: bool) -> int:
+    """Clips of a trial's batch: the recipe's, or as many as can be stepped in minutes, but two.
+
+    Raises ValueError where even two take too long.
+    """
+    dtype = torch.bfloat16 if costs.in_bfloat16 else torch.float32
+    a_clip = costs.step.clip_flop / (UTILISATION * flop_rate(device, dtype))
+    patience = PATIENCE / 3 if quick else PATIENCE
+    clips = int(min(config.train.batch_size, patience / (PASSES * a_clip)))
+    if clips < min(2, config.train.batch_size):
+        raise ValueError(f"a clip would take about {span(a_clip)} a step here; try it on a faster device, or a smaller recipe")
+    return clips
+
+
+def started(trial: Trial) -> Verdict:
+    """The model is built and its clips are read."""
+    trained = sum(p.numel() for p in trial.trained.values())
+    kind = "random" if trial.source is None else "real"
+    found = f"{type(trial.model).__name__} on {trial.device}, {trained / 1e6:.2f} M trained; {trial.clips} {kind} clips"
+    cut = f", of {trial.config.train.batch_size} of the recipe" if trial.clips < trial.config.train.batch_size else ""
+    return ok("model", found + cut)
+
+
+def gradients(trial: Trial) -> Verdict:
+    """The gradient of a first step: finite, and there for every parameter that is trained."""
+    loss, norm = trial.gradients()
+    bad = [name for name, p in trial.trained.items() if p.grad is not None and not bool(p.grad.isfinite().all())]
+    if bad or not math.isfinite(norm):
+        first = f"first {bad[0]}" if bad else f"norm {norm}"
+        return fail("gradients", f"{len(bad)} not finite, {first}", "check the data's values, lower model.init_std, use float32")
+    idle = idle_by_design(trial.config)
+    missing = [n for n, p in trial.trained.items() if p.grad is None and not (idle and idle.match(n))]
+    known = [n for n, p in trial.trained.items() if p.grad is None and idle and idle.match(n)]
+    found = f"loss {loss:.4f}, norm {norm:.3g}, {len(trial.trained)} tensors"
+    found += f", {len(known)} of them idle by design" if known else ""
+    if missing:
+        remedy = "these take no part in the loss: use or freeze them"
+        return fail("gradients", f"{found}; none for {len(missing)}, first {missing[0]}", remedy)
+    return graded("gradients", found, "nothing is learned: the loss does not depend on the weights", fails=norm == 0)
+
+
+def idle_by_design(config: RunConfig) -> re.Pattern[str] | None:
+    """Names of parameters that take no part in the loss, though published counts hold them.
+
+    Masked-HWM reads only the future video after its last block, whose other feed-forward weights lie idle.
+    """
+    model = config.model
+    if not isinstance(model, MaskedConfig):
+        return None
+    last = model.num_layers - 1
+    layers = sharing_by_layer(model.sharing, num_layers=model.num_layers, unshared_blocks=model.unshared_blocks)
+    sets = WEIGHT_SET[layers[last]]
+    idle = sorted(set(sets) - {sets[FUTURE_VIDEO]})
+    return re.compile(rf"blocks\.{last}\.mlp\.layers\.sets\.[{''.join(map(str, idle))}]\.") if idle else None
+
+
+def repeated(trial: Trial) -> Verdict:
+    """The same step twice: the same bits of loss, and of the gradient's norm."""
+    first, second = trial.gradients(), trial.gradients()
+    if first[0] != second[0]:
+        remedy = "draw all random numbers from the generator that is given; a stopped run could not go on as if nothing had been"
+        return fail("repeated step", f"loss {first[0]!r}, then {second[0]!r}", remedy)
+    same = first[1] == second[1]
+    found = "the same loss and gradient, bit for bit" if same else "the same loss, another gradient"
+    return graded("repeated step", found, "a resumed run will be close to an unbroken one, not equal", warns=not same)
+
+
+def learning(trial: Trial, *, steps: int) -> Iterator[Verdict]:
+    """The loss falls on one batch; every trained parameter has had a gradient, those behind zero gates late."""
+    before = trial.grad_norm(trial.state_path)
+    trial.learn(steps)
+    falls = f"{trial.losses[0]:.4f} to {trial.losses[-1]:.4f} in {steps} steps on one batch"
+    yield graded("learning", falls, "lower train.lr", fails=not trial.losses[-1] < trial.losses[0])
+    idle = idle_by_design(trial.config)
+    dead = sorted(name for name in trial.trained.keys() - trial.alive if not (idle and idle.match(name)))
+    blind = constant_text(trial.config)
+    waiting = [name for name in dead if blind and blind.search(name)]
+    dead = [name for name in dead if name not in waiting]
+    found = f"{len(trial.alive)} of {len(trial.trained)} tensors have had one"
+    found += f", {len(waiting)} attend to a text that is one row or none" if waiting else ""
+    remedy = "these never learn: find what cuts them off, or freeze them"
+    yield graded("gradient everywhere", found + (f"; not {dead[0]}" if dead else ""), remedy, fails=bool(dead))
+    if trial.state_path:
+        after = trial.grad_norm(trial.state_path)
+        found = f"norm {before:.3g} at the first step, {after:.3g} after {steps}"
+        found += " (zero gates: closed at first by design)" if before == 0 < after else ""
+        yield graded("gradient of states", found, CUT_OFF, fails=not after > 0)
+
+
+def constant_text(config: RunConfig) -> re.Pattern[str] | None:
+    """Names of weights of Wan that learn nothing from a constant text: attention to equal rows is the same whatever it asks."""
+    return re.compile(r"attn2\.(to_q|to_k|norm_q|norm_k)|text_embedder") if config.model.family == "wan" else None
+
+
+@torch.no_grad()
+def states_used(trial: Trial) -> Verdict:
+    """After those steps other states must give another loss, everything else being equal."""
+    if not trial.state_path:
+        return ok("states used", "a tokenizer has none")
+    other = trial.with_other_states()
+    for number in range(4):  # a clip may lose its states to condition dropout
+        own, wrong = (trial.terms(batch, number=number)["loss"].item() for batch in (None, other))
+        if own != wrong:
+            return ok("states used", f"loss {own:.5f}, with another clip's states {wrong:.5f} ({(wrong - own) / abs(own):+.2%})")
+    return fail("states used", f"loss {own:.5f} with any states", CUT_OFF)
+
+
+def round_trip(trial: Trial, folder: Path) -> Verdict:
+    """A checkpoint saved, verified and read is the same bit for bit."""
+    tensors = {"model": trial.model.state_dict(), "optimizer": optimizer_tensors(trial.model, trial.optimizer)}
+    state = asdict(Position(step=1)) | {"config": config_hash(trial.config)}
+    began = time.monotonic()
+    place = checkpoint.save(folder, state, tensors, keep=1)
+    trial.save_seconds = time.monotonic() - began
+    checkpoint.verify(place)
+    stored = checkpoint.stored(place)
+    back = {group: stored.read(group) for group in tensors}
+    different = [
+        f"{group}/{name}"
+        for group, named in tensors.items()
+        for name, tensor in named.items()
+        if name not in back[group] or not torch.equal(back[group][name], tensor.detach().cpu())
+    ]
+    written = sum(file.stat().st_size for file in place.iterdir())
+    found = f"{size(written)} saved in {span(trial.save_seconds)}"
+    found += f"; {different[0]} came back changed" if different else ", bit for bit the same"
+    return graded("checkpoint", found, "change the disk", fails=bool(different))
+
+
+def cost(trial: Trial, costs: RecipeCosts, *, nproc: int = 1) -> Iterator[Verdict]:
+    """Seconds a step, of reading its clips, hours of the whole recipe (an estimate), and memory at its peak."""
+    train, scale = trial.config.train, trial.config.train.batch_size / trial.clips
+    late = slice(min(2, len(trial.step_seconds) - 1), None)
+    micro = scale * statistics.median(trial.step_seconds[late])
+    update = statistics.median(trial.update_seconds[late])
+    step = train.accumulate * micro + update
+    guess = " (reckoned from fewer clips)" if scale > 1 else ""
+    yield ok("time", f"{span(step)} a step{guess}, {train.batch_size * train.accumulate / step:.3g} clips/s")
+    reading = 0.0
+    if trial.source is not None:
+        reading = scale * read_seconds(trial)
+        share = reading / (reading + micro)
+        found = f"{span(reading)} for a batch, {share:.0%} of the time of a step"
+        yield graded("reading", found, "the device waits for data: copy it to a local disk", warns=share > STARVED)
+    validating = validation_seconds(trial)
+    rounds = train.steps // train.validate_every if validating and train.validate_every else 0
+    saves = train.steps // train.checkpoint_every if train.checkpoint_every else 1
+
+    def hours(micro_steps: int) -> float:
+        return train.steps * (micro_steps * (micro + reading) + update) + saves * trial.save_seconds
+
+    whole = hours(train.accumulate) + rounds * validating
+    found = f"about {span(whole)} for {train.steps} steps (an estimate)"
+    yield ok("whole recipe", found + (f", {span(rounds * validating)} of it for {rounds} validations" if rounds else ""))
+    if nproc > 1:
+        shared = hours(math.ceil(train.accumulate / nproc)) + rounds * validating / nproc
+        if trial.device.type == "cpu":
+            found = f"about {span(whole)} still in {nproc} processes: they share these cores (an estimate)"
+        else:
+            found = f"about {span(shared)} in {nproc} processes, talk between them not counted (an estimate)"
+        yield ok("many processes", found)
+    yield peak_memory(trial, costs)
+
+
+def read_seconds(trial: Trial) -> float:
+    """Median time of reading a batch that was not read before."""
+    taken: list[float] = []
+    while sum(taken) < READ_SECONDS and len(taken) < 20:
+        began = time.perf_counter()
+        trial.read(1 + len(taken))
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def validation_seconds(trial: Trial) -> float:
+    """Time of one validation, reckoned from a few clips; 0 where there is none."""
+    train = trial.config.train
+    if not train.validate_every or (trial.source is not None and not trial.config.data.val):
+        return 0.0
+    few = trial.read(0).to(trial.device)
+    count = min(4, len(few))
+    few = type(few)(**{name: value[:count] for name, value in vars(few).items() if value is not None})
+    began = time.perf_counter()
+    trial.model.eval()
+    with torch.no_grad():
+        scores = trial.model.validate(few, generator=torch.Generator(trial.device).manual_seed(0))
+    trial.model.train()
+    assert all(len(score) == count and math.isfinite(score.sum().item()) for score in scores.values()), scores
+    return (time.perf_counter() - began) / count * train.validate_clips
+
+
+def peak_memory(trial: Trial, costs: RecipeCosts) -> Verdict:
+    """The most that was held, beside what arithmetic expected."""
+    expected = costs.memory(trial.clips)
+    if trial.device.type == "cuda":
+        found, most = torch.cuda.max_memory_allocated(trial.device), torch.cuda.get_device_properties(trial.device).total_memory
+        text = f"{size(found)} on {trial.device}, {size(expected)} by arithmetic"
+        return graded("peak memory", text, "lower train.batch_size", warns=found > 0.9 * most)
+    held = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return ok("peak memory", f"{size(held)} of this process, libraries included; {size(expected)} by arithmetic for the training")
