@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hwm.evaluate.parts import Arrays
 from hwm.predict.ensemble import spread
 
 EDGES = np.concatenate([[0.0], np.geomspace(1 / 16, 512, 720)])
@@ -71,61 +72,65 @@ class CalibrationResult:
 
 
 class Calibration:
-    """Gathers ensembles and their truth batch by batch, in memory that does not grow with the pixels.
+    """Measures ensembles against their truth batch by batch and sums up, in memory that does not grow with the pixels.
 
     All pixels count: they are sorted into a table of fine bins of predicted and of real error, with the exact sums of
     both; only the order inside a bin, at most 1.3 % wide, is lost.  seed: of the draws that break ties of ranks.
     """
 
     def __init__(self, *, seed: int = 0) -> None:
-        self._generator = torch.Generator().manual_seed(seed)
-        size = len(EDGES)
+        self._seed, size = seed, len(EDGES)
         self._counts = np.zeros((size, size), np.int64)  # predicted by real
         self._predicted, self._squares, self._squares_by_error = np.zeros((3, size))
         self._ranks: np.ndarray | None = None
         self._clips: list[np.ndarray] = []
 
-    def add(self, members_BKHWC: Tensor, truth_BHWC: Tensor) -> None:
-        """Add a batch: members uint8 (B, K, H, W, C) of the same K >= 2 in all batches, truth uint8 (B, H, W, C).
+    def measure(self, members_BKHWC: Tensor, truth_BHWC: Tensor, *, first_clip: int) -> Arrays:
+        """Tables of a batch: members uint8 (B, K, H, W, C) of the same K >= 2 in all batches, truth uint8 (B, H, W, C).
 
         Videos, (B, K, F, H, W, C) and (B, F, H, W, C), count as clips of F * H * W pixels.
-        Raises ValueError for other shapes, one member or another K than before.
+        first_clip: place of the batch's first clip among all, which decides how ties of ranks are broken.
+        Raises ValueError for other shapes or one member.
         """
         num_members = members_BKHWC.shape[1]
         if truth_BHWC.dtype != torch.uint8 or members_BKHWC[:, 0].shape != truth_BHWC.shape:
             shapes = f"{tuple(members_BKHWC.shape)} and {truth_BHWC.dtype} {tuple(truth_BHWC.shape)}"
             raise ValueError(f"calibration needs uint8 members (B, K, ...) and truth (B, ...), got {shapes}")
-        if self._ranks is not None and len(self._ranks) != num_members + 1:
-            raise ValueError(f"all batches need the same number of members: {len(self._ranks) - 1} before, now {num_members}")
-        # Ensembles of one are refused here, before anything is counted.
+        # Ensembles of one are refused here.
         predicted = spread(members_BKHWC).square().cpu().numpy().astype(np.float64) * (1 + 1 / num_members)
         mean = members_BKHWC.sum(1, dtype=torch.int32).to(torch.float32) / num_members
         squares = (mean - truth_BHWC).square().mean(-1).cpu().numpy().astype(np.float64)
-        if self._ranks is None:
-            self._ranks = np.zeros(num_members + 1, np.int64)
-        self._ranks += self._ranks_of(members_BKHWC, truth_BHWC)
         per_clip = [x.reshape(len(x), -1).mean(1) for x in (predicted, squares)]
-        self._clips.extend(np.stack(per_clip, 1))
-        self._count(predicted.reshape(-1), squares.reshape(-1))
+        ranks = self._ranks_of(members_BKHWC, truth_BHWC, first_clip)
+        return {"clips": np.stack(per_clip, 1), "ranks": ranks, **_counted(predicted.reshape(-1), squares.reshape(-1))}
 
-    def _count(self, predicted: np.ndarray, squares: np.ndarray) -> None:
-        rows, columns = (np.searchsorted(EDGES, np.sqrt(x), side="right") - 1 for x in (predicted, squares))
-        size = len(EDGES)
-        self._counts += np.bincount(rows * size + columns, minlength=size**2).reshape(size, size)
-        self._predicted += np.bincount(rows, predicted, minlength=size)
-        self._squares += np.bincount(rows, squares, minlength=size)
-        self._squares_by_error += np.bincount(columns, squares, minlength=size)
+    def add(self, arrays: Arrays) -> None:
+        """Take in what was measured of the next batch.  Raises ValueError for another number of members than before."""
+        ranks = arrays["ranks"]
+        if self._ranks is not None and len(self._ranks) != len(ranks):
+            found = f"{len(self._ranks) - 1} before, now {len(ranks) - 1}"
+            raise ValueError(f"all batches need the same number of members: {found}")
+        self._ranks = ranks.copy() if self._ranks is None else self._ranks + ranks
+        self._clips.extend(arrays["clips"])
+        self._counts.reshape(-1)[arrays["cells"]] += arrays["counts"]
+        self._predicted += arrays["predicted"]
+        self._squares += arrays["squares"]
+        self._squares_by_error += arrays["squares_by_error"]
 
-    def _ranks_of(self, members_BKHWC: Tensor, truth_BHWC: Tensor) -> np.ndarray:
+    def _ranks_of(self, members_BKHWC: Tensor, truth_BHWC: Tensor, first_clip: int) -> np.ndarray:
         """How often the truth lies above 0..K members; among equal ones at any place with the same chance."""
         below, equal = torch.zeros((2, *truth_BHWC.shape), dtype=torch.int32, device=truth_BHWC.device)
         for member in members_BKHWC.unbind(1):
             below += member < truth_BHWC
             equal += member == truth_BHWC
         below, equal = below.cpu().flatten(), equal.cpu().flatten()
-        draws = torch.rand(len(equal), generator=self._generator, dtype=torch.float64)
+        draws = torch.cat([self._draws(first_clip + i, len(equal) // len(truth_BHWC)) for i in range(len(truth_BHWC))])
         ranks = below + (draws * (equal + 1)).to(torch.int32)
         return torch.bincount(ranks, minlength=members_BKHWC.shape[1] + 1).numpy()
+
+    def _draws(self, clip: int, num: int) -> Tensor:
+        state = np.random.SeedSequence([self._seed, clip]).generate_state(1)[0]
+        return torch.rand(num, generator=torch.Generator().manual_seed(int(state)), dtype=torch.float64)
 
     def result(self) -> CalibrationResult:
         """All of it.  Raises ValueError where nothing was added."""
@@ -169,6 +174,21 @@ class Calibration:
         joined = [np.bincount(coarse, x, minlength=NUM_BINS) for x in (counts, self._predicted, self._squares)]
         filled = joined[0] > 0
         return joined[0][filled], joined[1][filled], joined[2][filled]
+
+
+def _counted(predicted: np.ndarray, squares: np.ndarray) -> Arrays:
+    """Fine bins of pixels: cells of the table that are not empty with their counts, and sums by row or column."""
+    rows, columns = (np.searchsorted(EDGES, np.sqrt(x), side="right") - 1 for x in (predicted, squares))
+    size = len(EDGES)
+    table = np.bincount(rows * size + columns, minlength=size**2)
+    cells = np.flatnonzero(table)
+    return {
+        "cells": cells,
+        "counts": table[cells],
+        "predicted": np.bincount(rows, predicted, minlength=size),
+        "squares": np.bincount(rows, squares, minlength=size),
+        "squares_by_error": np.bincount(columns, squares, minlength=size),
+    }
 
 
 def _remaining(counts: np.ndarray, squares: np.ndarray) -> np.ndarray:

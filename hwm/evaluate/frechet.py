@@ -31,8 +31,7 @@ class Moments:
         """Moments of N features (N, D) of any float type.  Raises ValueError for another shape or values not finite."""
         if features_ND.ndim != 2:
             raise ValueError(f"features must be (N, D), got {tuple(features_ND.shape)}; flatten the other axes into N")
-        if not bool(torch.isfinite(features_ND).all()):
-            raise ValueError("features hold values that are not finite: the network or its weight file is broken")
+        check_finite(features_ND)
         x_ND = features_ND.detach().double()
         return cls(count=len(x_ND), sum_D=x_ND.sum(0), outer_DD=x_ND.mT @ x_ND)
 
@@ -57,6 +56,12 @@ class Moments:
         values_D, vectors_DD = torch.linalg.eigh(self.covariance_DD)
         kept = values_D > values_D[-1] * len(values_D) * torch.finfo(values_D.dtype).eps
         return vectors_DD[:, kept] * values_D[kept].sqrt()
+
+
+def check_finite(features: Tensor) -> None:
+    """Raise ValueError for features that are not all finite."""
+    if not bool(torch.isfinite(features).all()):
+        raise ValueError("features hold values that are not finite: the network or its weight file is broken")
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:

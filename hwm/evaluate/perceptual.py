@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from hwm.evaluate.features import VideoFeatures
-from hwm.evaluate.frechet import Moments, frechet_distance
+from hwm.evaluate.frechet import Moments, check_finite, frechet_distance
 from hwm.evaluate.intervals import Interval, interval, intervals, paired_difference, resamples, symmetric_interval
+from hwm.evaluate.parts import Arrays, Columns, inside, under
 from hwm.evaluate.results import ALL_FRAMES, RECONSTRUCTION, Difference, PerceptualScores
 
 LPIPS = "LPIPS"
@@ -32,9 +33,9 @@ Lpips = Callable[[Tensor, Tensor], Tensor]
 
 
 class PerceptualScorer:
-    """Keeps the moments of every feature, row and group of segments, and the LPIPS of every row, clip and frame.
+    """Measures batches and sums them up: moments of every feature, row and group of segments, LPIPS of every row and clip.
 
-    segments: (N,) the segment of every clip to come; None: each clip its own.  seconds: time spent.
+    segments: (N,) the segment of every clip; None: each clip its own.  seconds: time spent by this object.
     """
 
     def __init__(
@@ -46,32 +47,46 @@ class PerceptualScorer:
         self.num_groups = min(int(rank.max()) + 1, MOST_GROUPS)
         self._group = rank * self.num_groups // (int(rank.max()) + 1)
         self._moments: dict[tuple[str, str], list[Moments | None]] = {}
-        self._lpips: dict[str, list[Tensor]] = {}
+        self._columns = Columns()
 
-    def add(self, rows: dict[str, Tensor], truth: Tensor, *, blocks: Callable[[Tensor], Tensor], first_clip: int) -> None:
-        """Score one batch of clips numbered from `first_clip`.
+    def measure(
+        self,
+        rows: dict[str, Tensor],
+        truth: Tensor,
+        *,
+        blocks: Callable[[Tensor], Tensor],
+        first_clip: int,
+        poll: Callable[[], None] = lambda: None,
+    ) -> Arrays:
+        """What one batch of clips, numbered from `first_clip`, adds to the scores.
 
         rows, truth: future frames, uint8 (B, F, H, W, 3).  blocks: puts the past frames of the future's first block
-        before them.
+        before them.  poll: called now and then; may raise.
         """
         started = time.perf_counter()
         group = self._group[first_clip : first_clip + len(truth)]
+        found: Arrays = {}
         for features in self.features:
             for name, frames in {_TRUTH: truth, **rows}.items():
+                poll()
                 found_BND = features(blocks(frames), num_future_frames=frames.shape[1]).cpu()
-                self._add_moments(features.name, name, found_BND, group)
+                found |= under(f"moments/{features.name}/{name}", _packed(found_BND, group))
         if self.lpips is not None:
             for name, frames in rows.items():
-                self._lpips.setdefault(name, []).append(self.lpips(frames, truth).double().cpu())
+                poll()
+                found[f"lpips/{name}"] = self.lpips(frames, truth).double().cpu().numpy()
         self.seconds += time.perf_counter() - started
+        return found
 
-    def _add_moments(self, metric: str, name: str, features_BND: Tensor, group: np.ndarray) -> None:
-        width = features_BND.shape[-1]
-        group = group if width <= MOST_RESAMPLED_FEATURES else np.zeros_like(group)
-        parts = self._moments.setdefault((metric, name), [None] * self.num_groups)
-        for g in np.unique(group):
-            new, old = Moments.of(features_BND[torch.from_numpy(group == g)].flatten(0, 1)), parts[g]
-            parts[g] = new if old is None else old + new
+    def add(self, arrays: Arrays) -> None:
+        """Take in what was measured of the next batch."""
+        self._columns.add({key: array for key, array in arrays.items() if key.startswith("lpips/")})
+        for key in dict.fromkeys(key.rpartition("/")[0] for key in arrays if key.startswith("moments/")):
+            _, metric, name = key.split("/", 2)
+            parts = self._moments.setdefault((metric, name), [None] * self.num_groups)
+            for g, new in _unpacked(inside(key, arrays)).items():
+                old = parts[g]
+                parts[g] = new if old is None else old + new
 
     def summary(self, headline: str, *, seed: int) -> tuple[list[PerceptualScores], list[Difference]]:
         """Scores of every row, and the headline's paired differences to every other row."""
@@ -86,8 +101,8 @@ class PerceptualScorer:
                     differences.append(
                         Difference(headline, name, features.name, RECONSTRUCTION, ALL_FRAMES, change, share_higher=None)
                     )
-        if self._lpips:
-            values = {name: torch.cat(parts).numpy() for name, parts in self._lpips.items()}
+        values = {name: value_NF.numpy() for name, value_NF in self._columns.inside("lpips").items()}
+        if values:
             for name, value in values.items():
                 mean = interval(value.mean(1), groups=self.segments, seed=seed)
                 per_frame = intervals(value, groups=self.segments, seed=seed)
@@ -118,6 +133,33 @@ class PerceptualScorer:
             name: _Distance(np.array([frechet_distance(a, b) for a, b in zip(_weighted(part, draws), truths)]), groups, note)
             for name, part in parts.items()
         }
+
+
+def _packed(features_BND: Tensor, group: np.ndarray) -> Arrays:
+    """The moments of the features of clips, by group; of fewer wide features than they are wide these themselves, smaller."""
+    width = features_BND.shape[-1]
+    if width > MOST_RESAMPLED_FEATURES:
+        group = np.zeros_like(group)
+        if features_BND.shape[:2].numel() < width:
+            check_finite(features_BND)
+            return {"features": features_BND.float().flatten(0, 1).numpy()}
+    groups = np.unique(group)
+    parts = [Moments.of(features_BND[torch.from_numpy(group == g)].flatten(0, 1)) for g in groups]
+    return {
+        "groups": groups,
+        "counts": np.array([part.count for part in parts]),
+        "sums": torch.stack([part.sum_D for part in parts]).numpy(),
+        "outers": torch.stack([part.outer_DD for part in parts]).numpy(),
+    }
+
+
+def _unpacked(arrays: Arrays) -> dict[int, Moments]:
+    """Moments by group."""
+    if "features" in arrays:
+        return {0: Moments.of(torch.from_numpy(arrays["features"]))}
+    numbers = zip(arrays["groups"].tolist(), arrays["counts"].tolist())
+    sums, outers = (torch.from_numpy(arrays[key]) for key in ("sums", "outers"))
+    return {group: Moments(count, sums[i], outers[i]) for i, (group, count) in enumerate(numbers)}
 
 
 @dataclass(frozen=True)

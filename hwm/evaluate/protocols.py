@@ -15,16 +15,19 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hwm.contracts import Batch, LatentTokenizer, LatentWorldModel, Sampling, Tokenizer, TokenWorldModel
+from hwm.contracts import LatentTokenizer, LatentWorldModel, Sampling, Tokenizer, TokenWorldModel
+from hwm.evaluate.block_clips import Clips, load, seed_of_batch
 from hwm.evaluate.clip_choice import from_another_segment, spread
 from hwm.evaluate.cost import measure_cost
 from hwm.evaluate.features import VideoFeatures
+from hwm.evaluate.fingerprint import fingerprint
+from hwm.evaluate.parts import Arrays, names_of
 from hwm.evaluate.perceptual import Lpips, PerceptualScorer
 from hwm.evaluate.results import (
     ALL_FRAMES,
@@ -40,16 +43,8 @@ from hwm.evaluate.rows import TRUE_STATES, LatentRows, TokenRows
 from hwm.evaluate.scoring import ClipScores
 from hwm.evaluate.summary import summarise
 from hwm.evaluate.token_scores import TokenScorer
+from hwm.evaluate.work import Work, progress_of, sizes_of
 from hwm.predict.decoding import FrameDecoder
-
-
-class Clips(Protocol):
-    """Clips of context and future with their states."""
-
-    def __len__(self) -> int: ...
-
-    def batch(self, indices: np.ndarray, /) -> Batch:
-        """tokens_BTHW or latents_BTCHW, and states_BFA, of these clips."""
 
 
 def evaluate(
@@ -74,6 +69,7 @@ def evaluate(
     protocol: str = "",
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
+    work: Work | None = None,
 ) -> EvaluationResult:
     """Score a model's predictions with true, zeroed and permuted states, beside the baselines.
 
@@ -92,8 +88,10 @@ def evaluate(
     cost_repeats: timed predictions of one batch for the cost; 0: the cost is not measured.
     num_examples: clips kept to look at: from each of that many equal parts of the clips the one whose recorded
     future moves most, whatever the model made of it.  protocol: its name; empty: by the clip, as above.
-    progress: called with clips done and clips in all.
-    Raises ValueError for clips or a tokenizer that do not fit the model, or fewer than two clips.
+    progress: called with clips done and clips in all, of this process.
+    work: how it goes on where it was stopped, and is shared with other processes; None: in memory, alone.
+    Raises ValueError for clips or a tokenizer that do not fit the model, or fewer than two clips; Elsewhere where another
+    process has the result; Stopped where `work` was told to stop.
     """
     started = time.perf_counter()
     _check_tokenizer(model, tokenizer)
@@ -101,7 +99,7 @@ def evaluate(
         tokenizer, context_grids=model.context_grids, future_grids=model.future_grids, device=device
     )
     chosen = spread(len(clips), num_clips)
-    grids, states_NFA = _load(clips, chosen, model, batch_size)
+    grids, states_NFA = load(clips, chosen, model, batch_size)
     groups = None if segments is None else np.asarray(segments)[chosen]
     if neutral_state_A is None:
         neutral_state_A = states_NFA.mean((0, 1))
@@ -113,24 +111,11 @@ def evaluate(
     rows, tokens = _rows(
         model, tokenizer, decoder, sampling=sampling, decode=decode, top_k=top_k, counts=unigram_counts, device=device
     )
+    work = work or Work()
     perceptual = PerceptualScorer(features, lpips, segments=groups, num_clips=len(chosen))
-    run = ClipScores(rows, decoder, tokens=tokens, perceptual=perceptual)
+    run = ClipScores(rows, decoder, tokens=tokens, perceptual=perceptual, poll=work.stop.check)
     bins = np.arange(len(chosen)) * num_examples // len(chosen)
     context, future = grids.tensor_split([model.context_grids], 1)
-    for start in range(0, len(chosen), batch_size):
-        part = slice(start, start + batch_size)
-        run.score(
-            context[part],
-            future[part],
-            {name: rows_NFA[part] for name, rows_NFA in states.items()},
-            seed=_seed_of_batch(seed, start),
-            original_BFHWC=None if video is None else video(chosen[part]),
-            clip_numbers=chosen[part],
-            bins=bins[part] if num_examples else None,
-        )
-        if progress is not None:
-            progress(min(start + batch_size, len(chosen)), len(chosen))
-    cost = _cost(rows, context[:batch_size], states_NFA[:batch_size], repeats=cost_repeats, device=device)
     whole_blocks = decoder.num_shared == 0
     settings: dict[str, Any] = {
         "protocol": protocol or ("compression" if whole_blocks else "hwm"),
@@ -156,8 +141,40 @@ def evaluate(
     if isinstance(rows, TokenRows):
         vocab_size = rows.tokenizer.vocab_size
         settings |= {"top_k": rows.top_k, "vocab_size": vocab_size, "uniform_cross_entropy": math.log(vocab_size)}
+    settings["fingerprint"] = key = fingerprint(
+        model,
+        settings=settings,
+        clips=[chosen, grids, states_NFA, groups, neutral_state_A],
+        counts=unigram_counts,
+        batch=[batch_size, num_examples],
+        device=torch.device(device).type,
+        sources=list(work.sources),
+    )
+
+    def measure(part: int) -> Arrays:
+        start = part * batch_size
+        these = slice(start, start + batch_size)
+        return run.measure(
+            context[these],
+            future[these],
+            {name: rows_NFA[these] for name, rows_NFA in states.items()},
+            seed=seed_of_batch(seed, start),
+            original_BFHWC=None if video is None else video(chosen[these]),
+            clip_numbers=chosen[these],
+            first_clip=start,
+            bins=bins[these] if num_examples else None,
+        )
+
+    before = time.perf_counter() - started
+    sizes = sizes_of(len(chosen), batch_size)
+    parts, names = work.open(key), names_of("part", len(sizes))
+    work.fill(parts, names, measure, done=progress_of(progress, work.share.of(sizes)))
+    started = time.perf_counter()
+    for arrays in work.read(parts, names):
+        run.add(arrays)
+    cost = _cost(rows, context[:batch_size], states_NFA[:batch_size], repeats=cost_repeats, device=device)
     result = summarise(run, settings, groups=groups, seed=seed, cost=cost)
-    result.seconds["total"] = time.perf_counter() - started
+    result.seconds["total"] += before + time.perf_counter() - started
     return result
 
 
@@ -211,26 +228,3 @@ def _cost(
         )
     rows.seconds, rows.decoder.seconds = spent
     return cost
-
-
-def _load(
-    clips: Clips, chosen: np.ndarray, model: TokenWorldModel | LatentWorldModel, batch_size: int
-) -> tuple[Tensor, Tensor]:
-    """Grids and states of all chosen clips: what a permutation of states over clips needs, and small."""
-    wanted, grids, states = model.context_grids + model.future_grids, [], []
-    for start in range(0, len(chosen), batch_size):
-        part = clips.batch(chosen[start : start + batch_size])
-        found = part.tokens_BTHW if model.predicts == "tokens" else part.latents_BTCHW
-        if found is None or found.shape[1] != wanted:
-            kind = "token" if model.predicts == "tokens" else "latent"
-            raise ValueError(f"the model needs clips of {wanted} {kind} grids")
-        if part.states_BFA.shape[1] < model.num_states:
-            raise ValueError(f"the model reads {model.num_states} state rows, the clips have {part.states_BFA.shape[1]}")
-        grids.append(found)
-        states.append(part.states_BFA[:, : model.num_states])
-    return torch.cat(grids), torch.cat(states)
-
-
-def _seed_of_batch(seed: int, start: int) -> int:
-    """Seed of a batch's samples; the model's rows share it, so that they differ by their states and not by luck."""
-    return int(np.random.SeedSequence([seed, start]).generate_state(1)[0])

@@ -6,6 +6,7 @@ The rows with other states are made in the same way as the headline row, from th
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -57,14 +58,26 @@ class TokenRows:
         self.headline = EXPECTED_CODE if decode == "mean" else self.tokens_row
         self.seconds = 0.0
 
-    def predict(self, context: Tensor, future: Tensor, states: dict[str, Tensor], *, seed: int) -> dict[str, Prediction]:
-        """Predictions with true (autoregressive), zeroed and permuted states; teacher-forced where grids follow grids."""
+    def predict(
+        self,
+        context: Tensor,
+        future: Tensor,
+        states: dict[str, Tensor],
+        *,
+        seed: int,
+        poll: Callable[[], None] = lambda: None,
+    ) -> dict[str, Prediction]:
+        """Predictions with true (autoregressive), zeroed and permuted states; teacher-forced where grids follow grids.
+
+        poll: called before each of them; may raise.
+        """
         started = time.perf_counter()
         wanted = {AUTOREGRESSIVE: TRUE_STATES, ZEROED: ZEROED, PERMUTED: PERMUTED}
         if self.model.future_grids > 1:
             wanted[TEACHER_FORCED] = TRUE_STATES
         found = {}
         for name, which in wanted.items():
+            poll()
             forced = name == TEACHER_FORCED
             found[name] = self.model.predict(
                 context.to(self.device),
@@ -132,16 +145,22 @@ class LatentRows:
         self.headline = SAMPLED_LATENTS if self.temperature and decode == "sample" else STILL_LATENTS
         self.seconds = 0.0
 
-    def frames(self, context: Tensor, states: dict[str, Tensor], *, seed: int) -> dict[str, Tensor]:
-        """Decoded predictions by row: both with true states, the headline's with zeroed and permuted ones."""
+    def frames(
+        self, context: Tensor, states: dict[str, Tensor], *, seed: int, poll: Callable[[], None] = lambda: None
+    ) -> dict[str, Tensor]:
+        """Decoded predictions by row: both with true states, the headline's with zeroed and permuted ones.
+
+        poll: called before each of them; may raise.
+        """
         wanted = {STILL_LATENTS: (STILL_LATENTS, TRUE_STATES)}
         if self.temperature:
             wanted[SAMPLED_LATENTS] = (SAMPLED_LATENTS, TRUE_STATES)
         wanted |= {name: (self.headline, name) for name in (ZEROED, PERMUTED)}
-        return {
-            row: self.decoder.future(context, self._predict(way, context, states[which], seed))
-            for row, (way, which) in wanted.items()
-        }
+        rows = {}
+        for row, (way, which) in wanted.items():
+            poll()
+            rows[row] = self.decoder.future(context, self._predict(way, context, states[which], seed))
+        return rows
 
     def predict_only(self, context: Tensor, states_BFA: Tensor, *, seed: int, decode: bool) -> None:
         """The headline's prediction with nothing else beside it, what its cost is measured on."""

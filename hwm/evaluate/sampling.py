@@ -8,7 +8,6 @@ spread-aware blend (ours), and blur and histogram matching (Duke, reference E.3)
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -23,10 +22,11 @@ from hwm.contracts import LatentTokenizer, LatentWorldModel, Sampling, Tokenizer
 from hwm.evaluate.baselines import mean_of_context
 from hwm.evaluate.calibration import Calibration
 from hwm.evaluate.clip_choice import from_another_segment, spread
-from hwm.evaluate.cost import peak_memory, seconds_of
 from hwm.evaluate.features import VideoFeatures
+from hwm.evaluate.fingerprint import fingerprint
+from hwm.evaluate.parts import Arrays, Times, inside, names_of, seconds, under
 from hwm.evaluate.perceptual import Lpips
-from hwm.evaluate.results import COPY_FRAME, MEAN_OF_CONTEXT, Difference
+from hwm.evaluate.results import COPY_FRAME, MEAN_OF_CONTEXT
 from hwm.evaluate.rows import STILL as TEMPERATURE_0
 from hwm.evaluate.rows import own_temperature
 from hwm.evaluate.sampling_clips import CLIPS_AT_ONCE, Clips, FrameSampler, SeenClips, seen_clips
@@ -38,8 +38,6 @@ from hwm.evaluate.sampling_results import (
     MATCHED,
     ONE_SAMPLE,
     STILL,
-    EnsembleSize,
-    SamplingCost,
     SamplingResult,
     Tuning,
     blend_of,
@@ -49,8 +47,9 @@ from hwm.evaluate.sampling_results import (
     zeroed,
 )
 from hwm.evaluate.sampling_scores import FrameScorer
+from hwm.evaluate.sampling_summary import differences, measured_cost, saturation
 from hwm.evaluate.sampling_tuning import Tuner, set_apart
-from hwm.evaluate.saturation import fit_saturation
+from hwm.evaluate.work import Work, progress_of, sizes_of
 from hwm.predict import ensemble
 from hwm.predict.postprocess import gaussian_blur, match_histograms
 
@@ -83,6 +82,7 @@ def evaluate_sampling(
     num_examples: int = 4,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
+    work: Work | None = None,
 ) -> SamplingResult:
     """Score frame 76 of a model's predictions, of their ensembles and of what needs no model.
 
@@ -97,10 +97,13 @@ def evaluate_sampling(
     seed: of samples, permutation and intervals; everything but `seconds` and `cost` repeats with it.
     features, lpips: networks of the user's weights for FID and LPIPS.  cost_repeats: 0 leaves the cost out.
     num_examples: clips kept to look at: from each of that many equal parts the one whose frame 76 differs most from 16.
-    progress: called with clips done and clips in all, tuning included.
-    Raises ValueError for clips of another kind, or too few of them.
+    progress: called with clips done and clips in all, tuning included, of this process.
+    work: how it goes on where it was stopped, and is shared with other processes; None: in memory, alone.
+    Raises ValueError for clips of another kind, or too few of them; Elsewhere where another process has the result; Stopped
+    where `work` was told to stop.
     """
     started = time.perf_counter()
+    work = work or Work()
     members = _checked_members(members)
     largest, control = members[-1], _control_members(members)
     if num_tuning < 2:
@@ -114,40 +117,11 @@ def evaluate_sampling(
     groups = None if groups is None else groups[chosen]
     source = chosen[from_another_segment(len(chosen), groups, seed)]
     drawn = sampling or Sampling(temperature=own_temperature(cast(nn.Module, model)) or 1.0)
-    sampler = FrameSampler(model, tokenizer, image_size, score_size, drawn, members_at_once, seed, torch.device(device))
-    report = _Progress(progress, len(tuning_numbers) + len(chosen))
-
-    tuner = Tuner()
-    for clip in seen_clips(tuning_clips or clips, tuning_numbers, sampler):
-        tuner.add(sampler.draw(clip, num_samples=largest), clip.seen, clip.truth)
-        report(len(clip.numbers))
-    tuning = tuner.choose("other clips" if tuning_clips is not None else "the first clips, whose segments are not scored")
-
-    scorer = FrameScorer(features, lpips, segments=groups, num_clips=len(chosen))
-    calibration = Calibration(seed=seed) if largest > 1 else None
-    sizes = sorted({n for n in SIZES if n < largest} | set(members))
-    gallery = Gallery(num_examples, len(chosen))
-    for part, clip in enumerate(seen_clips(clips, chosen, sampler)):
-        first = part * CLIPS_AT_ONCE
-        drawn_BKHWC = sampler.draw(clip, num_samples=largest)
-        means = {n: ensemble.mean(drawn_BKHWC[:, :n]) for n in sizes}
-        rows = _model_rows(drawn_BKHWC, {n: means[n] for n in members}, clip, tuning)
-        rows[STILL] = sampler.draw(clip, num_samples=1, sampling=TEMPERATURE_0)[:, 0]
-        neutral = model.neutral_state_A.cpu().to(clip.states).expand_as(clip.states)
-        other = clips.batch(source[first : first + CLIPS_AT_ONCE]).states_BFA[:, :SAMPLING_FRAMES]
-        for name, states in ((zeroed(control), neutral), (permuted(control), other)):
-            rows[name] = ensemble.mean(sampler.draw(clip, num_samples=control, states=states))
-        rows |= _baselines(clip, tuning)
-        scorer.add(rows, clip.truth)
-        scorer.add_sizes(means, clip.truth)
-        if calibration is not None:
-            calibration.add(drawn_BKHWC, clip.truth)
-        gallery.add(first, clip, drawn_BKHWC, rows)
-        report(len(clip.numbers))
-
-    headline = mean_of(largest)
-    found, differences = scorer.rows(headline, seed=seed)
-    curve = scorer.sizes(seed=seed)
+    sampler = FrameSampler(
+        model, tokenizer, image_size, score_size, drawn, members_at_once, seed, torch.device(device), work.stop.check
+    )
+    first = clips.batch(chosen[:1])
+    sampler.look_at(first)
     settings: dict[str, Any] = {
         "protocol": "sampling",
         "predicts": model.predicts,
@@ -167,32 +141,89 @@ def evaluate_sampling(
         "confidence": 0.95,
         "zeroed_states": [round(float(v), 6) for v in model.neutral_state_A],
     }
+    settings["fingerprint"] = key = fingerprint(
+        model,
+        settings=settings,
+        clips=[chosen, source, groups, first.states_BFA, first.video_BFHWC, model.neutral_state_A],
+        tuning=[tuning_clips is not None, tuning_numbers],
+        batch=[members_at_once, CLIPS_AT_ONCE, num_examples],
+        device=torch.device(device).type,
+        sources=list(work.sources),
+    )
+    parts = work.open(key)
+    tuning_sizes, sizes = (sizes_of(len(numbers), CLIPS_AT_ONCE) for numbers in (tuning_numbers, chosen))
+    for_tuning, scored = names_of("tuning", len(tuning_sizes)), names_of("part", len(sizes))
+    done = progress_of(progress, [*tuning_sizes, *work.share.of(sizes)])
+
+    tuner, times = Tuner(), Times()
+
+    def tune(part: int) -> Arrays:
+        begun = time.perf_counter()
+        clip = seen_clips(tuning_clips or clips, tuning_numbers, sampler, part=part)
+        found = tuner.measure(sampler.draw(clip, num_samples=largest), clip.seen, clip.truth)
+        return found | seconds(total=time.perf_counter() - begun)
+
+    before = time.perf_counter() - started
+    work.fill(parts, for_tuning, tune, done=done, all_of_them=True)
+    for arrays in work.read(parts, for_tuning):
+        times.add(arrays)
+        tuner.add(arrays)
+    tuning = tuner.choose("other clips" if tuning_clips is not None else "the first clips, whose segments are not scored")
+
+    scorer = FrameScorer(features, lpips, segments=groups, num_clips=len(chosen))
+    calibration = Calibration(seed=seed) if largest > 1 else None
+    ensembles = sorted({n for n in SIZES if n < largest} | set(members))
+    gallery = Gallery(num_examples, len(chosen))
+
+    def measure(part: int) -> Arrays:
+        begun, spent = time.perf_counter(), sampler.seconds
+        first_clip = part * CLIPS_AT_ONCE
+        clip = seen_clips(clips, chosen, sampler, part=part)
+        drawn_BKHWC = sampler.draw(clip, num_samples=largest)
+        means = {n: ensemble.mean(drawn_BKHWC[:, :n]) for n in ensembles}
+        rows = _model_rows(drawn_BKHWC, {n: means[n] for n in members}, clip, tuning)
+        rows[STILL] = sampler.draw(clip, num_samples=1, sampling=TEMPERATURE_0)[:, 0]
+        neutral = model.neutral_state_A.cpu().to(clip.states).expand_as(clip.states)
+        other = clips.batch(source[first_clip : first_clip + CLIPS_AT_ONCE]).states_BFA[:, :SAMPLING_FRAMES]
+        for name, states in ((zeroed(control), neutral), (permuted(control), other)):
+            rows[name] = ensemble.mean(sampler.draw(clip, num_samples=control, states=states))
+        rows |= _baselines(clip, tuning)
+        found = scorer.measure(rows, means, clip.truth, first_clip=first_clip, poll=work.stop.check)
+        if calibration is not None:
+            found |= under("calibration", calibration.measure(drawn_BKHWC, clip.truth, first_clip=first_clip))
+        found |= under("gallery", gallery.measure(first_clip, clip, drawn_BKHWC, rows))
+        return found | seconds(model_and_tokenizer=sampler.seconds - spent, total=time.perf_counter() - begun)
+
+    work.fill(parts, scored, measure, done=done)
+    started = time.perf_counter()
+    for arrays in work.read(parts, scored):
+        times.add(arrays)
+        scorer.add(arrays)
+        gallery.add(inside("gallery", arrays))
+        if calibration is not None:
+            calibration.add(inside("calibration", arrays))
+
+    headline = mean_of(largest)
+    summed = scorer.seconds
+    found, perceptual = scorer.rows(headline, seed=seed)
+    times.spent["perceptual scores"] += scorer.seconds - summed
+    curve = scorer.sizes(seed=seed)
     result = SamplingResult(
         headline=headline,
         control=control,
         settings=settings,
         rows=found,
-        differences=_differences(scorer, headline, control, members, seed=seed) + differences,
+        differences=differences(scorer, headline, control, members, seed=seed) + perceptual,
         sizes=curve,
-        saturation=_saturation(curve),
+        saturation=saturation(curve),
         calibration=None if calibration is None else calibration.result().to_json(),
         tuning=tuning,
-        seconds={"model and tokenizer": sampler.seconds, **scorer.seconds},
-        cost=_cost(sampler, clips, chosen, largest, repeats=cost_repeats),
+        seconds=times.spent,
+        cost=measured_cost(sampler, clips, chosen, largest, repeats=cost_repeats),
         examples=gallery.examples(),
     )
-    result.seconds["total"] = time.perf_counter() - started
+    result.seconds["total"] += before + time.perf_counter() - started
     return result
-
-
-class _Progress:
-    def __init__(self, call: Callable[[int, int], None] | None, total: int) -> None:
-        self._call, self._total, self._done = call, total, 0
-
-    def __call__(self, more: int) -> None:
-        self._done += more
-        if self._call is not None:
-            self._call(self._done, self._total)
 
 
 def _model_rows(
@@ -219,56 +250,6 @@ def _baselines(clip: SeenClips, tuning: Tuning) -> dict[str, Tensor]:
     }
 
 
-def _differences(
-    scorer: FrameScorer, headline: str, control: int, members: Sequence[int], *, seed: int
-) -> list[Difference]:
-    """The comparisons that the page speaks of: each row once, and only with what it is to be measured by."""
-    largest = members[-1]
-    pairs = [(headline, other) for other in (COPY_FRAME, COPY_BLURRED, MEAN_OF_CONTEXT, STILL, BLURRED)]
-    pairs += [(mean_of(n), COPY_FRAME) for n in members[:-1]]
-    pairs += [(mean_of(control), other) for other in (zeroed(control), permuted(control))]
-    found = [scorer.difference(first, second, seed=seed) for first, second in pairs]
-    if largest > 1:
-        found.append(scorer.difference(headline, ONE_SAMPLE, seed=seed))
-        for metric in ("psnr", "sharpness", "gmsd"):
-            found.append(scorer.difference(blend_of(largest), headline, metric=metric, seed=seed))
-    return found
-
-
-def _saturation(curve: list[EnsembleSize]) -> dict[str, Any] | None:
-    if len(curve) < 2:
-        return None
-    fit = fit_saturation([point.num_members for point in curve], [point.mse for point in curve])
-    return {"floor": fit.floor, "variance": fit.variance, "psnr_limit": fit.psnr_limit, "clipped": fit.clipped}
-
-
-def _cost(sampler: FrameSampler, clips: Clips, chosen: np.ndarray, largest: int, *, repeats: int) -> SamplingCost | None:
-    if not repeats:
-        return None
-    clip = next(seen_clips(clips, chosen[:1], sampler))
-    weights = list(cast(nn.Module, sampler.model).parameters())
-    spent, several = sampler.seconds, []
-    alone = [seconds_of(lambda: sampler.draw(clip, num_samples=1), sampler.device) for _ in range(repeats)]
-
-    def together() -> None:
-        several.append(seconds_of(lambda: sampler.draw(clip, num_samples=largest), sampler.device))
-
-    peak, meaning = peak_memory(together, device=sampler.device)
-    sampler.seconds = spent
-    return SamplingCost(
-        parameters=sum(weight.numel() for weight in weights),
-        weight_bytes=sum(weight.numel() * weight.element_size() for weight in weights),
-        device=sampler.device.type,
-        ensemble=largest,
-        members_at_once=sampler.members_at_once,
-        repeats=repeats,
-        seconds_one=statistics.median(alone),
-        seconds_ensemble=several[0],
-        peak_bytes=peak,
-        peak_meaning=meaning,
-    )
-
-
 def _checked_members(members: Sequence[int]) -> tuple[int, ...]:
     if not members or min(members) < 1:
         raise ValueError(f"ensembles have at least one member, got sizes {list(members)}")
@@ -277,5 +258,3 @@ def _checked_members(members: Sequence[int]) -> tuple[int, ...]:
 
 def _control_members(members: Sequence[int]) -> int:
     return max((n for n in members if n <= CONTROL_MEMBERS), default=min(members))
-
-

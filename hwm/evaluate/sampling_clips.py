@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -44,7 +44,7 @@ class SeenClips:
 
 
 class FrameSampler:
-    """Draws samples of frame 76 at the scored size; `seconds` is the time spent."""
+    """Draws samples of frame 76 at the scored size; `seconds` is the time spent.  poll: called now and then; may raise."""
 
     def __init__(
         self,
@@ -56,10 +56,11 @@ class FrameSampler:
         members_at_once: int,
         seed: int,
         device: torch.device,
+        poll: Callable[[], None] = lambda: None,
     ) -> None:
         self.model, self.tokenizer, self.image_size, self.sampling = model, tokenizer, image_size, sampling
         self.members_at_once, self.seed, self.device, self.seconds = members_at_once, seed, device, 0.0
-        self._wanted = score_size
+        self._wanted, self._poll = score_size, poll
         self.recorded_size = self.score_size = (0, 0)
 
     def look_at(self, batch: Batch) -> None:
@@ -93,6 +94,7 @@ class FrameSampler:
             members_at_once=self.members_at_once,
             sampling=sampling or self.sampling,
             device=self.device,
+            poll=self._poll,
         )
         self.seconds += time.perf_counter() - started
         return frames_BKHWC
@@ -103,9 +105,9 @@ def seed_of_clip(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
-def seen_clips(clips: Clips, numbers: np.ndarray, sampler: FrameSampler) -> Iterator[SeenClips]:
-    for start in range(0, len(numbers), CLIPS_AT_ONCE):
-        part = numbers[start : start + CLIPS_AT_ONCE]
-        batch = clips.batch(part)
-        sampler.look_at(batch)
-        yield SeenClips(part, batch, sampler.score_size)
+def seen_clips(clips: Clips, numbers: np.ndarray, sampler: FrameSampler, *, part: int) -> SeenClips:
+    """The clips of one part of those with these numbers, of which `CLIPS_AT_ONCE` are a part."""
+    numbers = numbers[part * CLIPS_AT_ONCE : (part + 1) * CLIPS_AT_ONCE]
+    batch = clips.batch(numbers)
+    sampler.look_at(batch)
+    return SeenClips(numbers, batch, sampler.score_size)

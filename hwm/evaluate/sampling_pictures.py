@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from hwm.evaluate.metrics import mean_squared_error, psnr
+from hwm.evaluate.parts import Arrays, inside, under
 from hwm.evaluate.results import COPY_FRAME
 from hwm.evaluate.sampling_clips import SeenClips
 from hwm.evaluate.sampling_results import ONE_SAMPLE, FrameExample, blend_of, mean_of
@@ -49,40 +50,45 @@ def panels(example: FrameExample) -> dict[str, tuple[np.ndarray, float | None]]:
 
 
 class Gallery:
-    """Keeps, from each part of the clips, the one whose scored frame differs most from the last seen one."""
+    """Keeps, from each of equal stretches of the clips, the one whose scored frame differs most from the last seen one."""
 
     def __init__(self, num_examples: int, num_clips: int) -> None:
         self._bins = np.arange(num_clips) * num_examples // num_clips
         self._wanted = num_examples
         self._kept: dict[int, tuple[float, FrameExample]] = {}
 
-    def add(self, first: int, clip: SeenClips, drawn_BKHWC: Tensor, rows: dict[str, Tensor]) -> None:
-        """Look at the clips from position `first` on."""
+    def measure(self, first: int, clip: SeenClips, drawn_BKHWC: Tensor, rows: dict[str, Tensor]) -> Arrays:
+        """The best of the clips from position `first` on, by stretch, with their pictures."""
+        found: Arrays = {}
         if not self._wanted:
-            return
-        motion = mean_squared_error(clip.seen, clip.truth)
+            return found
+        motion = mean_squared_error(clip.seen, clip.truth).numpy()
         num_members = drawn_BKHWC.shape[1]
-        for i in range(len(clip.numbers)):
-            part = int(self._bins[first + i])
-            if part in self._kept and motion[i] <= self._kept[part][0]:
-                continue
-            several: dict[str, Any] = {}
+        stretches = self._bins[first : first + len(clip.numbers)]
+        for stretch in np.unique(stretches):
+            mine = np.flatnonzero(stretches == stretch)
+            i = int(mine[motion[mine].argmax()])  # the first of equals
+            own = {"seen": clip.seen[i], "truth": clip.truth[i], "sample": drawn_BKHWC[i, 0]}
             if num_members > 1:
-                several = {
-                    "mean": rows[mean_of(num_members)][i].numpy().copy(),
-                    "blend": rows[blend_of(num_members)][i].numpy().copy(),
-                    "spread": ensemble.spread(drawn_BKHWC[i : i + 1])[0].numpy(),
-                }
-            example = FrameExample(
-                clip=int(clip.numbers[i]),
-                seen=clip.seen[i].numpy().copy(),
-                truth=clip.truth[i].numpy().copy(),
-                sample=drawn_BKHWC[i, 0].numpy().copy(),
-                num_members=num_members,
-                psnr={name: float(psnr(frames[i], clip.truth[i])) for name, frames in rows.items()},
-                **several,
-            )
-            self._kept[part] = (float(motion[i]), example)
+                own |= {"mean": rows[mean_of(num_members)][i], "blend": rows[blend_of(num_members)][i]}
+                own["spread"] = ensemble.spread(drawn_BKHWC[i : i + 1])[0]
+            facts = {"motion": motion[i : i + 1].astype(np.float64), "clip": np.array([clip.numbers[i], num_members])}
+            psnrs = {name: np.array([float(psnr(frames[i], clip.truth[i]))]) for name, frames in rows.items()}
+            pictures = {name: picture.numpy().copy() for name, picture in own.items()}
+            found |= under(str(stretch), facts | under("pictures", pictures) | under("psnr", psnrs))
+        return found
+
+    def add(self, arrays: Arrays) -> None:
+        """Take in what was measured of the next clips."""
+        for stretch in sorted({int(key.partition("/")[0]) for key in arrays}):
+            own = inside(str(stretch), arrays)
+            motion = float(own["motion"][0])
+            if stretch in self._kept and motion <= self._kept[stretch][0]:
+                continue
+            clip, num_members = own["clip"].tolist()
+            psnrs = {name: float(value[0]) for name, value in inside("psnr", own).items()}
+            pictures: dict[str, Any] = inside("pictures", own)
+            self._kept[stretch] = motion, FrameExample(clip=clip, num_members=num_members, psnr=psnrs, **pictures)
 
     def examples(self) -> list[FrameExample]:
         """What was kept, in the order of the clips."""

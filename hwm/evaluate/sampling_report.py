@@ -46,7 +46,8 @@ def write_sampling_report(
         "examples": [{"clip": e.clip, "psnr": e.psnr} for e in result.examples],
     }
     markup = render(record, result.examples, [] if result.cost is None else cost_rows(result.cost))
-    for name, text in ((RESULTS, json.dumps(record, indent=1, allow_nan=False) + "\n"), (REPORT, markup)):
+    # The JSON last: where it is, the page is.
+    for name, text in ((REPORT, markup), (RESULTS, json.dumps(record, indent=1, allow_nan=False) + "\n")):
         with atomic_path(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     return out / REPORT

@@ -1,4 +1,4 @@
-"""Scores of frame 76, gathered clip by clip for every row, and their means and paired differences."""
+"""Scores of frame 76, clip by clip for every row, and their means and paired differences."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from hwm.evaluate.features import VideoFeatures
 from hwm.evaluate.metrics import mean_squared_error, psnr_of_mse, ssim
+from hwm.evaluate.parts import Arrays, Columns, inside, seconds, under
 from hwm.evaluate.perceptual import Lpips, PerceptualScorer
 from hwm.evaluate.results import ORIGINAL, Difference
 from hwm.evaluate.sampling_results import SCORED, EnsembleSize, FrameScores
@@ -28,43 +28,58 @@ METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class FrameScorer:
-    """Keeps every score of every row and clip.
+    """Measures batches and joins the scores of every row and clip.
 
-    segments: (N,) the segment of every clip to come, or None.  features, lpips: networks of the user's weights.
+    segments: (N,) the segment of every clip, or None.  features, lpips: networks of the user's weights.
     """
 
     def __init__(
         self, features: Sequence[VideoFeatures], lpips: Lpips | None, *, segments: np.ndarray | None, num_clips: int
     ) -> None:
-        self._scores: dict[tuple[str, str], list[Tensor]] = {}
-        self._sizes: dict[tuple[int, str], list[Tensor]] = {}
+        self._columns = Columns()
         self._perceptual = PerceptualScorer(features, lpips, segments=segments, num_clips=num_clips)
-        self._segments, self._scored, self._seconds = segments, 0, 0.0
+        self._segments = segments
 
     @property
-    def seconds(self) -> dict[str, float]:
-        """Wall time by part."""
-        return {"pixel scores": self._seconds, "perceptual scores": self._perceptual.seconds}
+    def seconds(self) -> float:
+        """Wall time of the scores by networks, spent by this object."""
+        return self._perceptual.seconds
 
-    def add(self, rows: dict[str, Tensor], truth_BHWC: Tensor) -> None:
-        """Score the next clips: uint8 pictures (B, H, W, 3) by row, the same rows every time."""
+    def measure(
+        self,
+        rows: dict[str, Tensor],
+        means: dict[int, Tensor],
+        truth_BHWC: Tensor,
+        *,
+        first_clip: int,
+        poll: Callable[[], None] = lambda: None,
+    ) -> Arrays:
+        """Scores of one batch of clips, numbered from `first_clip`.
+
+        rows: uint8 pictures (B, H, W, 3) by row, the same rows every time.  means: those of growing ensembles, by their
+        number of members.  poll: called now and then; may raise.
+        """
         started = time.perf_counter()
+        found: Arrays = {}
         for name, frames_BHWC in rows.items():
+            poll()
             for metric, score in METRICS.items():
-                self._scores.setdefault((name, metric), []).append(score(frames_BHWC, truth_BHWC).double())
-        self._seconds += time.perf_counter() - started
-        videos = {name: frames_BHWC[:, None] for name, frames_BHWC in rows.items()}
-        self._perceptual.add(videos, truth_BHWC[:, None], blocks=lambda frames: frames, first_clip=self._scored)
-        self._scored += len(truth_BHWC)
-
-    def add_sizes(self, means: dict[int, Tensor], truth_BHWC: Tensor) -> None:
-        """Score the means of growing ensembles of the same clips, by their number of members."""
-        started = time.perf_counter()
+                found[f"rows/{metric}/{name}"] = score(frames_BHWC, truth_BHWC).double().numpy()
         for num_members, frames_BHWC in means.items():
+            poll()
             for metric in ("mse", "sharpness", "gmsd"):
-                found = METRICS[metric](frames_BHWC, truth_BHWC).double()
-                self._sizes.setdefault((num_members, metric), []).append(found)
-        self._seconds += time.perf_counter() - started
+                found[f"sizes/{metric}/{num_members}"] = METRICS[metric](frames_BHWC, truth_BHWC).double().numpy()
+        found |= seconds(pixel_scores=time.perf_counter() - started)
+        videos, before = {name: frames_BHWC[:, None] for name, frames_BHWC in rows.items()}, self._perceptual.seconds
+        networks = self._perceptual.measure(
+            videos, truth_BHWC[:, None], blocks=lambda frames: frames, first_clip=first_clip, poll=poll
+        )
+        return found | under("perceptual", networks) | seconds(perceptual_scores=self._perceptual.seconds - before)
+
+    def add(self, arrays: Arrays) -> None:
+        """Take in what was measured of the next clips."""
+        self._columns.add({key: array for key, array in arrays.items() if key.startswith(("rows/", "sizes/"))})
+        self._perceptual.add(inside("perceptual", arrays))
 
     def psnr(self, name: str) -> Tensor:
         """PSNR in dB of every clip so far, (N,)."""
@@ -75,7 +90,7 @@ class FrameScorer:
         means = Means(self._segments, seed)
         perceptual, differences = self._perceptual.summary(headline, seed=seed)
         rows = []
-        for name in dict.fromkeys(name for name, _ in self._scores):
+        for name in self._columns.inside("rows/mse"):
             seen = {score.metric: score.all_frames for score in perceptual if score.name == name}
             own = {metric: means.one(self._of(name, metric)) for metric in ("ssim", "gmsd", "sharpness")}
             pooled = float(psnr_of_mse(self._of(name, "mse").mean()))
@@ -91,9 +106,9 @@ class FrameScorer:
     def sizes(self, *, seed: int) -> list[EnsembleSize]:
         """Scores of the mean of growing ensembles."""
         means, found = Means(self._segments, seed), []
-        for num_members in sorted({n for n, _ in self._sizes}):
+        for num_members in sorted(int(n) for n in self._columns.inside("sizes/mse")):
             mse, sharp, deviation = (
-                torch.cat(self._sizes[num_members, metric]) for metric in ("mse", "sharpness", "gmsd")
+                self._columns[f"sizes/{metric}/{num_members}"] for metric in ("mse", "sharpness", "gmsd")
             )
             found.append(
                 EnsembleSize(
@@ -108,4 +123,4 @@ class FrameScorer:
         return found
 
     def _of(self, name: str, metric: str) -> Tensor:
-        return torch.cat(self._scores[name, metric])
+        return self._columns[f"rows/{metric}/{name}"]

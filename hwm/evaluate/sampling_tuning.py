@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hwm.evaluate.metrics import mean_squared_error, psnr_of_mse
+from hwm.evaluate.metrics import mean_squared_error, psnr, psnr_of_mse
+from hwm.evaluate.parts import Arrays, Columns
 from hwm.evaluate.sampling_results import Tuning
 from hwm.predict import ensemble
-from hwm.predict.postprocess import best_sigma
+from hwm.predict.postprocess import gaussian_blur
 
 SIGMAS = (0.0, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
 """Blurs to choose from, in pixels of the scored size (ours)."""
@@ -22,33 +23,39 @@ ALLOWED_LOSS = 0.05
 
 
 class Tuner:
-    """Gathers tuning clips and then chooses: the blurs of best PSNR, and the largest tolerance of little cost."""
+    """Tries everything on tuning clips and then chooses: the blurs of best PSNR, the largest tolerance of little cost."""
 
     def __init__(self) -> None:
-        self._samples: list[Tensor] = []
-        self._copies: list[Tensor] = []
-        self._truths: list[Tensor] = []
-        self._blends: list[Tensor] = []
+        self._psnrs = Columns()
 
-    def add(self, members_BKHWC: Tensor, seen_BHWC: Tensor, truth_BHWC: Tensor) -> None:
-        """The next clips: samples, the last seen frame and the true frame 76, all uint8 of the scored size."""
-        self._samples.append(members_BKHWC[:, 0])
-        self._copies.append(seen_BHWC)
-        self._truths.append(truth_BHWC)
+    def measure(self, members_BKHWC: Tensor, seen_BHWC: Tensor, truth_BHWC: Tensor) -> Arrays:
+        """PSNR of each trial on each clip, from samples, the last seen frame and the true frame 76, uint8 of the scored size."""
+        found = {"sample": _blurred(members_BKHWC[:, 0], truth_BHWC), "copy": _blurred(seen_BHWC, truth_BHWC)}
         if members_BKHWC.shape[1] > 1:
             tried = [mean_squared_error(ensemble.blend(members_BKHWC, tolerance=t), truth_BHWC) for t in TOLERANCES]
-            self._blends.append(psnr_of_mse(torch.stack(tried)))
+            found["blend"] = psnr_of_mse(torch.stack(tried, 1)).numpy()
+        return found
+
+    def add(self, arrays: Arrays) -> None:
+        """Take in what was measured of the next clips."""
+        self._psnrs.add(arrays)
 
     def choose(self, source: str) -> Tuning:
-        """The choice.  source: where the clips come from, in words."""
-        truth_BHWC = torch.cat(self._truths)
+        """The choice; of equal blurs the smallest.  source: where the clips come from, in words."""
+        sample, copy = (self._psnrs[name].mean(0).numpy() for name in ("sample", "copy"))
+        blends = self._psnrs["blend"].mean(0).tolist() if "blend" in self._psnrs else []
         return Tuning(
             source=source,
-            num_clips=len(truth_BHWC),
-            sigma_sample=best_sigma(torch.cat(self._samples), truth_BHWC, sigmas=SIGMAS),
-            sigma_copy=best_sigma(torch.cat(self._copies), truth_BHWC, sigmas=SIGMAS),
-            tolerance=largest_tolerance(torch.cat(self._blends, 1).mean(1).tolist()) if self._blends else None,
+            num_clips=len(self._psnrs["sample"]),
+            sigma_sample=SIGMAS[int(sample.argmax())],
+            sigma_copy=SIGMAS[int(copy.argmax())],
+            tolerance=largest_tolerance(blends) if blends else None,
         )
+
+
+def _blurred(frames_BHWC: Tensor, truth_BHWC: Tensor) -> np.ndarray:
+    """PSNR of every blur of every picture, (B, len(SIGMAS))."""
+    return torch.stack([psnr(gaussian_blur(frames_BHWC, sigma=sigma), truth_BHWC) for sigma in SIGMAS], 1).numpy()
 
 
 def largest_tolerance(psnrs: Sequence[float], tolerances: Sequence[float] = TOLERANCES) -> float:

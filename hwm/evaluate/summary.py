@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from hwm.evaluate.intervals import Interval, interval, intervals, paired_difference
@@ -74,7 +73,9 @@ def summarise(
         tokens, more = _tokens(run.tokens, means)
         coverage, top_k = _top_k(run.tokens, means)
         differences += more
+    before = run.perceptual.seconds
     perceptual, more = run.perceptual.summary(headline, seed=seed)
+    reduced = run.perceptual.seconds - before
     return EvaluationResult(
         headline=headline,
         settings=settings,
@@ -84,17 +85,17 @@ def summarise(
         pixels=pixels,
         perceptual=perceptual,
         differences=differences + more,
-        seconds=run.seconds,
+        seconds={**run.times.spent, "perceptual scores": run.times.spent["perceptual scores"] + reduced},
         cost=cost,
-        examples=[run.examples[part][1] for part in sorted(run.examples)],
+        examples=run.examples,
     )
 
 
 def _pixels(run: ClipScores, means: Means) -> tuple[list[PixelScores], dict[tuple[str, str], Tensor]]:
     """Scores of every row against every reference, and the PSNR (N, F) that the differences are taken of."""
-    pixels, psnrs = [], {}
-    for (reference, name), parts in run.mse.items():
-        mse, structure = torch.cat(parts), torch.cat(run.ssim[reference, name])
+    pixels, psnrs, structures = [], {}, run.ssim
+    for (reference, name), mse in run.mse.items():
+        structure = structures[reference, name]
         psnr = psnrs[reference, name] = psnr_of_mse(mse)
         pixels.append(
             PixelScores(
@@ -114,8 +115,7 @@ def _pixels(run: ClipScores, means: Means) -> tuple[list[PixelScores], dict[tupl
 
 
 def _tokens(scores: TokenScorer, means: Means) -> tuple[list[TokenScores], list[Difference]]:
-    nll = {name: torch.cat(parts) for name, parts in scores.nll.items()}
-    right = {name: torch.cat(parts) for name, parts in scores.right.items()}
+    nll, right = scores.nll, scores.right
     rows = [
         TokenScores(
             name=name,
@@ -138,13 +138,13 @@ def _tokens(scores: TokenScorer, means: Means) -> tuple[list[TokenScores], list[
 
 def _top_k(scores: TokenScorer, means: Means) -> tuple[Interval | None, list[TopKScores]]:
     """The coverage, and the top-k cross-entropy under every rule for what lies outside."""
-    if not scores.covered:
+    covered, rows, nll = scores.covered, [], scores.top_nll
+    if covered is None:
         return None, []
-    covered, rows = torch.cat(scores.covered), []
     for policy in MISSING_POLICIES:
-        if policy not in scores.top_nll:
+        if policy not in nll:
             rows.append(TopKScores(policy, None, "the model gives logits, not log-probabilities"))
             continue
         weights = covered.numpy() if policy == "ignore" else None
-        rows.append(TopKScores(policy, means.one(torch.cat(scores.top_nll[policy]), weights)))
+        rows.append(TopKScores(policy, means.one(nll[policy], weights)))
     return means.one(covered), rows

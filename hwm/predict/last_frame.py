@@ -6,7 +6,7 @@ A model of every fourth frame gets there in one prediction, any other by a rollo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -33,12 +33,14 @@ def predict_frame(
     seeds: Sequence[int],
     members_at_once: int = 8,
     sampling: Sampling | None = None,
+    poll: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Predict frame 76 of every clip, K samples of it, uint8 (B, K, h, w, 3).
 
     context_BFHWC: uint8, frames 0..16 at the size that the model works on.  states_BFA: raw, rows 0..76 or more.
     num_samples: K.  seeds: one for each clip.  members_at_once: predictions that go through the model together.
     sampling: None is the model's own.  Where that leaves nothing to chance all samples are equal.
+    poll: called before each prediction; may raise.
 
     Models of latents draw from a generator for each clip and sample: a sample depends neither on the other clips nor on
     K nor on members_at_once (but for rounding), so a small ensemble is the beginning of a larger one.  Models of tokens
@@ -72,6 +74,7 @@ def predict_frame(
             generator=generator,
             num_samples=len(members),
             sampling=sampling,
+            poll=poll,
         )
         for step in steps:
             video_RFHWC = step.video_BFHWC
@@ -95,6 +98,7 @@ def predict_pictures(
     members_at_once: int = 8,
     sampling: Sampling | None = None,
     device: torch.device | str = "cpu",
+    poll: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """`predict_frame` from recorded frames of any size to pictures of any size, on the CPU: uint8 (B, K, H, W, 3).
 
@@ -111,6 +115,7 @@ def predict_pictures(
         seeds=seeds,
         members_at_once=members_at_once,
         sampling=sampling,
+        poll=poll,
     )
     return torch.stack([resize(frames.cpu(), height=out_size[0], width=out_size[1]) for frames in found_BKHWC])
 

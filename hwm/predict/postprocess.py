@@ -6,13 +6,10 @@ Pictures are uint8 (..., H, W, C); every function works in float32, rounds once 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from hwm.evaluate.metrics import psnr
 
 LEVELS = 256
 
@@ -105,17 +102,6 @@ def resize(frames_BHWC: Tensor, *, height: int, width: int) -> Tensor:
     x = frames_BHWC.reshape(-1, *frames_BHWC.shape[-3:]).movedim(-1, 1).to(torch.float32)
     y = F.interpolate(x, (height, width), mode="bicubic", antialias=True)
     return _to_uint8(y.movedim(1, -1)).reshape(*leading, height, width, channels)
-
-
-def best_sigma(frames_BHWC: Tensor, truth_BHWC: Tensor, *, sigmas: Sequence[float]) -> float:
-    """The blur with the highest mean PSNR; the first of equals.
-
-    To be chosen on validation data, never on the pictures that are then scored.  sigmas: pixels.
-    Raises ValueError for an empty choice.
-    """
-    if not sigmas:
-        raise ValueError("give at least one sigma to choose from")
-    return max(sigmas, key=lambda sigma: float(psnr(gaussian_blur(frames_BHWC, sigma=sigma), truth_BHWC).mean()))
 
 
 def _to_uint8(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ every nth frame context and future are one block of every `frame_step`-th frame 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,7 @@ def rollout(
     num_samples: int = 1,
     sampling: Sampling | None = None,
     clock: Clock = COSMOS,
+    poll: Callable[[], None] = lambda: None,
 ) -> Rollout:
     """Predict the `num_frames` frames of the recording after the context, K independent samples of them.
 
@@ -123,6 +124,7 @@ def rollout(
         num_samples=num_samples,
         sampling=sampling,
         clock=clock,
+        poll=poll,
     )
     grids, videos = [], []
     for step in steps:
@@ -148,6 +150,7 @@ def rollout_steps(
     num_samples: int = 1,
     sampling: Sampling | None = None,
     clock: Clock = COSMOS,
+    poll: Callable[[], None] = lambda: None,
 ) -> Iterator[Step]:
     """Predict `future_grids` grids at a time, yielding each step as it is made.
 
@@ -159,7 +162,7 @@ def rollout_steps(
     tokens (B, T, h, w) or float32 latents (B, T, C, h, w).  states_BFA: raw states, row f belongs to frame f counted from
     the first context frame; past their end the last row is repeated.
     Step n sees the states from n times `frames_per_step` on, its context's first frame.
-    generator: as in `Generators`.  sampling: None takes the model's own way.
+    generator: as in `Generators`.  sampling: None takes the model's own way.  poll: called before each step; may raise.
     Raises ValueError for a context of another length, a tokenizer of the other kind or none where one is needed, or
     several generators for a model of tokens.
     """
@@ -180,6 +183,7 @@ def rollout_steps(
     num_past, new = clock.num_frames(model.context_grids), _new_frames(model, clock)
     options: Any = {"generator": generator, "sampling": sampling}  # what a model of tokens may not be given is refused above
     for step in range(num_steps):
+        poll()
         states = state_window(states_BFA, first_frame=step * step_frames, num_states=model.num_states)
         prediction = model.predict(grids, states, **options)
         future = _future(prediction)

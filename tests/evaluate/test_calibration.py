@@ -31,8 +31,8 @@ def gaussian(seed=0, clips=16, size=40, members_scale=1.0, unrelated=False, num_
 
 def calibration(members, truth, *, batch=5, seed=0):
     gathered = Calibration(seed=seed)
-    for x, y in zip(members.split(batch), truth.split(batch)):
-        gathered.add(x, y)
+    for part, (x, y) in enumerate(zip(members.split(batch), truth.split(batch))):
+        gathered.add(gathered.measure(x, y, first_clip=part * batch))
     return gathered.result()
 
 
@@ -110,7 +110,7 @@ def test_batches_and_videos_do_not_matter_and_ties_are_drawn_by_the_seed():
     assert one.rmse == pytest.approx(three.rmse) and one.sparsification == pytest.approx(three.sparsification)
     assert one.ranks != calibration(members, truth, batch=6, seed=1).ranks
     video = Calibration()
-    video.add(members.unflatten(0, (3, 2)).transpose(1, 2), truth.unflatten(0, (3, 2)))
+    video.add(video.measure(members.unflatten(0, (3, 2)).transpose(1, 2), truth.unflatten(0, (3, 2)), first_clip=0))
     assert video.result().num_clips == 3
     assert video.result().sparsification == pytest.approx(one.sparsification)
 
@@ -136,9 +136,9 @@ def test_wrong_input_is_refused_and_leaves_nothing_behind():
         (members, truth[:, 1:], "truth"),
     ]:
         with pytest.raises(ValueError, match=message):
-            gathered.add(x, y)
-    gathered.add(members, truth)
+            gathered.measure(x, y, first_clip=0)
+    gathered.add(gathered.measure(members, truth, first_clip=0))
     before = gathered.result()
     with pytest.raises(ValueError, match="same number"):
-        gathered.add(members[:, :4], truth)
+        gathered.add(gathered.measure(members[:, :4], truth, first_clip=2))
     assert gathered.result() == before
