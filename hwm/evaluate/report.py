@@ -9,7 +9,6 @@ import json
 import platform
 import shlex
 import sys
-import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,7 +20,10 @@ from hwm.evaluate import page, sections
 from hwm.evaluate.page import Json
 from hwm.evaluate.results import EvaluationResult, Example
 from hwm.evaluate.table import cost_rows, verdict
+from hwm.safe_load.paths import is_file
+from hwm.safe_load.text import read_json_lines, read_toml
 
+RESULTS = "results.json"
 MAX_TRAINING_POINTS = 400
 """Training records kept for the curves; more cannot be told apart."""
 
@@ -50,7 +52,8 @@ def write_report(
         ],
     }
     markup = render(record, result.examples, [] if result.cost is None else cost_rows(result.cost))
-    for name, text in (("results.json", json.dumps(record, indent=1, allow_nan=False) + "\n"), ("report.html", markup)):
+    # The JSON last: where it is, the page is.
+    for name, text in (("report.html", markup), (RESULTS, json.dumps(record, indent=1, allow_nan=False) + "\n")):
         with atomic_path(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     return out / "report.html"
@@ -87,16 +90,9 @@ def render(record: Json, examples: list[Example], costs: list[tuple[str, str]]) 
 
 def read_run(folder: Path) -> tuple[Json, list[Json]]:
     """The configuration and a thinned training trace of a run folder; lines that a kill tore are skipped."""
-    config = tomllib.loads((folder / "config.toml").read_text()) if (folder / "config.toml").is_file() else {}
-    lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").is_file() else []
-    records: list[Json] = []
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(value, dict) and isinstance(value.get("step"), int):
-            records.append(value)
+    config = read_toml(folder / "config.toml") if is_file(folder / "config.toml") else {}
+    lines = read_json_lines(folder / "metrics.jsonl") if is_file(folder / "metrics.jsonl") else ()
+    records: list[Json] = [value for value in lines if isinstance(value.get("step"), int)]
     scored = [r for r in records if any(key.startswith("val/") for key in r)]
     plain = [r for r in records if r not in scored]
     step = max(1, -(-len(plain) // MAX_TRAINING_POINTS))

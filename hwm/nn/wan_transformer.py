@@ -18,6 +18,7 @@ from diffusers.models.transformers.transformer_wan import WanTimeTextImageEmbedd
 from torch import Tensor, nn
 
 from hwm.nn.lora import check_no_adapter
+from hwm.safe_load.weights import check_model_folder
 
 
 class FrameEmbedding(WanTimeTextImageEmbedding):
@@ -131,6 +132,7 @@ def load_transformer(source: str, *, dtype: torch.dtype) -> StateConditionedWan:
     Raises ValueError, naming the source, for what cannot be found or loaded whole.
     """
     subfolder = None if (Path(source) / "config.json").is_file() else "transformer"
+    check_model_folder(source, subfolder)
     try:
         model = StateConditionedWan.from_pretrained(source, subfolder=subfolder, dtype=dtype, use_safetensors=True)
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,24 @@ def parse_json(text: str | bytes, *, where: str | Path, remedy: str = AGAIN) -> 
     if _deep(value):
         raise ValueError(f"{where}: not valid JSON (nested deeper than {MAX_DEPTH}); {remedy}")
     return value
+
+
+def read_json_lines(path: str | Path, *, max_line: int = 1_000_000) -> Iterator[dict[str, Any]]:
+    """The objects of a file with one JSON object a line; lines that are none, torn by a kill, are left out.
+
+    Lines are read one at a time; raises ValueError, naming the file, for one of more than `max_line` bytes.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        while line := file.readline(max_line + 1):
+            if len(line) > max_line:
+                raise ValueError(f"{path}: a line of more than {max_line} bytes, no file of records; remove or restore it")
+            try:
+                value = parse_json(line, where=path)
+            except ValueError:
+                continue
+            if isinstance(value, dict):
+                yield value
 
 
 def read_toml(

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor, bfloat16, float16, float32, strided
 
 from hwm.safe_load.checkpoints import load_checkpoint
-from hwm.safe_load.paths import is_file, shown
+from hwm.safe_load.paths import hub_folder, inside, is_dir, is_file, shown
 from hwm.safe_load.saved import first_line, unpickle
-from hwm.safe_load.text import parse_json
+from hwm.safe_load.text import parse_json, read_json
 from hwm.safe_load.torchscript import load_torchscript_weights
 
 SHOWN = 3
@@ -93,6 +93,23 @@ def check_header(path: Path) -> None:
     if len(names) > MAX_TENSORS:
         listed = f"lists {len(names)} tensors, {_some(names)}, at most {MAX_TENSORS} are read"
         raise ValueError(f"{again} (its header {listed}); fetch the weights of the model that you want")
+
+
+def check_model_folder(source: str | Path, subfolder: str | None = None) -> None:
+    """Hold a local folder in diffusers' layout against what the library does not check before it opens the files itself.
+
+    Its JSON is small and sane, weights are listed inside the folder (or the hub's cache), and headers are not too large.
+    Raises ValueError naming the file; a `source` that is no folder is a hub name and is left to the library.
+    """
+    folder = Path(source) / (subfolder or "")
+    for path in sorted(folder.glob("*.json")) if is_dir(folder) else ():
+        listed = read_json(path).get("weight_map", {})
+        if not isinstance(listed, dict):
+            raise ValueError(f"{path}: its weight_map is no table; fetch the file again")
+        for name in {str(name): name for name in listed.values()}.values():
+            inside(folder, name, source=path, links_within=hub_folder(folder))
+    for path in sorted(folder.glob("*.safetensors")) if is_dir(folder) else ():
+        check_header(path)
 
 
 @contextmanager

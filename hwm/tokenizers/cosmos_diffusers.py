@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hwm.data.files import read_json
+from hwm.safe_load.weights import check_model_folder
 from hwm.tokenizers.cosmos import CosmosLatentTokenizer, CosmosPair
 
 CLASS = "AutoencoderKLCosmos"
@@ -40,6 +41,7 @@ def open_cosmos_diffusers(
     except ImportError as error:
         need = "install the extra: pip install 'humanoid-world-models[wan]'"
         raise ValueError(f"{folder}: needs diffusers, which cannot be imported ({error}); {need}") from None
+    check_model_folder(folder)
     try:
         network, report = AutoencoderKLCosmos.from_pretrained(
             str(folder), torch_dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True

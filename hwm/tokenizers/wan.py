@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hwm.clock import WAN
 from hwm.data.files import read_json
+from hwm.safe_load.weights import check_model_folder
 from hwm.tokenizers.autoencoder import to_pixels
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ def open_wan(source: str, *, subfolder: str | None = None, device: str = "cpu") 
     except ImportError as error:
         need = "install the extra: pip install 'humanoid-world-models[wan]'"
         raise ValueError(f"{source}: needs diffusers, which cannot be imported ({error}); {need}") from None
+    check_model_folder(source, subfolder)
     try:
         network, report = AutoencoderKLWan.from_pretrained(
             source,
