@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from hwm.clock import Clock
+from hwm.safe_load.torchscript import open_program
 from hwm.tokenizers import quantiser
 
 Network = Callable[[Tensor], Tensor | tuple[Tensor, ...]]
@@ -172,11 +173,6 @@ def open_cosmos(
     for file in files:
         if not file.is_file():
             raise ValueError(f"{file}: not found; download both files of a Cosmos-Tokenizer into {folder}")
-    if not trust:
-        raise ValueError(
-            f"{files[0]}: a TorchScript file is a program and runs when it is used; "
-            "pass trust=True (--trust) if you know where it comes from"
-        )
-    encoder, decoder = (torch.jit.load(str(file), map_location=device).to(dtype).eval() for file in files)
+    encoder, decoder = (open_program(file, trust=trust, device=device, dtype=dtype) for file in files)
     pair = CosmosPair(encoder, decoder, files=files, device=device, dtype=dtype, family="cosmos")
     return CosmosTokenizer(pair) if pair.discrete else CosmosLatentTokenizer(pair)
