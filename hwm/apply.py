@@ -1,4 +1,4 @@
-"""Using a trained run: score it, watch it predict, submit it to the challenge."""
+"""Using a trained run: score it, watch it predict."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from hwm.data.clips import LatentClips, TokenClips, VideoClips
 from hwm.data.latents import LatentShard
 from hwm.data.legacy import LegacyTokenDataset
 from hwm.data.onex import RawDataset, open_dataset
-from hwm.data.testsets import CompressionTestSet, open_test_set
 from hwm.data.video import VideoWriter
 from hwm.data.windows import state_rows
 from hwm.evaluate.baselines import unigram_counts
 from hwm.evaluate.features import InceptionFeatures, TokenizerFeatures, VideoFeatures
+from hwm.evaluate.fingerprint import sources
 from hwm.evaluate.lpips import Lpips
 from hwm.evaluate.protocols import evaluate
-from hwm.evaluate.report import write_report
+from hwm.evaluate.report import RESULTS, write_report
 from hwm.evaluate.results import EvaluationResult
-from hwm.evaluate.submission import predict_samples, write_compression_submission
-from hwm.models.st_transformer import STTransformer
+from hwm.evaluate.work import Work, listening
 from hwm.predict.rollout import rollout
 from hwm.progress import Counter
 from hwm.runs import Run, load_run, open_clips, spread, world_model
+from hwm.share import Share
+from hwm.signals import StopFlag
 from hwm.tokenizers.open import open_tokenizer
 
 PAST_COLOUR, FUTURE_COLOUR = (156, 163, 175), (29, 78, 216)
@@ -56,41 +57,53 @@ def evaluate_run(
     trust: bool = False,
     device: str = "cpu",
     command: str = "",
+    share: Share = Share(),  # noqa: B008
+    stop: StopFlag | None = None,
 ) -> EvaluationResult:
     """Score a run of any family on the one protocol; write results.json and report.html into `out`.
+
+    What was scored is kept in `out` until the report is written, so that the same call goes on where it was stopped, even
+    killed, and gives the same numbers.
 
     data: held-out tokens or latents.  video: the raw dataset they were made from, to score against the recorded frames
     too.  changes: overrides of how the model predicts (`runs.load_run`).  decode: which reading the verdict is about.
     inception: weights for FID.  lpips: weights of AlexNet and of the LPIPS heads, in one file or two.
-    Raises ValueError when the data is not of the run's tokenizer or the video is not theirs.
+    share: of the clips that this process scores; others, called alike, score the rest, and who is last writes the report.
+    stop: asked between steps; None: one of its own, which SIGTERM and its kin raise.
+    Raises ValueError when the data is not of the run's tokenizer or the video is not theirs, Elsewhere where another process
+    writes the report, Stopped where it was told to stop.
     """
-    run = load_run(folder, which=which, device=device, changes=changes)
-    model = world_model(run)
-    held_out = _clips(run, data)
-    coder = _tokenizer_of(run, held_out, tokenizer, trust=trust, device=device)
-    features: list[VideoFeatures] = [TokenizerFeatures(device=device)]
-    if inception is not None:
-        features.append(InceptionFeatures(inception, device=device))
-    with Counter("evaluating", unit="clips") as counter:
-        result = evaluate(
-            model,
-            coder,
-            held_out,
-            video=_recorded(held_out, coder, video) if video else None,
-            segments=segments_of(held_out),
-            num_clips=min(clips, len(held_out)),
-            batch_size=batch_size,
-            seed=seed,
-            decode=decode,
-            unigram_counts=_unigram(run) if model.predicts == "tokens" else None,
-            neutral_state_A=model.neutral_state_A.cpu(),
-            top_k=TOP_LOGITS,
-            features=features,
-            lpips=Lpips(lpips[0], lpips[1] if len(lpips) > 1 else None, device=device) if lpips else None,
-            device=device,
-            progress=counter,
-        )
-    write_report(out, result, run_folder=run.folder, command=command)
+    with listening(stop) as flag:
+        work = Work(out / RESULTS, sources(video=video, inception=inception, lpips=lpips), share, flag)
+        run = load_run(folder, which=which, device=device, changes=changes)
+        model = world_model(run)
+        held_out = _clips(run, data)
+        coder = _tokenizer_of(run, held_out, tokenizer, trust=trust, device=device)
+        features: list[VideoFeatures] = [TokenizerFeatures(device=device)]
+        if inception is not None:
+            features.append(InceptionFeatures(inception, device=device))
+        with Counter("evaluating", unit="clips") as counter:
+            result = evaluate(
+                model,
+                coder,
+                held_out,
+                video=_recorded(held_out, coder, video) if video else None,
+                segments=segments_of(held_out),
+                num_clips=min(clips, len(held_out)),
+                batch_size=batch_size,
+                seed=seed,
+                decode=decode,
+                unigram_counts=_unigram(run) if model.predicts == "tokens" else None,
+                neutral_state_A=model.neutral_state_A.cpu(),
+                top_k=TOP_LOGITS,
+                features=features,
+                lpips=Lpips(lpips[0], lpips[1] if len(lpips) > 1 else None, device=device) if lpips else None,
+                device=device,
+                progress=counter,
+                work=work,
+            )
+        write_report(out, result, run_folder=run.folder, command=command)
+        work.remove(result.settings["fingerprint"])
     return result
 
 
@@ -106,11 +119,12 @@ def predict_video(
     changes: tuple[str, ...] = (),
     seed: int = 0,
     tokenizer: str = "",
+    poll: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write the recorded future (left) beside a rollout that follows the recorded states (right) and return the file.
 
     Both sides begin with the context; the future starts where the bar below turns blue.  temperature: None is the
-    model's own.  Past the recording's end the last state is held.
+    model's own.  Past the recording's end the last state is held.  poll: called between steps; may raise.
     """
     run = load_run(folder, which=which, changes=changes)
     model, clips = world_model(run), _clips(run, data)
@@ -134,6 +148,7 @@ def predict_video(
         num_frames=frames,
         generator=torch.Generator().manual_seed(seed),
         sampling=None if temperature is None else Sampling(temperature=temperature),
+        poll=poll,
     )
     assert result.video_BKFHWC is not None
     predicted = np.concatenate([truth[:num_context], result.video_BKFHWC[0, 0].numpy()])[: len(truth)]
@@ -151,34 +166,6 @@ def write_pair(out: Path, left_FHWC: np.ndarray, right_FHWC: np.ndarray, *, num_
     pair[:num_past, -6:], pair[num_past:, -6:] = PAST_COLOUR, FUTURE_COLOUR
     with VideoWriter(out, height=pair.shape[1], width=pair.shape[2]) as writer:
         writer.write(pair.repeat(repeat, 0))
-
-
-def submit_compression(
-    folder: Path, *, data: Path, out: Path, readme: dict[str, str], which: str = "best", device: str = "cpu"
-) -> None:
-    """Write the compression track's zip from its test set, sample by sample, and check the finished file."""
-    run = load_run(folder, which=which, device=device)
-    model = world_model(run)
-    if not isinstance(model, STTransformer):
-        raise ValueError(f"{folder}: the compression track is entered with an ST-Transformer, this is {run.config.recipe}")
-    tests = open_test_set(data)
-    if not isinstance(tests, CompressionTestSet):
-        raise ValueError(f"{data}: is the test set of the sampling track (videos), this track needs tokens (video_0.bin)")
-
-    kept = min(TOP_LOGITS, model.config.vocab_size)
-    shape = (model.future_grids, *model.config.grid, kept)
-    samples = predict_samples(model, tests.ids, tests.tokens_NTHW, tests.states_NFA, top_k=kept, device=device)
-    with Counter("predicting", unit="samples") as counter:
-        write_compression_submission(
-            out,
-            samples,
-            readme,
-            num_samples=len(tests.ids),
-            shape=shape,
-            vocab_size=model.config.vocab_size,
-            progress=counter,
-        )
-    print(f"{out}: {len(tests.ids)} samples, written and checked")
 
 
 def _clips(run: Run, data: Path) -> TokenClips | LatentClips:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from hwm.share import share_from_environment
+from hwm.signals import StopFlag
 
 
 def evaluate(
@@ -37,6 +40,9 @@ def evaluate(
     baselines through the same tokenizer (results.json, report.html).  sampling: the 77th frame after 17 seen ones, against
     the recorded picture, by one sample and by ensembles (results_sampling.json, report_sampling.html).
 
+    The same command goes on where it was stopped or killed, with the same numbers.  Under torchrun, srun or as a Slurm array
+    the processes share the clips, and the one that finds all of them scored writes the report.
+
     Args:
         run: Run folder.
         data: blocks: tokens or latents to score on, as the model predicts them.  sampling: raw video.
@@ -61,58 +67,48 @@ def evaluate(
         trust: Allow a TorchScript tokenizer to run.
         device: cpu, or cuda.
     """
+    of_blocks = {"--video": video is not None, "--decode": decode is not None}
+    of_sampling = {"--tuning": tuning is not None, "--members": bool(members), "--temperature": temperature is not None}
+    of_sampling |= {"--score-size": bool(score_size), "--tuning-clips": tuning_clips != 16}
     if protocol == "sampling":
-        _only("--protocol blocks", {"--video": video is not None, "--decode": decode is not None})
-        from hwm.evaluate.sampling import MEMBERS
-        from hwm.evaluate.sampling_report import REPORT
-        from hwm.evaluate.sampling_table import text_table as sampling_table
-        from hwm.sampling_track import evaluate_sampling_run
+        _only("--protocol blocks", of_blocks)
+    else:
+        _only("--protocol sampling", of_sampling)
+    with StopFlag() as stop:
+        from hwm.evaluate.work import Elsewhere, own_device
 
-        result = evaluate_sampling_run(
-            run,
-            data=data,
-            out=out or run,
-            tuning=tuning,
-            clips=clips,
-            tuning_clips=tuning_clips,
-            members=members or MEMBERS,
-            members_at_once=batch_size,
-            score_size=score_size,
-            seed=seed,
-            which=which,
-            changes=set,
-            temperature=temperature,
-            inception=inception,
-            lpips=lpips,
-            tokenizer=tokenizer,
-            trust=trust,
-            device=device,
-        )
-        print(f"\n{sampling_table(result)}\n\nreport: {(out or run) / REPORT}")
-        return 0
-    given = {"--tuning": tuning is not None, "--members": bool(members), "--temperature": temperature is not None}
-    _only("--protocol sampling", given | {"--score-size": bool(score_size), "--tuning-clips": tuning_clips != 16})
-    from hwm.apply import evaluate_run
-    from hwm.evaluate.table import text_table
+        share, device = share_from_environment(), own_device(device)
+        common: dict[str, Any] = {"data": data, "out": out or run, "clips": clips, "seed": seed, "which": which, "changes": set}
+        common |= {"inception": inception, "lpips": lpips, "tokenizer": tokenizer, "trust": trust, "device": device}
+        common |= {"share": share, "stop": stop}
+        try:
+            if protocol == "sampling":
+                from hwm.evaluate.sampling import MEMBERS
+                from hwm.evaluate.sampling_report import REPORT
+                from hwm.evaluate.sampling_table import text_table as sampling_table
+                from hwm.sampling_track import evaluate_sampling_run
 
-    scores = evaluate_run(
-        run,
-        data=data,
-        video=video,
-        out=out or run,
-        clips=clips,
-        batch_size=batch_size,
-        seed=seed,
-        which=which,
-        changes=set,
-        decode=decode or "mean",
-        inception=inception,
-        lpips=lpips,
-        tokenizer=tokenizer,
-        trust=trust,
-        device=device,
-    )
-    print(f"\n{text_table(scores)}\n\nreport: {(out or run) / 'report.html'}")
+                result = evaluate_sampling_run(
+                    run,
+                    tuning=tuning,
+                    tuning_clips=tuning_clips,
+                    members=members or MEMBERS,
+                    members_at_once=batch_size,
+                    score_size=score_size,
+                    temperature=temperature,
+                    **common,
+                )
+                table, page = sampling_table(result), REPORT
+            else:
+                from hwm.apply import evaluate_run
+                from hwm.evaluate.table import text_table
+
+                scores = evaluate_run(run, video=video, batch_size=batch_size, decode=decode or "mean", **common)
+                table, page = text_table(scores), "report.html"
+        except Elsewhere as told:
+            print(told)
+            return 0
+    print(f"\n{table}\n\nreport: {(out or run) / page}")
     return 0
 
 
@@ -142,22 +138,24 @@ def predict(
         set: Changes to how the model predicts, such as model.steps=4.
         seed: Seed of the sampling.
     """
-    from hwm.apply import predict_video
-    from hwm.sampling_track import models_strided_clips, predict_strided_video
+    with StopFlag() as stop:
+        from hwm.apply import predict_video
+        from hwm.sampling_track import models_strided_clips, predict_strided_video
 
-    strided = models_strided_clips(run)
-    write = predict_strided_video if strided else predict_video
-    written = write(
-        run,
-        data=data,
-        out=out,
-        clip=clip,
-        frames=frames if frames is not None else 60 if strided else 51,
-        which=which,
-        temperature=temperature,
-        changes=set,
-        seed=seed,
-    )
+        strided = models_strided_clips(run)
+        write = predict_strided_video if strided else predict_video
+        written = write(
+            run,
+            data=data,
+            out=out,
+            clip=clip,
+            frames=frames if frames is not None else 60 if strided else 51,
+            which=which,
+            temperature=temperature,
+            changes=set,
+            seed=seed,
+            poll=stop.check,
+        )
     print(written)
     return 0
 
@@ -188,6 +186,8 @@ def submit(
     device: str = "cpu",
 ) -> int:
     """Write the submission of a challenge track from its test set, then read it back and check it.
+
+    sampling: the same command goes on where it was stopped or killed, and processes share the samples as in `hwm evaluate`.
 
     Args:
         run: Run folder.
@@ -220,30 +220,35 @@ def submit(
     if readme and not (team and authors and email):
         raise ValueError("give --team, --authors and --email: they stand in the README.txt of the submission")
     fields = {"method": method, "team": team, "authors": authors, "e-mail": email, "institution": institution, "country": country}
-    if track == "compression":
-        from hwm.apply import submit_compression
+    with StopFlag() as stop:
+        from hwm.evaluate.work import Elsewhere, own_device
+        from hwm.submit import submit_compression, submit_sampling
 
-        fields["method"] = method or "hwm ST-Transformer"
-        submit_compression(run, data=data, out=out, readme=fields, which=which, device=device)
-        return 0
-    from hwm.sampling_track import submit_sampling
-
-    submit_sampling(
-        run,
-        data=data,
-        out=out,
-        readme=fields if readme else None,
-        samples=20 if samples is None else samples,
-        combine=combine or "mean",
-        tolerance=tolerance,
-        size=512 if size is None else size,
-        temperature=temperature,
-        members_at_once=16 if batch_size is None else batch_size,
-        seed=seed or 0,
-        which=which,
-        changes=set,
-        device=device,
-    )
+        if track == "compression":
+            fields["method"] = method or "hwm ST-Transformer"
+            submit_compression(run, data=data, out=out, readme=fields, which=which, device=device, poll=stop.check)
+            return 0
+        try:
+            submit_sampling(
+                run,
+                data=data,
+                out=out,
+                readme=fields if readme else None,
+                samples=20 if samples is None else samples,
+                combine=combine or "mean",
+                tolerance=tolerance,
+                size=512 if size is None else size,
+                temperature=temperature,
+                members_at_once=16 if batch_size is None else batch_size,
+                seed=seed or 0,
+                which=which,
+                changes=set,
+                device=own_device(device),
+                share=share_from_environment(),
+                stop=stop,
+            )
+        except Elsewhere as told:
+            print(told)
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,9 @@ def source(path: str | Path) -> str:
             with file.open("rb") as content:
                 found.update(hashlib.file_digest(content, "sha256").digest())
     return found.hexdigest()
+
+
+def sources(*, lpips: Sequence[Path] = (), **paths: Path | None) -> list[str]:
+    """What tells apart the folders of data and files of weights that numbers come from, by what each is for."""
+    named = [(name, path) for name, path in paths.items() if path is not None] + [("lpips", path) for path in lpips]
+    return [f"{name} {source(path)}" for name, path in named]

@@ -47,11 +47,13 @@ def write_sampling_submission(
     ids: Sequence[int] = IDS,
     size: tuple[int, int] = SIZE,
     progress: Callable[[int, int], None] | None = None,
+    poll: Callable[[], None] = lambda: None,
 ) -> SamplingSubmission:
     """Write the zip one picture at a time, read it again and only then give it its name; the same pictures, the same bytes.
 
     samples: (id, uint8 RGB picture (H, W, 3)) for every one of `ids`, in any order.  size: height and width of all.
     readme: `submission.README_KEYS`, all filled in; None writes none.  progress: called with pictures written and in all.
+    poll: called between pictures; may raise, and then there is no file.
     Raises ValueError in one line for anything else, and then leaves no file behind.
     """
     path = Path(path)
@@ -62,6 +64,7 @@ def write_sampling_submission(
             if readme is not None:
                 archive.writestr(entry(README), json.dumps(readme, indent=2, ensure_ascii=False) + "\n")
             for number, frame_HWC in samples:
+                poll()
                 where = f"{path.name}: sample {number}"
                 if number in written or number not in wanted:
                     fault = "is given twice" if number in written else "is not in the test set"
@@ -77,12 +80,16 @@ def write_sampling_submission(
         if written != wanted:
             first = min(wanted - written)
             raise ValueError(f"{path.name}: {len(written)} of {len(wanted)} samples, the first missing is {first}")
-        summary = check_sampling_submission(temporary, ids=ids, size=size)
+        summary = check_sampling_submission(temporary, ids=ids, size=size, poll=poll)
     return summary
 
 
 def check_sampling_submission(
-    path: str | Path, *, ids: Sequence[int] = IDS, size: tuple[int, int] = SIZE
+    path: str | Path,
+    *,
+    ids: Sequence[int] = IDS,
+    size: tuple[int, int] = SIZE,
+    poll: Callable[[], None] = lambda: None,
 ) -> SamplingSubmission:
     """Read every byte of a submission and check it against the rules; nothing in it is executed.
 
@@ -101,6 +108,7 @@ def check_sampling_submission(
         if README in names:
             readme = check_readme(parse_readme(read_member(archive, README, MAX_README_BYTES), path), path)
         for number in ids:
+            poll()
             _check_picture(archive, f"{number}.png", size, path)
     return SamplingSubmission(len(wanted), path.stat().st_size, readme)
 

@@ -55,6 +55,7 @@ def write_compression_submission(
     vocab_size: int = VOCAB_SIZE,
     compress: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    poll: Callable[[], None] = lambda: None,
 ) -> SubmissionSummary:
     """Write the zip one sample at a time, read it again and only then give it its name.
 
@@ -62,7 +63,7 @@ def write_compression_submission(
     [0, vocab_size), unique along the last axis; values: floats of `shape`, logits or log-probabilities, descending.
     readme: `README_KEYS`, all filled in.
     compress: deflate the arrays; a third less than 5.5 GB, for some two seconds a sample.
-    progress: called with samples written and in all.
+    progress: called with samples written and in all.  poll: called between samples; may raise, and then there is no file.
     Raises ValueError in one line for anything else, and then leaves no file behind.
     """
     path = Path(path)
@@ -72,6 +73,7 @@ def write_compression_submission(
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
             archive.writestr(entry("README.txt"), json.dumps(readme, indent=2, ensure_ascii=False) + "\n")
             for number, indices, values in samples:
+                poll()
                 where = f"{path.name}: sample {number}"
                 if number in written or not 0 <= number < num_samples:
                     fault = "is given twice" if number in written else f"is outside 0..{num_samples - 1}"
@@ -87,7 +89,9 @@ def write_compression_submission(
         if len(written) != num_samples:
             missing = min(set(range(num_samples)) - written)
             raise ValueError(f"{path.name}: {len(written)} of {num_samples} samples, the first missing is {missing}")
-        summary = validate_compression_submission(temporary, num_samples=num_samples, shape=shape, vocab_size=vocab_size)
+        summary = validate_compression_submission(
+            temporary, num_samples=num_samples, shape=shape, vocab_size=vocab_size, poll=poll
+        )
     return summary
 
 
@@ -97,6 +101,7 @@ def validate_compression_submission(
     num_samples: int = NUM_SAMPLES,
     shape: tuple[int, ...] = SHAPE,
     vocab_size: int = VOCAB_SIZE,
+    poll: Callable[[], None] = lambda: None,
 ) -> SubmissionSummary:
     """Read every byte of a submission and check it against the rules; nothing in it is executed.
 
@@ -113,6 +118,7 @@ def validate_compression_submission(
         text = read_member(archive, "README.txt", MAX_README_BYTES)
         readme = check_readme(parse_readme(text, path), path)
         for number in range(num_samples):
+            poll()
             _check_sample(archive, number, shape, vocab_size, path)
     return SubmissionSummary(num_samples, path.stat().st_size, readme)
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from hwm.evaluate.parts import Arrays, Parts, PartsFolder
+from hwm.safe_load.text import read_json
 from hwm.share import Share
 from hwm.signals import StopFlag
+
+MAX_RESULTS_BYTES = 64_000_000
 
 
 class Elsewhere(Exception):
@@ -34,7 +40,7 @@ class Work:
         """The parts of a scoring.  Raises Elsewhere where it is shared and its result is there already."""
         if self.results is None:
             return Parts()
-        if self.share.count > 1 and self.written(key):
+        if self.share.count > 1 and self._written(key):
             self.remove(key)  # what a process left that was stopped after writing it
             raise Elsewhere(f"{self.results}: is there already; delete it to score again")
         return PartsFolder(self._folder(key), key)
@@ -67,7 +73,10 @@ class Work:
         if not there:
             raise Elsewhere(f"{self.results}: another process has written it")
         if there < len(names):
-            raise Elsewhere(f"this share is done; {there} of {len(names)} parts are there, who does the last writes the report")
+            raise Elsewhere(
+                f"share {self.share.index + 1} of {self.share.count}, as the launcher's environment says, is done; {there} of "
+                f"{len(names)} parts are there, and the process that finds all of them writes {self.results}"
+            )
         for name in names:
             self.stop.check()
             try:
@@ -75,18 +84,21 @@ class Work:
             except FileNotFoundError:
                 raise Elsewhere(f"{self.results}: another process has written it") from None
 
-    def written(self, key: str) -> bool:
-        """Whether the results file is that of this key."""
-        try:
-            record = json.loads((self.results or Path()).read_text(encoding="utf-8"))
-            return bool(record["settings"]["fingerprint"] == key)
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-
     def remove(self, key: str) -> None:
         """Remove the parts, whose result is written."""
         if self.results is not None:
             shutil.rmtree(self._folder(key), ignore_errors=True)
+
+    def _written(self, key: str) -> bool:
+        """Whether the results file is that of this key."""
+        assert self.results is not None
+        if self.results.suffix != ".json" or not self.results.is_file():
+            return False
+        try:
+            settings = read_json(self.results, max_bytes=MAX_RESULTS_BYTES).get("settings")
+        except ValueError:
+            return False  # a file of another kind, which the result will replace
+        return isinstance(settings, dict) and settings.get("fingerprint") == key
 
     def _folder(self, key: str) -> Path:
         assert self.results is not None
@@ -110,3 +122,16 @@ def progress_of(call: Callable[[int, int], None] | None, sizes: Sequence[int]) -
             call(done, total)
 
     return one_more
+
+
+def listening(stop: StopFlag | None) -> AbstractContextManager[StopFlag]:
+    """The flag of a caller, or one that listens to signals itself."""
+    return StopFlag() if stop is None else nullcontext(stop)
+
+
+def own_device(device: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Of the GPUs that processes of one machine share the one of this process; any other device is as it was given."""
+    local = environment.get("LOCAL_RANK") or environment.get("SLURM_LOCALID")
+    if device != "cuda" or local is None or not local.isdecimal() or not torch.cuda.device_count():
+        return device
+    return f"cuda:{int(local) % torch.cuda.device_count()}"
