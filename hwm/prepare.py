@@ -7,8 +7,9 @@ from pathlib import Path
 
 from hwm.progress import Counter
 from hwm.sim.simulate import simulate
-from hwm.tokenizers.encode import encodes_clips, tokenize
+from hwm.tokenizers.encode import tokenize
 from hwm.tokenizers.open import open_tokenizer
+from hwm.tokenizers.shard_job import encodes_clips
 
 SEGMENT_SECONDS = (5.0, 8.0)
 """Short recordings, each in a room of its own: to work in unseen rooms, a model must have seen many."""

@@ -153,7 +153,8 @@ def tokenize(
     phases: int = 1,
     every: int = 8,
     workers: int = 0,
-    part: tuple[int, int] = (0, 1),
+    part: tuple[int, int] | None = None,
+    max_bad: int = 0,
     trust: bool = False,
     device: str = "cpu",
 ) -> int:
@@ -168,18 +169,23 @@ def tokenize(
             datasets only those called train.
         every: Frames from the start of one sampling clip to the next; only for tokenizers by Wan's clock, which encode
             77-frame clips instead of blocks.
-        workers: Processes, of one thread each on a CPU; 0: one per core.
-        part: k n: make only every n-th shard from the k-th, for jobs that share the work.
+        workers: Processes, of one thread each on a CPU; 0: one per core, or one where a launcher started several.
+        part: k n: make only every n-th shard from the k-th; by default torchrun, srun or a Slurm array says which.
+        max_bad: Leave out up to so many faulty raw shards, each with a line in quarantine.jsonl.
         trust: Allow a TorchScript tokenizer, which is a program, to run.
         device: cpu, or cuda.
     """
     from hwm.progress import Counter
+    from hwm.share import Share, share_from_environment
     from hwm.tokenizers.encode import tokenize as run
     from hwm.training.device import usable_cores
 
+    share = share_from_environment() if part is None else Share(*part)
+    alone = part is not None or share.count == 1
     several = sorted(p.parent for p in raw.glob("*/metadata.json")) if not (raw / "metadata.json").is_file() else []
     targets = [(p, out / p.name.removesuffix("_raw")) for p in several] or [(raw, out)]
     for source, target in targets:
+        lines: list[str] = []
         with Counter(f"tokenizing {source.name}", unit="shards") as counter:
             run(
                 source,
@@ -189,11 +195,13 @@ def tokenize(
                 # Held-out sets stay aligned with their video.
                 phases=phases if not several or source.name.startswith("train") else 1,
                 every=every,
-                workers=workers or (usable_cores() if device == "cpu" else 1),
-                part=part,
+                workers=workers or (usable_cores() if device == "cpu" and alone else 1),
+                share=share,
+                max_bad=max_bad,
                 trust=trust,
                 device=device,
                 progress=counter,
+                say=lines.append,
             )
-        print(target)
+        print(target, *lines, sep="\n  ", flush=True)
     return 0

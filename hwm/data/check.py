@@ -14,6 +14,8 @@ from hwm.data.files import read_rows
 from hwm.data.latents import LatentDataset, LatentShard
 from hwm.data.legacy import LegacyShard, LegacyTokenDataset
 from hwm.data.onex import Dataset, RawDataset, RawShard, TokenShard, open_dataset, probe_kind
+from hwm.data.quarantine import NAME as QUARANTINE
+from hwm.data.quarantine import read_quarantine
 from hwm.data.shards import sidecars, verify
 from hwm.data.testsets import CONTEXT_FRAMES, SamplingTestSet, open_test_set
 from hwm.data.windows import check_segments
@@ -63,6 +65,7 @@ def check(path: str | Path) -> Report:
             for fault in faults:
                 report.error(fault)
             _check_shards(dataset, report)
+            _mention_quarantine(root, report)
     except ValueError as error:
         report.error(error)
         return report
@@ -71,6 +74,13 @@ def check(path: str | Path) -> Report:
     if not sidecars(root):
         report.add("note", root, "no checksums are recorded, so a flipped bit would go unnoticed")
     return report
+
+
+def _mention_quarantine(root: Path, report: Report) -> None:
+    for row in read_quarantine(root):
+        clips = "an unknown number of" if row["clips"] is None else row["clips"]
+        reason = f"{row.get('file')}: {row.get('reason')}"
+        report.add("warning", root / QUARANTINE, f"shard {row['shard']} was left out, {clips} clips: {reason}")
 
 
 def _check_test_set(root: Path, report: Report) -> None:

@@ -27,11 +27,12 @@ TORSO = re.compile(rf"\.(.*)\.{HOST}-(\d+)-[0-9a-f]{{8}}\.tmp(\.[^.]*|)")
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, *, first: bool = False) -> Iterator[Path]:
     """Yield a hidden temporary path beside `path`; it takes the place of `path` only if the block succeeds.
 
     The suffix is kept, so that writers which choose a format by it work.  What a killed process left of an earlier
-    attempt is removed.  Raises ValueError naming `path` and the free space where the block fails because the disk is full.
+    attempt is removed.  first: what is there already stays; of several processes at once one wins.
+    Raises ValueError naming `path` and the free space where the block fails because the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,13 +42,26 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if first:
+            _link(temporary, path)
+        else:
+            temporary.replace(path)
     except Exception as error:
         if _disk_full(error):
             raise cannot_write(path, error) from None
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        if not path.exists():
+            temporary.replace(path)
 
 
 def _disk_full(error: Exception) -> bool:
@@ -64,11 +78,11 @@ def _remove_torsos(path: Path) -> None:
             other.unlink(missing_ok=True)
 
 
-def remove_torsos(folder: str | Path, processes: set[int]) -> None:
-    """Remove every temporary that these processes, which have ended, were writing below `folder`."""
+def remove_torsos(folder: str | Path, processes: set[int] | None = None) -> None:
+    """Remove every temporary below `folder` of these processes, which have ended, or of all of this machine that have."""
     for other in Path(folder).rglob(".*.tmp*"):
         match = TORSO.fullmatch(other.name)
-        if match and int(match[2]) in processes:
+        if match and (int(match[2]) in processes if processes is not None else not _alive(int(match[2]))):
             other.unlink(missing_ok=True)
 
 
@@ -84,9 +98,9 @@ def _alive(process: int) -> bool:
     return True
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write JSON atomically."""
-    with atomic_path(path) as temporary:
+def write_json(path: str | Path, value: Any, *, first: bool = False) -> None:
+    """Write JSON atomically; see `atomic_path` for `first`."""
+    with atomic_path(path, first=first) as temporary:
         temporary.write_text(json.dumps(value))
 
 

@@ -20,7 +20,7 @@ from hwm.data.cache import decoded_frames
 from hwm.data.files import check_size, map_array, read_count, read_json, read_rows
 from hwm.data.latents import LatentDataset, LatentShard
 from hwm.data.legacy import LegacyTokenDataset, is_legacy, open_legacy
-from hwm.data.rows import Shard
+from hwm.data.rows import Shard, ShardFault
 from hwm.data.shards import expect_whole
 from hwm.data.sidecar import clip_hop, latent_geometry, read_tokenizer_info, token_geometry
 from hwm.robot import EVE, Embodiment, read_embodiment
@@ -114,7 +114,8 @@ DESCRIPTION = {"tokens": ".bin tokens", "latents": "latents", "raw": ".mp4 video
 def open_dataset(path: str | Path, *, faults: list[ValueError] | None = None, verified: bool = True) -> Dataset:
     """Open a dataset folder: v2.0 tokens, v2.0 raw video, v1.1 or latents, told apart by the files in it.
 
-    faults: where given, faulty shards are left out and their errors collected here instead of raised.
+    faults: where given, faulty shards are left out and their errors collected here instead of raised, as `ShardFault`
+    where they belong to one shard.
     verified: compare every file with its recorded checksum first, where there is one (`shards.expect_whole`).
     Raises ValueError naming file, expectation and remedy.
     """
@@ -129,7 +130,8 @@ def open_dataset(path: str | Path, *, faults: list[ValueError] | None = None, ve
     hz, num_shards = read_count(table, "hz", metadata), read_count(table, "num_shards", metadata)
     robot = read_robot(root)
     files = FILES[kind]
-    present = files.indices(root)
+    # A shard whose pictures are missing is a faulty one, not an absent one.
+    present = sorted({*files.indices(root), *layout.METADATA.indices(root)})
 
     def fail(message: str) -> None:
         if faults is None:
@@ -194,7 +196,7 @@ def _open_shards(
         except ValueError as error:
             if faults is None:
                 raise
-            faults.append(error)
+            faults.append(ShardFault(str(error), shard=index))
     return tuple(shards)
 
 

@@ -11,6 +11,17 @@ import numpy as np
 from hwm.data.files import check_size, map_array, read_rows
 
 
+class ShardFault(ValueError):
+    """A fault of one shard, for which a job may leave it out.
+
+    shard: its number, None where the message's file tells.  frame: the first faulty frame, None where unknown.
+    """
+
+    def __init__(self, message: str, *, shard: int | None = None, frame: int | None = None) -> None:
+        super().__init__(message)
+        self.shard, self.frame = shard, frame
+
+
 @dataclass(frozen=True)
 class Shard:
     """One shard of video, tokens or latents (the file at `video_path`), with the states and segments of its frames."""
@@ -38,7 +49,7 @@ class Shard:
         states = self.states[rows]
         if not np.isfinite(states).all():
             row = int(np.asarray(rows)[np.nonzero(~np.isfinite(states))[0][0]])
-            raise ValueError(f"{self.states_path}: row {row} is not finite; repair or drop this shard")
+            raise ShardFault(f"{self.states_path}: row {row} is not finite; repair or drop this shard", frame=row)
         return states
 
     @property

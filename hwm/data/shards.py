@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -77,18 +78,31 @@ def verify(root: str | Path) -> list[ValueError]:
     return _faults(Path(root).resolve(), lambda file, digest: sha256(file) == digest)
 
 
-def _faults(root: Path, sound: Callable[[Path, str], bool]) -> list[ValueError]:
+def verify_shard(root: str | Path, index: int) -> list[ValueError]:
+    """The same for the files of one shard only."""
+    return _faults(Path(root).resolve(), lambda file, digest: sha256(file) == digest, only=index)
+
+
+def verify_whole(root: str | Path) -> list[ValueError]:
+    """The same for the files that belong to no single shard."""
+    return _faults(Path(root).resolve(), lambda file, digest: sha256(file) == digest, only=None)
+
+
+def _faults(root: Path, sound: Callable[[Path, str], bool], *, only: int | str | None = "all") -> list[ValueError]:
+    """only: number of a shard, None for what belongs to no shard, or "all"."""
     found, recorded = [], []
     covered = set(CHECKSUMS.indices(root))
     if covered:
         found += [
             ValueError(f"{CHECKSUMS.place(root, i, flat=False)}: no such file, though other shards have one; write it again")
             for i in METADATA.indices(root)
-            if i not in covered
+            if i not in covered and only in (i, "all")
         ]
-    for sidecar in sidecars(root):
+    for sidecar in sidecars(root) if only == "all" else _sidecars_of(root, only):
         try:
-            recorded += [(sidecar, name, digest) for name, digest in read_json(sidecar).items()]
+            names = read_json(sidecar)
+            mine = [name for name in names if sidecar.name != "checksums.json" or only in (_shard_of(name), "all")]
+            recorded += [(sidecar, name, names[name]) for name in mine]
         except ValueError as error:
             found.append(error)
 
@@ -116,6 +130,17 @@ def _is_fresh(note: Any, now: float) -> bool:
     if not isinstance(note, list) or len(note) != 6 or not isinstance(note[5], int | float):
         return False
     return 0 <= now - note[5] < TRUSTED_SECONDS
+
+
+def _sidecars_of(root: Path, shard: int | str | None) -> list[Path]:
+    own = CHECKSUMS.indices(root) if type(shard) is int else []
+    whole = [root / "checksums.json"] if (root / "checksums.json").is_file() else []
+    return whole + [CHECKSUMS.find(root, i) for i in own if i == shard]
+
+
+def _shard_of(name: str) -> int | None:
+    match = re.fullmatch(r".*_(\d{1,9})\.\w+", name)
+    return int(match[1]) if match else None
 
 
 def _in_another_layout(root: Path, file: Path) -> Path:

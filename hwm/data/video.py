@@ -6,6 +6,7 @@ repeats bit for bit.  Decoding never seeks by time, so no frame is off by one.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ import numpy as np
 from av.video.reformatter import Interpolation
 
 from hwm.data.files import atomic_path
+from hwm.data.rows import ShardFault
 from hwm.safe_load.video import AGAIN, MAX_PIXELS, check_count, in_proportion, opened_video
 
 MAX_BATCH_BYTES = 16 * 2**20
@@ -81,7 +83,7 @@ def iter_frames(path: str | Path, *, size: int = 0, batch: int = 0) -> Iterator[
     """
     path = Path(path)
     pending: list[np.ndarray] = []
-    for picture in _pictures(path, size):
+    for picture in iter_pictures(path, size=size):
         pending.append(picture)
         if len(pending) >= (batch or max(1, MAX_BATCH_BYTES // picture.nbytes)):
             yield np.stack(pending)
@@ -90,30 +92,43 @@ def iter_frames(path: str | Path, *, size: int = 0, batch: int = 0) -> Iterator[
         yield np.stack(pending)
 
 
-def _pictures(path: Path, size: int) -> Iterator[np.ndarray]:
+def iter_pictures(path: str | Path, *, size: int = 0, times: array[int] | None = None) -> Iterator[np.ndarray]:
+    """The same, picture by picture, uint8 RGB (H, W, 3).  What cannot be decoded is a `ShardFault` with its frame.
+
+    times: when each picture is to be shown, in the file's own unit, is added to it where the file tells.
+    """
+    path, done = Path(path), 0
     with opened_video(path) as (container, stream):
-        shape, done = (stream.codec_context.height, stream.codec_context.width), 0
+        shape = (stream.codec_context.height, stream.codec_context.width)
         frames = container.decode(stream)
         while True:
             try:
                 frame = next(frames, None)
                 if frame is None:
                     break
-                if (frame.height, frame.width) != shape:
-                    raise ValueError(f"the picture changes size from {shape} to {(frame.height, frame.width)}")
-                if frame.is_corrupt:
-                    raise ValueError("the data are damaged")
-                if frame.rotation:
-                    raise ValueError(f"the picture is stored rotated by {frame.rotation} degrees; re-encode it upright")
+                _refuse_odd(frame, shape)
                 side = {"width": size, "height": size} if size else {}
                 picture = frame.reformat(format="rgb24", interpolation=Interpolation.AREA, **side).to_ndarray()
             except (av.FFmpegError, ValueError) as error:
-                raise ValueError(f"{path}: cannot decode frame {done}: {error}; {AGAIN}") from None
+                raise ShardFault(f"{path}: cannot decode frame {done}: {error}; {AGAIN}", frame=done) from None
+            if times is not None and frame.pts is not None:
+                times.append(frame.pts)
             done += 1
             check_count(done, path)
             yield picture
     if not done:
-        raise ValueError(f"{path}: holds no video frame; {AGAIN}")
+        raise ShardFault(f"{path}: holds no video frame; {AGAIN}")
+
+
+def _refuse_odd(frame: Any, shape: tuple[int, int]) -> None:
+    if (frame.height, frame.width) != shape:
+        raise ValueError(f"the picture changes size from {shape} to {(frame.height, frame.width)}")
+    if frame.is_corrupt:
+        raise ValueError("the data are damaged")
+    if frame.rotation:
+        raise ValueError(f"the picture is stored rotated by {frame.rotation} degrees; re-encode it upright")
+    if any(component.is_alpha for component in frame.format.components):
+        raise ValueError("the picture is partly transparent; re-encode it without an alpha channel")
 
 
 def read_video(path: str | Path, *, size: int = 0, max_bytes: int = MAX_VIDEO_BYTES) -> np.ndarray:

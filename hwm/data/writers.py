@@ -15,7 +15,7 @@ import numpy as np
 from hwm.clock import COSMOS, Clock
 from hwm.data import layout
 from hwm.data.files import write_array, write_json
-from hwm.data.latents import moments_of_blocks, moments_of_clips, usable_blocks
+from hwm.data.latents import MOMENT_ROWS, moments_of_blocks, moments_of_clips, usable_blocks
 from hwm.data.shards import write_checksums
 from hwm.data.sidecar import clip_table
 from hwm.data.video import VideoWriter
@@ -90,8 +90,8 @@ class LatentShardWriter:
             rows = "blocks" if starts is None else "clips"
             raise ValueError(f"{path}: {len(states)} frames need {shape} {rows} and grids, got {latents_NTCHW.shape}")
         with np.errstate(over="ignore"):
-            stored = latents_NTCHW.astype("<f2")
-        if not np.isfinite(stored).all():
+            stored = latents_NTCHW.astype("<f2", copy=False)
+        if not all(np.isfinite(stored[k : k + MOMENT_ROWS]).all() for k in range(0, len(stored), MOMENT_ROWS)):
             raise ValueError(f"{path}: latents must be finite and below 65504, the reach of float16")
         write_array(path, stored, "<f2")
         moments_path = layout.MOMENTS.place(root, self.shard, flat=self.flat)
@@ -177,18 +177,19 @@ def write_tokenizer_info(
     config: dict,
     phases: int = 1,
     every: int = 0,
+    first: bool = False,
 ) -> None:
     """Write the sidecar `tokenizer.json` that tells readers the grid (H, W), the clock and who made tokens or latents.
 
     Either vocab_size, of tokens, or channels, of latents.  phases: first frames from which every raw shard was cut.
-    every: 0, or for sampling clips the frames from one clip's start to the next's.
+    every: 0, or for sampling clips the frames from one clip's start to the next's.  first: leave one that is there.
     """
     assert bool(vocab_size) != bool(channels)
     kind = {"vocab_size": vocab_size} if vocab_size else {"channels": channels}
     about = {"name": name, "fingerprint": fingerprint, **kind, "grid": list(grid)}
     about |= {"clock": {"stride": clock.stride, "block": clock.block}}
     about |= {"clip": clip_table(every)} if every else {}
-    write_json(Path(root) / "tokenizer.json", {**about, "phases": phases, "config": config})
+    write_json(Path(root) / "tokenizer.json", {**about, "phases": phases, "config": config}, first=first)
 
 
 def write_dataset_metadata(root: str | Path, *, num_shards: int, num_images: int, hz: int = 30) -> None:
@@ -198,6 +199,6 @@ def write_dataset_metadata(root: str | Path, *, num_shards: int, num_images: int
     """
     root = Path(root)
     write_json(root / "metadata.json", {"num_shards": num_shards, "query": None, "hz": hz, "num_images": num_images})
-    whole = [root / name for name in ("metadata.json", "tokenizer.json", "statistics.json", "robot.toml")]
+    whole = [root / name for name in ("metadata.json", "tokenizer.json", "statistics.json", "robot.toml", "quarantine.jsonl")]
     shards = [layout.METADATA.find(root, i) for i in layout.METADATA.indices(root)]
     write_checksums(root / "checksums.json", [path for path in whole + shards if path.is_file()])

@@ -21,6 +21,7 @@ from hwm.data.onex import open_dataset
 from hwm.data.windows import sampling_starts
 from hwm.data.writers import LatentShardWriter, RawShardWriter, write_dataset_metadata
 from hwm.prepare import encoded
+from hwm.share import Share
 from hwm.tokenizers.continuous import ContinuousTokenizer
 from hwm.tokenizers.encode import tokenize
 from hwm.tokenizers.fsq import FSQTokenizer
@@ -130,7 +131,7 @@ def test_clips_apart_share_no_frame_and_are_those_of_the_video(place):
 def test_any_way_of_sharing_the_work_gives_the_same_bytes(place, tmp_path):
     coder, whole = str(place / "coder"), contents(place / "latents")
     for k in (1, 0):
-        tokenize(place / "raw", tmp_path / "parts", tokenizer=coder, part=(k, 2))
+        tokenize(place / "raw", tmp_path / "parts", tokenizer=coder, share=Share(k, 2))
 
     def stop(done, total):
         if done == 1:

@@ -7,6 +7,7 @@ import torch
 from hwm.config import FSQConfig
 from hwm.data.onex import open_dataset
 from hwm.data.writers import RawShardWriter, write_dataset_metadata
+from hwm.share import Share
 from hwm.tokenizers.encode import tokenize
 from hwm.tokenizers.fsq import FSQTokenizer
 from hwm.tokenizers.store import load_tokenizer, save_tokenizer
@@ -50,7 +51,7 @@ def test_any_way_of_sharing_the_work_gives_the_same_bytes(raw, tokenizer, tmp_pa
     whole = tokenize(raw, tmp_path / "whole", tokenizer=str(tokenizer), phases=2)
     calls = []
     for k in (1, 0):
-        tokenize(raw, tmp_path / "parts", tokenizer=str(tokenizer), phases=2, part=(k, 2))
+        tokenize(raw, tmp_path / "parts", tokenizer=str(tokenizer), phases=2, share=Share(k, 2))
     tokenize(raw, tmp_path / "many", tokenizer=str(tokenizer), phases=2, workers=2, progress=lambda *a: calls.append(a))
     assert contents(whole) == contents(tmp_path / "parts") == contents(tmp_path / "many")
     assert calls[-1] == (6, 6)

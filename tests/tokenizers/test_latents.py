@@ -15,6 +15,7 @@ from hwm.data.describe import contact_sheet, describe, state_statistics
 from hwm.data.latents import LatentDataset
 from hwm.data.onex import open_dataset
 from hwm.data.writers import LatentShardWriter, RawShardWriter, write_dataset_metadata
+from hwm.share import Share
 from hwm.tokenizers.continuous import ContinuousTokenizer
 from hwm.tokenizers.encode import tokenize
 from hwm.tokenizers.store import load_tokenizer, save_tokenizer
@@ -101,7 +102,7 @@ def test_any_way_of_sharing_the_work_gives_the_same_bytes(place, tmp_path):
     coder = str(place / "coder")
     whole = tokenize(place / "raw", tmp_path / "whole", tokenizer=coder, phases=2)
     for k in (1, 0):
-        tokenize(place / "raw", tmp_path / "parts", tokenizer=coder, phases=2, part=(k, 2))
+        tokenize(place / "raw", tmp_path / "parts", tokenizer=coder, phases=2, share=Share(k, 2))
 
     def stop(done, total):
         if done == 3:
@@ -182,7 +183,7 @@ def edit_json(path, **changes):
 def test_faults_are_named(latents, name, damage, message):
     damage(latents / name)
     with pytest.raises(ValueError, match=message) as raised:
-        dataset = open_dataset(latents)
+        dataset = open_dataset(latents, verified=False)
         clips = LatentClips(dataset)
         clips.batch(np.arange(len(clips)))
         _ = dataset.statistics
