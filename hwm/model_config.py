@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+MAY_BE_ZERO = frozenset({"unshared_blocks", "place_channels", "lora_rank", "lora_alpha", "state_frequencies", "state_plain"})
+ANY_SIGN = frozenset({"state_offset", "time_mean", "guidance"})
+
+
+def expect_plausible(config: Any) -> None:
+    """Raise ValueError for a number of a model that none can have: NaN, infinite, or too small for what it counts."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, bool | str):
+                continue
+            if not math.isfinite(number):
+                raise ValueError(f"model.{field.name} must be a finite number, got {value}")
+            least = 0 if isinstance(number, float) or field.name in MAY_BE_ZERO else 1
+            if number < least and field.name not in ANY_SIGN:
+                raise ValueError(f"model.{field.name} must be at least {least}, got {value}")
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,7 @@ class STConfig:
     """Probability that an input token of the future is the model's own prediction instead of the truth."""
 
     def __post_init__(self) -> None:
+        expect_plausible(self)
         if self.width % self.num_heads:
             raise ValueError(f"model.width {self.width} is not divisible by model.num_heads {self.num_heads}")
         product = 1
@@ -54,10 +72,8 @@ class STConfig:
             raise ValueError(f"model.factors {self.factors} multiply to {product}, not vocab_size {self.vocab_size}")
         if self.code_loss and not self.factors:
             raise ValueError("model.code_loss needs model.factors: only the digits of a quantiser have an order")
-        if self.init_std <= 0 or self.code_loss < 0:
-            raise ValueError("model.init_std must be positive and model.code_loss not negative")
-        if min(self.context_grids, self.future_grids, self.num_layers, self.vocab_size, self.num_states) < 1:
-            raise ValueError("model grids, layers, vocabulary and num_states must be at least 1")
+        if self.init_std <= 0:
+            raise ValueError("model.init_std must be positive")
         if not 0 <= self.scheduled_sampling <= 1 or not 0 <= self.dropout < 1:
             raise ValueError("model.scheduled_sampling must lie in [0, 1] and model.dropout in [0, 1)")
 
@@ -109,13 +125,14 @@ class MaskedConfig:
     """Which tokens are predicted again in the next step: a random choice, or the least certain ones."""
 
     def __post_init__(self) -> None:
+        expect_plausible(self)
         _check_streams(self)
         if self.factors and math.prod(self.factors) != self.vocab_size:
             raise ValueError(f"model.factors {self.factors} do not multiply to vocab_size {self.vocab_size}")
         if self.code_loss and not self.factors:
             raise ValueError("model.code_loss needs model.factors: only the digits of a quantiser have an order")
-        if not 0 <= self.max_corruption <= 1 or self.init_std <= 0 or self.code_loss < 0:
-            raise ValueError("model.max_corruption must lie in [0, 1], init_std be positive and code_loss not negative")
+        if self.max_corruption > 1 or self.init_std <= 0:
+            raise ValueError("model.max_corruption must lie in [0, 1] and init_std be positive")
 
 
 @dataclass(frozen=True)
@@ -182,6 +199,7 @@ class FlowConfig:
     """Scale of the initial noise in prediction; 0 gives the mean of all futures, in one step."""
 
     def __post_init__(self) -> None:
+        expect_plausible(self)
         _check_streams(self)
         if self.grid[0] % self.patch or self.grid[1] % self.patch:
             raise ValueError(f"model.grid {self.grid} is not divisible by model.patch {self.patch}")
@@ -264,15 +282,11 @@ class WanConfig:
     """Scale of the initial noise in prediction; 0 gives the mean of all futures, in one step."""
 
     def __post_init__(self) -> None:
+        expect_plausible(self)
         if self.grid[0] % self.patch or self.grid[1] % self.patch:
             raise ValueError(f"model.grid {self.grid} is not divisible by model.patch {self.patch}")
         if self.head_width % 2 or self.head_width < 6:
             raise ValueError(f"model.head_width must be even and at least 6, for rotations in three axes, got {self.head_width}")
-        sizes = (self.channels, self.num_layers, self.num_heads, self.mlp_width, self.text_rows, self.text_width, *self.grid)
-        if min(*sizes, self.context_grids, self.future_grids, self.num_states, self.steps) < 1:
-            raise ValueError("model sizes, grids, num_states and steps must be at least 1")
-        if min(self.lora_rank, self.lora_alpha, self.place_channels, self.state_frequencies) < 0:
-            raise ValueError("model.lora_rank, lora_alpha, place_channels and state_frequencies must not be negative")
         ours = self.place_context or self.place_channels or self.target != "latents" or self.output != "velocity"
         if self.base and ours:
             raise ValueError("model.place_context, place_channels, target and output are for models without model.base")
@@ -282,8 +296,8 @@ class WanConfig:
             raise ValueError("model.lora_rank adapts a pretrained model.base; to train from scratch set model.lora_rank=0")
         if not 0 <= self.condition_dropout < 1 or not 0 <= self.dropout < 1:
             raise ValueError("model.condition_dropout and dropout must lie in [0, 1)")
-        if self.shift <= 0 or self.temperature < 0:
-            raise ValueError("model.shift must be positive and temperature not negative")
+        if self.shift <= 0:
+            raise ValueError("model.shift must be positive")
         if self.guidance != 1 and not self.condition_dropout:
             raise ValueError("model.guidance other than 1 needs model.condition_dropout: it compares with no states")
 
@@ -292,11 +306,8 @@ def _check_streams(config: MaskedConfig | FlowConfig) -> None:
     """Raise ValueError for what neither Humanoid World Model can be."""
     if config.width % config.num_heads:
         raise ValueError(f"model.width {config.width} is not divisible by model.num_heads {config.num_heads}")
-    sizes = (config.context_grids, config.future_grids, config.num_layers, config.num_states, config.steps, *config.grid)
-    if min(sizes) < 1 or config.unshared_blocks < 0:
-        raise ValueError("model grids, layers, num_states and steps must be at least 1, unshared_blocks at least 0")
-    if not 0 <= config.dropout < 1 or config.temperature < 0:
-        raise ValueError("model.dropout must lie in [0, 1) and model.temperature not be negative")
+    if config.dropout >= 1:
+        raise ValueError("model.dropout must lie in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -325,6 +336,7 @@ class FSQConfig:
     """Weight of the error of spatial differences, which keeps edges, relative to the pixel error."""
 
     def __post_init__(self) -> None:
+        expect_plausible(self)
         if self.spatial_stride not in (4, 8, 16):
             raise ValueError(f"model.spatial_stride must be 4, 8 or 16, got {self.spatial_stride}")
         if self.temporal_stride not in (4, 8) or self.block < 1 or (self.block - 1) % self.temporal_stride:
@@ -332,8 +344,8 @@ class FSQConfig:
             raise ValueError(f"model.temporal_stride must be 4 or 8 and block 1 + n times that, got {shape}")
         if not self.levels or min(self.levels) < 2:
             raise ValueError(f"model.levels must be at least 2 each, got {self.levels}")
-        if self.latent_noise < 0 or (self.latent_noise and not self.continuous):
-            raise ValueError("model.latent_noise must not be negative and needs model.continuous")
+        if self.latent_noise and not self.continuous:
+            raise ValueError("model.latent_noise needs model.continuous")
 
 
 ModelConfig = STConfig | MaskedConfig | FlowConfig | WanConfig | FSQConfig
