@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hwm.progress import Counter
+from hwm.signals import StopFlag
 
 
 @dataclass(frozen=True)
@@ -35,19 +34,21 @@ class Training:
 def train_all(trainings: Sequence[Training], *, parallel: int, every: float = 1.0) -> None:
     """Train all, `parallel` runs at a time; the output of run R goes to R.log beside its folder.
 
-    A stop (Ctrl-C, SIGTERM) leaves checkpoints, and the same call goes on from them; finished runs only say so.
-    Raises ValueError with the last line of its log for a training that failed; the others are stopped and saved.
+    A stop (Ctrl-C, SIGTERM, SIGHUP) leaves checkpoints, and the same call goes on from them; finished runs only say so.
+    Raises ValueError with the last line of its log for a training that failed, Stopped after a stop; the trainings are
+    stopped and saved.
     """
     waiting = list(trainings)
     running: dict[Training, subprocess.Popen[bytes]] = {}
     total = sum(training.steps for training in trainings)
-    with Counter("training", unit="steps") as counter, sigterm_raises():
+    with Counter("training", unit="steps") as counter, StopFlag() as stop:
         try:
             while waiting or running:
                 while waiting and len(running) < parallel:
                     training = waiting.pop(0)
                     running[training] = _start(training)
                 time.sleep(every)
+                stop.check()
                 for training, process in list(running.items()):
                     if process.poll() is not None:
                         del running[training]
@@ -66,20 +67,6 @@ def _start(training: Training) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "hwm", "train", *training.arguments, "--out", str(training.out)]
     with _log(training).open("ab") as log:
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-
-
-@contextlib.contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """Let SIGTERM unwind the stack, so that the processes it waits for are told to stop too."""
-
-    def leave(*_: object) -> None:
-        sys.exit(128 + signal.SIGTERM)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _log(training: Training) -> Path:

@@ -22,9 +22,9 @@ from hwm.evaluate.pictures import jpeg
 from hwm.evaluate.sampling import CONTROL_MEMBERS
 from hwm.evaluate.sampling_report import RESULTS
 from hwm.evaluate.sampling_results import SamplingResult
-from hwm.experiments.jobs import sigterm_raises
 from hwm.progress import Counter
 from hwm.sampling_track import evaluate_sampling_run
+from hwm.signals import StopFlag
 from hwm.training import checkpoint
 
 STAMP, PICTURES = "asked.json", "pictures"
@@ -102,8 +102,8 @@ class Scoring:
 def score_all(scorings: Sequence[Scoring], *, parallel: int, every: float = 1.0) -> None:
     """Score all that are not finished, `parallel` at a time, each in a process with one thread; the longest first.
 
-    A stop ends the processes; the same call goes on with what was not finished.
-    Raises ValueError naming the folder, which holds a log, of one that failed.
+    A stop ends the processes; the same call goes on with what was not finished, from the parts that they left.
+    Raises ValueError naming the folder, which holds a log, of one that failed, and Stopped after a stop.
     """
     todo = sorted((s for s in scorings if not s.finished()), key=lambda s: -s.work)
     if not todo:
@@ -116,11 +116,12 @@ def score_all(scorings: Sequence[Scoring], *, parallel: int, every: float = 1.0)
         min(parallel, len(todo)), mp_context=multiprocessing.get_context("spawn"), initializer=_leave_stops_to_the_parent
     )
     total = sum(scoring.work for scoring in todo)
-    with Counter("scoring", unit="passes") as counter, sigterm_raises():
+    with Counter("scoring", unit="passes") as counter, StopFlag() as stop:
         try:
             waiting = {pool.submit(_score, scoring): scoring for scoring in todo}
             while waiting:
                 finished, _ = wait(waiting, timeout=every, return_when=FIRST_EXCEPTION)
+                stop.check()
                 for future in finished:
                     _check(waiting.pop(future), future.exception())
                 running = {id(scoring): scoring.done() for scoring in waiting.values()}
@@ -164,6 +165,7 @@ def _score(scoring: Scoring) -> None:
             lpips=scoring.lpips,
             device=scoring.device,
             command=scoring.command,
+            stop=StopFlag(),  # never raised: a process of the pool is ended at once, and what is scored is kept
         )
     _write_pictures(scoring.out / PICTURES, result)
     with atomic_path(scoring.out / STAMP) as temporary:

@@ -1,0 +1,311 @@
+"""Parts of a scoring: whole or absent, checked, measured once, the same result whoever measured them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from hwm.contracts import Batch
+from hwm.evaluate import perceptual
+from hwm.evaluate.baselines import unigram_counts
+from hwm.evaluate.fingerprint import fingerprint, source
+from hwm.evaluate.parts import Columns, PartsFolder, names_of
+from hwm.evaluate.perceptual import PerceptualScorer
+from hwm.evaluate.protocols import evaluate
+from hwm.evaluate.sampling import evaluate_sampling
+from hwm.evaluate.work import Elsewhere, Work, own_device, progress_of, sizes_of
+from hwm.share import Share
+from hwm.signals import StopFlag, Stopped
+
+ARRAYS = {
+    "b/scores": np.linspace(0, 1, 6).reshape(2, 3),
+    "a": np.array([3], np.int64),
+    "picture": np.arange(24, dtype=np.uint8).reshape(2, 4, 3)[:, ::2],
+    "none": np.zeros((0, 5), np.float32),
+    "yes": np.array([True, False]),
+}
+
+
+def test_a_part_is_read_as_it_was_written_and_in_its_order(tmp_path):
+    folder = PartsFolder(tmp_path / "parts", "key")
+    folder.write("part-00003", ARRAYS)
+    found = folder.read("part-00003")
+    assert list(found) == list(ARRAYS) and folder.have("part-00003") and not folder.have("part-00004")
+    for name, array in ARRAYS.items():
+        assert found[name].dtype == array.dtype and np.array_equal(found[name], array) and found[name].flags.writeable
+    assert [file.name for file in folder.folder.iterdir()] == ["part-00003.bin"]
+
+
+@pytest.mark.fault("L9", "same numbers to the last bit, at most one batch redone")
+def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path, capsys):
+    folder = PartsFolder(tmp_path, "key")
+    folder.write("part", {"x": np.arange(3.0)})
+    file = tmp_path / "part.bin"
+    whole = file.read_bytes()
+    damaged = [whole[:length] for length in range(len(whole))] + [whole + b"\0"]
+    damaged += [whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1 :] for i in range(len(whole))]
+    for content in damaged:
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="part.bin: damaged .* run the same command again") as caught:
+            folder.read("part")
+        assert "\n" not in str(caught.value)
+    assert not folder.have("part") and not file.exists()
+    assert "part.bin: damaged, is measured again" in capsys.readouterr().err
+
+
+def test_a_part_of_another_scoring_or_place_is_not_taken(tmp_path):
+    PartsFolder(tmp_path, "key").write("part-00000", ARRAYS)
+    content = (tmp_path / "part-00000.bin").read_bytes()
+    (tmp_path / "part-00001.bin").write_bytes(content)
+    assert not PartsFolder(tmp_path, "key").have("part-00001")
+    assert not PartsFolder(tmp_path, "other").have("part-00000")
+
+
+def test_the_fingerprint_knows_weights_settings_and_data():
+    def model(**change):
+        torch.manual_seed(0)
+        found = torch.nn.Linear(3, 2, **change)
+        return found
+
+    facts = {"clips": torch.arange(4), "settings": {"seed": 1, "members": (1, 5)}}
+    first = fingerprint(model(), **facts)
+    assert first == fingerprint(model(), **facts)
+    changed = model()
+    with torch.no_grad():
+        changed.weight[1, 2] += 1e-6
+    others = [fingerprint(changed, **facts), fingerprint(model().bfloat16(), **facts), fingerprint(model(bias=False), **facts)]
+    others.append(fingerprint(model(), **facts | {"clips": torch.arange(4).float()}))
+    others.append(fingerprint(model(), **facts | {"clips": torch.arange(4).view(2, 2)}))
+    others.append(fingerprint(model(), **facts | {"settings": {"seed": 2, "members": (1, 5)}}))
+    assert len({first, *others}) == 7
+
+
+def test_the_source_of_data_is_its_files_and_not_its_caches(tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "metadata.json").write_text("{}")
+    (tmp_path / "videos" / "0.mp4").write_bytes(b"abc")
+    before = source(tmp_path)
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "frames.npy").write_bytes(b"x")
+    assert source(tmp_path) == before
+    (tmp_path / "metadata.json").write_text("[]")
+    changed = source(tmp_path)
+    (tmp_path / "videos" / "0.mp4").write_bytes(b"abcd")
+    assert len({before, changed, source(tmp_path), source(tmp_path / "metadata.json")}) == 4
+
+
+def test_shares_fill_all_parts_and_who_comes_last_reads_them(tmp_path):
+    names, measured = names_of("part", 5), []
+
+    def work(index):
+        return Work(tmp_path / "results.json", share=Share(index, 3))
+
+    def measure(part):
+        measured.append(part)
+        return {"x": np.array([part])}
+
+    for index in range(3):
+        one = work(index)
+        folder, told = one.open("key"), []
+        one.fill(folder, names, measure, done=progress_of(lambda *counts: told.append(counts), one.share.of(sizes_of(9, 2))))  # noqa: B023
+        assert told[-1] == ((4, 4), (3, 3), (2, 2))[index]
+        if index < 2:
+            with pytest.raises(Elsewhere, match=rf"share {index + 1} of 3, .* {(2, 4)[index]} of 5 parts are there"):
+                list(one.read(folder, names))
+    assert sorted(measured) == [0, 1, 2, 3, 4] and measured != sorted(measured)
+    assert [int(arrays["x"][0]) for arrays in one.read(folder, names)] == [0, 1, 2, 3, 4]
+    (tmp_path / "results.json").write_text(json.dumps({"settings": {"fingerprint": "key"}}))
+    one.remove("key")
+    with pytest.raises(Elsewhere, match="another process has written it"):
+        list(work(1).read(folder, names))
+    with pytest.raises(Elsewhere, match="is there already; delete it"):
+        work(0).open("key")
+    work(0).open("another key")
+    Work(tmp_path / "results.json").open("key")  # alone it is scored again
+
+
+def test_what_all_need_is_measured_once_by_whoever_finds_it_missing(tmp_path):
+    names, measured = names_of("tuning", 4), []
+    for index in (2, 0):
+        work = Work(tmp_path / "results.json", share=Share(index, 6))
+        work.fill(work.open("key"), names, lambda part: measured.append(part) or {"x": np.array([part])}, all_of_them=True)
+    assert measured == [2, 3, 0, 1]
+
+
+def test_a_gpu_is_taken_by_the_place_on_the_machine(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert own_device("cuda", {"LOCAL_RANK": "3"}) == "cuda:3" and own_device("cuda", {"SLURM_LOCALID": "5"}) == "cuda:1"
+    assert own_device("cuda", {}) == "cuda" and own_device("cuda:0", {"LOCAL_RANK": "3"}) == "cuda:0"
+    assert own_device("cpu", {"LOCAL_RANK": "3"}) == "cpu"
+
+
+def test_columns_join_in_order():
+    columns = Columns()
+    for start in (0, 2):
+        columns.add({"mse/a": np.arange(start, start + 2), "mse/b": np.zeros(2)})
+    assert columns["mse/a"].tolist() == [0, 1, 2, 3] and list(columns.inside("mse")) == ["a", "b"] and "mse" not in columns
+
+
+class Wide:
+    """More features than a batch has frames."""
+
+    name = "FID"
+
+    def __call__(self, video_BFHWC, *, num_future_frames):
+        means = video_BFHWC[:, -num_future_frames:].float().mean((2, 3, 4))
+        return means[..., None] * torch.linspace(0, 1, 600)
+
+
+def test_few_wide_features_are_kept_as_they_are_and_give_the_same_moments():
+    frames = torch.randint(0, 256, (6, 2, 4, 4, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    whole, parted = (PerceptualScorer([Wide()], None, segments=None, num_clips=6) for _ in range(2))
+
+    def measure(scorer, these):
+        rows = {"row": frames.flip(0)[these]}
+        return scorer.measure(rows, frames[these], blocks=lambda f: f, first_clip=these.start)
+
+    whole.add(measure(whole, slice(0, 6)))
+    for start in (0, 2, 4):
+        arrays = measure(parted, slice(start, start + 2))
+        assert arrays["moments/FID/row/features"].shape == (4, 600)
+        parted.add(arrays)
+    for key, (moments, *_) in whole._moments.items():
+        assert torch.allclose(parted._moments[key][0].outer_DD, moments.outer_DD)
+    distances = [scorer.summary("row", seed=0)[0][0].all_frames.mean for scorer in (whole, parted)]
+    assert distances[0] == pytest.approx(distances[1])
+
+
+class Brightness:
+    """Mean and deviation of every future frame."""
+
+    name = "TFD"
+
+    def __call__(self, video_BFHWC, *, num_future_frames):
+        pixels = video_BFHWC[:, -num_future_frames:].float().flatten(2)
+        return torch.stack([pixels.mean(2), pixels.std(2)], -1)
+
+
+class Stopping(StopFlag):
+    """Raised after so many looks at it."""
+
+    def __init__(self, looks):
+        super().__init__()
+        self.left = looks
+
+    def check(self):
+        self.left -= 1
+        if self.left < 0:
+            raise Stopped(15)
+
+
+def settled(result):
+    """All of a result but its times, examples included."""
+    found = result.to_json()
+    found.pop("seconds")
+    shown = [{k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(e).items()} for e in result.examples]
+    return json.dumps([found, shown])
+
+
+@pytest.fixture
+def score_blocks(world, monkeypatch):
+    monkeypatch.setattr(perceptual, "NUM_RESAMPLES", 3)  # intervals of distances are tested elsewhere and take long
+    counts = unigram_counts([world.clips.tokens[:, :3]], vocab_size=world.vocab_size)
+
+    def run(work=None, seed=0, batch_size=2):
+        return evaluate(
+            world.Mover(doubt=0.01), world.tokenizer, world.clips, video=world.clips.video, segments=world.segments,
+            num_clips=0, batch_size=batch_size, seed=seed, unigram_counts=counts, features=[Brightness()],
+            num_examples=3, cost_repeats=0, work=work,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture
+def score_frames(strided):
+    class Clips:
+        states = torch.randn(14, 77, 2, generator=torch.Generator().manual_seed(0)) * 5
+        video = torch.randint(0, 256, (14, 18, 16, 16, 3), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+
+        def __len__(self):
+            return 14
+
+        def batch(self, indices):
+            return Batch(states_BFA=self.states[indices], video_BFHWC=self.video[indices])
+
+    def run(work=None, seed=0):
+        return evaluate_sampling(
+            strided.Model(temperature=10.0), strided.Tokenizer(), Clips(), image_size=(16, 16), num_tuning=4, num_clips=0,
+            members=(1, 3), seed=seed, num_examples=2, cost_repeats=0, work=work,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(params=["score_blocks", "score_frames"])
+def score(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """The names of the parts that are measured from now on."""
+    names, write = [], PartsFolder.write
+
+    def note(self, name, arrays):
+        names.append(name)
+        write(self, name, arrays)
+
+    monkeypatch.setattr(PartsFolder, "write", note)
+    return names
+
+
+@pytest.mark.fault("L9", "same numbers to the last bit, at most one batch redone")
+def test_stopped_at_many_places_it_goes_on_to_the_same_numbers(score, tmp_path, written):
+    alone, looks, stops = settled(score()), 1, 0
+    while True:
+        try:
+            result = score(Work(tmp_path / "results.json", stop=Stopping(looks)))
+            break
+        except Stopped:
+            stops, looks = stops + 1, looks + 7
+    assert settled(result) == alone and stops >= 3
+    assert len(written) == len(set(written)) >= 4  # nothing twice: what is there is not measured again
+
+
+@pytest.mark.fault("L9", "same numbers to the last bit, at most one batch redone")
+def test_shared_by_three_it_gives_the_numbers_of_one(score, tmp_path, written):
+    results, told = tmp_path / "results.json", 0
+    for index in (2, 0, 1):
+        try:
+            result = score(Work(results, share=Share(index, 3)))
+        except Elsewhere:
+            told += 1
+    assert told == 2 and settled(result) == settled(score()) and len(written) == len(set(written))
+
+
+def test_a_damaged_part_is_measured_again_and_others_are_never_mixed_in(score, tmp_path, written, capsys):
+    results = tmp_path / "results.json"
+    first = settled(score(Work(results)))
+    (folder,) = tmp_path.glob(".parts-results-*")
+    files, parts = sorted(folder.iterdir()), len(written)
+    content = bytearray(files[1].read_bytes())
+    content[len(content) // 2] ^= 4
+    files[1].write_bytes(content)
+    assert settled(score(Work(results))) == first and written[parts:] == [files[1].stem]
+    assert f"{files[1].name}: damaged, is measured again" in capsys.readouterr().err
+    other = score(Work(results), seed=1)
+    assert settled(other) != first and len(written) == 2 * parts + 1
+    score(Work(results, sources=["another video"]))
+    assert len(written) == 3 * parts + 1 and len(list(tmp_path.glob(".parts-results-*"))) == 3
+
+
+def test_a_part_that_another_process_damaged_is_a_line(score_blocks, tmp_path):
+    results = tmp_path / "results.json"
+    with pytest.raises(Elsewhere):
+        score_blocks(Work(results, share=Share(1, 2)))
+    file = next(next(tmp_path.glob(".parts-results-*")).iterdir())
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="damaged .* run the same command again"):
+        score_blocks(Work(results, share=Share(0, 2)))
