@@ -18,7 +18,7 @@ from av.video.reformatter import Interpolation
 
 from hwm.data.files import atomic_path
 from hwm.data.rows import ShardFault
-from hwm.safe_load.video import AGAIN, MAX_PIXELS, check_count, in_proportion, opened_video
+from hwm.safe_load.video import AGAIN, MAX_PIXELS, check_count, in_proportion, opened_video, promised_frames
 
 MAX_BATCH_BYTES = 16 * 2**20
 MAX_VIDEO_BYTES = 2**30
@@ -135,12 +135,12 @@ def read_video(path: str | Path, *, size: int = 0, max_bytes: int = MAX_VIDEO_BY
     """Decode a whole video into memory, uint8 RGB (F, H, W, 3); see `iter_frames` for `size` and errors.
 
     Raises ValueError when the decoded frames would exceed `max_bytes`, or are out of all proportion to the file's
-    size: before decoding where the header tells, otherwise at the first frame too much.
+    size: before anything is decoded, and again where more comes out than was promised.
     """
-    height, width, claimed = _header(path)
+    height, width, _ = probe(path)
     max_bytes = min(max_bytes, in_proportion(path))
     too_large = f"{path}: decodes to more than {max_bytes} bytes; stream it with iter_frames"
-    if claimed * (size or height) * (size or width) * 3 > max_bytes:
+    if promised_frames(path) * (size or height) * (size or width) * 3 > max_bytes:
         raise ValueError(too_large)
     parts, total = [], 0
     for part in iter_frames(path, size=size):
@@ -149,12 +149,6 @@ def read_video(path: str | Path, *, size: int = 0, max_bytes: int = MAX_VIDEO_BY
             raise ValueError(too_large)
         parts.append(part)
     return np.concatenate(parts)
-
-
-def _header(path: str | Path) -> tuple[int, int, int]:
-    """Height, width and number of frames that the file claims, 0 where it does not."""
-    with opened_video(path) as (_, stream):
-        return stream.codec_context.height, stream.codec_context.width, stream.frames
 
 
 def probe(path: str | Path) -> tuple[int, int, float]:

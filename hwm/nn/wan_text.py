@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hwm.data.files import atomic_path, read_count, read_json
-from hwm.safe_load.paths import hub_folder, inside
+from hwm.safe_load.paths import hub_folder, inside, is_dir
 from hwm.safe_load.weights import opened_safetensors
 
 FOLDER = "text_encoder"
@@ -100,9 +100,9 @@ def read_text_embedding(path: str | Path) -> Tensor:
 def _find(base: str) -> Path:
     """The folder of the text encoder, fetched if need be."""
     folder = Path(base) / FOLDER
-    if folder.is_dir():
+    if is_dir(folder):
         return folder
-    if Path(base).is_dir():
+    if is_dir(Path(base)):
         raise ValueError(f"{base}: has no folder {FOLDER}; give a Wan model in diffusers' layout")
     try:
         from huggingface_hub import snapshot_download

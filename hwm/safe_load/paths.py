@@ -105,7 +105,7 @@ def _fault(name: object) -> str:
         sizes = [len(part.encode()) for part in name.split("/")]
     except UnicodeEncodeError:
         return "holds a character that file names here do not have"
-    if sum(sizes) > MAX_NAME_BYTES or max(sizes) > MAX_PART_BYTES:
+    if len(name.encode()) > MAX_NAME_BYTES or max(sizes) > MAX_PART_BYTES:
         return "is too long"
     if name.startswith("/") or ".." in name.split("/") or name[1:2] == ":":
         return "leads out of the folder"

@@ -20,8 +20,8 @@ MAX_FRAMES = 10_000_000
 MAX_SECONDS = 100 * 3600
 FREE_BYTES = 64 * 2**20
 """Decoded bytes that any file may give at once."""
-MAX_RATIO = 5000
-"""Decoded bytes to bytes of the file beyond that; camera pictures in H.264 come to 20 to 500, still ones to 2000."""
+MAX_RATIO = 1000
+"""Decoded bytes to bytes of the file beyond that; camera pictures in H.264 come to 20 to 500."""
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
 AGAIN = "fetch or record the file again"
 
@@ -30,6 +30,15 @@ def check_count(num_frames: int, path: Path) -> None:
     """Raise ValueError for more frames, promised or decoded, than any file may have."""
     if num_frames > MAX_FRAMES:
         raise ValueError(f"{path}: more than {MAX_FRAMES} frames; {AGAIN}")
+
+
+def promised_frames(path: str | Path) -> int:
+    """Frames that the header promises or, in containers whose headers do not, packets in the file; decodes nothing."""
+    with opened_video(path) as (container, stream):
+        try:
+            return stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
+        except av.FFmpegError as error:
+            raise ValueError(f"{path}: is not a whole video ({error}); {AGAIN}") from None
 
 
 def in_proportion(path: str | Path) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, overload
 
 from hwm.contracts import LatentTokenizer, Tokenizer
+from hwm.safe_load.paths import is_file
 from hwm.tokenizers.store import load_tokenizer
 from hwm.tokenizers.wan import find_wan, open_wan
 
@@ -30,14 +31,14 @@ def open_tokenizer(
     Raises ValueError when there is no tokenizer or it is of the other kind.
     """
     coder: Tokenizer | LatentTokenizer
-    if (Path(name) / "encoder.jit").is_file():
+    if is_file(Path(name) / "encoder.jit"):
         from hwm.tokenizers.cosmos import open_cosmos
 
         coder = open_cosmos(name, trust=trust, device=device)
     elif wan := find_wan(name):
         source, subfolder = wan
         coder = open_wan(source, subfolder=subfolder, device=device)
-    elif (Path(name) / "config.json").is_file():
+    elif is_file(Path(name) / "config.json"):
         from hwm.tokenizers.cosmos_diffusers import open_cosmos_diffusers
 
         coder = open_cosmos_diffusers(name, device=device)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hwm.clock import WAN
 from hwm.data.files import read_json
+from hwm.safe_load.paths import is_dir, is_file
 from hwm.safe_load.weights import check_model_folder
 from hwm.tokenizers.autoencoder import to_pixels
 
@@ -118,7 +119,7 @@ def find_wan(name: str) -> tuple[str, str | None] | None:
         return name.removeprefix(HUB), "vae"
     for subfolder in (None, "vae"):
         config = Path(name, subfolder or "", "config.json")
-        if config.is_file() and read_json(config).get("_class_name") == CLASS:
+        if is_file(config) and read_json(config).get("_class_name") == CLASS:
             return name, subfolder
     return None
 
@@ -143,7 +144,7 @@ def open_wan(source: str, *, subfolder: str | None = None, device: str = "cpu") 
             subfolder=subfolder,
             dtype=torch.float32,
             use_safetensors=True,
-            local_files_only=Path(source).is_dir(),
+            local_files_only=is_dir(Path(source)),
             output_loading_info=True,
         )
     except (RuntimeError, OSError, TypeError, ValueError) as error:
