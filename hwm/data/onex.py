@@ -24,6 +24,7 @@ from hwm.data.rows import Shard, ShardFault
 from hwm.data.shards import expect_whole
 from hwm.data.sidecar import clip_hop, latent_geometry, read_tokenizer_info, token_geometry
 from hwm.robot import EVE, Embodiment, read_embodiment
+from hwm.safe_load.paths import is_dir, shown
 
 
 @dataclass(frozen=True)
@@ -205,8 +206,8 @@ def probe_kind(root: Path) -> str:
 
     Raises ValueError when it is no folder.
     """
-    if not root.is_dir():
-        raise ValueError(f"{root}: no such folder; give the folder that holds metadata.json and the shards")
+    if not is_dir(root):
+        raise ValueError(f"{shown(root)}: no such folder; give the folder that holds metadata.json and the shards")
     if is_legacy(root):
         return "v1.1"
     found = _kinds(root)
