@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import signal
-import tempfile
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from hwm.config import RunConfig, TrainConfig
 from hwm.doctor import data, loopback, machine, place, recipe, step
+from hwm.doctor.ending import ending_at_once, temporary_folder
 from hwm.doctor.expectation import first_loss
 from hwm.doctor.trial import Trial
 from hwm.doctor.verdict import Examination
 from hwm.recipe_costs import RecipeCosts, recipe_costs
 from hwm.runs import build_model, prepared_model
-from hwm.signals import Stopped
 from hwm.training.device import choose_device, cpu_threads, own_randomness
 from hwm.training.run_folder import dealt_out
 
@@ -36,10 +31,10 @@ def examine(
 
     config: None checks the machine alone; without data.train the recipe runs on random clips.  out: folder of the run
     to be.  nproc: processes on this machine.  quick: no reading of every byte, fewer steps.  least_disk: free bytes wanted.
-    Raises Stopped at a signal, with the temporary folder removed.
+    Raises Stopped at a signal, or ends the process when that would take long; the temporary folder is removed.
     """
-    exam = Examination(lambda verdict: say(verdict.line()))
-    with ending_at_once():
+    with ending_at_once() as stop:
+        exam = Examination(lambda verdict: say(verdict.line()), stop)
         _machine(exam, config, out=out, nproc=nproc, least_disk=least_disk)
         if config is not None:
             _recipe(exam, config, out=out, nproc=nproc, quick=quick)
@@ -71,9 +66,16 @@ def _machine(exam: Examination, config: RunConfig | None, *, out: Path, nproc: i
 
 
 def _recipe(exam: Examination, config: RunConfig, *, out: Path, nproc: int, quick: bool) -> None:
-    if not exam.ask("settings", lambda: recipe.settings(dealt_out(config, out, world=nproc), out)):
+    dealt: list[RunConfig] = []
+
+    def settle() -> Any:
+        dealt.append(dealt_out(config, out, world=nproc))
+        return recipe.settings(dealt[0], out)
+
+    exam.ask("settings", settle)
+    if not dealt:
         return
-    config = dealt_out(config, out, world=nproc)
+    config = dealt[0]
     counted: list[RecipeCosts] = []
 
     def count() -> Any:
@@ -142,29 +144,6 @@ def _step(
 
 def _in_folder(out: Path, check: Callable[[Path], Any]) -> list[Any]:
     """Run a check in a temporary folder where the run would live, and remove it."""
-    with tempfile.TemporaryDirectory(prefix=".hwm-doctor-", dir=place.existing(out)) as folder:
-        found = check(Path(folder))
+    with temporary_folder(place.existing(out)) as folder:
+        found = check(folder)
         return list(found) if isinstance(found, Iterator) else [found]
-
-
-@contextmanager
-def ending_at_once() -> Iterator[None]:
-    """Raise Stopped at SIGINT, SIGTERM or SIGHUP: nothing that is checked is worth finishing, temporary files go."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped(number)
-
-    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in (getattr(signal, name) for name in names)}
-    try:
-        for number, handler in before.items():
-            if handler not in (signal.SIG_IGN, None):
-                signal.signal(number, stop)
-        yield
-    finally:
-        for number, handler in before.items():
-            if handler is not None:
-                signal.signal(number, handler)

@@ -145,7 +145,10 @@ def tokenizer(config: RunConfig, dataset: Dataset) -> Iterator[Verdict]:
         yield warn("tokenizer", f"{Path(dataset.root) / 'tokenizer.json'} is absent: nothing says who made the data", remedy)
     else:
         coder = open_tokenizer(config.tokenizer)
-        same = made_by.get("fingerprint") == coder.fingerprint()
+        own, theirs = coder.fingerprint(), str(made_by.get("fingerprint"))
+        same = own == theirs
         remedy = f"--set tokenizer= to the one that made the data ({made_by.get('name')}), or tokenize again with {coder.name}"
-        found = f"{coder.name} made the data" if same else f"{coder.name} did not make the data, {made_by.get('name')} did"
+        found = f"{coder.name} ({own[:8]}) made the data"
+        if not same:
+            found = f"{coder.name} ({own[:8]}) did not make the data, {made_by.get('name')} ({theirs[:8]}) did"
         yield graded("tokenizer", found, remedy, fails=not same)

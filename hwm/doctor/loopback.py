@@ -5,7 +5,6 @@ As a module this file is one of the two: python -m hwm.doctor.loopback RANK PORT
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 from datetime import timedelta
@@ -13,7 +12,9 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from hwm.doctor.ending import children
 from hwm.doctor.verdict import Verdict, fail, ok
+from hwm.launch import environment
 
 SECONDS = 60.0
 """Two imports of torch on a busy machine, and little else."""
@@ -24,20 +25,12 @@ def exchange(*, seconds: float = SECONDS) -> Verdict:
     remedy = "let processes reach 127.0.0.1: check the firewall, or export GLOO_SOCKET_IFNAME=lo"
     limit = timedelta(seconds=seconds)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=limit)
-    command = [sys.executable, "-m", "hwm.doctor.loopback"]
-    processes = [
-        subprocess.Popen([*command, str(rank), str(store.port), str(seconds)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    try:
-        answers = [process.communicate(timeout=seconds) for process in processes]
-    except subprocess.TimeoutExpired:
-        return fail("processes", f"two did not find each other within {seconds:g} s", remedy)
-    finally:
-        for process in processes:
-            with contextlib.suppress(OSError):
-                process.kill()
-            process.wait()
+    commands = [[sys.executable, "-m", __name__, str(rank), str(store.port), str(seconds)] for rank in range(2)]
+    with children(commands, env=environment(2), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as processes:
+        try:
+            answers = [process.communicate(timeout=seconds) for process in processes]
+        except subprocess.TimeoutExpired:
+            return fail("processes", f"two did not find each other within {seconds:g} s", remedy)
     sums = [out.decode().strip() for out, _ in answers]
     if sums != ["3.0", "3.0"]:
         lines = [line for _, wrong in answers for line in wrong.decode(errors="replace").strip().splitlines()]

@@ -16,6 +16,7 @@ import torch
 from hwm.config import TrainConfig
 from hwm.doctor.units import size
 from hwm.doctor.verdict import Verdict, fail, graded, ok, warn
+from hwm.launch import environment
 from hwm.training.device import choose_device, usable_cores
 
 DISTRIBUTION = "humanoid-world-models"
@@ -121,7 +122,8 @@ def cores(train: TrainConfig, *, nproc: int = 1) -> Verdict:
     """Cores that this process may use, by its affinity and its cgroup, against the threads that training starts."""
     affinity, quota = usable_cores(), cpu_quota()
     allowed = min(affinity, quota) if quota else affinity
-    threads = train.threads or min(torch.get_num_threads(), affinity)
+    each = int(environment(nproc)["OMP_NUM_THREADS"]) if nproc > 1 else torch.get_num_threads()
+    threads = train.threads or min(each, affinity)
     found = f"{affinity} usable" + (f", {quota:g} by the cgroup's quota" if quota else "")
     found += f"; {threads} threads" + (f" in each of {nproc} processes" if nproc > 1 else "")
     most = max(1, int(allowed // nproc))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from hwm.signals import Stopped
+from hwm.signals import StopFlag, Stopped
 
 Status = Literal["ok", "warn", "FAIL"]
 
@@ -51,16 +51,18 @@ def graded(name: str, found: str, remedy: str, *, fails: bool = False, warns: bo
 
 @dataclass
 class Examination:
-    """The verdicts so far.  show: receives every verdict as soon as it is known."""
+    """The verdicts so far.  show: receives every verdict as soon as it is known.  stop: polled between them."""
 
     show: Callable[[Verdict], None]
+    stop: StopFlag = field(default_factory=StopFlag)
     verdicts: list[Verdict] = field(default_factory=list)
 
     def ask(self, name: str, check: Callable[..., Iterable[Verdict] | Verdict], *arguments: Any, **named: Any) -> bool:
         """Run a check, and show what it finds as it finds it; whether nothing failed.
 
-        An exception is a verdict too: FAIL under `name`.  Only a stop by a signal goes through.
+        An exception is a verdict too: FAIL under `name`.  Raises Stopped once a stop was asked for.
         """
+        self.stop.check()
         began, before = time.monotonic(), len(self.verdicts)
         try:
             found = check(*arguments, **named)
@@ -73,6 +75,7 @@ class Examination:
         return all(verdict.status != "FAIL" for verdict in self.verdicts[before:])
 
     def _add(self, verdict: Verdict, began: float) -> float:
+        self.stop.check()  # what was found while it ended is no verdict
         now = time.monotonic()
         self.verdicts.append(replace(verdict, seconds=round(now - began, 3)))
         self.show(self.verdicts[-1])
