@@ -1,0 +1,558 @@
+"""Files from elsewhere: nothing in them runs, nothing leaves its folder, and nothing small becomes large."""
+
+import io
+import json
+import pickle
+import shutil
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from hostile import (
+    MAX_GROWTH,
+    MAX_SECONDS,
+    Touch,
+    bomb_png,
+    bomb_video,
+    cost,
+    deflated,
+    evil_npy,
+    evil_pickle,
+    refused,
+    safetensors_with,
+    zip_with,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from tiny_line import raw_data, token_data, tokenizer
+
+from hwm.config import RunConfig, from_toml
+from hwm.data.cache import decoded_frames
+from hwm.data.onex import RawDataset, open_dataset
+from hwm.data.testsets import open_test_set
+from hwm.data.video import VideoWriter, count_frames, iter_frames, probe, read_video
+from hwm.evaluate.sampling_submission import check_sampling_submission
+from hwm.evaluate.submission import validate_compression_submission
+from hwm.nn.wan_text import embed_empty_prompt
+from hwm.robot import read_embodiment
+from hwm.runs import load_run
+from hwm.safe_load.paths import fill, inside
+from hwm.safe_load.text import parse_json, read_json, read_toml
+from hwm.safe_load.weights import check_model_folder, load_safetensors, load_state_dict
+from hwm.tokenizers.open import open_tokenizer
+
+B2 = pytest.mark.fault("B2", "refused, memory grows by at most 200 MB, at most 2 s")
+B7 = pytest.mark.fault("B7", "0 executions: the canary is never there")
+B8 = pytest.mark.fault("B8", "0 escapes; refused")
+
+
+@pytest.fixture
+def canary(tmp_path):
+    """A path that must never come to be."""
+    path = tmp_path / "it-ran"
+    yield path
+    assert not path.exists()
+
+
+def load_adapter(folder):
+    """The adapter of a folder, into a tiny transformer."""
+    diffusers = pytest.importorskip("diffusers")
+    from hwm.nn import lora
+
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4, "text_dim": 8}
+    model = diffusers.WanTransformer3DModel(**sizes, freq_dim=16, ffn_dim=32, num_layers=1)
+    return lora.load_adapter(model, folder)
+
+
+ADAPTER = "adapter_model.safetensors"
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+# --- B7: programs in disguise ----------------------------------------------------------------------------------------
+
+
+@B7
+def test_the_pickle_of_these_tests_does_act_when_opened_without_care(tmp_path):
+    canary = tmp_path / "it-ran"
+    torch.save({"a": Touch(canary)}, tmp_path / "w.pt")
+    torch.load(tmp_path / "w.pt", weights_only=False)
+    assert canary.is_dir()
+    canary.rmdir()
+    np.load(evil_npy(tmp_path / "a.npy", canary), allow_pickle=True)
+    assert canary.is_dir()
+
+
+@B7
+@pytest.mark.parametrize("name", ["w.pt", "w.pth", "w.jit", "w.safetensors", "w.ckpt", "w"])
+@pytest.mark.parametrize("kind", ["zip", "legacy", "2", "3", "4", "5", "npy"])
+def test_pickles_as_weights(tmp_path, canary, name, kind):
+    path = tmp_path / name
+    if kind in ("zip", "legacy"):
+        torch.save({"a": Touch(canary)}, path, _use_new_zipfile_serialization=kind == "zip")
+    elif kind == "npy":
+        path.write_bytes(evil_npy(tmp_path / "x.npy", canary).read_bytes())
+    else:
+        path.write_bytes(evil_pickle(canary, protocol=int(kind)))
+    refused(lambda: load_state_dict(path), names=path)
+
+
+@B7
+def test_pickles_through_every_entry(tmp_path, canary, record_property):
+    evil = evil_pickle(canary, protocol=2)
+    saved = io.BytesIO()
+    torch.save({"a": Touch(canary)}, saved)
+    tries = 0
+    for content in (evil, saved.getvalue()):
+        for number, (call, file) in enumerate(_entries(tmp_path / f"{len(content)}")):
+            write(file, content)
+            refused(call, names=file.parent if number else file)
+            tries += 1
+    record_property("measured", f"{tries} tries through public entries, 0 executions")
+
+
+def _entries(place):
+    """(call, file it reads) for the public functions that open what others made."""
+    tokens, raw = token_data(place / "tokens"), raw_data(place / "raw", shards=1)
+    yield (lambda: load_state_dict(place / "w.pt")), place / "w.pt"
+    for root in (tokens, raw):
+        for file in sorted(f for f in root.rglob("*") if f.is_file() and f.suffix in (".json", ".mp4")):
+            kept = file.read_bytes()
+            yield (lambda root=root, file=file: _read_all(root, verified="checksums" in file.name)), file
+            file.write_bytes(kept)
+    (raw / "robot.toml").touch()
+    yield (lambda: open_dataset(raw, verified=False)), raw / "robot.toml"
+    yield (lambda: open_test_set(place / "test")), place / "test" / "metadata.json"
+    own = tokenizer(place / "tokenizer")
+    yield (lambda: open_tokenizer(str(own))), own / "model.safetensors"
+    yield (lambda: open_tokenizer(str(own))), own / "config.toml"
+    write(place / "pair" / "decoder.jit", b"")
+    yield (lambda: open_tokenizer(str(place / "pair"))), place / "pair" / "encoder.jit"
+    yield (lambda: open_tokenizer(str(place / "pair"), trust=True)), place / "pair" / "encoder.jit"
+    yield (lambda: open_tokenizer(str(place / "vae"))), place / "vae" / "config.json"
+    yield (lambda: load_run(place / "run")), place / "run" / "config.toml"
+    yield (lambda: from_toml(RunConfig, place / "c.toml")), place / "c.toml"
+    yield (lambda: read_embodiment(place / "robot.toml")), place / "robot.toml"
+    yield (lambda: load_adapter(place / "adapter")), place / "adapter" / ADAPTER
+    yield (lambda: validate_compression_submission(place / "s.zip")), place / "s.zip"
+    yield (lambda: check_sampling_submission(place / "s.zip")), place / "s.zip"
+
+
+def _read_all(root, *, verified):
+    dataset = open_dataset(root, verified=verified)
+    return [shard.frames() if isinstance(dataset, RawDataset) else shard.tokens for shard in dataset.shards]
+
+
+@B7
+def test_a_program_is_not_run_and_its_weights_come_out(tmp_path, canary):
+    plain = torch.nn.Sequential(torch.nn.Conv3d(2, 3, 3).bfloat16(), torch.nn.BatchNorm2d(3))
+    torch.jit.script(plain).save(str(tmp_path / "plain.jit"))
+    found, expected = load_state_dict(tmp_path / "plain.jit"), plain.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[k], v) and found[k].dtype == v.dtype for k, v in expected.items())
+    torch.jit.freeze(torch.jit.script(plain.eval())).save(str(tmp_path / "frozen.jit"))
+    refused(lambda: load_state_dict(tmp_path / "frozen.jit"), names="frozen")
+
+
+@B7
+def test_a_program_that_acts_is_opened_with_trust_only(tmp_path, canary):
+    for name in ("encoder.jit", "decoder.jit"):
+        write(tmp_path / "pair" / name, _acting(canary))
+    refused(lambda: open_tokenizer(str(tmp_path / "pair")), names="pass trust=True")
+    assert not canary.exists()
+
+
+class Acting(torch.nn.Module):
+    """Leaves a file when it is called, then allocates and never ends."""
+
+    def __init__(self, path: str):
+        super().__init__()
+        self.path = path
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch.save(x, self.path)
+        while True:
+            x = torch.cat([x, x])
+        return x
+
+
+def _acting(canary):
+    content = io.BytesIO()
+    torch.jit.save(torch.jit.script(Acting(str(canary))), content)
+    return content.getvalue()
+
+
+@B7
+def test_other_names_in_the_tree_of_a_program_are_refused(tmp_path, canary):
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "a.jit"))
+    with zipfile.ZipFile(tmp_path / "a.jit") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["a/data.pkl"] = evil_pickle(canary)
+    write(tmp_path / "b.jit", zip_with(members))
+    assert "refused" in refused(lambda: load_state_dict(tmp_path / "b.jit"), names="posix.mkdir")
+
+
+@pytest.fixture(scope="module")
+def distributed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dcp") / "step-1"
+    state = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor([3, 4], dtype=torch.int32)}
+    dcp.save(state, checkpoint_id=str(folder))
+    return folder, state
+
+
+@B7
+def test_distributed_checkpoints_of_others(tmp_path, distributed, canary):
+    folder, state = distributed
+    found = load_state_dict(folder)
+    assert found.keys() == state.keys() and all(torch.equal(found[k], v) and found[k].dtype == v.dtype for k, v in state.items())
+    for protocol in range(6):
+        place = shutil.copytree(folder, tmp_path / f"{protocol}")
+        write(place / ".metadata", evil_pickle(canary, protocol=protocol))
+        assert "refused" in refused(lambda: load_state_dict(place), names=place / ".metadata")  # noqa: B023
+    place = tmp_path / "bytes"
+    dcp.save(state | {"more": [1, Touch(canary)]}, checkpoint_id=str(place))
+    refused(lambda: load_state_dict(place), names="no tensor but bytes")
+    # The tensors lie in files of torch.save, one after another.
+    place = shutil.copytree(folder, tmp_path / "data")
+    data = next(place.glob("*.distcp"))
+    data.write_bytes(evil_pickle(canary).ljust(data.stat().st_size, b"."))
+    refused(lambda: load_state_dict(place), names=data)
+
+
+@B7
+def test_arrays_of_objects_in_the_cache_of_frames_are_not_opened(tmp_path, canary):
+    video = tmp_path / "v.mp4"
+    with VideoWriter(video, height=16, width=16) as writer:
+        writer.write(np.zeros((3, 16, 16, 3), np.uint8))
+    decoded_frames(video, num_frames=3)
+    (cached,) = (tmp_path / ".cache").glob("*.npy")
+    evil_npy(cached, canary)
+    assert decoded_frames(video, num_frames=3).shape == (3, 16, 16, 3), "decoded anew"
+
+
+@B7
+@pytest.mark.parametrize("text", [
+    "!!python/object/apply:os.mkdir ['{canary}']", "model: !!python/name:os.system\nseed: 1", "a: &a [x]\nb: *a",
+    "import os; os.mkdir('{canary}')", "seed = __import__('os').mkdir('{canary}')", "${{oc.env:HOME}}", "_target_: os.mkdir",
+    "[model]\nkind = 'os.system'\n", "model = 'os.mkdir'",
+])  # fmt: skip
+def test_configurations_that_name_code(tmp_path, canary, text):
+    path = write(tmp_path / "config.toml", text.replace("{canary}", str(canary)))
+    refused(lambda: from_toml(RunConfig, path), names=path)
+    refused(lambda: read_embodiment(path), names=path)
+    refused(lambda: load_run(tmp_path), names=path)
+
+
+# --- B2: bombs -------------------------------------------------------------------------------------------------------
+
+
+def cheap(call, record_property, *, names=""):
+    line, growth, seconds = cost(lambda: refused(call, names=names))
+    record_property("measured", f"+{growth / 2**20:.0f} MB, {seconds:.2f} s")
+    assert growth <= MAX_GROWTH and seconds <= MAX_SECONDS, (line, growth, seconds)
+    return line
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    return {suffix: bomb_video(folder / f"bomb.{suffix}") for suffix in ("mp4", "mkv")}
+
+
+@B2
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])  # mkv does not say how many frames there are
+def test_a_video_of_gigabytes_is_not_read_whole(videos, suffix, record_property):
+    path = videos[suffix]
+    assert 960 * 1024**2 * 3 > 2.8e9 and path.stat().st_size < 1e6
+    cheap(lambda: read_video(path), record_property, names=path)
+
+
+@B2
+def test_a_video_of_gigabytes_is_streamed_in_bounded_memory(videos, record_property):
+    def first_frames():
+        frames = iter_frames(videos["mp4"])
+        return sum(len(next(frames)) for _ in range(20))
+
+    found, growth, seconds = cost(first_frames)
+    record_property("measured", f"{found} frames of 1024 x 1024 streamed, +{growth / 2**20:.0f} MB, {seconds:.1f} s")
+    assert found == 100 and growth <= MAX_GROWTH
+
+
+@pytest.mark.full
+@B2
+def test_all_of_a_video_of_gigabytes_is_streamed_in_bounded_memory(videos, record_property):
+    found, growth, seconds = cost(lambda: sum(len(part) for part in iter_frames(videos["mkv"])))
+    record_property("measured", f"{found} frames of 1024 x 1024 streamed, +{growth / 2**20:.0f} MB, {seconds:.1f} s")
+    assert found == 960 and growth <= MAX_GROWTH
+
+
+@B2
+def test_frames_that_do_not_fit_on_the_disk_are_refused_before_any_is_decoded(videos, record_property):
+    path = videos["mp4"]
+    cheap(lambda: decoded_frames(path, num_frames=10**9), record_property, names="make room")
+    assert not list((path.parent / ".cache").iterdir())
+
+
+@B2
+@pytest.mark.parametrize("field", ["width", "duration"])
+def test_a_video_header_of_large_claims(videos, tmp_path, field, record_property):
+    content = bytearray(videos["mp4"].read_bytes())
+    if field == "width":  # of the sample description: 65534 x 65534 pixels
+        place = content.index(b"avc1", content.index(b"stsd")) + 28
+        content[place : place + 4] = b"\xff\xfe\xff\xfe"
+        start = content.index(b"avcC") - 4  # without its own parameters the decoder takes what the container says
+        content[start + 4 : start + 8] = b"free"
+    else:
+        place = content.index(b"mdhd") + 4 + 12
+        content[place : place + 8] = b"\0\0\0\x1e\x7f\xff\xff\xff"  # thirty to the second, and how many
+        place = content.index(b"stts") + 4 + 12
+        content[place : place + 4] = (10**6).to_bytes(4, "big")  # as long as each frame is shown
+        place = content.index(b"edts")
+        content[place : place + 4] = b"free"
+    path = write(tmp_path / "v.mp4", bytes(content))
+    cheap(lambda: probe(path), record_property, names=path)
+
+
+@B2
+@pytest.mark.parametrize("side", [12_800, 32_000])  # below and above where Pillow itself stops
+def test_a_picture_of_gigapixels(tmp_path, side, record_property):
+    picture = bomb_png(side)
+    path = write(tmp_path / "s.zip", zip_with({"0.png": picture}))
+    assert len(picture) < 3.1e6
+    cheap(lambda: check_sampling_submission(path, ids=(0,), size=(1024, 1024)), record_property, names="1024x1024")
+
+
+@B2
+@pytest.mark.parametrize("size", [1_000, 2**31 - 1])  # a member that lies about its size, and one that does not
+def test_a_deflated_member_of_a_gigabyte(tmp_path, size, record_property):
+    members = {"README.txt": json.dumps({})}
+    packed = deflated(2**30)
+    path = write(tmp_path / "a.zip", zip_with({}, lie=("README.txt", packed, size)))
+    cheap(lambda: validate_compression_submission(path, num_samples=0), record_property, names=path)
+    path = write(tmp_path / "b.zip", zip_with(members, lie=("0.png", packed, size)))
+    cheap(lambda: check_sampling_submission(path, ids=(0,), size=(64, 64)), record_property, names=path)
+    path = write(tmp_path / "w.pth", zip_with({}, lie=("w/data.pkl", packed, size)))
+    cheap(lambda: load_state_dict(path), record_property, names=path)
+    path = write(tmp_path / "w.jit", zip_with({}, lie=("w/data.pkl", packed, size)))
+    cheap(lambda: load_state_dict(path), record_property, names=path)
+
+
+@B2
+def test_an_npz_within_the_zip(tmp_path, record_property):
+    readme = json.dumps(dict.fromkeys(("method", "team", "authors", "e-mail", "institution", "country"), "x"))
+    inner = zip_with({"values.npy": b""}, lie=("indices.npy", deflated(2**30), 100))
+    path = write(tmp_path / "a.zip", zip_with({"README.txt": readme, "0.npz": inner}))
+    cheap(lambda: validate_compression_submission(path, num_samples=1), record_property, names="0.npz")
+
+
+@B2
+def test_a_zip_of_a_million_members(tmp_path, record_property):
+    entry = zip_with({"a": b""})
+    start = entry.index(b"PK\x01\x02")
+    central, end = entry[start : entry.index(b"PK\x05\x06")], bytearray(entry[entry.index(b"PK\x05\x06") :])
+    directory = central * 3_000_000
+    end[12:16], end[16:20] = len(directory).to_bytes(4, "little"), start.to_bytes(4, "little")
+    path = write(tmp_path / "a.zip", entry[:start] + directory + bytes(end))
+    cheap(lambda: check_sampling_submission(path), record_property, names="members")
+
+
+@B2
+@pytest.mark.parametrize("text", [
+    "[" * 1_000_000, '{"a":' * 500_000, '{"a": ' + "1" * 900_000 + "}", "[" + "[]," * 900_000 + "[]]",
+    '{"a": ' + "[" * 200 + "]" * 200 + "}", '{"a": 1, "a": 2}', '"' + "\\u0000" * 500_000,
+], ids=["lists", "objects", "digits", "wide", "deeper", "twice", "escapes"])  # fmt: skip
+def test_json(tmp_path, text, record_property):
+    path = write(tmp_path / "metadata.json", text)
+    cheap(lambda: read_json(path), record_property, names=path)
+    cheap(lambda: open_test_set(tmp_path), record_property)
+
+
+@B2
+@pytest.mark.parametrize("text", [
+    "a = " + "[" * 400_000, "a = " + "{a=" * 300_000, "a." * 450_000 + "a = 1", "x." * 100 + "x = 1", "a = " + "1" * 900_000,
+    "[" + "a." * 120 + "a]\n" + "".join(f"k{i} = 1\n" for i in range(80_000)), "x" * 1_000_001,
+    "".join(f"a{i}: &a{i} [" + f"*a{i - 1}," * 9 + "]\n" for i in range(1, 40)), "a = \"" + "\\" * 900_000,
+], ids=["lists", "tables", "dots", "deeper", "digits", "header", "large", "yaml aliases", "escapes"])  # fmt: skip
+def test_toml(tmp_path, text, record_property):
+    path = write(tmp_path / "config.toml", text)
+    for call in (lambda: read_toml(path), lambda: from_toml(RunConfig, path), lambda: read_embodiment(path)):
+        cheap(call, record_property, names=path)
+
+
+@B2
+def test_weights_whose_header_promises_what_is_not_there(tmp_path, record_property):
+    huge = {"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}
+    for name, content in {
+        "header": b"\xff" * 7 + b"\x7f" + b"{}",
+        "shape": safetensors_with(huge),
+        "deep": safetensors_with(b'{"a":' * 100_000),
+        "overflow": safetensors_with({"a": {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 0]}}),
+    }.items():
+        path = write(tmp_path / f"{name}.safetensors", content)
+        cheap(lambda path=path: load_safetensors(path), record_property, names=path)
+    # One number, told to be a hundred thousand million of them.
+    torch.save({"a": torch.zeros(1).expand(10**11)}, tmp_path / "w.pth")
+    cheap(lambda: load_state_dict(tmp_path / "w.pth"), record_property, names="larger than the whole file")
+
+
+# --- B8: paths -------------------------------------------------------------------------------------------------------
+
+OUTSIDE = ["../secret", "a/../../secret", "/etc/passwd", "..", "a\0b", "x" * 4096, "a/" * 600 + "b", "c:\\x", "..\\secret",
+           "a\nb", "\ud800", "", 3, None, ["a"], "link", "folder-link/secret", "CASE.bin"]  # fmt: skip
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A folder with links out of it, beside a secret."""
+    write(tmp_path / "secret", "secret")
+    write(tmp_path / "root" / "case.bin", "")
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "secret")
+    (tmp_path / "root" / "folder-link").symlink_to(tmp_path)
+    (tmp_path / "root" / "near").symlink_to(tmp_path / "root" / "case.bin")
+    return tmp_path / "root"
+
+
+@B8
+@pytest.mark.parametrize("name", OUTSIDE, ids=range(len(OUTSIDE)))
+def test_names_in_a_file_stay_inside(root, name):
+    refused(lambda: inside(root, name, source="index.json"), names="index.json")
+    assert inside(root, "case.bin", source="x") == root / "case.bin"
+    assert inside(root, "near", source="x") == root / "near", "a link within the folder"
+    assert inside(root, "not/there/yet", source="x") == root / "not" / "there" / "yet"
+
+
+@B8
+@given(parts=st.lists(st.sampled_from(["..", ".", "a", "link", "folder-link", "", "near", "secret", "~"]) | st.text(max_size=5)))
+@settings(derandomize=True, deadline=None, max_examples=300)
+def test_no_name_leads_out(tmp_path_factory, parts):
+    place = tmp_path_factory.getbasetemp() / "no-name-leads-out"
+    if not place.exists():
+        write(place / "secret", "secret")
+        (place / "root").mkdir()
+        (place / "root" / "link").symlink_to(place / "secret")
+        (place / "root" / "folder-link").symlink_to(place)
+    try:
+        path = inside(place / "root", "/".join(parts), source="index.json")
+    except ValueError as error:
+        assert "\n" not in str(error) and "index.json" in str(error)
+    else:
+        assert path.resolve().is_relative_to((place / "root").resolve())
+
+
+@B8
+@pytest.mark.parametrize("template", ["{x.__class__}", "{i:09999999d}", "{i.__class__.__init__.__globals__}", "{i!r}", "{}",
+                                      "{0}", "{i:{i}}", "{i:>9}", "{key:9d}", "{", "}", "{other}", 3, "x" * 5000])  # fmt: skip
+def test_templates_of_a_file_reach_nothing(template):
+    refused(lambda: fill(template, {"i": 3, "key": "cam"}, source="info.json"), names="info.json")
+
+
+@B8
+def test_templates_that_are_understood():
+    found = fill("videos/{key}/chunk-{i:03d}/{{x}}-{i}-{i:d}.mp4", {"i": 3, "key": "cam"}, source="info.json")
+    assert found == "videos/cam/chunk-003/{x}-3-3.mp4"
+    refused(lambda: inside("/tmp", fill("{key}/x", {"key": "../.."}, source="i"), source="info.json"), names="info.json")
+
+
+@B8
+@pytest.mark.parametrize("name", ["../w.safetensors", "/etc/passwd", "x" * 4096, "a\0b", 3, None, "link.safetensors"])
+def test_an_index_of_weights(tmp_path, name):
+    folder = tmp_path / "base" / "text_encoder"
+    write(folder / "config.json", json.dumps({"model_type": "umt5", "feed_forward_proj": "gated-gelu", "num_layers": 1}))
+    save_file({"shared.weight": torch.zeros(2, 4)}, tmp_path / "base" / "w.safetensors")
+    (folder / "link.safetensors").symlink_to(tmp_path / "base" / "w.safetensors")
+    index = write(folder / "model.safetensors.index.json", json.dumps({"weight_map": {"shared.weight": name}}))
+    refused(lambda: embed_empty_prompt(str(tmp_path / "base")), names=index)
+    refused(lambda: check_model_folder(tmp_path / "base", "text_encoder"), names=index)
+
+
+@B8
+def test_links_of_the_hub_s_own_cache_are_followed(tmp_path):
+    model = tmp_path / "models--a--b"
+    write(model / "blobs" / "123", safetensors_with({}))
+    folder = model / "snapshots" / "abc" / "vae"
+    write(folder / "x.index.json", json.dumps({"weight_map": {"a": "w.safetensors"}}))
+    (folder / "w.safetensors").symlink_to(Path("../../../blobs/123"))
+    check_model_folder(folder.parent, "vae")
+    (folder / "w.safetensors").unlink()
+    (folder / "w.safetensors").symlink_to(write(tmp_path / "other", safetensors_with({})))
+    refused(lambda: check_model_folder(folder.parent, "vae"), names="leads out")
+
+
+@B8
+@pytest.mark.parametrize("name", ["../__0_0.distcp", "/etc/passwd", "x" * 4096, "link.distcp"])
+def test_the_storage_of_a_distributed_checkpoint(tmp_path, distributed, name):
+    place = shutil.copytree(distributed[0], tmp_path / "step")
+    shutil.copy(place / "__0_0.distcp", tmp_path / "__0_0.distcp")
+    (place / "link.distcp").symlink_to(tmp_path / "__0_0.distcp")
+    reader = dcp.FileSystemReader(str(place))
+    metadata = reader.read_metadata()
+    for info in metadata.storage_data.values():
+        info.relative_path = name
+    write(place / ".metadata", pickle.dumps(metadata))
+    refused(lambda: load_state_dict(place), names=place / ".metadata")
+
+
+@B8
+def test_a_playlist_is_no_video(tmp_path):
+    with VideoWriter(tmp_path / "secret.mp4", height=16, width=16) as writer:
+        writer.write(np.zeros((3, 16, 16, 3), np.uint8))
+    lists = {
+        "concat": "ffconcat version 1.0\nfile secret.mp4\n",
+        "hls": f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{tmp_path}/secret.mp4\n#EXT-X-ENDLIST\n",
+        "dash": '<MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><Period><BaseURL>secret.mp4</BaseURL></Period></MPD>',
+        "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=video 9 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+    }
+    for name, text in lists.items():
+        path = write(tmp_path / f"{name}.mp4", text)
+        refused(lambda path=path: count_frames(path), names=path)
+    # A name with a colon is a file as well, not a protocol.
+    shutil.copy(tmp_path / "secret.mp4", tmp_path / "concat:a.mp4")
+    assert count_frames(tmp_path / "concat:a.mp4") == 3
+
+
+@B8
+@pytest.mark.parametrize("path", ["x" * 4096, "a\0b", "x/" * 2000 + "y", "no/such"], ids=["long", "nul", "deep", "absent"])
+def test_paths_that_no_file_can_have_are_refused_by_every_entry(path, record_property):
+    calls = [load_state_dict, load_safetensors, open_dataset, open_test_set, open_tokenizer, read_embodiment,
+             lambda p: from_toml(RunConfig, p), validate_compression_submission, check_sampling_submission, load_adapter,
+             read_video, lambda p: open_tokenizer(p, trust=True)]  # fmt: skip
+    for call in calls:
+        refused(lambda call=call: call(path), length=9000)
+    record_property("measured", f"{len(calls)} entries")
+
+
+@B8
+def test_members_of_a_submission_are_never_written_out(tmp_path):
+    place = tmp_path / "a" / "b"
+    place.mkdir(parents=True)
+    path = write(place / "s.zip", zip_with({"../../evil.png": b"x", "/etc/evil": b"x", "a\nb": b""}))
+    before = sorted(tmp_path.rglob("*"))
+    refused(lambda: check_sampling_submission(path), names=path)
+    refused(lambda: validate_compression_submission(path), names=path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.full
+@pytest.mark.fault("B2", "any bytes: a ValueError of one line, or a value")
+@given(content=st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
+@settings(derandomize=True, deadline=None, max_examples=2000)
+def test_any_bytes(tmp_path_factory, content):
+    place = tmp_path_factory.getbasetemp() / "any-bytes"
+    start = time.perf_counter()
+    for name, call in (("w.pth", load_state_dict), ("w.jit", load_state_dict), ("w.safetensors", load_state_dict),
+                       ("c.toml", read_toml), ("c.json", read_json), ("v.mp4", probe)):  # fmt: skip
+        path = write(place / name, content)
+        try:
+            call(path)
+        except ValueError as error:
+            assert type(error) is ValueError and "\n" not in str(error) and str(path) in str(error)
+    assert time.perf_counter() - start < 2 and parse_json(b"[1]", where="x") == [1]
