@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import signal
 import sys
 from collections.abc import Callable
@@ -57,7 +58,10 @@ def verb_of(function: Callable[..., int]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb.  A mistake of the user is one line on standard error and exit code 2."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        arguments = sys.argv[1:]
+        if sys.stderr is not None:
+            faulthandler.enable()  # a file cut short under a memory map kills the process: then at least say where
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(VERBS, end="")
         return 0 if arguments else 2

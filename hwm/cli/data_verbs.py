@@ -175,13 +175,14 @@ def tokenize(
         trust: Allow a TorchScript tokenizer, which is a program, to run.
         device: cpu, or cuda.
     """
+    from hwm.evaluate.work import own_device
     from hwm.progress import Counter
     from hwm.share import Share, share_from_environment
     from hwm.tokenizers.encode import tokenize as run
     from hwm.training.device import usable_cores
 
     share = share_from_environment() if part is None else Share(*part)
-    alone = part is not None or share.count == 1
+    alone, own = part is not None or share.count == 1, own_device(device)
     several = sorted(p.parent for p in raw.glob("*/metadata.json")) if not (raw / "metadata.json").is_file() else []
     targets = [(p, out / p.name.removesuffix("_raw")) for p in several] or [(raw, out)]
     for source, target in targets:
@@ -199,7 +200,7 @@ def tokenize(
                 share=share,
                 max_bad=max_bad,
                 trust=trust,
-                device=device,
+                device=own,
                 progress=counter,
                 say=lines.append,
             )

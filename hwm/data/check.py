@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from hwm.data import video
-from hwm.data.files import read_rows
+from hwm.data.files import expect_rows, read_rows
 from hwm.data.latents import LatentDataset, LatentShard
 from hwm.data.legacy import LegacyShard, LegacyTokenDataset
 from hwm.data.onex import Dataset, RawDataset, RawShard, TokenShard, open_dataset, probe_kind
@@ -96,7 +96,7 @@ def _check_test_set(root: Path, report: Report) -> None:
 def _check_shards(dataset: Dataset, report: Report) -> None:
     for shard in dataset.shards:
         try:
-            check_segments(np.asarray(shard.segments), shard.segments_path)
+            check_segments(np.asarray(expect_rows(shard.segments)), shard.segments_path)
             if isinstance(shard, LatentShard):
                 shard.check_starts()
         except ValueError as error:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from hwm.contracts import Batch
-from hwm.data.files import read_rows
+from hwm.data.files import expect_rows, read_rows
 from hwm.data.latents import LatentDataset
 from hwm.data.legacy import LegacyTokenDataset
 from hwm.data.onex import RawDataset, TokenDataset
@@ -101,7 +101,7 @@ class LatentClips:
         for i in np.asarray(indices):
             shard, start = self.dataset.shards[int(self.index.shard[i])], int(self.index.start[i])
             if self.dataset.every:
-                latents.append(shard.read_row(int(np.searchsorted(shard.starts, start))))
+                latents.append(shard.read_row(int(np.searchsorted(expect_rows(shard.starts), start))))
             else:
                 block = self.dataset.clock.block
                 latents.append(shard.read_latents(start // block, self.index.length // block))

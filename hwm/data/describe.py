@@ -12,7 +12,7 @@ from PIL import Image
 from hwm.contracts import LatentTokenizer, Tokenizer
 from hwm.data import video
 from hwm.data.check import CHUNK_BYTES, Finding, Report, check
-from hwm.data.files import atomic_path
+from hwm.data.files import atomic_path, expect_rows
 from hwm.data.latents import LatentDataset, LatentShard
 from hwm.data.legacy import LegacyTokenDataset
 from hwm.data.moments import Moments
@@ -80,7 +80,7 @@ def _segment_lengths(dataset: Dataset) -> dict[str, Any]:
     """Count and lengths in frames; a segment that goes on in the next shard counts in both."""
     parts = []
     for shard in dataset.shards:
-        boundaries = check_segments(np.asarray(shard.segments), shard.segments_path)
+        boundaries = check_segments(np.asarray(expect_rows(shard.segments)), shard.segments_path)
         parts.append(np.diff(np.concatenate([[0], boundaries, [shard.num_frames]])))
     lengths = np.concatenate(parts)
     spread = {"shortest": int(lengths.min()), "median": float(np.median(lengths)), "longest": int(lengths.max())}

@@ -149,12 +149,30 @@ def without_read_ahead(array: np.memmap) -> np.memmap:
 
 
 def read_rows(array: np.ndarray, first: int, stop: int) -> np.ndarray:
-    """Rows first..stop-1 of a memory map, asked of the disk in one piece rather than page by page."""
+    """Rows first..stop-1 of a memory map, asked of the disk in one piece rather than page by page.
+
+    Raises ValueError, naming the file, when it has become too short for them: see `expect_rows`.
+    """
+    stop = min(stop, len(array))
+    expect_rows(array, stop)
     if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_WILLNEED"):
         row = array.strides[0]
         begin = array.offset % mmap.ALLOCATIONGRANULARITY + first * row
         page = begin // mmap.PAGESIZE * mmap.PAGESIZE
-        stop = min(stop, len(array))
         if stop > first:
             array.base.madvise(mmap.MADV_WILLNEED, page, begin - page + (stop - first) * row)
     return array[first:stop]
+
+
+def expect_rows(array: np.ndarray, stop: int | None = None) -> np.ndarray:
+    """The same memory map, after a look at its file: it must still hold rows up to `stop`, all of them for None.
+
+    Reading a map beyond the end of a file that was cut short meanwhile kills the process without a word.
+    Raises ValueError naming the file.  Costs a microsecond.
+    """
+    if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap):
+        needed = array.offset + (len(array) if stop is None else stop) * array.strides[0]
+        if needed > (actual := array.base.size()):
+            fault = f"was cut short while it was read: {actual} bytes, {needed} needed"
+            raise ValueError(f"{array.filename}: {fault}; fetch or write it again")
+    return array

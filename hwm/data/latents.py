@@ -18,7 +18,7 @@ import numpy as np
 
 from hwm.clock import SAMPLING_CONTEXT, SAMPLING_STEP, WAN, Clock
 from hwm.data import layout
-from hwm.data.files import check_size, map_array, read_json, read_rows, write_json
+from hwm.data.files import check_size, expect_rows, map_array, read_json, read_rows, write_json
 from hwm.data.moments import Moments, vector
 from hwm.data.rows import Shard
 from hwm.data.windows import sampling_starts
@@ -117,7 +117,7 @@ class LatentShard(Shard):
         if self.starts_path is None:
             return
         segments = np.asarray(read_rows(self.segments, 0, self.num_frames))
-        if not np.array_equal(self.starts, sampling_starts(segments, every=self.every, path=self.segments_path)):
+        if not np.array_equal(expect_rows(self.starts), sampling_starts(segments, every=self.every, path=self.segments_path)):
             fault = f"not the first frames of all clips at multiples of {self.every} in {self.segments_path.name}"
             raise ValueError(f"{self.starts_path}: {fault}; tokenize this shard again")
 

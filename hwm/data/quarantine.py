@@ -21,6 +21,7 @@ from hwm.data.files import atomic_path, map_array, read_json, read_rows
 from hwm.data.latents import usable_blocks
 from hwm.data.layout import METADATA, SEGMENTS, Kind
 from hwm.data.rows import Shard, ShardFault
+from hwm.data.shards import verify_shard
 from hwm.data.windows import check_segments, sampling_starts
 from hwm.safe_load.text import parse_json, read_text
 
@@ -138,8 +139,9 @@ def _loss(raw: Path, shard: int, rule: Rule) -> tuple[int | None, list[int] | No
         about = read_json(METADATA.find(raw, shard))
         frames = about["shard_num_frames"] if type(about.get("shard_num_frames")) is int else None
         path = SEGMENTS.find(raw, shard)
-        if frames is None:
-            return frames, None
+        damaged = [str(fault) for fault in verify_shard(raw, shard)]
+        if frames is None or any(f"{kind.name(shard)}: " in text for text in damaged for kind in (SEGMENTS, METADATA)):
+            return frames, None  # what reads well need not be what was written
         segments = map_array(path, "<i4", (frames,), "by its metadata")
         return frames, [rule.count(segments, phase, path) for phase in range(rule.phases)]
     except (ValueError, OSError):

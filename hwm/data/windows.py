@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hwm.clock import SAMPLING_FRAMES
-from hwm.data.files import read_rows
+from hwm.data.files import expect_rows, read_rows
 
 Window = Literal["blocks", "block_pairs", "frames", "sampling"]
 
@@ -123,6 +123,7 @@ def check_segments(segments: np.ndarray, path: Path) -> np.ndarray:
 
 def segment_end(segments: np.ndarray, frame: int) -> int:
     """One past the last frame of the segment that holds `frame`."""
+    expect_rows(segments)
     return int(np.searchsorted(segments, segments[frame], side="right"))
 
 

@@ -11,6 +11,7 @@ and one from every 8th frame (`every`), because shifted windows share no latents
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -146,11 +147,14 @@ def _open_raw(raw: Path) -> tuple[RawDataset, list[ShardFault]]:
 
 
 def _frame_size(dataset: RawDataset) -> tuple[int, int]:
-    """Stored height and width in pixels, of the first shard whose video opens."""
+    """Stored height and width in pixels, of most videos: one that is odd is a faulty shard."""
+    sizes: Counter[tuple[int, int]] = Counter()
     first: ValueError | None = None
     for shard in dataset.shards:
         try:
-            return video.probe(shard.video_path)[:2]
+            sizes[video.probe(shard.video_path)[:2]] += 1
         except ValueError as error:
             first = first or error
-    raise first or ValueError(f"{dataset.root}: not one shard is whole; fetch or record the data again")
+    if not sizes:
+        raise first or ValueError(f"{dataset.root}: not one shard is whole; fetch or record the data again")
+    return sizes.most_common(1)[0][0]

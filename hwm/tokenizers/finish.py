@@ -132,11 +132,11 @@ class Work:
             made[index] = made.get(index, 0) + clips
         rows = {row["shard"]: row["clips"] for row in quarantine.read_quarantine(self.out)}
         given = 0
+        opened = {shard.index: shard for shard in self.dataset.shards}
         for index in made:
-            opened = [shard for shard in self.dataset.shards if shard.index == index]
-            try:
-                given += sum(self.rule.counts(opened[0]))
-            except (IndexError, ValueError):  # its segments cannot be read, now
+            if index in opened and index not in rows:
+                given += sum(self.rule.counts(opened[index]))
+            else:  # what its segments say now may be part of the damage
                 given += made[index] + (rows.get(index) or 0)
         lost = [count for count in rows.values() if count is not None]
         return Account(given, sum(made.values()), sum(lost), unknown=len(rows) - len(lost), shards=len(rows))

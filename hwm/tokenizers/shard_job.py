@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from hwm.clock import SAMPLING_FRAMES, WAN, subsample
 from hwm.contracts import LatentTokenizer, Tokenizer
 from hwm.data import video
 from hwm.data.cache import MISMATCH
+from hwm.data.files import expect_rows
 from hwm.data.layout import CHECKSUMS, CLIP_STARTS, LATENTS, MOMENTS, SEGMENTS, STATES, TOKENS
 from hwm.data.onex import RawShard
 from hwm.data.quarantine import Rule
@@ -109,13 +110,13 @@ class ShardEncoder:
             for fault in verify_shard(job.raw, shard.index):
                 # Checksums name files by their real path; a record names them as all others.
                 raise ValueError(str(fault).replace(str(job.raw.resolve()), str(job.raw), 1))
-            check_segments(np.array(shard.segments), shard.segments_path)
+            check_segments(np.array(expect_rows(shard.segments)), shard.segments_path)
             for first in range(0, shard.num_frames, ROWS_AT_ONCE):
                 shard.read_states(np.arange(first, min(first + ROWS_AT_ONCE, shard.num_frames)))
             height, width, rate = video.probe(shard.video_path)
             if job.frame_size not in (None, (height, width)):
                 others = "x".join(map(str, job.frame_size or ()))
-                raise ValueError(f"{shard.video_path}: frames of {height}x{width}, not {others} as in the first shard; set size")
+                raise ValueError(f"{shard.video_path}: frames of {height}x{width}, not {others} as in most shards; set size")
         except ShardFault:
             raise
         except ValueError as error:
@@ -130,7 +131,8 @@ class ShardEncoder:
             self._poll()
             codes = encoder.encode(torch.from_numpy(video_BFHWC).to(self._device)).cpu().numpy()
             rows.append(codes.astype(np.float32 if latent else np.int32))
-        states, segments = np.array(shard.states[first:]), np.array(shard.segments[first:])
+        states = np.array(expect_rows(shard.states)[first:])
+        segments = np.array(expect_rows(shard.segments)[first:])
         if isinstance(encoder, LatentTokenizer):
             writer = LatentShardWriter(job.out, shard=job.target, flat=job.flat, clock=clock, every=every)
         else:
@@ -175,7 +177,7 @@ def _check_rhythm(times: np.ndarray, segments: np.ndarray, path: Path) -> None:
     """
     usual = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
     bounds = [0, *check_segments(segments, path), len(segments)]
-    for first, stop in zip(bounds[:-1], bounds[1:]):
+    for first, stop in pairwise(bounds):
         steps = stop - first - 1
         if steps < 2:
             continue
