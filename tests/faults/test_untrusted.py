@@ -133,6 +133,7 @@ def _entries(place):
     yield (lambda: open_dataset(raw, verified=False)), raw / "robot.toml"
     yield (lambda: open_test_set(place / "test")), place / "test" / "metadata.json"
     own = tokenizer(place / "tokenizer")
+    (own / "checksums.json").unlink(missing_ok=True)
     yield (lambda: open_tokenizer(str(own))), own / "model.safetensors"
     yield (lambda: open_tokenizer(str(own))), own / "config.toml"
     write(place / "pair" / "decoder.jit", b"")
