@@ -115,11 +115,11 @@ def _faults(root: Path, sound: Callable[[Path, str], bool], *, only: int | str |
             if not file.is_file():
                 file = _in_another_layout(root, file)
             if not file.is_file():
-                return ValueError(f"{file}: recorded in {sidecar.name} but missing; write the shard again")
+                return ValueError(f"{file}: recorded in {sidecar.name} but missing; {remedy}")
             if not sound(file, str(digest)):
-                return ValueError(f"{file}: its content differs from {sidecar.name}; write the shard again")
+                return ValueError(f"{file}: its content differs from {sidecar.name}; {remedy}")
         except (OSError, ValueError) as error:  # a name that no file can have
-            return ValueError(f"{sidecar}: {name[:80]!r}: {error}; write the shard again")
+            return ValueError(f"{sidecar}: {name[:80]!r}: {error}; {remedy}")
         return None
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # hashing lets other threads run

@@ -5,17 +5,21 @@ The names of shipped tokenizers are the folders of hwm/tokenizers/weights.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from hwm.config import FSQConfig, from_toml, to_toml
+from hwm.data.shards import verify, write_checksums
 from hwm.safe_load.paths import is_file
 from hwm.safe_load.weights import load_safetensors, select
 from hwm.tokenizers.autoencoder import VideoAutoencoder
 from hwm.tokenizers.continuous import ContinuousTokenizer
 from hwm.tokenizers.fsq import FSQTokenizer
+from hwm.training.durable import cannot_write
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -33,7 +37,8 @@ def new_tokenizer(config: FSQConfig, *, name: str) -> FSQTokenizer | ContinuousT
 def load_tokenizer(name_or_folder: str | Path, *, device: str = "cpu") -> FSQTokenizer | ContinuousTokenizer:
     """Load one of the library's own tokenizers, quantised or continuous, by shipped name or from an exported folder.
 
-    Raises ValueError when there is none, or when keys, shapes or types differ from what the configuration says.
+    Raises ValueError when there is none, when a file differs from its recorded checksum, or when keys, shapes or types
+    differ from what the configuration says.
     """
     folder = WEIGHTS / str(name_or_folder)
     if not is_file(folder / "config.toml"):
@@ -45,6 +50,8 @@ def load_tokenizer(name_or_folder: str | Path, *, device: str = "cpu") -> FSQTok
             f"{name_or_folder}: no tokenizer; give a shipped name ({known}) or a folder with config.toml and "
             "model.safetensors (made by `hwm export RUN FOLDER`)"
         )
+    if faults := verify(folder, remedy="export or fetch it again"):
+        raise faults[0]
     config = from_toml(FSQConfig, config_file)
     tokenizer = new_tokenizer(config, name=folder.name)
     shapes = {key: tuple(value.shape) for key, value in tokenizer.state_dict().items()}
@@ -54,7 +61,7 @@ def load_tokenizer(name_or_folder: str | Path, *, device: str = "cpu") -> FSQTok
 
 
 def save_tokenizer(tokenizer: VideoAutoencoder, folder: str | Path, *, card: str = "") -> Path:
-    """Write config.toml, model.safetensors and README.md (the model card) into a new folder, all or nothing.
+    """Write config.toml, model.safetensors, their checksums and README.md (the model card) into a new folder, all or nothing.
 
     Weights are stored as float16, rounding them: encode with what is loaded, not with what was saved.
     """
@@ -64,9 +71,15 @@ def save_tokenizer(tokenizer: VideoAutoencoder, folder: str | Path, *, card: str
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     temporary.chmod(0o755)
-    (temporary / "config.toml").write_text(to_toml(tokenizer.config))
-    (temporary / "README.md").write_text(card)
-    save_file({k: v.half().contiguous() for k, v in tokenizer.state_dict().items()}, temporary / "model.safetensors")
+    try:
+        (temporary / "config.toml").write_text(to_toml(tokenizer.config))
+        (temporary / "README.md").write_text(card)
+        weights = temporary / "model.safetensors"
+        save_file({k: v.half().contiguous() for k, v in tokenizer.state_dict().items()}, weights)
+        write_checksums(temporary / "checksums.json", [temporary / "config.toml", weights])
+    except (OSError, SafetensorError, ValueError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise cannot_write(folder, error) from None
     for file in temporary.iterdir():
         file.chmod(0o644)
     temporary.replace(folder)

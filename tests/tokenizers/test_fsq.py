@@ -108,5 +108,8 @@ def test_store_round_trip_and_refusal(tmp_path):
     with pytest.raises(ValueError, match="no tokenizer"):
         load_tokenizer(tmp_path / "nothing")
     (folder / "config.toml").write_text((folder / "config.toml").read_text().replace("channels = 8", "channels = 12"))
+    with pytest.raises(ValueError, match=r"config.toml: its content differs from checksums.json; export or fetch it again"):
+        load_tokenizer(folder)
+    (folder / "checksums.json").unlink()  # as folders of before had none
     with pytest.raises(ValueError, match="does not fit"):
         load_tokenizer(folder)
