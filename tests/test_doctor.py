@@ -21,7 +21,7 @@ from hwm.clock import COSMOS
 from hwm.config import DataConfig, FlowConfig, FSQConfig, MaskedConfig, RunConfig, STConfig, TrainConfig, WanConfig, override
 from hwm.data.onex import open_dataset
 from hwm.data.writers import RawShardWriter, TokenShardWriter, write_dataset_metadata, write_tokenizer_info
-from hwm.doctor import data, examine, loopback, machine, place, recipe, step
+from hwm.doctor import cost, data, examine, loopback, machine, place, recipe, step
 from hwm.doctor.expectation import first_loss
 from hwm.doctor.trial import Trial
 from hwm.doctor.verdict import Examination, graded
@@ -334,7 +334,7 @@ def test_a_flipped_bit_and_a_missing_shard(home, tmp_path):
     content[400] ^= 1
     file.write_bytes(content)
     found = the_one(asked(data.sound, "data", str(tmp_path / "bad"), quick=False), "data", "FAIL")
-    assert "1 errors" in found.found and file.name in found.found
+    assert "1 error," in found.found and file.name in found.found
     file.unlink()
     the_one(asked(data.sound, "data", str(tmp_path / "bad"), quick=True), "asked", "FAIL")
 
@@ -522,7 +522,7 @@ def test_data_that_starve_the_device(home):
     for source, status in ((clips, "ok"), (Slow(clips), "warn")):
         start = trial(config, source=source)
         start.learn(3)
-        found = asked(step.cost, start, recipe_costs(config), nproc=2)
+        found = asked(cost.cost, start, recipe_costs(config), nproc=2)
         the_one(found, "reading", status)
         assert "an estimate" in the_one(found, "whole recipe", "ok").found
         assert "share these cores" in found["many processes"].found
@@ -531,10 +531,10 @@ def test_data_that_starve_the_device(home):
 def test_a_step_that_takes_hours_is_not_tried():
     config = RunConfig(model=ST, train=TRAIN)
     costs = recipe_costs(config)
-    assert step.affordable(config, costs, device=CPU, quick=True) == TRAIN.batch_size
+    assert cost.affordable(config, costs, device=CPU, quick=True) == TRAIN.batch_size
     slow = replace(costs, plain=replace(costs.plain, clip_flop=10**14))
     with pytest.raises(ValueError, match="the whole recipe .* h; train it on a faster device"):
-        step.affordable(config, slow, device=CPU, quick=True)
+        cost.affordable(config, slow, device=CPU, quick=True)
 
 
 VARIANTS = [

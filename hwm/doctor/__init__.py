@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hwm.config import RunConfig, TrainConfig
-from hwm.doctor import data, loopback, machine, place, recipe, step
+from hwm.doctor import cost, data, loopback, machine, place, recipe, step
 from hwm.doctor.ending import ending_at_once, temporary_folder
 from hwm.doctor.expectation import first_loss
 from hwm.doctor.trial import Trial
@@ -122,7 +122,7 @@ def _step(
     trials: list[Trial] = []
 
     def start() -> Any:
-        clips = step.affordable(config, costs, device=device, quick=quick)
+        clips = cost.affordable(config, costs, device=device, quick=quick)
         model = build_model(config) if given.train is None else prepared_model(config, given.train)
         trials.append(Trial(config, model, device, given.train, clips=clips))
         return step.started(trials[0])
@@ -139,7 +139,7 @@ def _step(
             exam.ask("states used", step.states_used, trial)
         exam.ask("checkpoint", _in_folder, out, lambda folder: step.round_trip(trial, folder))
         if finite:
-            exam.ask("time", step.cost, trial, costs, nproc=nproc)
+            exam.ask("time", cost.cost, trial, costs, nproc=nproc)
 
 
 def _in_folder(out: Path, check: Callable[[Path], Any]) -> list[Any]:

@@ -13,7 +13,7 @@ from hwm.config import FSQConfig, RunConfig
 from hwm.data.describe import check, state_statistics
 from hwm.data.onex import Dataset, RawDataset, frame_size, open_dataset
 from hwm.doctor.place import LEAST_FILES, existing, open_files
-from hwm.doctor.units import size
+from hwm.doctor.units import count, size
 from hwm.doctor.verdict import Verdict, fail, graded, ok, warn
 from hwm.runs import Clips, open_clips
 from hwm.tokenizers.open import open_tokenizer
@@ -40,18 +40,18 @@ def sound(name: str, folder: str, *, quick: bool) -> Iterator[Verdict]:
     """Every byte of a dataset, or only names, counts and sizes of its files."""
     if quick:
         dataset = open_dataset(folder)
-        yield ok(name, f"{folder}: {len(dataset.shards)} shards, {dataset.num_frames} frames; sizes checked, contents not")
+        yield ok(name, f"{folder}: {count(len(dataset.shards), 'shard')}, {dataset.num_frames} frames, not every byte read")
         return
     findings = check(folder).findings
     errors, warnings = ([f for f in findings if f.severity == kind] for kind in ("error", "warning"))
     remedy = "fetch or write these files again; `hwm data check` lists all"
     if errors:
-        yield fail(name, f"{len(errors)} errors, the first in {errors[0].file}: {errors[0].message}", remedy)
+        yield fail(name, f"{count(len(errors), 'error')}, the first in {errors[0].file}: {errors[0].message}", remedy)
     elif warnings:
-        yield warn(name, f"{len(warnings)} warnings, the first in {warnings[0].file}: {warnings[0].message}", remedy)
+        yield warn(name, f"{count(len(warnings), 'warning')}, the first in {warnings[0].file}: {warnings[0].message}", remedy)
     else:
         dataset = open_dataset(folder)
-        yield ok(name, f"{folder}: {len(dataset.shards)} shards, {dataset.num_frames} frames, every byte read")
+        yield ok(name, f"{folder}: {count(len(dataset.shards), 'shard')}, {dataset.num_frames} frames, every byte read")
 
 
 def fits(config: RunConfig, given: Given, *, training: bool) -> Iterator[Verdict]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from hwm.config import TrainConfig
-from hwm.doctor.units import size
+from hwm.doctor.units import count, size
 from hwm.doctor.verdict import Verdict, fail, graded, ok, warn
 from hwm.launch import environment
 from hwm.training.device import choose_device, usable_cores
@@ -125,7 +125,7 @@ def cores(train: TrainConfig, *, nproc: int = 1) -> Verdict:
     each = int(environment(nproc)["OMP_NUM_THREADS"]) if nproc > 1 else torch.get_num_threads()
     threads = train.threads or min(each, affinity)
     found = f"{affinity} usable" + (f", {quota:g} by the cgroup's quota" if quota else "")
-    found += f"; {threads} threads" + (f" in each of {nproc} processes" if nproc > 1 else "")
+    found += f"; {count(threads, 'thread')}" + (f" in each of {nproc} processes" if nproc > 1 else "")
     most = max(1, int(allowed // nproc))
     crowded = threads * nproc > max(allowed, nproc)
     return graded("cores", found, f"threads would wait for one another: --set train.threads={most}", warns=crowded)
@@ -176,7 +176,7 @@ def requirements(distribution: str, *, extra: str = "") -> dict[str, str]:
         wanted = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", condition)
         match = re.match(r"\s*([\w.-]+)(?:\[[^]]*\])?\s*\(?([^)]*)\)?", need)
         if match and (wanted[1] if wanted else "") == extra:
-            found[match[1]] = match[2].strip()
+            found[match[1]] = ",".join(sorted(match[2].strip().split(","), reverse=True))  # ">=2.11,<2.17"
     return found
 
 

@@ -12,6 +12,11 @@ def size(count: float) -> str:
     return f"{count:,.1f} TB" if count < 1e4 else f"{count:.2g} TB"
 
 
+def count(number: int, what: str) -> str:
+    """So many of a thing."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def span(seconds: float) -> str:
     """A time, in the unit that suits it."""
     if seconds < 1:
