@@ -22,6 +22,7 @@ from typing import Any
 from hwm.data.files import read_json, write_json
 from hwm.data.layout import CHECKSUMS, CLIP_STARTS, LATENTS, METADATA, MOMENTS, SEGMENTS, STATES, TOKENS, VIDEO
 
+AGAIN = "write the shard again"
 TRUSTED_SECONDS = 7 * 24 * 3600
 """How long a file that was found whole is not read again: a disk can lose a bit without anything being written."""
 KINDS = (CLIP_STARTS, LATENTS, METADATA, MOMENTS, SEGMENTS, STATES, TOKENS, VIDEO)
@@ -73,9 +74,9 @@ def expect_whole(root: str | Path) -> None:
         _write_notes(root, notes)
 
 
-def verify(root: str | Path) -> list[ValueError]:
-    """Read every file that has a recorded checksum; returns one error, naming the file, per fault."""
-    return _faults(Path(root).resolve(), lambda file, digest: sha256(file) == digest)
+def verify(root: str | Path, *, remedy: str = AGAIN) -> list[ValueError]:
+    """Read every file that has a recorded checksum; returns one error, naming the file and the remedy, per fault."""
+    return _faults(Path(root).resolve(), lambda file, digest: sha256(file) == digest, remedy=remedy)
 
 
 def verify_shard(root: str | Path, index: int) -> list[ValueError]:
@@ -88,7 +89,9 @@ def verify_whole(root: str | Path) -> list[ValueError]:
     return _faults(Path(root).resolve(), lambda file, digest: sha256(file) == digest, only=None)
 
 
-def _faults(root: Path, sound: Callable[[Path, str], bool], *, only: int | str | None = "all") -> list[ValueError]:
+def _faults(
+    root: Path, sound: Callable[[Path, str], bool], *, only: int | str | None = "all", remedy: str = AGAIN
+) -> list[ValueError]:
     """only: number of a shard, None for what belongs to no shard, or "all"."""
     found, recorded = [], []
     covered = set(CHECKSUMS.indices(root))
