@@ -72,7 +72,9 @@ def launch(config: RunConfig, out: Path, *, nproc: int) -> FitResult:
 def environment(nproc: int) -> dict[str, str]:
     """The environment of a launcher of `nproc` processes."""
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, usable_cores() // nproc)))
-    return os.environ | {STALE_STORE: "1", "OMP_NUM_THREADS": threads}
+    # C++ warns that a model has no idle weights after all; errors still show.
+    quiet = {"TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR")}
+    return os.environ | quiet | {STALE_STORE: "1", "OMP_NUM_THREADS": threads}
 
 
 def read_outcome(path: Path) -> dict:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -38,13 +39,14 @@ class Parallel:
     def __init__(self, model: Any, train: TrainConfig, processes: Processes, device: torch.device) -> None:
         self.model, self.world = model, processes.world
         blocks = list(model.blocks)
-        if train.recompute and not getattr(model.config, "checkpointing", False):  # Wan brings its own
-            for block in blocks:
-                block.forward = _recomputing(block)
         if train.compile:
             _expect_compiler(device)
-            for block in blocks:
-                block.compile()
+        for block in blocks:
+            forward = torch.compile(block.forward) if train.compile else block.forward
+            if train.recompute and not getattr(model.config, "checkpointing", False):  # Wan brings its own
+                forward = functools.partial(recomputed, forward, use_reentrant=False)
+            if forward != block.forward:
+                block.forward = _while_learning(forward, block.forward)
         self._ddp: DistributedDataParallel | None = None
         if self.world > 1 and train.parallel == "fsdp":
             _shard(model, blocks, self.world, device)
@@ -52,13 +54,15 @@ class Parallel:
             # Idle weights exist (Masked-HWM's last block; reference counts include them).  Looking for them every step
             # also keeps the order of summation the same after a restart, which rebuilt buckets would change.
             places = [device.index] if device.type == "cuda" else None
-            self._ddp = DistributedDataParallel(
-                _Loss(model),
-                device_ids=places,
-                find_unused_parameters=True,
-                broadcast_buffers=False,
-                gradient_as_bucket_view=True,
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # of broadcast_buffers, whose successor older versions lack
+                self._ddp = DistributedDataParallel(
+                    _Loss(model),
+                    device_ids=places,
+                    find_unused_parameters=True,
+                    broadcast_buffers=False,
+                    gradient_as_bucket_view=True,
+                )
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """The model's loss."""
@@ -89,17 +93,14 @@ class _Loss(nn.Module):
         return self.model.loss(batch, generator=generator)
 
 
-def _recomputing(block: nn.Module) -> Any:
-    """The block's forward, keeping only its inputs for the backward pass."""
-    forward = block.forward
+def _while_learning(forward: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """`forward` where gradients are wanted; prediction keeps nothing anyway, and its many shapes would all be compiled."""
 
-    @functools.wraps(forward)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-        return recomputed(forward, *args, use_reentrant=False, **kwargs)
+    @functools.wraps(plain)
+    def chosen(*args: Any, **kwargs: Any) -> Any:
+        return (forward if torch.is_grad_enabled() else plain)(*args, **kwargs)
 
-    return wrapped
+    return chosen
 
 
 def _shard(model: nn.Module, blocks: list[nn.Module], world: int, device: torch.device) -> None:

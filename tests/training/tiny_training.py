@@ -17,6 +17,7 @@ import torch
 from hwm.config import RunConfig, STConfig, TrainConfig, override
 from hwm.contracts import Batch
 from hwm.models.st_transformer import STTransformer
+from hwm.signals import stop_with_parent
 from hwm.training.loop import FitResult, fit
 from hwm.training.processes import joined
 
@@ -81,6 +82,7 @@ if __name__ == "__main__":
         return clips(index)
 
     timeout = next((float(a.partition("=")[2]) for a in sys.argv if a.startswith("train.timeout=")), 120.0)
+    stop_with_parent()
     with joined(device="cpu", timeout=timeout) as processes:
         result = run(
             Path(sys.argv[1]),

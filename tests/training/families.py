@@ -1,0 +1,146 @@
+"""Every family trained, validated and asked by several processes, compared with one process; run by test_parallel.
+
+    RANK=... WORLD_SIZE=... MASTER_ADDR=... MASTER_PORT=... python families.py MODE ...
+
+MODE: ddp, fsdp, fsdp+recompute.  Each process takes one micro-batch of a step; the gradient must be that of the sum, and
+validation and prediction with shared weights what they are with whole ones, before and after averaged weights were in.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from hwm.config import FlowConfig, FSQConfig, MaskedConfig, RunConfig, STConfig, TrainConfig, WanConfig
+from hwm.contracts import Batch
+from hwm.runs import build_model
+from hwm.training.ema import Ema
+from hwm.training.parallel import Parallel
+from hwm.training.processes import joined
+from hwm.training.validation import evaluating
+
+ST = STConfig(
+    vocab_size=32, grid=(2, 2), num_layers=2, num_heads=2, width=16, mlp_ratio=2, state_hidden=16, num_states=34, dropout=0.1
+)
+MASKED = MaskedConfig(
+    vocab_size=64, grid=(2, 2), num_layers=3, num_heads=2, width=16, unshared_blocks=1, steps=2, dropout=0.1
+)  # fmt: skip
+FLOW = FlowConfig(channels=3, grid=(4, 4), num_layers=3, num_heads=2, width=16, unshared_blocks=1, steps=2, dropout=0.1)
+WAN = WanConfig(
+    base="", channels=4, grid=(4, 4), num_layers=2, num_heads=2, head_width=16, mlp_width=32, time_width=32, text_width=8,
+    text_rows=2, text="zeros", lora_rank=0, steps=2,
+)  # fmt: skip
+FAMILIES: dict[str, Any] = {
+    "st": ST,
+    "st-sampled": replace(ST, scheduled_sampling=0.5, factors=(8, 4), code_loss=0.1),
+    "masked-base": MASKED,
+    "masked-split": replace(MASKED, attention="split"),
+    "flow-base": FLOW,
+    "flow-split": replace(FLOW, attention="split", sharing="modality", unshared_blocks=0),
+    "flow-context": replace(FLOW, context_sees="context"),
+    "wan": WAN,
+    "fsq": FSQConfig(levels=(3, 3), spatial_stride=4, channels=8, depth=1),
+}
+
+
+def batch_of(config: Any, number: int) -> Batch:
+    generator = torch.Generator().manual_seed(number)
+    if isinstance(config, FSQConfig):
+        video = torch.randint(256, (1, 17, 8, 8, 3), generator=generator, dtype=torch.uint8)
+        return Batch(states_BFA=torch.zeros(1, 17, 25), video_BFHWC=video)
+    if isinstance(config, WanConfig):
+        states, grids = torch.randn(2, 77, 25, generator=generator), 6
+    else:
+        states = torch.randn(2, config.num_states, 25, generator=generator)
+        grids = config.context_grids + config.future_grids
+    if isinstance(config, STConfig | MaskedConfig):
+        return Batch(states, tokens_BTHW=torch.randint(config.vocab_size, (2, grids, *config.grid), generator=generator))
+    return Batch(states, latents_BTCHW=torch.randn(2, grids, config.channels, *config.grid, generator=generator))
+
+
+def build(config: Any) -> Any:
+    model = build_model(RunConfig(model=config))
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():  # also what starts at zero, so that every gradient flows
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model.train()
+
+
+def gen(number: int) -> torch.Generator:
+    torch.manual_seed(number)
+    return torch.Generator().manual_seed(number)
+
+
+def whole(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def answers(model: Any, config: Any) -> dict[str, torch.Tensor]:
+    batch = batch_of(config, 50)
+    found = {f"validate {name}": score for name, score in model.validate(batch, generator=gen(1)).items()}
+    if isinstance(config, FSQConfig):
+        return found | {"encode": model.encode(batch.video_BFHWC)}
+    grids = batch.tokens_BTHW if batch.tokens_BTHW is not None else batch.latents_BTCHW
+    prediction = model.predict(grids[:, : model.context_grids], batch.states_BFA, generator=gen(2))
+    latents = prediction.latents_BKTCHW
+    return found | {"predict": prediction.tokens_BKTHW if latents is None else latents}
+
+
+def expect_equal(name: str, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found.keys() == expected.keys(), f"{name}: {found.keys() ^ expected.keys()}"
+    for key, value in expected.items():
+        other = found[key]
+        assert (value is None) == (other is None), f"{name}: {key} is {'missing' if other is None else 'there'}"
+        if value is not None:
+            what = f"{name}: {key}: "
+            torch.testing.assert_close(other, value, rtol=1e-4, atol=2e-6, msg=lambda text, what=what: what + text)
+
+
+def compare(name: str, config: Any, mode: str, processes: Any) -> None:
+    alone, shared = build(config), build(config)
+    train = TrainConfig(parallel="fsdp" if "fsdp" in mode else "ddp", recompute="recompute" in mode, compile="compile" in mode)
+    expected_losses = []
+    for rank in range(processes.world):
+        terms = alone.loss(batch_of(config, rank), generator=gen(100 + rank))
+        (terms["loss"] / processes.world).backward()
+        expected_losses.append(terms["loss"].detach())
+    parallel = Parallel(shared, train, processes, torch.device("cpu"))
+    for _ in range(2):  # the second step meets what the first one left behind
+        shared.zero_grad()
+        for last in (False, True):  # two micro-steps, of which the first counts nothing
+            with parallel.micro_step(last=last):
+                terms = parallel.loss(batch_of(config, processes.rank), generator=gen(100 + processes.rank))
+                (terms["loss"] * (1.0 if last else 0.0)).backward()
+        torch.testing.assert_close(terms["loss"].detach(), expected_losses[processes.rank], rtol=1e-4, atol=2e-6)
+        found = {n: whole(p.grad) for n, p in shared.named_parameters()}
+        expect_equal(f"{name} {mode} gradient", found, {n: p.grad for n, p in alone.named_parameters()})
+
+    ema, ema_alone = Ema(shared, 0.9), Ema(alone, 0.9)
+    for average in (*ema.average.values(), *ema_alone.average.values()):
+        average.mul_(1.01)
+    plain = copy.deepcopy(ema_alone)
+    for averaged in (False, True, False):
+        with evaluating(shared, ema if averaged else None):
+            here = answers(shared, config)
+        with evaluating(alone, plain if averaged else None):
+            expect_equal(f"{name} {mode} {'averaged' if averaged else 'trained'}", here, answers(alone, config))
+    terms = parallel.loss(batch_of(config, processes.rank), generator=gen(100 + processes.rank))
+    torch.testing.assert_close(terms["loss"].detach(), expected_losses[processes.rank], rtol=1e-4, atol=2e-6)
+    terms["loss"].backward()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    modes, chosen = sys.argv[1].split(","), sys.argv[2].split(",") if len(sys.argv) > 2 else list(FAMILIES)
+    with joined(device="cpu", timeout=60) as processes:
+        for mode in modes:
+            for name in chosen:
+                compare(name, FAMILIES[name], mode, processes)
+                if processes.first:
+                    print(f"{mode} {name} equal", flush=True)
