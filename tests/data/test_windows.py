@@ -143,3 +143,27 @@ def test_states_stop_at_the_segment():
     assert [segment_end(segments, i) for i in range(6)] == [3, 3, 3, 5, 5, 6]
     assert state_rows(segments, 1, 4).tolist() == [1, 2, 2, 2]
     assert state_rows(segments, 3, 2).tolist() == [3, 4]
+
+
+@pytest.mark.fault("B5", "no clip crosses a segment, whatever its kind")
+@given(
+    SHARDS,
+    st.sampled_from(["blocks", "block_pairs", "frames"]),
+    st.booleans(),
+    st.booleans(),
+    st.integers(1, 6),
+    st.integers(1, 4),
+)
+@settings(derandomize=True, max_examples=300, deadline=None)
+def test_no_clip_crosses_a_segment(shards, kind, overlap, aligned, length, stride):
+    data = dataset(shards)
+    try:
+        index = ClipIndex.build(data, kind=kind, overlap=overlap, aligned=aligned, length=length, stride=stride)
+    except ValueError:
+        return
+    for position, start in zip(index.shard, index.start):
+        segments = data.shards[position].segments
+        frames = start + np.arange(index.length) * index.stride
+        assert frames[-1] < len(segments) and len(set(segments[frames])) == 1
+        rows = state_rows(segments, int(start), 40)
+        assert set(segments[rows]) == {segments[start]}, "states beyond the clip are of its segment too"

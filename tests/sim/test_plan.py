@@ -26,6 +26,7 @@ def by_split(settings):
     return shards, clips, splits
 
 
+@pytest.mark.fault("B5", "training and validation share no recording, over random plans")
 @given(
     minutes=st.floats(0.05, 30), seed=st.integers(0, 99_999), difficulty=st.floats(0, 1), rooms=st.integers(0, 30)
 )
