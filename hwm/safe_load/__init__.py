@@ -1,11 +1,12 @@
 """The only place that opens files from elsewhere.  Nothing in a file is run, whatever is wrong with it is one
 ValueError of one line that names it, and sizes are compared with caps before anything is unpacked.
 
-text      JSON and TOML, without torch            paths     names that a file gives stay inside its folder
-weights   tensors by name of every format         pickles   pickles as inert data, for the two formats below
-torchscript  weights of a program, or the program itself, apart and on a leash, for those who trust it
-checkpoints  distributed checkpoints of others    arrays    .npy of one exact shape and type
-archives  members of zips, capped                 video, pictures  capped before a pixel is decoded
+text         JSON and TOML, without torch       paths     names that a file gives stay inside its folder
+weights      tensors by name of every format    saved     files of torch.save
+torchscript  weights of a program that is not run         pickles   pickles as inert data, for this and the next
+checkpoints  distributed checkpoints of others  arrays    .npy of one exact shape and type
+archives     members of zips, capped            video, pictures     capped before a pixel is decoded
+program      TorchScript itself, for those who trust it, in a process of its own that can do little else
 
 Two kinds of names are told apart.  A path that the user gives, and the files of a folder that has a fixed layout, may be
 symbolic links to anywhere: shards often lie on another disk.  A name that the content of a file gives (an index of

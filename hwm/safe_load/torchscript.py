@@ -17,7 +17,6 @@ from torch import Tensor
 from hwm.safe_load.archives import check_members, opened_zip, read_member
 from hwm.safe_load.paths import shown
 from hwm.safe_load.pickles import MAX_BYTES, Inert, read_inert
-from hwm.safe_load.saved import first_line
 
 STORAGES = {
     f"torch.{name}Storage": dtype
@@ -52,23 +51,6 @@ def load_torchscript_weights(path: str | Path) -> dict[str, Tensor]:
     if not tensors:
         raise ValueError(f"{path}: no named tensors in it: a frozen program; get the weights as safetensors")
     return tensors
-
-
-def open_program(path: str | Path, *, trust: bool, device: str, dtype: torch.dtype) -> torch.jit.ScriptModule:
-    """The program itself, to be run in this process with all that it may do.
-
-    trust: whether the user vouches for the file.  Raises ValueError without, and for what is no TorchScript.
-    """
-    path = Path(path)
-    if not trust:
-        raise ValueError(
-            f"{path}: a TorchScript file is a program and runs when it is used; "
-            "pass trust=True (--trust) if you know where it comes from"
-        )
-    try:
-        return torch.jit.load(str(path), map_location=device).to(dtype).eval()
-    except (RuntimeError, ValueError, OSError) as error:
-        raise ValueError(f"{path}: not a whole TorchScript file ({first_line(error)}); fetch it again") from None
 
 
 def _belongs(name: str) -> bool:

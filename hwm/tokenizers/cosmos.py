@@ -1,7 +1,8 @@
 """NVIDIA's Cosmos tokenizers from their official TorchScript pairs, behind the library's contracts.
 
 A pair (encoder.jit, decoder.jit of nvidia/Cosmos-Tokenizer-DV8x8x8, -CV8x16x16 and their like) is a program, not data:
-loading it runs code.  It is therefore opened only with `trust=True`, for files whose origin the user vouches for.
+loading it runs code.  It is therefore opened only with `trust=True`, for files whose origin the user vouches for, and
+even then runs in a process of its own (`safe_load.program`).
 
 Which kind a folder holds is asked of the encoder itself, on a short black clip: whole numbers are the ids of a DV
 model, floats the latents of a CV model, and their shape tells strides and channels.  So no folder needs a certain name.
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from hwm.clock import Clock
-from hwm.safe_load.torchscript import open_program
+from hwm.safe_load.program import open_programs
 from hwm.tokenizers import quantiser
 
 Network = Callable[[Tensor], Tensor | tuple[Tensor, ...]]
@@ -173,6 +174,6 @@ def open_cosmos(
     for file in files:
         if not file.is_file():
             raise ValueError(f"{file}: not found; download both files of a Cosmos-Tokenizer into {folder}")
-    encoder, decoder = (open_program(file, trust=trust, device=device, dtype=dtype) for file in files)
+    encoder, decoder = open_programs(files, trust=trust, device=device, dtype=dtype)
     pair = CosmosPair(encoder, decoder, files=files, device=device, dtype=dtype, family="cosmos")
     return CosmosTokenizer(pair) if pair.discrete else CosmosLatentTokenizer(pair)

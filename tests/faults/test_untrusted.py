@@ -42,6 +42,7 @@ from hwm.nn.wan_text import embed_empty_prompt
 from hwm.robot import read_embodiment
 from hwm.runs import load_run
 from hwm.safe_load.paths import fill, inside
+from hwm.safe_load.program import open_programs
 from hwm.safe_load.text import parse_json, read_json, read_toml
 from hwm.safe_load.weights import check_model_folder, load_safetensors, load_state_dict
 from hwm.tokenizers.open import open_tokenizer
@@ -165,30 +166,49 @@ def test_a_program_is_not_run_and_its_weights_come_out(tmp_path, canary):
 
 
 @B7
-def test_a_program_that_acts_is_opened_with_trust_only(tmp_path, canary):
+def test_a_program_that_acts_needs_trust_and_is_held_even_so(tmp_path, canary, record_property):
     for name in ("encoder.jit", "decoder.jit"):
-        write(tmp_path / "pair" / name, _acting(canary))
+        write(tmp_path / "pair" / name, _acting("write", canary))
     refused(lambda: open_tokenizer(str(tmp_path / "pair")), names="pass trust=True")
+    write(tmp_path / "free.jit", _acting("write", tmp_path / "control"))
+    torch.jit.load(str(tmp_path / "free.jit"))(torch.zeros(1))
+    assert (tmp_path / "control").exists(), "it does act where nothing holds it"
+    files = [write(tmp_path / f"{kind}.jit", _acting(kind, canary)) for kind in ("write", "allocate", "loop", "print")]
+    limits = {"device": "cpu", "dtype": torch.float32, "seconds": 120.0, "memory": 2**30}
+    write_, allocate, loop, print_ = open_programs(files, trust=True, **limits)
+    assert torch.equal(print_(torch.arange(3.0)), torch.arange(1.0, 4.0)), "what it prints is no answer"
+    write_(torch.zeros(1))
     assert not canary.exists()
+    _, growth, _ = cost(lambda: refused(lambda: allocate(torch.zeros(1)), names="allocate.jit failed"))
+    assert growth < MAX_GROWTH, "not in this process"
+    loop.func.__self__.seconds = 1.0
+    start = time.perf_counter()
+    refused(lambda: loop(torch.zeros(1)), names="took more than 1 s")
+    record_property("measured", f"a loop ended after {time.perf_counter() - start:.1f} s, allocation beyond 1 GB refused")
+    refused(lambda: print_(torch.zeros(1)), names="print.jit failed")  # the process is gone
 
 
 class Acting(torch.nn.Module):
-    """Leaves a file when it is called, then allocates and never ends."""
+    """Does one of several things when it is called."""
 
-    def __init__(self, path: str):
+    def __init__(self, kind: str, path: str):
         super().__init__()
-        self.path = path
+        self.kind, self.path = kind, path
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        torch.save(x, self.path)
-        while True:
+        if self.kind == "write":
+            torch.save(x, self.path)
+        while self.kind == "allocate":
             x = torch.cat([x, x])
-        return x
+        while self.kind == "loop":
+            x = x + 1
+        print("hello")
+        return x + 1
 
 
-def _acting(canary):
+def _acting(kind, canary):
     content = io.BytesIO()
-    torch.jit.save(torch.jit.script(Acting(str(canary))), content)
+    torch.jit.save(torch.jit.script(Acting(kind, str(canary))), content)
     return content.getvalue()
 
 
