@@ -12,6 +12,8 @@ from hwm.config import FSQConfig
 from hwm.data.testsets import write_compression_test_set, write_sampling_test_set
 from hwm.data.video import read_video
 from hwm.data.writers import RawShardWriter, write_dataset_metadata
+from hwm.signals import StopFlag, Stopped
+from hwm.submit import submit_sampling
 from hwm.tokenizers.continuous import ContinuousTokenizer
 from hwm.tokenizers.store import save_tokenizer
 
@@ -86,6 +88,34 @@ def test_a_submission_is_written_and_checked(place, combine):
     assert main([*arguments, "--no-readme"]) == 0
     with zipfile.ZipFile(out) as archive:
         assert sorted(archive.namelist()) == ["0.png", "1.png", "2.png"]
+
+
+class Stopping(StopFlag):
+    """Raised after so many looks at it."""
+
+    def __init__(self, looks):
+        super().__init__()
+        self.left = looks
+
+    def check(self):
+        self.left -= 1
+        if self.left < 0:
+            raise Stopped(15)
+
+
+@pytest.mark.fault("F5", "nothing half-written, the next start loses nothing")
+def test_a_stopped_submission_goes_on_from_its_pictures_to_the_same_bytes(place, tmp_path):
+    options = {"data": place / "test_v2.0", "readme": None, "samples": 2, "size": 64, "changes": ("model.steps=1",)}
+    submit_sampling(place / "run", out=tmp_path / "whole.zip", **options)
+    out, made = tmp_path / "stopped" / "submission.zip", []
+    for looks in (3, 6, 9):
+        with pytest.raises(Stopped):
+            submit_sampling(place / "run", out=out, stop=Stopping(looks), **options)
+        assert not out.exists() and not list(out.parent.glob("*.zip"))
+        made.append({file.name: file.stat().st_mtime_ns for file in out.parent.glob(".parts-submission-*/*.bin")})
+    assert made[0] and made[0].items() <= made[1].items() <= made[2].items() and len(made[2]) == 3
+    submit_sampling(place / "run", out=out, **options)
+    assert out.read_bytes() == (tmp_path / "whole.zip").read_bytes() and list(out.parent.iterdir()) == [out]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """Scoring, watching and submitting from outside: kills, stops, shares of several processes, predictions that are no numbers."""
 
 import json
+import os
 import random
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -21,9 +23,12 @@ from hwm.data.testsets import write_compression_test_set
 from hwm.data.writers import TokenShardWriter, write_dataset_metadata, write_tokenizer_info
 from hwm.evaluate import submission
 from hwm.evaluate.submission import README_KEYS, predict_samples, write_compression_submission
+from hwm.experiments.jobs import Training, train_all
 from hwm.models.st_transformer import STTransformer
+from hwm.signals import Stopped
 from hwm.tokenizers.fsq import FSQTokenizer
 from hwm.tokenizers.store import load_tokenizer, save_tokenizer
+from hwm.training import checkpoint
 
 SCRIPT = Path(__file__).parent / "kill_evaluation.py"
 BATCH = 4
@@ -220,6 +225,32 @@ def test_watching_and_submitting_leave_nothing_half_written(place, tmp_path, ver
     seconds = stopped(command, number, when=busy)
     assert seconds <= 10 and not (out.parent.exists() and list(out.parent.iterdir()))
     record_property("measured", f"{verb}: {seconds:.1f} s")
+
+
+@pytest.mark.full
+@pytest.mark.fault("F5", STOP)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_an_experiment_ends_its_trainings_and_goes_on(place, tmp_path, number, record_property):
+    command = train_command(tmp_path, place / "data", "train.steps=100000", "train.checkpoint_every=50000")
+    arguments = tuple(command[command.index("train") + 1 :])
+    training = Training(tmp_path / "run", tuple(a for a in arguments if a not in ("--out", str(tmp_path / "run"))), 100000)
+    told = []
+
+    def tell() -> None:
+        while training.done() < 3:
+            time.sleep(0.05)
+        told.append(time.monotonic())
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=tell)
+    thread.start()
+    with pytest.raises(Stopped) as caught:
+        train_all([training], parallel=1, every=0.2)
+    seconds = time.monotonic() - told[0]
+    thread.join()
+    log = (tmp_path / "run.log").read_text()
+    assert caught.value.signal == number and seconds <= 10 and checkpoint.find(tmp_path / "run", which="last"), log
+    record_property("measured", f"experiment: {seconds:.1f} s")
 
 
 # --- B12: submissions ------------------------------------------------------------------------------------------------
