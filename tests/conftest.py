@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import runpy
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +27,34 @@ def pytest_addoption(parser):
     group = parser.getgroup("faults")
     group.addoption("--faults", action="store_true", help="only the fault tests, long forms too, and their table at the end")
     group.addoption("--faults-table", metavar="FILE", type=Path, help="also put the table between the marks of this file")
+
+
+NO_NETWORK = Path(__file__).parent / "faults" / "no_network"
+
+
+def forbid_connections():
+    """To other machines, in this process and all that it starts; returns the file in which attempts are noted."""
+    if "HWM_TEST_CONNECTIONS" not in os.environ:
+        descriptor, os.environ["HWM_TEST_CONNECTIONS"] = tempfile.mkstemp(prefix="hwm-connections-")
+        os.close(descriptor)
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(NO_NETWORK), os.environ.get("PYTHONPATH")]))
+    runpy.run_path(str(NO_NETWORK / "sitecustomize.py"))
+    return Path(os.environ["HWM_TEST_CONNECTIONS"])
+
+
+def pytest_sessionfinish(session):
+    attempts = CONNECTIONS.read_text().splitlines() if CONNECTIONS.is_file() else []
+    if attempts and not hasattr(session.config, "workerinput"):
+        print(f"\n{len(attempts)} attempts to reach another machine, such as: {attempts[0]}", file=sys.stderr)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        CONNECTIONS.unlink(missing_ok=True)
+
+
+CONNECTIONS = forbid_connections()
 
 
 def pytest_configure(config):
