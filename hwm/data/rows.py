@@ -45,8 +45,7 @@ class Shard:
 
     def read_states(self, rows: np.ndarray) -> np.ndarray:
         """States (len(rows), A) float32 of the given frames, in rising order.  Raises ValueError where a state is not finite."""
-        read_rows(self.states, int(rows[0]), int(rows[-1]) + 1)
-        states = self.states[rows]
+        states = read_rows(self.states, int(rows[0]), int(rows[-1]) + 1)[np.asarray(rows) - int(rows[0])]
         if not np.isfinite(states).all():
             row = int(np.asarray(rows)[np.nonzero(~np.isfinite(states))[0][0]])
             raise ShardFault(f"{self.states_path}: row {row} is not finite; repair or drop this shard", frame=row)
