@@ -36,10 +36,10 @@ def launch(config: RunConfig, out: Path, *, nproc: int) -> FitResult:
     with tempfile.TemporaryDirectory(prefix="hwm-") as temporary, StopFlag() as stop:
         job, outcome = Path(temporary) / "config.toml", Path(temporary) / "outcome.json"
         job.write_text(to_toml(config), encoding="utf-8")
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"]
+        command = [sys.executable, "-m", "hwm.launch", "--standalone", f"--nproc-per-node={nproc}"]
         command += [f"--max-restarts={RESTARTS}", "--monitor-interval=0.5", "-m", "hwm", "train"]
         # In a session of its own: a Ctrl-C in the terminal reaches this process alone, which passes it on once.
-        agent = subprocess.Popen(
+        launcher = subprocess.Popen(
             [*command, f"--config={job}", f"--out={out}"],
             env=environment(nproc) | {OUTCOME: str(outcome)},
             start_new_session=True,
@@ -48,16 +48,16 @@ def launch(config: RunConfig, out: Path, *, nproc: int) -> FitResult:
             told = False
             while True:
                 try:
-                    code = agent.wait(0.2)
+                    code = launcher.wait(0.2)
                     break
                 except subprocess.TimeoutExpired:
                     # An error of the user would only be repeated by the processes that replace the ones it ended.
                     if (stop or "error" in read_outcome(outcome)) and not told:
-                        agent.send_signal(signal.SIGTERM)
+                        launcher.send_signal(signal.SIGTERM)
                         told = True
         finally:
-            if agent.poll() is None:
-                agent.kill()  # what it started is told by the system, see `signals.stop_with_parent`
+            if launcher.poll() is None:
+                launcher.kill()  # what it started is told by the system, see `signals.stop_with_parent`
         found = read_outcome(outcome)
     if not found and stop.signal:
         raise Stopped(stop.signal)  # between two attempts, when nobody was there to save; the last checkpoint is
@@ -67,6 +67,23 @@ def launch(config: RunConfig, out: Path, *, nproc: int) -> FitResult:
         raise ValueError(f"{out}: the processes died before the end (torchrun's code {code}); what they said stands above, "
                          "the same command goes on from the last checkpoint")  # fmt: skip
     return FitResult(found["step"], found["best"], found["seconds"], found["signal"])
+
+
+def agent(arguments: list[str]) -> int:
+    """torchrun with these arguments, without the traces that it leaves when it is stopped or its processes fail."""
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        run.run(run.parse_args(arguments))
+        return 0
+    except SignalException as stop:
+        return 128 + stop.sigval
+    except ChildFailedError as error:
+        ranks = ", ".join(f"process {rank} with {failure.exitcode}" for rank, failure in error.failures.items())
+        print(f"hwm train: given up after {RESTARTS} restarts; ended: {ranks}", file=sys.stderr)
+        return 1
 
 
 def environment(nproc: int) -> dict[str, str]:
@@ -85,7 +102,13 @@ def read_outcome(path: Path) -> dict:
         return {}
 
 
-def tell_outcome(facts: dict) -> None:
-    """Tell the launcher, if it is ours, how the training ended."""
-    if path := os.environ.get(OUTCOME):
+def tell_outcome(facts: dict) -> bool:
+    """Tell the launcher, if it is ours, how the training ended; whether it was told."""
+    path = os.environ.get(OUTCOME)
+    if path:
         write_text(Path(path), json.dumps(facts))
+    return bool(path)
+
+
+if __name__ == "__main__":
+    sys.exit(agent(sys.argv[1:]))

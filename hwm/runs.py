@@ -27,13 +27,14 @@ from hwm.models.masked import MaskedHWM
 from hwm.models.st_transformer import STTransformer
 from hwm.predict.decoding import FrameDecoder
 from hwm.robot import normalisation
+from hwm.safe_load.paths import is_file
 from hwm.tokenizers.autoencoder import VideoAutoencoder
 from hwm.tokenizers.continuous import ContinuousTokenizer
 from hwm.tokenizers.fsq import FSQTokenizer
 from hwm.tokenizers.open import open_tokenizer
 from hwm.tokenizers.store import new_tokenizer
 from hwm.training import checkpoint
-from hwm.training.loop import FitResult, fit
+from hwm.training.loop import FitResult, already_done, fit
 from hwm.training.processes import ALONE, Processes
 from hwm.training.run_folder import dealt_out
 
@@ -142,14 +143,20 @@ def train(config: RunConfig, out: str | Path, *, processes: Processes = ALONE) -
     )
 
 
-def check(config: RunConfig, out: Path, *, world: int) -> None:
-    """Raise the ValueError that `world` processes training this would end with, as far as it shows without training."""
+def check(config: RunConfig, out: Path, *, world: int) -> FitResult | None:
+    """Before `world` processes are started to train this: the result of a run that is complete, else None.
+
+    Raises the ValueError that they would end with, as far as it shows without training.
+    """
     if not config.data.train:
         raise ValueError("data.train is empty: give the training data with --data FOLDER")
-    dealt_out(config, out, world=world)
+    config = dealt_out(config, out, world=world)
+    if done := already_done(out, config):
+        return done
     open_clips(config, config.data.train, training=True)
     if config.data.val:
         open_clips(config, config.data.val, training=False)
+    return None
 
 
 def prepared_model(config: RunConfig, clips: Clips) -> Trainable:
@@ -253,7 +260,7 @@ def load_run(folder: str | Path, *, which: str = "best", device: str = "cpu", ch
     changes: overrides of how the model predicts, such as "model.steps=4".  Raises ValueError for others than those.
     """
     folder = Path(folder)
-    if not (folder / "config.toml").is_file():
+    if not is_file(folder / "config.toml"):
         raise ValueError(f"{folder}: not a run folder (no config.toml); train one with `hwm train RECIPE --out {folder}`")
     config = from_toml(RunConfig, folder / "config.toml")
     for change in changes:

@@ -63,8 +63,8 @@ def train(
         from hwm.launch import launch
         from hwm.runs import check
 
-        check(chosen, out, world=nproc)  # here, where a mistake costs a second, and not in every process
-        result = launch(chosen, out, nproc=nproc)
+        # Checked here, where a mistake costs a second, and not in every process.
+        result = check(chosen, out, world=nproc) or launch(chosen, out, nproc=nproc)
     else:
         from hwm.runs import train as run
 
@@ -92,8 +92,7 @@ def _as_one_of_many(config: RunConfig, out: Path) -> int:
             print(f"WARNING: start torchrun with {STALE_STORE}=1, or its restarts may hang", file=sys.stderr)
         with joined(device=config.train.device, timeout=config.train.timeout) as processes:
             result = run(config, out, processes=processes)
-        if rank == 0:
-            tell_outcome(dataclasses.asdict(result))
+        if rank == 0 and not tell_outcome(dataclasses.asdict(result)):
             print(f"{out}: {'stopped at step ' if result.stopped else ''}{result.step}{'' if result.stopped else ' steps'}")
         code = 128 + (result.signal or signal.SIGTERM) if result.stopped else 0
     except (ValueError, OSError) as error:

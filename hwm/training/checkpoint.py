@@ -28,6 +28,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.checkpoint import CheckpointException
 
+from hwm.safe_load.text import parse_json
 from hwm.training.durable import cannot_write, fsync, write_text
 from hwm.training.processes import ALONE, Processes
 from hwm.training.stored import SHARDS, Groups, Stored, is_sharded, write_shards, write_whole
@@ -228,7 +229,7 @@ def find(run: str | Path, *, which: str = "best", say: Callable[[str], None] = p
 
 def load_state(folder: Path) -> dict[str, Any]:
     """The plain values of a checkpoint that was verified."""
-    return json.loads(_read_small(folder / "state.json"))
+    return parse_json(_read_small(folder / "state.json"), where=folder / "state.json")
 
 
 def step_of(folder: Path) -> int:

@@ -102,8 +102,8 @@ def fit(
         raise ValueError("train.validate_every is set but there are no validation clips: set data.val, or set it to 0")
     if train.sample_every and preview is None:
         raise ValueError("train.sample_every is set but this run can draw no samples: set it to 0")
-    if done := processes.on_first(lambda: _already_done(out, config)):
-        return FitResult(done["step"], done["best"], done["seconds"])
+    if done := processes.on_first(lambda: dataclasses.asdict(found) if (found := already_done(out, config)) else None):
+        return FitResult(**done)
 
     device = choose_device(train.device)
     progress = TrainingProgress(train.steps, log=log if processes.first else lambda line: None)
@@ -230,15 +230,16 @@ def fit(
         return FitResult(position.step, position.best, seconds, signals[0])
 
 
-def _already_done(out: Path, config: RunConfig) -> dict[str, Any] | None:
-    """What is noted of a complete run, if its last checkpoint is still whole."""
+def already_done(out: Path, config: RunConfig) -> FitResult | None:
+    """How a run ended that is complete and whose last checkpoint is whole; None of any other."""
     done = read_done(out, config)
+    if done is None:
+        return None
     try:
-        if done:
-            checkpoint.verify(out / "checkpoints" / f"step-{done['step']}")
-        return done
+        checkpoint.verify(out / "checkpoints" / f"step-{done['step']}")
     except ValueError:
         return None  # the usual way reports it and trains again what was lost
+    return FitResult(done["step"], done["best"], done["seconds"])
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hwm.config import RunConfig, from_toml, to_dict, to_toml
+from hwm.safe_load.text import read_json
 from hwm.training.durable import write_all, write_text
 
 try:
@@ -147,10 +148,10 @@ def mark_done(out: Path, config: RunConfig, *, step: int, best: float | None, se
 def read_done(out: Path, config: RunConfig) -> dict[str, Any] | None:
     """What `mark_done` noted of a run with this configuration whose last checkpoint is still there; else None."""
     try:
-        facts = json.loads((out / DONE).read_text())
+        facts = read_json(out / DONE)
         whole = (facts["config"], facts["steps"]) == (config_hash(config), config.train.steps)
         return facts if whole and (out / "checkpoints" / f"step-{facts['step']}").is_dir() else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 

@@ -10,7 +10,6 @@ continue what any other number wrote.  Nothing is pickled.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,10 +18,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+
+from hwm.safe_load.text import parse_json
+from hwm.safe_load.weights import opened_safetensors
 
 SHARDS = "shards"
 _PLACES = "DCP_SHARDING_INFO"
@@ -84,19 +85,18 @@ class Stored:
     def __init__(self, files: Iterable[Path]) -> None:
         self._pieces: dict[str, dict[str, list[_Piece]]] = {}
         for file in files:
-            try:
-                self._index(file)
-            except (SafetensorError, OSError, ValueError, KeyError) as error:
-                raise ValueError(f"{file}: not a whole safetensors file ({error})") from None
+            self._index(file)
 
     def _index(self, file: Path) -> None:
-        with safe_open(file, framework="pt") as opened:
-            places = json.loads((opened.metadata() or {}).get(_PLACES, "{}"))
+        with opened_safetensors(file) as opened:
+            places = parse_json((opened.metadata() or {}).get(_PLACES, "{}"), where=file)
             for key in opened.keys():
                 group, _, name = key.partition(".") if file.parent.name == SHARDS else (file.stem, "", key)
                 part = opened.get_slice(key)
                 shape = tuple(part.get_shape())
                 offsets = tuple(places[key]["saved_offsets"]) if key in places else (0,) * len(shape)
+                if part.get_dtype() not in _DTYPES:
+                    raise ValueError(f"{file}: {key} is of type {part.get_dtype()}, which no model here has; fetch other weights")
                 piece = _Piece(file, key, offsets, shape, _DTYPES[part.get_dtype()])
                 self._pieces.setdefault(group, {}).setdefault(name, []).append(piece)
 
@@ -125,7 +125,7 @@ class Stored:
             for piece in self._pieces[group][name]:
                 wanted.setdefault(piece.file, []).append((piece, local, offsets))
         for file, reads in wanted.items():
-            with safe_open(file, framework="pt") as opened:
+            with opened_safetensors(file) as opened:
                 for piece, local, offsets in reads:
                     _copy(opened, piece, local, offsets)
 

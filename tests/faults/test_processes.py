@@ -201,6 +201,7 @@ def test_a_killed_node_is_missed_and_welcomed_back(tmp_path, record_property):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     node = ("--nnodes=1:2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=tiny")
+    node += ("--rdzv-conf=last_call_timeout=10",)  # how long a launcher waits for others when there are enough: 30 s by itself
     changes = ["train.steps=900", "train.checkpoint_every=10", "train.validate_every=0", "train.timeout=10"]
     out = tmp_path / "nodes"
     first = start(out, *changes, launcher=node, seconds=0.05)
