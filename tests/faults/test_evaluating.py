@@ -85,12 +85,12 @@ def test_forty_rollouts_killed(tmp_path, record_property):
 # --- the command line ------------------------------------------------------------------------------------------------
 
 
-def tokens_of(root: Path, coder: Path, *, clips: int) -> Path:
+def tokens_of(root: Path, coder: Path, *, clips: int, side: int = 2) -> Path:
     """Clips of random grids of the tokenizer's words, about ten to a segment."""
     rng, frames = np.random.default_rng(0), 34 * clips
     fingerprint = load_tokenizer(str(coder)).fingerprint()
-    write_tokenizer_info(root, name="tiny", fingerprint=fingerprint, vocab_size=32, grid=(2, 2), clock=COSMOS, config={})
-    tokens = rng.integers(32, size=(COSMOS.stored_blocks(frames), 3, 2, 2))
+    write_tokenizer_info(root, name="tiny", fingerprint=fingerprint, vocab_size=32, grid=(side, side), clock=COSMOS, config={})
+    tokens = rng.integers(32, size=(COSMOS.stored_blocks(frames), 3, side, side))
     states = rng.normal(size=(frames, 25)).astype(np.float32)
     TokenShardWriter(root, 0, vocab_size=32).write(tokens, states, (np.arange(frames) // 340).astype(np.int32))
     write_dataset_metadata(root, num_shards=1, num_images=frames)
@@ -210,13 +210,16 @@ def test_scoring_stopped_by_every_signal_ends_in_the_same_numbers(place, tmp_pat
 @pytest.mark.parametrize("verb", ["predict", "submit"])
 def test_watching_and_submitting_leave_nothing_half_written(place, tmp_path, verb, number, record_property):
     out = tmp_path / "out" / {"predict": "clip.mp4", "submit": "submission.zip"}[verb]
-    command = [*COMMAND, verb, str(place / "run"), "--out", str(out)]
     if verb == "predict":
-        command += ["--data", str(place / "data"), "--frames", "2000000"]
+        command = [*COMMAND, verb, str(place / "run"), "--out", str(out), "--data", str(place / "data"), "--frames", "2000000"]
     else:
-        tokens = np.random.default_rng(0).integers(32, size=(600, 3, 2, 2)).astype(np.int32)
-        write_compression_test_set(tmp_path / "tests", tokens_NTHW=tokens, states_NFA=np.zeros((600, 64, 25), np.float32))
-        command += ["--data", str(tmp_path / "tests"), "--team", "Us", "--authors", "A, B", "--email", "a@b.org"]
+        data = tokens_of(tmp_path / "data", place / "coder", clips=4, side=32)  # as the challenge has it
+        steps = ("train.steps=2", "train.validate_every=0", "train.checkpoint_every=2")
+        assert main(train_command(tmp_path, data, "model.grid=[32,32]", *steps)[len(COMMAND) :]) == 0
+        tokens = np.random.default_rng(0).integers(32, size=(60, 3, 32, 32)).astype(np.int32)
+        write_compression_test_set(tmp_path / "tests", tokens_NTHW=tokens, states_NFA=np.zeros((60, 64, 25), np.float32))
+        command = [*COMMAND, verb, str(tmp_path / "run"), "--out", str(out), "--data", str(tmp_path / "tests")]
+        command += ["--team", "Us", "--authors", "A, B", "--email", "a@b.org"]
     begun = time.monotonic()
 
     def busy() -> bool:
