@@ -66,14 +66,14 @@ def test_tokenizing_connects_to_nobody(tmp_path, attempts):
 @pytest.mark.timeout(900)
 def test_the_demo_connects_to_nobody(tmp_path, attempts, record_property):
     pytest.importorskip("mujoco")
-    succeed([*COMMAND, *DEMO, "--out", str(tmp_path / "demo")], watched(attempts))
+    succeed([*COMMAND, *DEMO, str(tmp_path / "demo")], watched(attempts))
     assert (tmp_path / "demo/report.html").is_file() and attempts.read_text() == ""
     record_property("measured", "demo with 4 steps, all its processes: 0; whole suite runs so, too")
 
 
 # --- F18 -------------------------------------------------------------------------------------------------------------
 
-ANYWHERE = "the demo ends well with --out"
+ANYWHERE = "the demo ends well in the folder it is given"
 DROP_FROM_BOUNDING_SET, MAY_WRITE_ANYWHERE, MAY_READ_ANYWHERE = 24, 1, 2
 
 
@@ -154,6 +154,6 @@ def test_the_demo_in_odd_places(tmp_path, bare, kind, record_property):
     environment, options = bare
     if kind == "no HOME, C locale":
         environment, options = without(ENVIRONMENT, "HOME", "XDG_CACHE_HOME", "LANG") | {"LC_ALL": "C"}, {}
-    told = succeed([*COMMAND, *DEMO, "--out", str(out / "demo")], environment, **options)
+    told = succeed([*COMMAND, *DEMO, str(out / "demo")], environment, **options)
     assert (out / "demo/report.html").is_file() and "copy last frame" in told
     record_property("measured", f"{kind}, path with spaces and 世界: passed")
