@@ -53,6 +53,12 @@ def work_off(
                 remove_torsos(folder, gone)
 
 
+def new_lock() -> Any:
+    """A lock for `shared`."""
+    _start_tracker()
+    return multiprocessing.get_context("spawn").Lock()
+
+
 class _Team:
     """Processes, each at the end of a pipe."""
 
@@ -61,7 +67,7 @@ class _Team:
         # What is in `shared` must live as long as the team: a process that is starting up looks locks up by name.
         self._shared, self._prepare = shared, prepare
         context = multiprocessing.get_context("spawn")
-        resource_tracker.ensure_running()  # it would unblock the signals
+        _start_tracker()
         with _signals_blocked():
             for _ in range(size):
                 ours, theirs = context.Pipe()
@@ -132,6 +138,15 @@ def _signals_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_tracker() -> None:
+    """Start Python's own helper process, once, so that no signal to the group ends it before this process.
+
+    It ignores SIGINT and SIGTERM by itself, but unblocks them here, so it is not started among the workers.
+    """
+    with _signals_blocked():
+        resource_tracker.ensure_running()
 
 
 def _serve(pipe: Connection, *shared: Any) -> None:

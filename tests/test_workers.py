@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path
 from hwm.data.files import atomic_path
 from hwm.signals import StopFlag, Stopped
-from hwm.workers import work_off
+from hwm.workers import new_lock, work_off
 
-def prepare(folder):
+def prepare(folder, lock):
     return partial(run, folder)
 
 def run(folder, job, tell):
@@ -34,7 +34,7 @@ if __name__ == "__main__":
     folder, jobs = Path(sys.argv[1]), [int(a) if a.isdigit() else a for a in sys.argv[2:]]
     try:
         with StopFlag() as flag:
-            work_off(jobs, partial(prepare, folder), workers=2, flag=flag, folders=[folder],
+            work_off(jobs, partial(prepare, folder), new_lock(), workers=2, flag=flag, folders=[folder],
                      hear=lambda value: print(*value, flush=True))
     except Stopped as stop:
         sys.exit(128 + stop.signal)

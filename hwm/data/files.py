@@ -162,7 +162,7 @@ def read_rows(array: np.ndarray, first: int, stop: int) -> np.ndarray:
         return array[first:stop]
     assert isinstance(array, np.memmap)
     rows = np.empty((stop - first, *array.shape[1:]), array.dtype)
-    left, place = memoryview(rows).cast("B"), array.offset + first * array.strides[0]
+    left, place = rows.view(np.uint8).reshape(-1).data, array.offset + first * array.strides[0]
     try:
         descriptor = os.open(str(array.filename), os.O_RDONLY)
     except FileNotFoundError:  # deleted, which leaves the map whole

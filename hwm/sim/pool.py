@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -10,7 +9,7 @@ from typing import Any
 
 from hwm.signals import StopFlag
 from hwm.sim.jobs import Advance, Job, Studio
-from hwm.workers import work_off
+from hwm.workers import new_lock, work_off
 
 
 def run_jobs(
@@ -34,9 +33,8 @@ def run_jobs(
             studio.run(job, stoppable)
         return
     folders = sorted({folder for job in waiting for folder in (job.root, job.truth) if folder})
-    lock = multiprocessing.get_context("spawn").Lock()
     prepare = partial(_open_studio, backend)
-    work_off(waiting, prepare, lock, workers=max(1, workers), hear=advance, flag=flag, folders=folders)
+    work_off(waiting, prepare, new_lock(), workers=max(1, workers), hear=advance, flag=flag, folders=folders)
 
 
 def _open_studio(backend: str, kernel_lock: Any) -> Callable[[Job, Advance], None]:
