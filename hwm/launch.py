@@ -24,6 +24,8 @@ from hwm.training.processes import STALE_STORE
 
 RESTARTS = 3
 """Times a dead process is replaced before the job is given up."""
+SAVING = 300
+"""Seconds that processes have to save when they are told to stop; torchrun's own limit is 30."""
 OUTCOME = "HWM_OUTCOME"
 """Environment variable with the file in which the first process tells how the training ended."""
 
@@ -37,7 +39,7 @@ def launch(config: RunConfig, out: Path, *, nproc: int) -> FitResult:
         job, outcome = Path(temporary) / "config.toml", Path(temporary) / "outcome.json"
         job.write_text(to_toml(config), encoding="utf-8")
         command = [sys.executable, "-m", "hwm.launch", "--standalone", f"--nproc-per-node={nproc}"]
-        command += [f"--max-restarts={RESTARTS}", "--monitor-interval=0.5", "-m", "hwm", "train"]
+        command += [f"--max-restarts={RESTARTS}", "--monitor-interval=0.5", f"--shutdown-timeout={SAVING}", "-m", "hwm", "train"]
         # In a session of its own: a Ctrl-C in the terminal reaches this process alone, which passes it on once.
         launcher = subprocess.Popen(
             [*command, f"--config={job}", f"--out={out}"],

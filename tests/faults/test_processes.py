@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -184,6 +185,11 @@ def test_a_stopped_rank_is_noticed_and_replaced(tmp_path, record_property):
     record_property("measured", f"time-out 5 s: noticed after {noticed:.1f} s, group gone after {gone:.1f} s, equal bytes")
 
 
+def reachable(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -195,8 +201,6 @@ def alive(pid: int) -> bool:
 @pytest.mark.timeout(300)
 @pytest.mark.fault("F12", "goes on alone <= 40 s, rejoined at the next restart")
 def test_a_killed_node_is_missed_and_welcomed_back(tmp_path, record_property):
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -205,6 +209,7 @@ def test_a_killed_node_is_missed_and_welcomed_back(tmp_path, record_property):
     changes = ["train.steps=900", "train.checkpoint_every=10", "train.validate_every=0", "train.timeout=10"]
     out = tmp_path / "nodes"
     first = start(out, *changes, launcher=node, seconds=0.05)
+    wait_until(lambda: reachable(port), first, out)  # it keeps the addresses: the job outlives any other launcher
     second = start(out, *changes, launcher=node, seconds=0.05)
     wait_until(lambda: len(workers(first)) == 1 and len(workers(second)) == 1 and steps(out) >= 30, first, out)
     killed = [*workers(second).values(), second.pid]
