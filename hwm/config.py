@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -51,6 +52,10 @@ class DataConfig:
     """Let training clips share frames; validation clips never do."""
     image_size: int = 0
     """Side of raw video frames in pixels after area resizing; 0 keeps the stored size."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.image_size <= 4096:
+            raise ValueError(f"data.image_size must be 0 (as stored) or at most 4096 pixels, got {self.image_size}")
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,15 @@ class TrainConfig:
             raise ValueError("train.steps, batch_size, accumulate, log_every and keep_checkpoints must be at least 1")
         if min(self.warmup_steps, self.validate_every, self.checkpoint_every, self.sample_every, self.threads) < 0:
             raise ValueError("train.warmup_steps, validate_every, checkpoint_every, sample_every, threads must not be negative")
-        if self.timeout <= 0:
+        if not 0 < self.timeout < math.inf:
+            raise ValueError("train.timeout must be positive")
+        if not 0 < self.lr < math.inf or not 0 <= self.ema < 1:
+            raise ValueError("train.lr must be positive and train.ema in [0, 1)")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"train.betas must lie in [0, 1), got {list(self.betas)}")
+        if not 0 <= self.weight_decay < math.inf or not 0 <= self.clip_norm < math.inf or self.validate_clips < 1:
+            raise ValueError("train.weight_decay and clip_norm must not be negative, validate_clips at least 1")
+        if not 0 < self.timeout < math.inf:
             raise ValueError("train.timeout must be positive")
         if self.lr <= 0 or not 0 <= self.ema < 1:
             raise ValueError("train.lr must be positive and train.ema in [0, 1)")

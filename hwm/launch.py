@@ -16,9 +16,9 @@ import tempfile
 from pathlib import Path
 
 from hwm.config import RunConfig, to_toml
+from hwm.durable import write_text
 from hwm.signals import StopFlag, Stopped
 from hwm.training.device import usable_cores
-from hwm.training.durable import write_text
 from hwm.training.loop import FitResult
 from hwm.training.processes import STALE_STORE
 

@@ -52,3 +52,8 @@ def share_from_environment(environment: Mapping[str, str] = os.environ) -> Share
         job, jobs = (number("SLURM_ARRAY_TASK_ID") - first) // step, (last - first) // step + 1
         share = Share(job * share.count + share.index, jobs * share.count)
     return share
+
+
+def chosen_share(part: tuple[int, int] | None) -> Share:
+    """The share that the user names, (k, n), or None for what the launcher says."""
+    return share_from_environment() if part is None else Share(*part)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwm.share import Share, share_from_environment
+from hwm.share import Share, chosen_share, share_from_environment
 
 
 @given(st.integers(1, 9), st.integers(0, 40))
@@ -35,3 +35,9 @@ def test_a_number_that_is_none_is_named():
         share_from_environment({"RANK": "0", "WORLD_SIZE": "many"})
     with pytest.raises(ValueError, match="got 4 of 4"):
         share_from_environment({"RANK": "4", "WORLD_SIZE": "4"})
+
+
+def test_a_share_that_is_named_counts_before_the_launchers(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert chosen_share(None) == Share(1, 2) and chosen_share((0, 1)) == Share(0, 1)

@@ -177,11 +177,11 @@ def tokenize(
     """
     from hwm.evaluate.work import own_device
     from hwm.progress import Counter
-    from hwm.share import Share, share_from_environment
+    from hwm.share import chosen_share
     from hwm.tokenizers.encode import tokenize as run
     from hwm.training.device import usable_cores
 
-    share = share_from_environment() if part is None else Share(*part)
+    share = chosen_share(part)
     alone, own = part is not None or share.count == 1, own_device(device)
     several = sorted(p.parent for p in raw.glob("*/metadata.json")) if not (raw / "metadata.json").is_file() else []
     targets = [(p, out / p.name.removesuffix("_raw")) for p in several] or [(raw, out)]

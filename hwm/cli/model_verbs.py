@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from hwm.share import share_from_environment
+from hwm.share import chosen_share
 from hwm.signals import StopFlag
 
 
@@ -31,6 +31,7 @@ def evaluate(
     inception: Path | None = None,
     lpips: tuple[Path, ...] = (),
     tokenizer: str = "",
+    part: tuple[int, int] | None = None,
     trust: bool = False,
     device: str = "cpu",
 ) -> int:
@@ -64,6 +65,7 @@ def evaluate(
             distance in the features of the shipped tokenizer.
         lpips: AlexNet weights and LPIPS heads (alexnet-owt-7be5be79.pth alex.pth) for LPIPS.
         tokenizer: Tokenizer for the pixels; default: the one named by the run.
+        part: k n: score only the k-th of n shares; by default torchrun, srun or a Slurm array says which.  0 1: all, also there.
         trust: Allow a TorchScript tokenizer to run.
         device: cpu, or cuda.
     """
@@ -77,7 +79,7 @@ def evaluate(
     with StopFlag() as stop:
         from hwm.evaluate.work import Elsewhere, own_device
 
-        share, device = share_from_environment(), own_device(device)
+        share, device = chosen_share(part), own_device(device)
         common: dict[str, Any] = {"data": data, "out": out or run, "clips": clips, "seed": seed, "which": which, "changes": set}
         common |= {"inception": inception, "lpips": lpips, "tokenizer": tokenizer, "trust": trust, "device": device}
         common |= {"share": share, "stop": stop}
@@ -244,7 +246,7 @@ def submit(
                 which=which,
                 changes=set,
                 device=own_device(device),
-                share=share_from_environment(),
+                share=chosen_share(None),
                 stop=stop,
             )
         except Elsewhere as told:

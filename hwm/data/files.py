@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from hwm.durable import cannot_write
 from hwm.safe_load import text as foreign_text
-from hwm.training.durable import cannot_write
 
 MAX_JSON_BYTES = 4_000_000
 HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]

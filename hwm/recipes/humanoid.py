@@ -43,7 +43,6 @@ def masked_hwm(variant: str, size: str = "") -> RunConfig:
         validate_every=2000,
         validate_clips=512,
         checkpoint_every=1000,
-        sample_every=5000,
     )
     if size:
         small: dict[str, Any] = {"factors": (8, 8, 8, 5, 5, 5), "state_modulation": True, "code_loss": 10.0}
@@ -94,7 +93,6 @@ def flow_hwm(variant: str, size: str = "") -> RunConfig:
         validate_every=2000,
         validate_clips=512,
         checkpoint_every=1000,
-        sample_every=5000,
     )
     if size:
         small: dict[str, Any] = {"state_modulation": True, "state_changes": True, "place_context": True}

@@ -30,7 +30,6 @@ def st_revontuli() -> RunConfig:
             validate_every=2000,
             validate_clips=512,
             checkpoint_every=1000,
-            sample_every=5000,
         ),
     )
 

@@ -29,8 +29,8 @@ from hwm.data.rows import ShardFault
 from hwm.data.shards import verify_shard
 from hwm.data.windows import check_segments, sampling_starts
 from hwm.data.writers import LatentShardWriter, TokenShardWriter, shard_finished
+from hwm.durable import cannot_write
 from hwm.tokenizers.open import open_tokenizer
-from hwm.training.durable import cannot_write
 from hwm.workers import Tell
 
 BATCH_BLOCKS = 8

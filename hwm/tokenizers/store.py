@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 
 from hwm.config import FSQConfig, from_toml, to_toml
 from hwm.data.shards import verify, write_checksums
+from hwm.durable import cannot_write
 from hwm.safe_load.paths import is_file
 from hwm.safe_load.weights import load_safetensors, select
 from hwm.tokenizers.autoencoder import VideoAutoencoder
 from hwm.tokenizers.continuous import ContinuousTokenizer
 from hwm.tokenizers.fsq import FSQTokenizer
-from hwm.training.durable import cannot_write
 
 WEIGHTS = Path(__file__).parent / "weights"
 

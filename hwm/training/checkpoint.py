@@ -18,6 +18,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.checkpoint import CheckpointException
 
+from hwm.durable import cannot_write, fsync, write_text
 from hwm.safe_load.text import parse_json
-from hwm.training.durable import cannot_write, fsync, write_text
 from hwm.training.processes import ALONE, Processes
 from hwm.training.stored import SHARDS, Groups, Stored, is_sharded, write_shards, write_whole
 
@@ -91,8 +92,6 @@ def _write_share(building: Path, final: Path, tensors: Groups, processes: Proces
     try:
         write_shards(folder, tensors, process_group=processes.patient)
         own = sorted(folder.glob(f"shard-{processes.rank + 1:05d}-*.safetensors"))
-        for file in own:
-            fsync(file)
         return {"files": {f"{SHARDS}/{file.name}": _entry(file) for file in own}}
     except (OSError, SafetensorError) as error:
         return {"error": str(cannot_write(final / SHARDS, error))}
@@ -102,18 +101,21 @@ def _write_share(building: Path, final: Path, tensors: Groups, processes: Proces
 
 def _finish(building: Path, final: Path, state: dict[str, Any], tensors: Groups, files: dict[str, Any]) -> None:
     """Write whole groups, the state and, last, the manifest of everything."""
-    writing = building
+    writing, entries = building, {}
     try:
-        for group, named in tensors.items():
-            writing = building / f"{group}.safetensors"
-            write_whole(writing, named)
-        writing = building / "state.json"
-        writing.write_text(json.dumps(state, indent=1) + "\n")
-        files = files | {f.name: _entry(f) for f in sorted(building.iterdir()) if f.is_file()}
+        # Hashing takes longer than writing where the processor has no instructions for it, and lets other threads run.
+        with ThreadPoolExecutor() as threads:
+            for group, named in tensors.items():
+                writing = building / f"{group}.safetensors"
+                write_whole(writing, named)
+                entries[writing.name] = threads.submit(_entry, writing)
+            writing = building / "state.json"
+            writing.write_text(json.dumps(state, indent=1) + "\n")
+            entries[writing.name] = threads.submit(_entry, writing)
+            files = files | {name: entries[name].result() for name in sorted(entries)}
         writing = building / "manifest.json"
         writing.write_text(_seal({"schema": SCHEMA, "step": state["step"], "torch": torch.__version__, "files": files}))
-        for file in building.iterdir():
-            fsync(file)
+        fsync(writing)
         fsync(building)
     except (OSError, SafetensorError) as error:
         raise cannot_write(final / writing.name, error) from None
@@ -131,6 +133,8 @@ def _publish(checkpoints: Path, building: Path, final: Path, state: dict[str, An
 
 
 def _entry(file: Path) -> dict[str, Any]:
+    """Force a file to the disk; what the manifest says of it."""
+    fsync(file)
     return {"bytes": file.stat().st_size, "sha256": _sha256(file)}
 
 

@@ -29,6 +29,7 @@ from torch.distributed.tensor import DTensor
 
 from hwm.config import RunConfig, TrainConfig
 from hwm.contracts import Batch
+from hwm.durable import write_picture
 from hwm.signals import StopFlag
 from hwm.training import checkpoint
 from hwm.training.device import autocast, choose_device, cpu_threads, own_randomness, seed_of
@@ -164,8 +165,7 @@ def fit(
                     with evaluating(model, ema):
                         picture = preview(model)
                     if processes.first:
-                        (out / "samples").mkdir(exist_ok=True)
-                        picture.save(out / "samples" / f"step-{step}.png")
+                        write_picture(out / "samples" / f"step-{step}.png", picture)
 
                 if ending:
                     break

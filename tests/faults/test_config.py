@@ -123,8 +123,10 @@ def test_no_number_of_a_model_is_taken_that_none_can_have(record_property):
 
 
 @pytest.mark.fault("B9", REFUSED)
-@pytest.mark.parametrize("setting", ["train.lr=nan", "train.betas=[0.9,-1.0]", "train.weight_decay=nan", "train.clip_norm=-1.0"])
-@pytest.mark.xfail(strict=True, reason="TrainConfig takes numbers that no optimiser can have")
+@pytest.mark.parametrize(
+    "setting",
+    ["train.lr=nan", "train.betas=[0.9,-1.0]", "train.weight_decay=nan", "train.clip_norm=-1.0", "data.image_size=-1"],
+)
 def test_no_number_of_the_optimisation_is_taken_that_none_can_have(setting):
     with pytest.raises(ValueError):
         override(RunConfig(), [setting])

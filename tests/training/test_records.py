@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hwm.durable import write_text
 from hwm.training.device import seed_of
-from hwm.training.durable import write_text
 from hwm.training.metrics import MetricsLog
 from hwm.training.progress import TrainingProgress, clock_text
 

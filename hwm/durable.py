@@ -8,6 +8,10 @@ import re
 import shutil
 from io import FileIO
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
@@ -29,6 +33,18 @@ def write_text(path: Path, text: str) -> None:
         fsync(temporary)
         temporary.replace(path)
         fsync(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from None
+
+
+def write_picture(path: Path, picture: Image.Image) -> None:
+    """Write a PNG, whole or not at all."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        picture.save(temporary)
+        temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise cannot_write(path, error) from None
