@@ -175,11 +175,10 @@ def tokenize(
         trust: Allow a TorchScript tokenizer, which is a program, to run.
         device: cpu, or cuda.
     """
-    from hwm.evaluate.work import own_device
     from hwm.progress import Counter
     from hwm.share import chosen_share
     from hwm.tokenizers.encode import tokenize as run
-    from hwm.training.device import usable_cores
+    from hwm.training.device import own_device, usable_cores
 
     share = chosen_share(part)
     alone, own = part is not None or share.count == 1, own_device(device)

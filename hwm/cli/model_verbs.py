@@ -77,7 +77,8 @@ def evaluate(
     else:
         _only("--protocol sampling", of_sampling)
     with StopFlag() as stop:
-        from hwm.evaluate.work import Elsewhere, own_device
+        from hwm.evaluate.work import Elsewhere
+        from hwm.training.device import own_device
 
         share, device = chosen_share(part), own_device(device)
         common: dict[str, Any] = {"data": data, "out": out or run, "clips": clips, "seed": seed, "which": which, "changes": set}
@@ -223,8 +224,9 @@ def submit(
         raise ValueError("give --team, --authors and --email: they stand in the README.txt of the submission")
     fields = {"method": method, "team": team, "authors": authors, "e-mail": email, "institution": institution, "country": country}
     with StopFlag() as stop:
-        from hwm.evaluate.work import Elsewhere, own_device
+        from hwm.evaluate.work import Elsewhere
         from hwm.submit import submit_compression, submit_sampling
+        from hwm.training.device import own_device
 
         if track == "compression":
             fields["method"] = method or "hwm ST-Transformer"

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
 
 from hwm.evaluate.parts import Arrays, Parts, PartsFolder
 from hwm.safe_load.text import read_json
@@ -127,11 +124,3 @@ def progress_of(call: Callable[[int, int], None] | None, sizes: Sequence[int]) -
 def listening(stop: StopFlag | None) -> AbstractContextManager[StopFlag]:
     """The flag of a caller, or one that listens to signals itself."""
     return StopFlag() if stop is None else nullcontext(stop)
-
-
-def own_device(device: str, environment: Mapping[str, str] = os.environ) -> str:
-    """Of the GPUs that processes of one machine share the one of this process; any other device is as it was given."""
-    local = environment.get("LOCAL_RANK") or environment.get("SLURM_LOCALID")
-    if device != "cuda" or local is None or not local.isdecimal() or not torch.cuda.device_count():
-        return device
-    return f"cuda:{int(local) % torch.cuda.device_count()}"

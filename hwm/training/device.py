@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -21,6 +21,14 @@ def choose_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {name!r} cannot be used here ({reason}); use 'auto' or 'cpu'") from None
     return device
+
+
+def own_device(device: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Of the GPUs that processes of one machine share the one of this process; any other device is as it was given."""
+    local = environment.get("LOCAL_RANK") or environment.get("SLURM_LOCALID")
+    if device != "cuda" or local is None or not local.isdecimal() or not torch.cuda.device_count():
+        return device
+    return f"cuda:{int(local) % torch.cuda.device_count()}"
 
 
 def usable_cores() -> int:

@@ -53,7 +53,7 @@ class Parallel:
         elif self.world > 1:
             # Idle weights exist (Masked-HWM's last block; reference counts include them).  Looking for them every step
             # also keeps the order of summation the same after a restart, which rebuilt buckets would change.
-            places = [device.index] if device.type == "cuda" else None
+            places = [torch.cuda.current_device()] if device.type == "cuda" else None
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # of broadcast_buffers, whose successor older versions lack
                 self._ddp = DistributedDataParallel(

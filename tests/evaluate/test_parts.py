@@ -14,9 +14,10 @@ from hwm.evaluate.parts import Columns, PartsFolder, names_of
 from hwm.evaluate.perceptual import PerceptualScorer
 from hwm.evaluate.protocols import evaluate
 from hwm.evaluate.sampling import evaluate_sampling
-from hwm.evaluate.work import Elsewhere, Work, own_device, progress_of, sizes_of
+from hwm.evaluate.work import Elsewhere, Work, progress_of, sizes_of
 from hwm.share import Share
 from hwm.signals import StopFlag, Stopped
+from hwm.training.device import own_device
 
 ARRAYS = {
     "b/scores": np.linspace(0, 1, 6).reshape(2, 3),
