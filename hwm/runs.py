@@ -126,7 +126,14 @@ def train(config: RunConfig, out: str | Path, *, processes: Processes = ALONE) -
     if not config.data.train:
         raise ValueError("data.train is empty: give the training data with --data FOLDER")
     config = dealt_out(config, out, world=processes.world)
-    clips = open_clips(config, config.data.train, training=True)
+
+    def opened(folder: str, *, training: bool) -> Clips:
+        # The first process compares the files with their checksums and notes it: the others need not.
+        if processes.world > 1:
+            processes.on_first(lambda: len(open_clips(config, folder, training=training)))
+        return open_clips(config, folder, training=training)
+
+    clips = opened(config.data.train, training=True)
     model = prepared_model(config, clips)
 
     def train_batch(index: int) -> Batch:
@@ -135,7 +142,7 @@ def train(config: RunConfig, out: str | Path, *, processes: Processes = ALONE) -
 
     held_out = preview = None
     if config.data.val and (config.train.validate_every or config.train.sample_every):
-        clips_held_out = open_clips(config, config.data.val, training=False)
+        clips_held_out = opened(config.data.val, training=False)
         held_out = HeldOut(clips_held_out, spread(config.train.validate_clips, len(clips_held_out)), config.train.batch_size)
         preview = _preview(clips_held_out, config)
     return fit(

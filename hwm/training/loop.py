@@ -37,13 +37,13 @@ from hwm.training.ema import Ema
 from hwm.training.metrics import MetricsLog
 from hwm.training.optim import adamw, load_optimizer_tensors, lr_at, optimizer_tensors
 from hwm.training.parallel import Parallel
-from hwm.training.processes import ALONE, Processes
+from hwm.training.processes import ALONE, Processes, under_launcher
 from hwm.training.progress import TrainingProgress
 from hwm.training.run_folder import DONE, claimed, config_hash, mark_done, read_done, settle_config
 from hwm.training.validation import evaluating, validate
 
 LEAVING = 30.0
-"""Seconds that a restarted group of processes waits for one of the last attempt that is still saving."""
+"""Seconds that a launcher's processes wait for one of the last attempt that is still saving."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ def held(out: Path, processes: Processes, *, say: Callable[[str], None]) -> Iter
     with ExitStack() as stack:
 
         def claim() -> None:
-            stack.enter_context(claimed(out, say=say, patience=LEAVING if processes.world > 1 else 0.0))
+            stack.enter_context(claimed(out, say=say, patience=LEAVING if under_launcher() else 0.0))
             (out / DONE).unlink(missing_ok=True)
             checkpoint.clean(out / "checkpoints")
 

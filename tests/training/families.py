@@ -9,8 +9,10 @@ validation and prediction with shared weights what they are with whole ones, bef
 from __future__ import annotations
 
 import copy
+import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,6 +48,17 @@ FAMILIES: dict[str, Any] = {
     "wan": WAN,
     "fsq": FSQConfig(levels=(3, 3), spatial_stride=4, channels=8, depth=1),
 }
+if "WAN_BASE" in os.environ:  # an adapter in float32 on a frozen base in bfloat16 with float32 islands
+    FAMILIES["wan-lora"] = replace(WAN, base=os.environ["WAN_BASE"], dtype="bfloat16", lora_rank=2, condition_dropout=0.0)
+
+
+def write_base(folder: Path) -> None:
+    """A tiny Wan in diffusers' layout, to be adapted."""
+    from hwm.nn.wan_transformer import StateConditionedWan
+
+    torch.manual_seed(0)
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 4, "out_channels": 4, "text_dim": 8}
+    StateConditionedWan(**sizes, patch_size=(1, 2, 2), freq_dim=32, ffn_dim=32, num_layers=2).save_pretrained(folder)
 
 
 def batch_of(config: Any, number: int) -> Batch:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import FAMILIES, batch_of, build, gen
+from families import FAMILIES, batch_of, build, gen, write_base
 from tiny_training import CONFIG
 
 from hwm.training.parallel import Parallel
@@ -19,16 +19,17 @@ from hwm.training.run_folder import config_hash, dealt_out
 HERE = Path(__file__).parent
 
 
-def processes(world: int, *command: object) -> list[str]:
+def processes(world: int, *command: object, **variables: str) -> list[str]:
     """Run a script in `world` processes that find each other; what each printed.  Fails if one does."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    common |= {"TORCH_CPP_LOG_LEVEL": "ERROR", **variables}
     started = [
         subprocess.Popen(
             [sys.executable, *map(str, command)],
-            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "TORCH_CPP_LOG_LEVEL": "ERROR"},
+            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -42,10 +43,11 @@ def processes(world: int, *command: object) -> list[str]:
 
 
 @pytest.mark.slow
-def test_gradients_scores_and_predictions_of_two_processes_are_those_of_one():
+def test_gradients_scores_and_predictions_of_two_processes_are_those_of_one(tmp_path):
+    write_base(tmp_path / "base")
     modes = ["ddp", "fsdp+recompute"]
-    first, _ = processes(2, "families.py", ",".join(modes))
-    assert first.splitlines() == [f"{mode} {name} equal" for mode in modes for name in FAMILIES]
+    first, _ = processes(2, "families.py", ",".join(modes), WAN_BASE=str(tmp_path / "base"))
+    assert first.splitlines() == [f"{mode} {name} equal" for mode in modes for name in [*FAMILIES, "wan-lora"]]
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
