@@ -15,6 +15,7 @@ from hwm.config import FlowConfig, FSQConfig, RunConfig, WanConfig
 from hwm.contracts import Batch
 from hwm.runs import build_model
 from hwm.training.costs import StateCosts, StepCosts, count_state, count_step
+from hwm.training.parallel import recompute_blocks
 
 GB = 1e9
 WORKSPACE = 1.2
@@ -32,8 +33,8 @@ VIDEO_SIDE = 64
 class RecipeCosts:
     """The costs of one configuration.
 
-    plain: of a step that keeps all activations.  checkpointed: of one that recomputes them block by block, for the
-    family that can.
+    plain: of a step that keeps all activations.  checkpointed: of one that recomputes them block by block, where it was
+    counted (tokenizers have no stack of blocks).
     """
 
     config: RunConfig
@@ -44,7 +45,8 @@ class RecipeCosts:
     @property
     def step(self) -> StepCosts:
         """As the recipe trains."""
-        return self.checkpointed if self.checkpointed and getattr(self.config.model, "checkpointing", False) else self.plain
+        recomputes = self.config.train.recompute or getattr(self.config.model, "checkpointing", False)
+        return self.checkpointed if self.checkpointed and recomputes else self.plain
 
     def memory(self, clips: int, step: StepCosts | None = None) -> float:
         """Bytes of training with micro-batches of that many clips, workspace included."""
@@ -87,15 +89,22 @@ class RecipeCosts:
         }
 
 
-def recipe_costs(config: RunConfig) -> RecipeCosts:
-    """Count a configuration.  Raises ValueError for a Wan model where the extra `wan` is not installed."""
-    model = config.model
-    state = state_costs(config)
-    if not isinstance(model, WanConfig):
-        return RecipeCosts(config, state, _step(config), None)
-    plain, kept = (_step(replace(config, model=replace(model, checkpointing=on))) for on in (False, True))
+def recipe_costs(config: RunConfig, *, both: bool = True) -> RecipeCosts:
+    """Count a configuration.  both: also the way of keeping activations that it does not take, where there are two.
+
+    Raises ValueError for a Wan model where the extra `wan` is not installed.
+    """
+    state, recomputes = state_costs(config), config.train.recompute or getattr(config.model, "checkpointing", False)
+    if isinstance(config.model, WanConfig):
+        config_kept = replace(config, model=replace(config.model, checkpointing=False))
+    else:
+        config_kept = config
+    plain, layers = _step(config_kept), getattr(config.model, "num_layers", 0)
+    if not layers or not (both or recomputes):
+        return RecipeCosts(config, state, plain, None)
+    kept = _step(config_kept, recompute=True)
     # In the backward pass one block at a time has its activations again.
-    again = (plain.clip_bytes - kept.clip_bytes) // model.num_layers
+    again = (plain.clip_bytes - kept.clip_bytes) // layers
     return RecipeCosts(config, state, plain, replace(kept, clip_bytes=kept.clip_bytes + again))
 
 
@@ -109,23 +118,26 @@ def _on_meta(config: RunConfig) -> Any:
         return build_model(config)
 
 
-def _step(config: RunConfig) -> StepCosts:
+def _step(config: RunConfig, *, recompute: bool = False) -> StepCosts:
     """Costs of a step.  The blocks of a stack are alike, so two short ones tell of a long one."""
     layers = getattr(config.model, "num_layers", 0)
     few = getattr(config.model, "unshared_blocks", 0) + 1
     if layers <= few + 1:
-        return _whole_step(config)
+        return _whole_step(config, recompute)
     model: Any = config.model
-    less, more = (_whole_step(replace(config, model=replace(model, num_layers=n))) for n in (few, few + 1))
+    less, more = (_whole_step(replace(config, model=replace(model, num_layers=n)), recompute) for n in (few, few + 1))
     return more.combine(less, lambda b, a: a + (layers - few) * (b - a))
 
 
-def _whole_step(config: RunConfig) -> StepCosts:
+def _whole_step(config: RunConfig, recompute: bool = False) -> StepCosts:
     model: Any = config.model
     if hasattr(model, "dropout"):
         # On a CPU attention with dropout is not fused and keeps far more; on a GPU a mask costs a byte an element.
         config = replace(config, model=replace(model, dropout=0.0))
-    return count_step(_on_meta(config), lambda clips: _clips(config, clips), precision=config.train.precision)
+    built = _on_meta(config)
+    if recompute:
+        recompute_blocks(built)
+    return count_step(built, lambda clips: _clips(config, clips), precision=config.train.precision)
 
 
 def _clips(config: RunConfig, clips: int) -> Batch:

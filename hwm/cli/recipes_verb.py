@@ -50,7 +50,7 @@ def _count(entry: Recipe, *, costs: bool) -> Any:
 
     config = entry.build()
     try:
-        return recipe_costs(config) if costs else state_costs(config)
+        return recipe_costs(config, both=False) if costs else state_costs(config)
     except ValueError:
         if isinstance(config.model, WanConfig):
             return None

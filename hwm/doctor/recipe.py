@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from hwm.config import FSQConfig, RunConfig, WanConfig, from_toml
+from hwm.config import FSQConfig, RunConfig, from_toml
 from hwm.doctor.machine import free_memory
 from hwm.doctor.place import existing
 from hwm.doctor.units import size
@@ -68,17 +68,14 @@ def memory(costs: RecipeCosts, *, free: float, nproc: int = 1) -> Verdict:
 
 def smaller(costs: RecipeCosts, *, each: float, nproc: int = 1) -> str:
     """How the recipe could fit into `each` bytes."""
-    config, clips = costs.config, costs.clips
+    clips = costs.clips
     ways: list[str] = []
     batch = _divisor(clips, costs.largest(each))
     if batch:
         return f"--set train.batch_size={batch} train.accumulate={clips // batch} (the same {clips} clips a step)"
-    if isinstance(config.model, WanConfig):
-        recomputed = _divisor(clips, costs.largest(each, costs.checkpointed)) if costs.checkpointed else 0
-        if recomputed and not config.model.checkpointing:
-            return f"--set model.checkpointing=true train.batch_size={recomputed} train.accumulate={clips // recomputed}"
-    elif not config.train.recompute and hasattr(config.model, "num_layers") and costs.memory(0) < each:
-        ways.append(f"--set train.recompute=true train.batch_size=1 train.accumulate={clips}")
+    recomputed = _divisor(clips, costs.largest(each, costs.checkpointed)) if costs.checkpointed else 0
+    if recomputed and costs.step is not costs.checkpointed:
+        return f"--set train.recompute=true train.batch_size={recomputed} train.accumulate={clips // recomputed}"
     if costs.memory(0) > each:
         enough = math.ceil(WORKSPACE * costs.state.total / (0.5 * each))
         ways.append(f'--set train.parallel="fsdp" on {max(enough, 2 * nproc)} GPUs like this')

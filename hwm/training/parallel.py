@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from hwm.config import TrainConfig
@@ -41,12 +42,10 @@ class Parallel:
         blocks = list(model.blocks)
         if train.compile:
             _expect_compiler(device)
-        for block in blocks:
-            forward = torch.compile(block.forward) if train.compile else block.forward
-            if train.recompute and not getattr(model.config, "checkpointing", False):  # Wan brings its own
-                forward = functools.partial(recomputed, forward, use_reentrant=False)
-            if forward != block.forward:
-                block.forward = _while_learning(forward, block.forward)
+            for block in blocks:
+                block.forward = _while_learning(torch.compile(block.forward), block.forward)
+        if train.recompute and not getattr(model.config, "checkpointing", False):  # Wan may bring its own
+            recompute_blocks(model)
         self._ddp: DistributedDataParallel | None = None
         if self.world > 1 and train.parallel == "fsdp":
             _shard(model, blocks, self.world, device)
@@ -80,6 +79,27 @@ class Parallel:
             self.model.set_requires_gradient_sync(last)
         with quiet:
             yield
+
+
+def recompute_blocks(model: Any) -> None:
+    """From now on the blocks keep only their inputs for the backward pass."""
+    for block in model.blocks:
+        block.forward = _while_learning(_recomputing(block.forward), block.forward)
+
+
+def _recomputing(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """`forward` of which the inputs alone are kept, also tensors in lists and dicts (torch sees only bare arguments)."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        leaves, structure = tree_flatten((args, kwargs))
+
+        def again(*leaves: Any) -> Any:
+            args, kwargs = tree_unflatten(leaves, structure)
+            return forward(*args, **kwargs)
+
+        return recomputed(again, *leaves, use_reentrant=False)
+
+    return run
 
 
 class _Loss(nn.Module):
