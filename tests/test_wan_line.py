@@ -152,9 +152,11 @@ def test_an_adapter_on_another_base_is_refused(place, capsys):
 
 def test_latents_of_another_autoencoder_are_refused(place, capsys):
     """Latents that are not normalised are not what the pretrained model knows."""
-    text = (place / "latents" / "statistics.json").read_text()
+    text, sums = ((place / "latents" / name).read_text() for name in ("statistics.json", "checksums.json"))
     table = json.loads(text)
     (place / "latents" / "statistics.json").write_text(json.dumps(table | {"std": [30.0] * 4}))
+    (place / "latents" / "checksums.json").unlink()  # which would say that the file is not as it was written
     assert train(place, "wrong", steps=2) == 2
     (place / "latents" / "statistics.json").write_text(text)
+    (place / "latents" / "checksums.json").write_text(sums)
     assert "own autoencoder" in capsys.readouterr().err

@@ -35,7 +35,7 @@ FAULTS = {
     "B12": "submissions: wrong count, shape, type, NaN, double ids",
     "L4": "an index of 306 000 clips: open, shuffle, first batch",
     "L5": "10 000 training steps of a tiny model",
-    "L6": "tokenizing an hour of 512 x 512 H.264",
+    "L6": "tokenizing 512 x 512 H.264, a minute and a quarter of an hour",
     "L7": "a checkpoint of 400 MB with its manifest",
     "L8": "--help of the command and of every verb",
     "L9": "an evaluation of 1000 rollouts, killed and run again",
