@@ -17,6 +17,8 @@ from hwm.experiments.plan import Plan
 from hwm.recipes import recipe
 
 STEPS = (1, 2, 4, 8, 16, 50)
+FEW, MANY = 4, 50
+"""Of these the goal speaks."""
 SHORTCUT_SHARE = 0.25
 """Share of a batch that learns shortcuts, as in Frans et al. 2024."""
 GOAL_DB = 0.2
@@ -105,14 +107,14 @@ def _number(value: dict[str, Any], digits: int) -> str:
 
 
 def verdict(record: dict[str, Any]) -> list[str]:
-    """How far four steps lie from fifty, in one sentence a model."""
+    """How far FEW steps lie from MANY, in one sentence a model."""
     sentences = []
     for kind, points in record["curves"].items():
-        few, many = (next(p for p in points if p["steps"] == n) for n in (4, 50))
+        few, many = (next(p for p in points if p["steps"] == n) for n in (FEW, MANY))
         psnr, tfd = few["psnr"]["mean"] - many["psnr"]["mean"], few["tfd"]["mean"] - many["tfd"]["mean"]
         reached = "reaches" if psnr >= -GOAL_DB else "misses"
         sentences.append(
-            f"{kind.capitalize()}: four steps lie {psnr:+.2f} dB in PSNR and {tfd:+.4f} in TFD from fifty, which {reached} "
+            f"{kind.capitalize()}: {FEW} steps lie {psnr:+.2f} dB in PSNR and {tfd:+.4f} in TFD from {MANY}, which {reached} "
             f"the goal of at most {GOAL_DB} dB below."
         )
     return sentences

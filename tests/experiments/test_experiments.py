@@ -65,11 +65,13 @@ def test_tables_hold_ours_and_the_published_figures_apart(plan):
 
 
 def test_steps_are_scored_for_both_trainings(plan, monkeypatch):
-    monkeypatch.setattr(steps_module, "STEPS", (4, 50))
+    monkeypatch.setattr(steps_module, "STEPS", (2, 4))
+    monkeypatch.setattr(steps_module, "FEW", 2)
+    monkeypatch.setattr(steps_module, "MANY", 4)
     flow_steps(plan, "full")
     record = json.loads((plan.out / "steps.json").read_text())
     assert set(record["curves"]) == {"plain", "shortcut"}
-    assert [point["steps"] for point in record["curves"]["shortcut"]] == [4, 50]
+    assert [point["steps"] for point in record["curves"]["shortcut"]] == [2, 4]
     assert (plan.out / "runs" / "flow-hwm-full-tiny-shortcut" / "config.toml").read_text().count("shortcut = 0.25") == 1
     assert "copy last frame" in (plan.out / "steps.md").read_text()
 
