@@ -33,7 +33,7 @@ from hwm.tokenizers.continuous import ContinuousTokenizer
 from hwm.tokenizers.fsq import FSQTokenizer
 from hwm.tokenizers.open import open_tokenizer
 from hwm.tokenizers.store import new_tokenizer
-from hwm.training import checkpoint
+from hwm.training import checkpoint, weights
 from hwm.training.loop import FitResult, already_done, fit
 from hwm.training.processes import ALONE, Processes
 from hwm.training.run_folder import dealt_out
@@ -276,7 +276,7 @@ def load_run(folder: str | Path, *, which: str = "best", device: str = "cpu", ch
     config = override(config, list(changes))
     model = build_model(config)
     place = checkpoint.find(folder, which=which)
-    checkpoint.load_weights(place, model)
+    weights.load_weights(place, model)
     return Run(folder, config, model.to(device).eval(), checkpoint.step_of(place))
 
 

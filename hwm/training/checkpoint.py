@@ -20,13 +20,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
 from torch.distributed.checkpoint import CheckpointException
 
 from hwm.durable import cannot_write, fsync, write_text
@@ -244,87 +242,6 @@ def step_of(folder: Path) -> int:
 def stored(folder: Path) -> Stored:
     """The tensors of a checkpoint that was verified."""
     return Stored(folder / name for name in _manifest(folder)["files"] if name.endswith(".safetensors"))
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What `load_weights` put into a model: the files read and the names of all tensors set."""
-
-    files: tuple[Path, ...]
-    names: tuple[str, ...]
-
-
-def load_weights(path: str | Path, model: nn.Module, *, prefer_ema: bool = True) -> Loaded:
-    """Load weights into a model, all of them and nothing else.
-
-    path: a run (its best checkpoint), a checkpoint, a folder with model.safetensors, or a .safetensors file.
-    prefer_ema: take the averaged weights where the folder has them.
-    Raises ValueError listing missing and unexpected names and differing shapes and dtypes (never cast) and NaN;
-    the model is then unchanged.
-    """
-    path = Path(path)
-    if (path / "checkpoints").is_dir():
-        path = find(path)
-    elif (path / "manifest.json").exists():
-        verify(path)
-    if (path / SHARDS).is_dir():
-        files = sorted((path / SHARDS).glob("*.safetensors"))
-    else:
-        files = [path / "model.safetensors" if path.is_dir() else path]
-        if not files[0].is_file():
-            raise ValueError(f"{files[0]}: no such file; expected weights in the safetensors format")
-        if prefer_ema and path.is_dir() and (path / "ema.safetensors").exists():
-            files.append(path / "ema.safetensors")
-    found = Stored(files)
-    tensors = found.read("model" if path.is_dir() else path.stem)
-    if prefer_ema and path.is_dir() and "ema" in found:
-        tensors |= found.read("ema")
-    expect_same(tensors, model.state_dict(), where=files[0])
-    model.load_state_dict(tensors)
-    return Loaded(tuple(files), tuple(sorted(tensors)))
-
-
-def export_weights(model: nn.Module, path: str | Path) -> Path:
-    """Write a model's weights for publishing, as one safetensors file."""
-    path = Path(path)
-    temporary = path.with_name(f".tmp-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(temporary, model.state_dict())
-        fsync(temporary)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise cannot_write(path, error) from None
-    return path
-
-
-def expect_same(tensors: dict[str, Tensor], expected: dict[str, Tensor], *, where: Path) -> None:
-    """Raise ValueError with every kind of difference between stored tensors and those of a model.
-
-    tensors: on the meta device where only shapes and types are to be compared.
-    """
-    both = sorted(tensors.keys() & expected.keys())
-    faults = {
-        "missing": sorted(expected.keys() - tensors.keys()),
-        "unexpected": sorted(tensors.keys() - expected.keys()),
-        "of another shape": [
-            f"{n} {tuple(tensors[n].shape)}, the model has {tuple(expected[n].shape)}"
-            for n in both
-            if tensors[n].shape != expected[n].shape
-        ],
-        "of another dtype": [
-            f"{n} {tensors[n].dtype}, the model has {expected[n].dtype}" for n in both if tensors[n].dtype != expected[n].dtype
-        ],
-        "with NaN": [n for n in both if not tensors[n].is_meta and tensors[n].is_floating_point() and tensors[n].isnan().any()],
-    }
-    found = [
-        f"{len(names)} {fault}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
-        for fault, names in faults.items()
-        if names
-    ]
-    if found:
-        raise ValueError(f"{where}: does not fit the model ({len(both)} names match); {'; '.join(found)}")
 
 
 # --- small pieces ----------------------------------------------------------------------------------------------------

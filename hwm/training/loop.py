@@ -31,7 +31,7 @@ from hwm.config import RunConfig, TrainConfig
 from hwm.contracts import Batch
 from hwm.durable import write_picture
 from hwm.signals import StopFlag
-from hwm.training import checkpoint
+from hwm.training import checkpoint, weights
 from hwm.training.device import autocast, choose_device, cpu_threads, own_randomness, seed_of
 from hwm.training.ema import Ema
 from hwm.training.metrics import MetricsLog
@@ -301,7 +301,7 @@ def _restore(
     if state.pop("config") != config_hash(config):
         raise ValueError(f"{folder}: was trained with another configuration than config.toml; choose another folder")
     here = model.state_dict()
-    checkpoint.expect_same(stored.sizes("model"), here, where=folder / "model.safetensors")
+    weights.expect_same(stored.sizes("model"), here, where=folder / "model.safetensors")
     tensors = {name: torch.empty_like(tensor) for name, tensor in here.items()}
     stored.read_into("model", tensors)
     model.load_state_dict(tensors)  # rather than in place: a model may have something to say to what it is given

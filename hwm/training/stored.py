@@ -103,6 +103,10 @@ class Stored:
     def __contains__(self, group: str) -> bool:
         return group in self._pieces
 
+    def files(self, group: str) -> list[Path]:
+        """The files that hold a group."""
+        return sorted({piece.file for pieces in self._pieces.get(group, {}).values() for piece in pieces})
+
     def sizes(self, group: str) -> dict[str, Tensor]:
         """Every tensor of a group without its values: shape and type alone (on the meta device)."""
         return {

@@ -11,7 +11,7 @@ from hwm.config import STConfig
 from hwm.models.st_transformer import STTransformer
 from hwm.safe_load.weights import load_state_dict, select
 from hwm.tokenizers.open import open_tokenizer
-from hwm.training.checkpoint import load_weights
+from hwm.training.weights import load_weights
 
 B6 = pytest.mark.fault("B6", "refused with a diff of keys; dtype never cast silently")
 

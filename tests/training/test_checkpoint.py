@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tiny_training import build, checkpoint_bytes, run, stopping_at
 from torch import nn
 
-from hwm.training import checkpoint
+from hwm.training import checkpoint, weights
 
 
 @pytest.fixture(scope="module")
@@ -143,14 +143,20 @@ def test_a_lost_best_checkpoint_is_reported_and_chosen_anew(tmp_path):
 def test_loading_weights_prefers_the_average_and_reports(trained):
     folder = trained / "checkpoints" / "step-6"
     averaged, plain = build(), build()
-    loaded = checkpoint.load_weights(trained, averaged)
+    loaded = weights.load_weights(trained, averaged)
     assert [f.name for f in loaded.files] == ["model.safetensors", "ema.safetensors"]
     assert set(loaded.names) == set(averaged.state_dict())
-    assert [f.name for f in checkpoint.load_weights(folder, plain, prefer_ema=False).files] == ["model.safetensors"]
+    assert [f.name for f in weights.load_weights(folder, plain, prefer_ema=False).files] == ["model.safetensors"]
     ema, model = load_file(folder / "ema.safetensors"), load_file(folder / "model.safetensors")
     assert all(torch.equal(averaged.state_dict()[n], t) for n, t in ema.items())
     assert all(torch.equal(plain.state_dict()[n], t) for n, t in model.items())
     assert any(not torch.equal(ema[n], model[n]) for n in ema)
+
+
+def test_a_file_without_tensors_is_refused(tmp_path):
+    save_file({}, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=r"w\.safetensors: does not fit the model .*2 missing: bias, weight"):
+        weights.load_weights(tmp_path / "w.safetensors", nn.Linear(2, 1))
 
 
 def test_loading_refuses_what_does_not_fit_and_leaves_the_model_alone(tmp_path):
@@ -167,23 +173,23 @@ def test_loading_refuses_what_does_not_fit_and_leaves_the_model_alone(tmp_path):
     for pattern, tensors in broken.items():
         save_file(tensors, tmp_path / "w.safetensors")
         with pytest.raises(ValueError, match=pattern) as caught:
-            checkpoint.load_weights(tmp_path / "w.safetensors", model)
+            weights.load_weights(tmp_path / "w.safetensors", model)
         assert "w.safetensors" in str(caught.value) and "\n" not in str(caught.value)
         assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
     save_file(good, tmp_path / "w.safetensors")
-    assert checkpoint.load_weights(tmp_path / "w.safetensors", model).names == tuple(sorted(good))
+    assert weights.load_weights(tmp_path / "w.safetensors", model).names == tuple(sorted(good))
 
 
 def test_files_that_are_no_weights(tmp_path):
     model = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="no such file"):
-        checkpoint.load_weights(tmp_path / "none.safetensors", model)
+        weights.load_weights(tmp_path / "none.safetensors", model)
     chance = random.Random(2)
-    whole = checkpoint.export_weights(model, tmp_path / "w.safetensors").read_bytes()
+    whole = weights.export_weights(model, tmp_path / "w.safetensors").read_bytes()
     for damaged in [b"", b"text", bytes(1000), *(whole[: chance.randrange(len(whole))] for _ in range(20))]:
         (tmp_path / "w.safetensors").write_bytes(damaged)
         with pytest.raises(ValueError, match="w.safetensors: not a whole safetensors file"):
-            checkpoint.load_weights(tmp_path / "w.safetensors", model)
+            weights.load_weights(tmp_path / "w.safetensors", model)
 
 
 def test_export_gives_back_the_same_weights_tied_ones_too(tmp_path):
@@ -195,8 +201,8 @@ def test_export_gives_back_the_same_weights_tied_ones_too(tmp_path):
 
     torch.manual_seed(0)
     model, other = Tied(), Tied()
-    path = checkpoint.export_weights(model, tmp_path / "published" / "model.safetensors")
-    assert checkpoint.load_weights(path.parent, other).names == ("head.weight", "table.weight")
+    path = weights.export_weights(model, tmp_path / "published" / "model.safetensors")
+    assert weights.load_weights(path.parent, other).names == ("head.weight", "table.weight")
     assert torch.equal(other.table.weight, model.table.weight) and other.head.weight is other.table.weight
     assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
     assert path.stat().st_mode & 0o777 == (tmp_path / "published").stat().st_mode & 0o666

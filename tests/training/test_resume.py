@@ -15,7 +15,7 @@ from tiny_training import CONFIG, VALIDATION, build, checkpoint_bytes, clips, ru
 from hwm.config import FSQConfig
 from hwm.contracts import Batch
 from hwm.tokenizers.fsq import FSQTokenizer
-from hwm.training import checkpoint
+from hwm.training import checkpoint, weights
 from hwm.training.loop import fit
 
 
@@ -233,6 +233,6 @@ def test_validation_sees_the_averaged_weights(tmp_path):
             ).mean().item()
 
     averaged = build()
-    checkpoint.load_weights(tmp_path, averaged)
+    weights.load_weights(tmp_path, averaged)
     assert mean(averaged) == pytest.approx(logged, rel=1e-6)
     assert abs(mean(model) - logged) > 1e-3
