@@ -16,7 +16,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent / "faults"))  # for `fault_table`
 
 from catalogue import FAULTS
-from fault_table import Results, circumstances, put_into
+from fault_table import Results, circumstances, put_into, put_rows_into
 
 from hwm.clock import WAN, subsample
 from hwm.contracts import Prediction
@@ -26,6 +26,7 @@ from hwm.nn.flow_matching import noise
 def pytest_addoption(parser):
     group = parser.getgroup("faults")
     group.addoption("--faults", action="store_true", help="only the fault tests, long forms too, and their table at the end")
+    group.addoption("--only", metavar="NUMBERS", default="", help="with --faults: only these numbers, such as F2,L9")
     group.addoption("--faults-table", metavar="FILE", type=Path, help="also put the table between the marks of this file")
 
 
@@ -65,7 +66,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    wanted, unwanted = [], []
+    wanted, unwanted, only = [], [], only_numbers(config)
     for item in items:
         marks = list(item.iter_markers("fault"))
         if unknown := [mark.args[0] for mark in marks if mark.args[0] not in FAULTS]:
@@ -73,10 +74,21 @@ def pytest_collection_modifyitems(config, items):
         # User properties travel with the reports, also out of the workers of xdist.
         item.user_properties += [("fault", [str(number) for number in mark.args]) for mark in marks]
         chosen = bool(marks) if config.getoption("faults") else not item.get_closest_marker("full")
+        if config.getoption("only"):
+            chosen = chosen and not only.isdisjoint(mark.args[0] for mark in marks)
         (wanted if chosen else unwanted).append(item)
     if unwanted:
         config.hook.pytest_deselected(items=unwanted)
         items[:] = wanted
+
+
+def only_numbers(config):
+    numbers = {number for number in config.getoption("only").split(",") if number}
+    if numbers and not config.getoption("faults"):
+        raise pytest.UsageError("--only goes with --faults")
+    if unknown := sorted(numbers - set(FAULTS)):
+        raise pytest.UsageError(f"--only {','.join(unknown)}: not in tests/faults/catalogue.py")
+    return numbers
 
 
 class FaultRun:
@@ -85,7 +97,9 @@ class FaultRun:
     def __init__(self, config):
         self.config, self.results = config, Results()
         narrowed = any(config.getoption(name, None) for name in ("keyword", "markexpr", "deselect", "lf", "collectonly"))
-        self.complete = not narrowed and config.args_source is not pytest.Config.ArgsSource.ARGS
+        self.whole = not narrowed and config.args_source is not pytest.Config.ArgsSource.ARGS
+        self.only = only_numbers(config)
+        self.complete = self.whole and not self.only
 
     def pytest_runtest_logreport(self, report):
         self.results.add(
@@ -111,6 +125,9 @@ class FaultRun:
         table = self.config.getoption("faults_table")
         if table and self.complete:
             put_into(table, text)
+        elif table and self.whole:
+            rows = {number: self.results.line(number) for number in FAULTS if number in self.only}
+            put_rows_into(table, rows, said=circumstances())
         elif table:
             terminalreporter.write_line(f"{table}: left as it is, because only a part of the faults was asked for")
 

@@ -62,11 +62,13 @@ class Results:
     def lines(self, *, complete: bool) -> list[str]:
         """The table in Markdown.  complete: show numbers without any test, too."""
         lines = ["| no. | fault | target | measured | result | s |", "|---|---|---|---|---|---|"]
-        for number, row in self.rows.items():
-            if row.results or complete:
-                cells = [number, FAULTS[number], "; ".join(row.targets), "; ".join(row.measured), row.result]
-                lines.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + f" | {row.seconds:.1f} |")
-        return lines
+        return lines + [self.line(number) for number, row in self.rows.items() if row.results or complete]
+
+    def line(self, number: str) -> str:
+        """The row of a number."""
+        row = self.rows[number]
+        cells = [number, FAULTS[number], "; ".join(row.targets), "; ".join(row.measured), row.result]
+        return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + f" | {row.seconds:.1f} |"
 
 
 def circumstances() -> str:
@@ -94,8 +96,29 @@ def _commit() -> str:
 
 def put_into(path: Path, text: str) -> None:
     """Replace what stands between the two marks of a Markdown file."""
+    head, _, tail = _parts(path)
+    path.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}", encoding="utf-8")
+
+
+def put_rows_into(path: Path, rows: dict[str, str], *, said: str) -> None:
+    """Replace the rows of some numbers in the table of a Markdown file, and say below it when these were run.
+
+    Raises ValueError where the file has no table with these numbers.
+    """
+    head, old, tail = _parts(path)
+    lines = old.strip("\n").splitlines()
+    places = {line.split("|")[1].strip(): k for k, line in enumerate(lines) if line.startswith("| ")}
+    if lost := [number for number in rows if number not in places]:
+        raise ValueError(f"{path}: its table has no row {', '.join(lost)}; run all faults first")
+    for number, line in rows.items():
+        lines[places[number]] = line
+    lines += ["", f"{', '.join(rows)} again: {said}"]
+    path.write_text(f"{head}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{tail}", encoding="utf-8")
+
+
+def _parts(path: Path) -> tuple[str, str, str]:
     old = path.read_text(encoding="utf-8")
     if old.count(BEGIN) != 1 or old.count(END) != 1:
         raise ValueError(f"{path}: needs one line {BEGIN} and one line {END}, between which the table goes")
-    head, tail = old.partition(BEGIN)[0], old.partition(END)[2]
-    path.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}", encoding="utf-8")
+    head, _, rest = old.partition(BEGIN)
+    return head, *rest.partition(END)[::2]

@@ -131,9 +131,9 @@ def test_a_thousand_rollouts_killed_at_random_times(place, tmp_path, record_prop
     rng, kills, redone, killed_out = random.Random(0), 12, 0, tmp_path / "killed"
     command = evaluating(place, killed_out, clips=1000, data="many")
     for _ in range(kills):
-        wanted = len(parts(killed_out)) + rng.randint(1, 30)
+        wanted = len(parts(killed_out)) + rng.randint(1, 12)
         assert wanted < 250
-        redone += killed(command, killed_out, wanted=wanted, pause=rng.random() * 0.2)
+        redone += killed(command, killed_out, wanted=wanted, pause=rng.random() * 0.1)
     made = len(parts(killed_out))
     finished(command)
     finished(evaluating(place, tmp_path / "whole", clips=1000, data="many"))

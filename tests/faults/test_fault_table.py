@@ -2,7 +2,7 @@
 
 import pytest
 from catalogue import FAULTS
-from fault_table import BEGIN, END, Results, circumstances, put_into
+from fault_table import BEGIN, END, Results, circumstances, put_into, put_rows_into
 
 
 def report(results, test, number, outcome, *, when="call", expected=False, measured=(), target="all"):
@@ -61,6 +61,21 @@ def test_the_table_takes_the_place_between_the_marks(tmp_path):
     path.write_text("no marks\n")
     with pytest.raises(ValueError, match="needs one line"):
         put_into(path, "new")
+
+
+def test_some_rows_are_run_again(tmp_path):
+    results, again, path = Results(), Results(), tmp_path / "page.md"
+    for number in ("F1", "F2", "L9"):
+        report(results, "one", number, "failed" if number == "L9" else "passed")
+    path.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    put_into(path, "\n".join(["2026:", "", *results.lines(complete=False)]))
+    report(again, "one", "L9", "passed", measured=["all of them"])
+    put_rows_into(path, {"L9": again.line("L9")}, said="2027")
+    text = path.read_text()
+    lines = [results.line("F1"), results.line("F2"), again.line("L9"), "", "L9 again: 2027", END, "after", ""]
+    assert text.endswith("\n".join(lines)) and text.startswith(f"before\n{BEGIN}\n2026:") and "FAILED" not in text
+    with pytest.raises(ValueError, match="its table has no row B1; run all faults first"):
+        put_rows_into(path, {"B1": ""}, said="2027")
 
 
 def test_the_table_says_where_it_was_made():
