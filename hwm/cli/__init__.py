@@ -57,11 +57,18 @@ def verb_of(function: Callable[..., int]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb.  A mistake of the user is one line on standard error and exit code 2."""
-    if arguments is None:
-        arguments = sys.argv[1:]
-        if sys.stderr is not None:
-            faulthandler.enable()  # a file cut short under a memory map kills the process: then at least say where
+    """Run one verb, of the command line by default.  A mistake of the user is one line on standard error and exit code 2."""
+    if arguments is not None:
+        return _run(arguments)
+    if sys.stderr is not None:
+        faulthandler.enable()  # a file cut short under a memory map kills the process: then at least say where
+    code = _run(sys.argv[1:])
+    if code > 128:  # stopped, and nearly gone: one more Ctrl-C must not change how it ended
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(VERBS, end="")
         return 0 if arguments else 2

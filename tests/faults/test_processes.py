@@ -107,13 +107,17 @@ def kill_ranks(tmp_path: Path, *, kills: int, parallel: str, seed: int = 0) -> s
         seconds.append(time.monotonic() - begun)
         assert process.wait(120) == 0, said(out)
         assert said(out).count("continuing from") == 1, "more than one restart"
-        assert last(out) == last(alone)
+        if parallel == "ddp":
+            assert last(out) == last(alone)
+        else:  # which process writes what all of them hold is left open: the files may differ, the tensors may not
+            expect_same_tensors(out, tensors(alone))
         assert not list((out / "checkpoints").glob(".*"))
-    return f"{kills}/{kills} {parallel} jobs end in equal bytes, 1 restart each, {max(seconds):.1f} s to resume at most"
+    what = "bytes" if parallel == "ddp" else "tensors"
+    return f"{kills}/{kills} {parallel} jobs end in equal {what}, 1 restart each, {max(seconds):.1f} s to resume at most"
 
 
 @pytest.mark.slow
-@pytest.mark.fault("F2", "equal bytes, at most 1 restart each, no hang, <= 20 s to the first step")
+@pytest.mark.fault("F2", "equal weights and optimiser, at most 1 restart each, no hang, <= 20 s to the first step")
 def test_a_killed_rank_is_replaced_and_nothing_is_lost(tmp_path, record_property):
     record_property("measured", kill_ranks(tmp_path, kills=1, parallel="ddp"))
 
@@ -121,7 +125,7 @@ def test_a_killed_rank_is_replaced_and_nothing_is_lost(tmp_path, record_property
 @pytest.mark.full
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-@pytest.mark.fault("F2", "equal bytes, at most 1 restart each, no hang, <= 20 s to the first step")
+@pytest.mark.fault("F2", "equal weights and optimiser, at most 1 restart each, no hang, <= 20 s to the first step")
 def test_ten_killed_ranks(tmp_path, record_property, parallel):
     record_property("measured", kill_ranks(tmp_path, kills=10, parallel=parallel, seed=1))
 

@@ -205,7 +205,7 @@ def test_signals_lose_nothing_wherever_they_fall(tmp_path, place, record_propert
 def test_a_second_interrupt_ends_at_once(tmp_path, record_property):
     data = token_data(tmp_path / "data")
     # A step of thousands of micro-steps would hold the first interrupt back.
-    process = start(train_command(tmp_path, data, *ENDLESS, "train.batch_size=4000", "train.accumulate=1"))
+    process = start(train_command(tmp_path, data, *ENDLESS, "train.batch_size=20000", "train.accumulate=1"))
     while not (tmp_path / "run/config.toml").exists():
         assert process.poll() is None
         time.sleep(0.01)
