@@ -8,7 +8,7 @@ from hwm.recipe_costs import GB, _step, _whole_step, recipe_costs, state_costs
 from hwm.recipes import recipe
 
 QUICK = ["st-tiny", "wan-tiny"]
-SLOW = ["masked-hwm-base-tiny", "masked-hwm-split-tiny", "flow-hwm-modality-tiny", "flow-hwm-split-tiny"]
+SLOW = ["masked-hwm-split-tiny", "flow-hwm-modality-tiny"]
 
 
 @pytest.fixture(scope="module")
