@@ -193,6 +193,8 @@ class HeldOut(Sequence[Batch]):
         return -(-len(self.chosen) // self.batch_size)
 
     def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(f"batch {index} of {len(self)}")
         return self.clips.batch(self.chosen[index * self.batch_size : (index + 1) * self.batch_size])
 
 

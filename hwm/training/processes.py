@@ -109,7 +109,7 @@ def joined(*, device: str, timeout: float) -> Iterator[Processes]:
     """Join the processes that the launcher started beside this one; alone without a launcher.
 
     device: train.device.  timeout: seconds after which a silent process is taken for dead.
-    Raises ValueError when the processes share a GPU or cannot find each other.
+    Raises ValueError when there are fewer GPUs than processes, RuntimeError when these do not find each other.
     """
     world = int(os.environ["WORLD_SIZE"]) if under_launcher() else 1
     if world == 1:
@@ -128,7 +128,8 @@ def joined(*, device: str, timeout: float) -> Iterator[Processes]:
         patient = dist.new_group(backend="gloo", timeout=limit * PATIENCE)
     except (RuntimeError, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200]
-        raise ValueError(f"process {rank} of {world} did not find the others within {timeout:.0f} s: {reason}") from None
+        # No mistake of the user, which would end the job: the launcher tries again.
+        raise RuntimeError(f"process {rank} of {world} did not find the others within {timeout:.0f} s: {reason}") from None
     _wait(timeout * FIRST_STEP)
     with warnings.catch_warnings():
         # Every model is told that some of its weights may lie idle; FSDP warns of its own views.
