@@ -82,11 +82,11 @@ def count_step(model: Any, batch: Callable[[int], Batch], *, precision: str) -> 
     """
     with FakeTensorMode(allow_non_fake_inputs=True), _AnyContent():
         model.to_empty(device=CPU).train()
-        (one, one_flop), (two, two_flop) = (_step(model, batch(clips), precision) for clips in (1, 2))
+        (one, one_flop), (two, two_flop) = (_measured_step(model, batch(clips), precision) for clips in (1, 2))
     return StepCosts(fixed_bytes=2 * one - two, clip_bytes=two - one, clip_flop=two_flop - one_flop)
 
 
-def _step(model: Any, batch: Batch, precision: str) -> tuple[int, int]:
+def _measured_step(model: Any, batch: Batch, precision: str) -> tuple[int, int]:
     """Bytes kept for the backward pass of a batch, and FLOP of its forward and backward pass."""
     given = [value for value in vars(batch).values() if value is not None]
     known = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers(), *given)}
