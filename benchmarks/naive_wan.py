@@ -12,9 +12,9 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
 from hwm.contracts import Batch
-from hwm.models.wan import WanWorldModel
+from hwm.models.wan.model import WanWorldModel
+from hwm.models.wan.transformer import scheduler
 from hwm.nn.flow_matching import sample_times, shift_noise
-from hwm.nn.wan_schedule import scheduler
 
 
 class NaiveWan(nn.Module):

@@ -24,9 +24,9 @@ from hwm.data import video
 from hwm.data.onex import RawDataset, open_dataset
 from hwm.data.quarantine import Rule
 from hwm.data.writers import RawShardWriter, write_dataset_metadata
-from hwm.signals import StopFlag
 from hwm.tokenizers.shard_job import ShardEncoder, ShardJob, open_encoder
-from hwm.workers import Tell, work_off
+from hwm.work.signals import StopFlag
+from hwm.work.workers import Tell, work_off
 
 SIDE, SIZE, WORKERS = 512, 256, 2
 

@@ -19,7 +19,7 @@ from benchmarks.naive_wan import NaiveWan
 from benchmarks.timing import compare, extra_memory, machine
 from hwm.config import WanConfig
 from hwm.contracts import Batch
-from hwm.models.wan import WanWorldModel
+from hwm.models.wan.model import WanWorldModel
 
 TINY = WanConfig(
     base="",

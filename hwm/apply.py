@@ -18,19 +18,19 @@ from hwm.data.onex import RawDataset, open_dataset
 from hwm.data.video import VideoWriter
 from hwm.data.windows import state_rows
 from hwm.evaluate.baselines import unigram_counts
-from hwm.evaluate.features import InceptionFeatures, TokenizerFeatures, VideoFeatures
-from hwm.evaluate.fingerprint import sources
-from hwm.evaluate.lpips import Lpips
+from hwm.evaluate.networks import Lpips
+from hwm.evaluate.perceptual import InceptionFeatures, TokenizerFeatures, VideoFeatures
 from hwm.evaluate.protocols import evaluate
 from hwm.evaluate.report import RESULTS, write_report
 from hwm.evaluate.results import EvaluationResult
-from hwm.evaluate.work import Work, listening
 from hwm.predict.rollout import rollout
-from hwm.progress import Counter
 from hwm.runs import Run, load_run, open_clips, spread, world_model
-from hwm.share import Share
-from hwm.signals import StopFlag
 from hwm.tokenizers.open import open_tokenizer
+from hwm.work.fingerprint import sources
+from hwm.work.parts import Work, listening
+from hwm.work.progress import Counter
+from hwm.work.share import Share
+from hwm.work.signals import StopFlag
 
 PAST_COLOUR, FUTURE_COLOUR = (156, 163, 175), (29, 78, 216)
 """RGB of the bar below a video, before and after the prediction begins."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwm.progress import Counter
 from hwm.sim.simulate import simulate
 from hwm.tokenizers.encode import tokenize
 from hwm.tokenizers.open import open_tokenizer
 from hwm.tokenizers.shard_job import encodes_clips
+from hwm.work.progress import Counter
 
 SEGMENT_SECONDS = (5.0, 8.0)
 """Short recordings, each in a room of its own: to work in unseen rooms, a model must have seen many."""

@@ -28,11 +28,8 @@ from hwm.models.st_transformer import STTransformer
 from hwm.predict.decoding import FrameDecoder
 from hwm.robot import normalisation
 from hwm.safe_load.paths import is_file
-from hwm.tokenizers.autoencoder import VideoAutoencoder
-from hwm.tokenizers.continuous import ContinuousTokenizer
-from hwm.tokenizers.fsq import FSQTokenizer
-from hwm.tokenizers.open import open_tokenizer
-from hwm.tokenizers.store import new_tokenizer
+from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer, VideoAutoencoder
+from hwm.tokenizers.open import new_tokenizer, open_tokenizer
 from hwm.training import checkpoint, weights
 from hwm.training.loop import FitResult, already_done, fit
 from hwm.training.processes import ALONE, Processes
@@ -40,7 +37,7 @@ from hwm.training.run_folder import dealt_out
 
 Clips = TokenClips | LatentClips | VideoClips
 if TYPE_CHECKING:
-    from hwm.models.wan import WanWorldModel
+    from hwm.models.wan.model import WanWorldModel
 
     Trainable = STTransformer | MaskedHWM | FlowHWM | WanWorldModel | FSQTokenizer | ContinuousTokenizer
 
@@ -71,7 +68,7 @@ def _wan(config: WanConfig) -> WanWorldModel:
         import peft  # noqa: F401
     except ImportError as error:
         raise ValueError(f"a Wan model needs diffusers and peft ({error}): pip install 'humanoid-world-models[wan]'") from None
-    from hwm.models.wan import WanWorldModel
+    from hwm.models.wan.model import WanWorldModel
 
     return WanWorldModel(config)
 

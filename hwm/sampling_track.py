@@ -15,19 +15,19 @@ from hwm.contracts import LatentTokenizer, Sampling, Tokenizer
 from hwm.data.clips import VideoClips
 from hwm.data.onex import RawDataset, open_dataset
 from hwm.data.windows import segment_end, state_rows
-from hwm.evaluate.features import InceptionFeatures, VideoFeatures
-from hwm.evaluate.fingerprint import sources
-from hwm.evaluate.lpips import Lpips
+from hwm.evaluate.networks import Lpips
+from hwm.evaluate.perceptual import InceptionFeatures, VideoFeatures
 from hwm.evaluate.sampling import MEMBERS, evaluate_sampling
 from hwm.evaluate.sampling_report import RESULTS, write_sampling_report
 from hwm.evaluate.sampling_results import SamplingResult
-from hwm.evaluate.work import Work, listening
 from hwm.predict.last_frame import shrink
 from hwm.predict.rollout import frames_per_step, rollout
-from hwm.progress import Counter
 from hwm.runs import Run, load_run, world_model
-from hwm.share import Share
-from hwm.signals import StopFlag
+from hwm.work.fingerprint import sources
+from hwm.work.parts import Work, listening
+from hwm.work.progress import Counter
+from hwm.work.share import Share
+from hwm.work.signals import StopFlag
 
 SEEN_AND_SCORED = np.append(np.arange(SAMPLING_CONTEXT), SAMPLING_FRAMES - 1)
 

@@ -14,21 +14,19 @@ from hwm.apply import TOP_LOGITS, tokenizer_of
 from hwm.clock import SAMPLING_FRAMES
 from hwm.contracts import Sampling
 from hwm.data.testsets import CompressionTestSet, SamplingTestSet, open_test_set
-from hwm.evaluate.fingerprint import fingerprint, sources
-from hwm.evaluate.parts import Arrays, names_of
 from hwm.evaluate.rows import own_temperature
 from hwm.evaluate.sampling_clips import seed_of_clip
-from hwm.evaluate.sampling_submission import write_sampling_submission
-from hwm.evaluate.submission import check_readme, predict_samples, write_compression_submission
-from hwm.evaluate.work import Work, listening, progress_of
+from hwm.evaluate.submission import check_readme, predict_samples, write_compression_submission, write_sampling_submission
 from hwm.models.st_transformer import STTransformer
 from hwm.predict import ensemble
 from hwm.predict.last_frame import predict_pictures
-from hwm.progress import Counter
 from hwm.runs import load_run, world_model
 from hwm.sampling_track import image_size_of
-from hwm.share import Share
-from hwm.signals import StopFlag
+from hwm.work.fingerprint import fingerprint, sources
+from hwm.work.parts import Arrays, Work, listening, names_of, progress_of
+from hwm.work.progress import Counter
+from hwm.work.share import Share
+from hwm.work.signals import StopFlag
 
 Combine = Literal["mean", "blend", "medoid"]
 

@@ -12,9 +12,8 @@ from hwm.config import FSQConfig
 from hwm.data.testsets import write_compression_test_set
 from hwm.data.writers import RawShardWriter, write_dataset_metadata, write_tokenizer_info
 from hwm.runs import load_run
-from hwm.tokenizers.continuous import ContinuousTokenizer
-from hwm.tokenizers.fsq import FSQTokenizer
-from hwm.tokenizers.store import load_tokenizer, save_tokenizer
+from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer
+from hwm.tokenizers.open import load_tokenizer, save_tokenizer
 
 SHAPE = ["model.vocab_size=200", "model.factors=[8,5,5]", "model.grid=[4,4]", "train.steps=6", "train.validate_every=3"]
 SHAPE += ["train.checkpoint_every=3", "train.sample_every=3", "train.threads=1"]

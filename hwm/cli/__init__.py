@@ -7,14 +7,10 @@ import signal
 import sys
 from collections.abc import Callable
 
-from hwm.cli.data_verbs import data, demo, simulate, tokenize
-from hwm.cli.doctor_verb import doctor
-from hwm.cli.experiment_verb import experiment
-from hwm.cli.model_verbs import evaluate, export, predict, submit
-from hwm.cli.recipes_verb import recipes
-from hwm.cli.train_verb import train
-from hwm.cli.wan_verbs import text_embedding
-from hwm.signals import Stopped
+from hwm.cli.data import data, demo, simulate, tokenize
+from hwm.cli.train import doctor, recipes, train
+from hwm.cli.use import evaluate, experiment, export, predict, submit, text_embedding
+from hwm.work.signals import Stopped
 
 VERBS = """\
 usage: hwm VERB [options]        hwm VERB --help explains one

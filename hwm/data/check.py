@@ -10,15 +10,15 @@ from typing import Literal
 import numpy as np
 
 from hwm.data import video
-from hwm.data.files import expect_rows, read_rows
+from hwm.data.checksums import sidecars, verify
 from hwm.data.latents import LatentDataset, LatentShard
 from hwm.data.legacy import LegacyShard, LegacyTokenDataset
 from hwm.data.onex import Dataset, RawDataset, RawShard, TokenShard, open_dataset, probe_kind
 from hwm.data.quarantine import NAME as QUARANTINE
 from hwm.data.quarantine import read_quarantine
-from hwm.data.shards import sidecars, verify
 from hwm.data.testsets import CONTEXT_FRAMES, SamplingTestSet, open_test_set
 from hwm.data.windows import check_segments
+from hwm.work.files import expect_rows, read_rows
 
 CHUNK_BYTES = 32 * 2**20
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 
 from hwm.contracts import Batch
-from hwm.data.files import expect_rows, read_rows
 from hwm.data.latents import LatentDataset
 from hwm.data.legacy import LegacyTokenDataset
 from hwm.data.onex import RawDataset, TokenDataset
-from hwm.data.order import sample_indices
 from hwm.data.windows import ClipIndex, Window, state_rows
+from hwm.work.files import expect_rows, read_rows
 
 __all__ = ["ClipIndex", "LatentClips", "TokenClips", "VideoClips", "sample_indices"]
 
@@ -155,3 +156,35 @@ class VideoClips:
             rows = state_rows(shard.segments, start, self.num_states * self.index.stride)[:: self.index.stride]
             states.append(shard.read_states(rows))
         return Batch(states_BFA=torch.from_numpy(np.stack(states)), video_BFHWC=torch.from_numpy(np.stack(video)))
+
+
+
+# Which clips make up the batch of a step: a pure function of seed and step, so a resumed run sees the same data.
+
+
+def sample_indices(
+    *, seed: int, step: int, batch_size: int, num_clips: int, rank: int = 0, world: int = 1
+) -> np.ndarray:
+    """Clips of one rank's batch, int64 (batch_size,).
+
+    An epoch is a fresh permutation of all clips, cut into global batches of batch_size * world; what does not fill
+    the last one is left out and comes again in other epochs.  Within an epoch no clip repeats, on any rank, and a
+    different world with the same global batch gets the same clips.  Fewer clips than one global batch are repeated
+    within it.  step: 0 for the first batch.
+    """
+    if min(batch_size, num_clips, world) < 1 or not 0 <= rank < world or step < 0:
+        raise ValueError(
+            f"sampling needs positive sizes, 0 <= rank < world and step >= 0; got batch_size {batch_size}, "
+            f"num_clips {num_clips}, rank {rank}, world {world}, step {step}"
+        )
+    size = batch_size * world
+    epoch, batch = divmod(step, max(1, num_clips // size))
+    first = batch * size + rank * batch_size
+    return _permutation(seed, epoch, num_clips)[np.arange(first, first + batch_size) % num_clips].astype(np.int64)
+
+
+@lru_cache(maxsize=2)
+def _permutation(seed: int, epoch: int, num_clips: int) -> np.ndarray:
+    order = np.random.default_rng([seed, epoch]).permutation(np.arange(num_clips, dtype=np.int32))
+    order.flags.writeable = False
+    return order

@@ -12,13 +12,12 @@ from PIL import Image
 from hwm.contracts import LatentTokenizer, Tokenizer
 from hwm.data import video
 from hwm.data.check import CHUNK_BYTES, Finding, Report, check
-from hwm.data.files import atomic_path, expect_rows
-from hwm.data.latents import LatentDataset, LatentShard
+from hwm.data.latents import LatentDataset, LatentShard, Moments
 from hwm.data.legacy import LegacyTokenDataset
-from hwm.data.moments import Moments
 from hwm.data.onex import Dataset, RawDataset, TokenDataset, frame_size, open_dataset, probe_kind
 from hwm.data.testsets import CompressionTestSet, SamplingTestSet, open_test_set
 from hwm.data.windows import ClipIndex, check_segments
+from hwm.work.files import atomic_path, expect_rows
 
 AnyTokenizer = Tokenizer | LatentTokenizer
 

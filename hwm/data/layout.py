@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+
+import numpy as np
+
+from hwm.clock import COSMOS, SAMPLING_FRAMES, SAMPLING_STEP, Clock
+from hwm.work.files import check_size, map_array, read_count, read_json, read_rows
 
 
 @dataclass(frozen=True)
@@ -52,3 +58,113 @@ STATES = Kind(("robot_states", "states"), "states", ".bin")
 SEGMENTS = Kind(("segment_indices", "segment_idx"), "segment_idx", ".bin")
 METADATA = Kind(("metadata",), "metadata", ".json")
 CHECKSUMS = Kind(("checksums",), "checksums", ".json")
+
+
+
+# The sidecar `tokenizer.json`: who made the tokens or latents of a folder, on which grid and by which clock.
+
+
+COSMOS_GRID = (32, 32)
+COSMOS_VOCAB = 64000
+
+
+def read_tokenizer_info(root: Path) -> dict | None:
+    """The sidecar `tokenizer.json` of tokens or latents that this library made, or None."""
+    path = root / "tokenizer.json"
+    return read_json(path) if path.is_file() else None
+
+
+def token_geometry(info: dict | None, root: Path) -> tuple[tuple[int, int], int, Clock]:
+    """Grid (H, W), vocabulary and clock of tokens: the sidecar's, or the official ones of Cosmos DV8x8x8."""
+    return (COSMOS_GRID, COSMOS_VOCAB, COSMOS) if info is None else _geometry(info, "vocab_size", root)
+
+
+def latent_geometry(info: dict | None, root: Path) -> tuple[tuple[int, int], int, Clock]:
+    """Grid (H, W), channels and clock of latents, which only the sidecar tells."""
+    if info is None:
+        raise ValueError(f"{root / 'tokenizer.json'}: no such file; latents cannot be read without it: tokenize again")
+    return _geometry(info, "channels", root)
+
+
+def clip_table(every: int) -> dict[str, int]:
+    """What the sidecar says under "clip" of latents of sampling clips, one from every `every`th frame."""
+    return {"frames": SAMPLING_FRAMES, "step": SAMPLING_STEP, "every": every}
+
+
+def clip_hop(info: dict, root: Path) -> int:
+    """Frames from the start of one stored sampling clip to the next, or 0 where latents are of blocks."""
+    if "clip" not in info:
+        return 0
+    path, clip = root / "tokenizer.json", info["clip"]
+    every = clip.get("every") if isinstance(clip, dict) else None
+    if type(every) is not int or every < 1 or clip != clip_table(every):
+        expected = f"frames {SAMPLING_FRAMES}, step {SAMPLING_STEP} and a positive every"
+        raise ValueError(f"{path}: expected {expected} under 'clip', found {clip!r}; tokenize again")
+    return every
+
+
+def _geometry(info: dict, count: str, root: Path) -> tuple[tuple[int, int], int, Clock]:
+    path = root / "tokenizer.json"
+    grid, clock = info.get("grid"), info.get("clock")
+    if not (isinstance(grid, list) and len(grid) == 2 and all(type(n) is int and 0 < n <= 4096 for n in grid)):
+        raise ValueError(f"{path}: expected two positive sides under 'grid', found {grid!r}; tokenize again")
+    if not isinstance(clock, dict) or {*clock} != {"stride", "block"} or any(type(n) is not int for n in clock.values()):
+        raise ValueError(f"{path}: expected stride and block under 'clock', found {clock!r}; tokenize again")
+    try:
+        return (grid[0], grid[1]), read_count(info, count, path), Clock(**clock)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
+
+
+
+# What every shard has beside its pictures: one row of robot states and one segment id per frame (reference A.3).
+
+
+class ShardFault(ValueError):
+    """A fault of one shard, for which a job may leave it out.
+
+    shard: its number, None where the message's file tells.  frame: the first faulty frame, None where unknown.
+    """
+
+    def __init__(self, message: str, *, shard: int | None = None, frame: int | None = None) -> None:
+        super().__init__(message)
+        self.shard, self.frame = shard, frame
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard of video, tokens or latents (the file at `video_path`), with the states and segments of its frames."""
+
+    index: int
+    num_frames: int
+    video_path: Path
+    states_path: Path
+    segments_path: Path
+    state_dim: int
+
+    @cached_property
+    def states(self) -> np.ndarray:
+        """Robot states (F, A), float32 memory map, one row per frame."""
+        return map_array(self.states_path, "<f4", (self.num_frames, self.state_dim), self._rows)
+
+    @cached_property
+    def segments(self) -> np.ndarray:
+        """Segment ids (F,), int32 memory map, non-decreasing."""
+        return map_array(self.segments_path, "<i4", (self.num_frames,), self._rows)
+
+    def read_states(self, rows: np.ndarray) -> np.ndarray:
+        """States (len(rows), A) float32 of the given frames, in rising order.  Raises ValueError where a state is not finite."""
+        states = read_rows(self.states, int(rows[0]), int(rows[-1]) + 1)[np.asarray(rows) - int(rows[0])]
+        if not np.isfinite(states).all():
+            row = int(np.asarray(rows)[np.nonzero(~np.isfinite(states))[0][0]])
+            raise ShardFault(f"{self.states_path}: row {row} is not finite; repair or drop this shard", frame=row)
+        return states
+
+    @property
+    def _rows(self) -> str:
+        return f"{self.num_frames} frames by the shard's metadata, state width {self.state_dim}"
+
+    def check_sizes(self) -> None:
+        """Raise ValueError unless every file has exactly the size that the frame count asks for."""
+        check_size(self.states_path, self.num_frames * self.state_dim * 4, self._rows)
+        check_size(self.segments_path, self.num_frames * 4, self._rows)

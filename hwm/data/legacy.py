@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from hwm.clock import Clock
-from hwm.data.files import check_size, map_array, read_count, read_json, read_rows, write_array, write_json
 from hwm.robot import EVE, Embodiment
+from hwm.work.files import check_size, map_array, read_count, read_json, read_rows, write_array, write_json
 
 FACTOR = 512
 """A token id is `f1 * 512 + f0`: two factors of 9 bits."""

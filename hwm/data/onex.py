@@ -16,15 +16,14 @@ import numpy as np
 
 from hwm.clock import COSMOS, Clock
 from hwm.data import layout, video
-from hwm.data.cache import decoded_frames
-from hwm.data.files import check_size, map_array, read_count, read_json, read_rows
+from hwm.data.checksums import expect_whole
 from hwm.data.latents import LatentDataset, LatentShard
+from hwm.data.layout import Shard, ShardFault, clip_hop, latent_geometry, read_tokenizer_info, token_geometry
 from hwm.data.legacy import LegacyTokenDataset, is_legacy, open_legacy
-from hwm.data.rows import Shard, ShardFault
-from hwm.data.shards import expect_whole
-from hwm.data.sidecar import clip_hop, latent_geometry, read_tokenizer_info, token_geometry
+from hwm.data.video import decoded_frames
 from hwm.robot import EVE, Embodiment, read_embodiment
 from hwm.safe_load.paths import is_dir, shown
+from hwm.work.files import check_size, map_array, read_count, read_json, read_rows
 
 
 @dataclass(frozen=True)

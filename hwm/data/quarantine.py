@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 
 from hwm.clock import Clock
-from hwm.data.files import atomic_path, map_array, read_json, read_rows
+from hwm.data.checksums import verify_shard
 from hwm.data.latents import usable_blocks
-from hwm.data.layout import METADATA, SEGMENTS, Kind
-from hwm.data.rows import Shard, ShardFault
-from hwm.data.shards import verify_shard
+from hwm.data.layout import METADATA, SEGMENTS, Kind, Shard, ShardFault
 from hwm.data.windows import check_segments, sampling_starts
 from hwm.safe_load.text import parse_json, read_text
+from hwm.work.files import atomic_path, map_array, read_json, read_rows
 
 RECORDS = Kind(("quarantine",), "quarantine", ".json")
 NAME = "quarantine.jsonl"

@@ -13,12 +13,12 @@ import numpy as np
 
 from hwm.clock import Clock
 from hwm.data import layout
-from hwm.data.files import map_array, write_array
+from hwm.data.checksums import expect_whole, write_checksums
+from hwm.data.layout import read_tokenizer_info, token_geometry
 from hwm.data.onex import probe_kind, read_robot
-from hwm.data.shards import expect_whole, write_checksums
-from hwm.data.sidecar import read_tokenizer_info, token_geometry
 from hwm.data.video import VideoWriter, read_video
 from hwm.robot import Embodiment
+from hwm.work.files import map_array, write_array
 
 CONTEXT_FRAMES = 17
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hwm.clock import SAMPLING_FRAMES
-from hwm.data.files import expect_rows, read_rows
+from hwm.work.files import expect_rows, read_rows
 
 Window = Literal["blocks", "block_pairs", "frames", "sampling"]
 

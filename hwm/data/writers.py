@@ -14,12 +14,12 @@ import numpy as np
 
 from hwm.clock import COSMOS, Clock
 from hwm.data import layout
-from hwm.data.files import write_array, write_json
+from hwm.data.checksums import write_checksums
 from hwm.data.latents import MOMENT_ROWS, moments_of_blocks, moments_of_clips, usable_blocks
-from hwm.data.shards import write_checksums
-from hwm.data.sidecar import clip_table
+from hwm.data.layout import clip_table
 from hwm.data.video import VideoWriter
 from hwm.data.windows import sampling_starts
+from hwm.work.files import write_array, write_json
 
 
 def shard_finished(root: str | Path, shard: int) -> bool:

@@ -8,11 +8,11 @@ from typing import Any
 
 from hwm.config import RunConfig, TrainConfig
 from hwm.doctor import cost, data, loopback, machine, place, recipe, step
+from hwm.doctor.costs import RecipeCosts, recipe_costs
 from hwm.doctor.ending import ending_at_once, temporary_folder
 from hwm.doctor.expectation import first_loss
 from hwm.doctor.trial import Trial
 from hwm.doctor.verdict import Examination
-from hwm.recipe_costs import RecipeCosts, recipe_costs
 from hwm.runs import build_model, prepared_model
 from hwm.training.device import choose_device, cpu_threads, own_randomness
 from hwm.training.run_folder import dealt_out

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 import torch
 
 from hwm.config import RunConfig
+from hwm.doctor.costs import UTILISATION, RecipeCosts
 from hwm.doctor.machine import flop_rate
 from hwm.doctor.trial import Trial
 from hwm.doctor.units import size, span
 from hwm.doctor.verdict import Verdict, graded, ok
-from hwm.recipe_costs import UTILISATION, RecipeCosts
 from hwm.training.device import usable_cores
 
 PASSES = 14

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hwm.signals import StopFlag
+from hwm.work.signals import StopFlag
 
 GRACE = 1.0
 """Seconds in which a check may come to its end."""

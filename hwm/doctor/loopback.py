@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from hwm.doctor.ending import children
 from hwm.doctor.verdict import Verdict, fail, ok
-from hwm.launch import environment
+from hwm.training.launch import environment
 
 SECONDS = 60.0
 """Two imports of torch on a busy machine, and little else."""

@@ -16,8 +16,8 @@ import torch
 from hwm.config import TrainConfig
 from hwm.doctor.units import count, size
 from hwm.doctor.verdict import Verdict, fail, graded, ok, warn
-from hwm.launch import environment
 from hwm.training.device import choose_device, usable_cores
+from hwm.training.launch import environment
 
 DISTRIBUTION = "humanoid-world-models"
 LEAST_MEMORY = 2e9

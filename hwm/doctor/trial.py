@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hwm.config import FlowConfig, FSQConfig, MaskedConfig, RunConfig, STConfig, WanConfig
 from hwm.contracts import Batch
-from hwm.data.order import sample_indices
+from hwm.data.clips import sample_indices
 from hwm.runs import Clips
 from hwm.training.device import autocast, seed_of
 from hwm.training.optim import adamw

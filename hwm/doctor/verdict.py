@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from hwm.signals import StopFlag, Stopped
+from hwm.work.signals import StopFlag, Stopped
 
 Status = Literal["ok", "warn", "FAIL"]
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hwm.evaluate.parts import Arrays
 from hwm.predict.ensemble import spread
+from hwm.work.parts import Arrays
 
 EDGES = np.concatenate([[0.0], np.geomspace(1 / 16, 512, 720)])
 """Lower edges, in levels of 0..255, of the fine bins in which pixels are counted; each is 1.3 % wider than the last."""

@@ -25,10 +25,7 @@ from hwm.contracts import LatentTokenizer, LatentWorldModel, Sampling, Tokenizer
 from hwm.evaluate.block_clips import Clips, load, seed_of_batch
 from hwm.evaluate.clip_choice import from_another_segment, spread
 from hwm.evaluate.cost import measure_cost
-from hwm.evaluate.features import VideoFeatures
-from hwm.evaluate.fingerprint import fingerprint
-from hwm.evaluate.parts import Arrays, names_of
-from hwm.evaluate.perceptual import Lpips, PerceptualScorer
+from hwm.evaluate.perceptual import Lpips, PerceptualScorer, VideoFeatures
 from hwm.evaluate.results import (
     ALL_FRAMES,
     ORIGINAL,
@@ -43,8 +40,9 @@ from hwm.evaluate.rows import TRUE_STATES, LatentRows, TokenRows
 from hwm.evaluate.scoring import ClipScores
 from hwm.evaluate.summary import summarise
 from hwm.evaluate.token_scores import TokenScorer
-from hwm.evaluate.work import Work, progress_of, sizes_of
 from hwm.predict.decoding import FrameDecoder
+from hwm.work.fingerprint import fingerprint
+from hwm.work.parts import Arrays, Work, names_of, progress_of, sizes_of
 
 
 def evaluate(

@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 
 import hwm
-from hwm.data.files import atomic_path
 from hwm.evaluate import page, sections
 from hwm.evaluate.page import Json
 from hwm.evaluate.results import EvaluationResult, Example
 from hwm.evaluate.table import cost_rows, verdict
 from hwm.safe_load.paths import is_file
 from hwm.safe_load.text import read_json_lines, read_toml
+from hwm.work.files import atomic_path
 
 RESULTS = "results.json"
 MAX_TRAINING_POINTS = 400

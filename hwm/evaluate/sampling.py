@@ -22,10 +22,7 @@ from hwm.contracts import LatentTokenizer, LatentWorldModel, Sampling, Tokenizer
 from hwm.evaluate.baselines import mean_of_context
 from hwm.evaluate.calibration import Calibration
 from hwm.evaluate.clip_choice import from_another_segment, spread
-from hwm.evaluate.features import VideoFeatures
-from hwm.evaluate.fingerprint import fingerprint
-from hwm.evaluate.parts import Arrays, Times, inside, names_of, seconds, under
-from hwm.evaluate.perceptual import Lpips
+from hwm.evaluate.perceptual import Lpips, VideoFeatures
 from hwm.evaluate.results import COPY_FRAME, MEAN_OF_CONTEXT
 from hwm.evaluate.rows import STILL as TEMPERATURE_0
 from hwm.evaluate.rows import own_temperature
@@ -48,10 +45,11 @@ from hwm.evaluate.sampling_results import (
 )
 from hwm.evaluate.sampling_scores import FrameScorer
 from hwm.evaluate.sampling_summary import differences, measured_cost, saturation
-from hwm.evaluate.sampling_tuning import Tuner, set_apart
-from hwm.evaluate.work import Work, progress_of, sizes_of
+from hwm.evaluate.tuning import Tuner, set_apart
 from hwm.predict import ensemble
 from hwm.predict.postprocess import gaussian_blur, match_histograms
+from hwm.work.fingerprint import fingerprint
+from hwm.work.parts import Arrays, Times, Work, inside, names_of, progress_of, seconds, sizes_of, under
 
 MEMBERS = (1, 5, 20)
 """Sizes of the ensembles of the report's Table 2."""

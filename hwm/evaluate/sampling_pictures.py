@@ -8,11 +8,11 @@ import numpy as np
 from torch import Tensor
 
 from hwm.evaluate.metrics import mean_squared_error, psnr
-from hwm.evaluate.parts import Arrays, inside, under
 from hwm.evaluate.results import COPY_FRAME
 from hwm.evaluate.sampling_clips import SeenClips
 from hwm.evaluate.sampling_results import ONE_SAMPLE, FrameExample, blend_of, mean_of
 from hwm.predict import ensemble
+from hwm.work.parts import Arrays, inside, under
 
 FULL_SCALE = 64
 """Levels of 0..255 that are shown brightest in maps of spread and of error."""

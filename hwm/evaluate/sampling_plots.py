@@ -6,7 +6,7 @@ from hwm.evaluate.page import Json
 from hwm.evaluate.plots import INK, MUTED, legend_below, new_figure, png, title
 from hwm.evaluate.results import COPY_FRAME
 from hwm.evaluate.sampling_results import STILL
-from hwm.evaluate.saturation import Saturation
+from hwm.evaluate.tuning import Saturation
 
 ACCENT, OTHER, THIRD = "#1d4ed8", "#d97706", "#be185d"
 

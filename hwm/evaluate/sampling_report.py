@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from hwm.data.files import atomic_path
 from hwm.evaluate import page, pictures, sampling_plots, sections
 from hwm.evaluate.metrics import PSNR_CAP
 from hwm.evaluate.page import Json
@@ -20,6 +19,7 @@ from hwm.evaluate.results import COPY_FRAME, PERCEPTUAL_DIGITS
 from hwm.evaluate.sampling_pictures import FULL_SCALE, panels
 from hwm.evaluate.sampling_results import ONE_SAMPLE, FrameExample, SamplingResult, mean_of, permuted
 from hwm.evaluate.sampling_table import cost_rows, verdict
+from hwm.work.files import atomic_path
 
 RESULTS, REPORT = "results_sampling.json", "report_sampling.html"
 

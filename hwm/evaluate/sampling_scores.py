@@ -9,14 +9,12 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from hwm.evaluate.features import VideoFeatures
-from hwm.evaluate.metrics import mean_squared_error, psnr_of_mse, ssim
-from hwm.evaluate.parts import Arrays, Columns, inside, seconds, under
-from hwm.evaluate.perceptual import Lpips, PerceptualScorer
+from hwm.evaluate.metrics import gmsd, mean_squared_error, psnr_of_mse, sharpness, ssim
+from hwm.evaluate.perceptual import Lpips, PerceptualScorer, VideoFeatures
 from hwm.evaluate.results import ORIGINAL, Difference
 from hwm.evaluate.sampling_results import SCORED, EnsembleSize, FrameScores
-from hwm.evaluate.sharpness import gmsd, sharpness
 from hwm.evaluate.summary import Means
+from hwm.work.parts import Arrays, Columns, inside, seconds, under
 
 METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": mean_squared_error,

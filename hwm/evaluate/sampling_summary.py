@@ -25,7 +25,7 @@ from hwm.evaluate.sampling_results import (
     zeroed,
 )
 from hwm.evaluate.sampling_scores import FrameScorer
-from hwm.evaluate.saturation import fit_saturation
+from hwm.evaluate.tuning import fit_saturation
 
 
 def differences(

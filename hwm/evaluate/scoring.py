@@ -11,12 +11,12 @@ from torch import Tensor
 
 from hwm.evaluate.baselines import FRAME_BASELINES, copy_last_grid
 from hwm.evaluate.metrics import mean_squared_error, psnr_of_mse, ssim
-from hwm.evaluate.parts import Arrays, Columns, Times, inside, seconds, under
 from hwm.evaluate.perceptual import PerceptualScorer
 from hwm.evaluate.results import CEILING, COPY_GRID, ORIGINAL, RECONSTRUCTION, Example
 from hwm.evaluate.rows import LatentRows, TokenRows
 from hwm.evaluate.token_scores import TokenScorer
 from hwm.predict.decoding import FrameDecoder
+from hwm.work.parts import Arrays, Columns, Times, inside, seconds, under
 
 
 class ClipScores:

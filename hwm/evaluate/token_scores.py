@@ -9,8 +9,8 @@ from torch import Tensor
 from hwm.contracts import Prediction
 from hwm.evaluate.baselines import copy_last_grid, unigram_nll
 from hwm.evaluate.metrics import MISSING_POLICIES, topk_nll
-from hwm.evaluate.parts import Arrays, Columns
 from hwm.evaluate.results import AUTOREGRESSIVE, COPY_GRID
+from hwm.work.parts import Arrays, Columns
 
 
 class TokenScorer:

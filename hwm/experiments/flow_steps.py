@@ -10,11 +10,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hwm.data.files import atomic_path
 from hwm.evaluate.results import COPY_FRAME, RECONSTRUCTION, SAMPLED_LATENTS
 from hwm.experiments import pages, plots
 from hwm.experiments.plan import Plan
 from hwm.recipes import recipe
+from hwm.work.files import atomic_path
 
 STEPS = (1, 2, 4, 8, 16, 50)
 FEW, MANY = 4, 50

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hwm.data.files import atomic_path
 from hwm.evaluate.results import COPY_FRAME, PERMUTED, RECONSTRUCTION, ZEROED
 from hwm.experiments import pages, plots
 from hwm.experiments.plan import Plan
 from hwm.experiments.published import TABLES
 from hwm.recipes import recipe
+from hwm.work.files import atomic_path
 
 TITLES = {"masked": "Masked-HWM (Table 1)", "flow": "Flow-HWM (Table 2)"}
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwm.progress import Counter
-from hwm.signals import StopFlag
+from hwm.work.progress import Counter
+from hwm.work.signals import StopFlag
 
 
 @dataclass(frozen=True)

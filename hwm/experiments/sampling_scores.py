@@ -17,15 +17,15 @@ from typing import Any
 
 import torch
 
-from hwm.data.files import atomic_path
 from hwm.evaluate.pictures import jpeg
 from hwm.evaluate.sampling import CONTROL_MEMBERS
 from hwm.evaluate.sampling_report import RESULTS
 from hwm.evaluate.sampling_results import SamplingResult
-from hwm.progress import Counter
 from hwm.sampling_track import evaluate_sampling_run
-from hwm.signals import StopFlag
 from hwm.training import checkpoint
+from hwm.work.files import atomic_path
+from hwm.work.progress import Counter
+from hwm.work.signals import StopFlag
 
 STAMP, PICTURES = "asked.json", "pictures"
 SHOWN = ("seen", "truth", "sample", "mean", "blend")

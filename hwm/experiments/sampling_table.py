@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hwm.config import RunConfig, from_toml
-from hwm.data.files import atomic_path
 from hwm.evaluate.results import COPY_FRAME
 from hwm.evaluate.sampling_report import REPORT
 from hwm.evaluate.sampling_results import STILL, mean_of, permuted, zeroed
@@ -24,6 +23,7 @@ from hwm.experiments.sampling_grid import Grid, Key, Sizes, Subject, grid, subje
 from hwm.experiments.sampling_page import page
 from hwm.experiments.sampling_scores import Scoring, score_all
 from hwm.recipes import names, recipe
+from hwm.work.files import atomic_path
 
 Family = Literal["wan", "st", "masked", "flow"]
 FAMILIES: tuple[Family, ...] = ("wan", "st", "masked", "flow")

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from hwm.clock import COSMOS, Clock
 from hwm.config import FlowConfig
 from hwm.contracts import Batch, Prediction, Sampling
+from hwm.models.flow_blocks import Vectors
+from hwm.models.flow_network import FlowNetwork
 from hwm.nn import flow_matching as flow
 from hwm.nn.dropout import dropout_from, without_dropout
-from hwm.nn.flow_network import FlowNetwork
-from hwm.nn.stream_blocks import Vectors
 from hwm.nn.units import Units
 
 VALIDATION_TIMES = 4

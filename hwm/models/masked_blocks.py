@@ -18,8 +18,18 @@ from hwm.config import MaskedConfig
 from hwm.nn.attention import KVCache
 from hwm.nn.dropout import dropout
 from hwm.nn.modulation import Modulation
-from hwm.nn.slots import PlaceAttention, SlotAttention, SlotCrossAttention, newest_slots
-from hwm.nn.streams import FUTURE_ACTIONS, FUTURE_VIDEO, PAST_ACTIONS, PAST_VIDEO, PerStream, Sharing
+from hwm.nn.streams import (
+    FUTURE_ACTIONS,
+    FUTURE_VIDEO,
+    PAST_ACTIONS,
+    PAST_VIDEO,
+    PerStream,
+    PlaceAttention,
+    Sharing,
+    SlotAttention,
+    SlotCrossAttention,
+    newest_slots,
+)
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hwm.sim.humanoid import Humanoid
+from hwm.sim.body.humanoid import Humanoid
+from hwm.sim.body.motion import wrap
+from hwm.sim.body.reach import Pose
+from hwm.sim.body.robot import SIDES
+from hwm.sim.home.room import Surface
 from hwm.sim.manipulation import UP, Skill, Wait, open_fixture, pick_and_place, push, wipe
-from hwm.sim.motion import wrap
-from hwm.sim.reach import Pose
-from hwm.sim.robot import SIDES
-from hwm.sim.room import Surface
 
 TABLE_FIRST = 0.72
 """Share of recordings that begin at the table."""

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hwm.clock import SAMPLING_FRAMES
 from hwm.data import layout
-from hwm.data.files import read_json, write_array, write_json
 from hwm.data.testsets import CONTEXT_FRAMES
 from hwm.data.video import VideoWriter
 from hwm.data.writers import RawShardWriter, shard_finished
 from hwm.sim.plan import TEST_STATES, Clips, Settings, Shard
 from hwm.sim.record import Recording, Segment
 from hwm.sim.renderer import GLRenderer, WarpRenderer, make_renderer
+from hwm.work.files import read_json, write_array, write_json
+from hwm.work.signals import StopFlag
+from hwm.work.workers import new_lock, work_off
 
 REPORTS = ".simulate"
 """Hidden folder of an unfinished dataset: settings and one report for every finished job."""
@@ -123,3 +127,36 @@ def _describe(recording: Recording) -> dict:
         "full_body": segment.full_body,
         "skills": [list(span) for span in recording.skills],
     }
+
+
+
+# Simulation jobs in this process or in several.
+
+
+def run_jobs(
+    jobs: Sequence[Job], *, backend: str, workers: int, advance: Callable[[int], None], flag: StopFlag
+) -> None:
+    """Run all jobs, the longest first.  advance: is told how many frames were written.
+
+    One worker and no OpenGL: in this process.  Raises what a job raises, ChildProcessError if a worker dies, and Stopped
+    when the flag is up.
+    """
+    waiting = sorted(jobs, key=lambda job: -job.work.num_frames)
+    if workers <= 1 and backend == "disable":
+
+        def stoppable(count: int) -> None:
+            advance(count)
+            flag.check()
+
+        studio = Studio(backend, nullcontext())
+        for job in waiting:
+            flag.check()
+            studio.run(job, stoppable)
+        return
+    folders = sorted({folder for job in waiting for folder in (job.root, job.truth) if folder})
+    prepare = partial(_open_studio, backend)
+    work_off(waiting, prepare, new_lock(), workers=max(1, workers), hear=advance, flag=flag, folders=folders)
+
+
+def _open_studio(backend: str, kernel_lock: Any) -> Callable[[Job, Advance], None]:
+    return Studio(backend, kernel_lock).run

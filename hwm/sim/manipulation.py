@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hwm.sim.humanoid import Humanoid
-from hwm.sim.objects import Grasp
-from hwm.sim.reach import Pose
-from hwm.sim.robot import SIDES, Side
-from hwm.sim.room import Surface
-from hwm.sim.scene import FIXTURES
+from hwm.sim.body.humanoid import Humanoid
+from hwm.sim.body.reach import Pose
+from hwm.sim.body.robot import SIDES, Side
+from hwm.sim.home.objects import Grasp
+from hwm.sim.home.room import Surface
+from hwm.sim.home.scene import FIXTURES
 
 UP = np.array([0, 0, 1.0])
 REACHABLE = 1.25

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from hwm.clock import SAMPLING_FRAMES
-from hwm.sim.humanoid import HZ
+from hwm.sim.body.humanoid import HZ
 from hwm.sim.record import Segment
 
 Difficulty = Literal["calm", "mixed", "lively"]

@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 
 from hwm.sim.behaviours import TABLE_FIRST, episode, station
-from hwm.sim.humanoid import Humanoid, Style
-from hwm.sim.scene import Scene, build_scene
+from hwm.sim.body.humanoid import Humanoid, Style
+from hwm.sim.home.scene import Scene, build_scene
 
 BEHAVIOUR_STREAM = 13
 

@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hwm.sim.mjcf import VISIBLE_GROUP
-from hwm.sim.robot import CAMERA
+from hwm.sim.body.robot import CAMERA
+from hwm.sim.home.mjcf import VISIBLE_GROUP
 
 Choice = Literal["auto", "warp", "gl"]
 WARP_UP_TO = 128

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Literal
 
 from hwm.data import layout
-from hwm.data.files import read_json, write_json
-from hwm.data.shards import write_checksums
+from hwm.data.checksums import write_checksums
 from hwm.data.writers import write_dataset_metadata
-from hwm.signals import StopFlag
+from hwm.work.files import read_json, write_json
+from hwm.work.signals import StopFlag
 
 GENERATOR, VERSION = "hwm.sim", 1
 FOLDERS = {
@@ -84,9 +84,8 @@ def simulate(
     is missing; ChildProcessError when a worker was killed; Stopped after SIGTERM, SIGINT or SIGHUP.
     """
     _require_packages()
-    from hwm.sim.jobs import Job
+    from hwm.sim.jobs import Job, run_jobs
     from hwm.sim.plan import DIFFICULTIES, SHORTEST_VAL, Settings, make_plan
-    from hwm.sim.pool import run_jobs
     from hwm.sim.renderer import choose_backend
 
     started = time.monotonic()

@@ -13,25 +13,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 from hwm.clock import SAMPLING_HOP
-from hwm.contracts import LatentTokenizer
+from hwm.contracts import LatentTokenizer, Tokenizer
 from hwm.data import layout, quarantine, video
-from hwm.data.files import read_count, read_json
+from hwm.data.checksums import verify_whole
+from hwm.data.layout import ShardFault, clip_hop, read_tokenizer_info
 from hwm.data.onex import RawDataset, open_dataset
 from hwm.data.quarantine import Rule
-from hwm.data.rows import ShardFault
-from hwm.data.shards import verify_whole
-from hwm.share import Share
-from hwm.signals import StopFlag
-from hwm.tokenizers.claim import claim
+from hwm.data.writers import write_tokenizer_info
 from hwm.tokenizers.finish import Work
 from hwm.tokenizers.open import open_tokenizer
 from hwm.tokenizers.shard_job import Outcome, ShardEncoder, ShardJob, encodes_clips, open_encoder
-from hwm.workers import work_off
+from hwm.work.files import atomic_path, read_count, read_json
+from hwm.work.share import Share
+from hwm.work.signals import StopFlag
+from hwm.work.workers import work_off
 
 WHOLE = Share()
 
@@ -158,3 +158,59 @@ def _frame_size(dataset: RawDataset) -> tuple[int, int]:
     if not sizes:
         raise first or ValueError(f"{dataset.root}: not one shard is whole; fetch or record the data again")
     return sizes.most_common(1)[0][0]
+
+
+
+# The sidecar that says by which tokenizer a folder is made: written by the first of several processes, checked by all.
+
+
+ROBOT = "robot.toml"
+
+
+def claim(
+    out: Path,
+    encoder: Tokenizer | LatentTokenizer,
+    dataset: RawDataset,
+    *,
+    frame_size: tuple[int, int],
+    rule: Rule,
+    size: int,
+) -> None:
+    """Write tokenizer.json, or check that the one there is of the same tokenizer and clips.
+
+    frame_size: height and width of the stored frames.  size: side to which they are resized, 0 keeps them.
+    """
+    height, width = (size, size) if size else frame_size
+    stride = encoder.spatial_stride
+    if height % stride or width % stride:
+        raise ValueError(f"{dataset.root}: frames of {height}x{width} do not divide by the tokenizer's stride {stride}; set size")
+    grid, fingerprint = (height // stride, width // stride), encoder.fingerprint()
+    if not (out / "tokenizer.json").is_file():
+        config = asdict(encoder.config) if hasattr(encoder, "config") else {}
+        out.mkdir(parents=True, exist_ok=True)
+        if (dataset.root / ROBOT).is_file():  # another robot's states keep their meaning
+            with atomic_path(out / ROBOT) as target:
+                target.write_bytes((dataset.root / ROBOT).read_bytes())
+        write_tokenizer_info(
+            out,
+            name=encoder.name,
+            fingerprint=fingerprint,
+            grid=grid,
+            clock=encoder.clock,
+            config=config,
+            phases=rule.phases,
+            every=rule.every,
+            first=True,
+            **({"channels": encoder.channels} if isinstance(encoder, LatentTokenizer) else {"vocab_size": encoder.vocab_size}),
+        )
+    known = read_tokenizer_info(out) or {}  # by whichever process came first
+    if known.get("fingerprint") != fingerprint or tuple(known.get("grid", ())) != grid:
+        raise ValueError(
+            f"{out}/tokenizer.json: what lies here was made by tokenizer {known.get('name')} on grid {known.get('grid')}, "
+            f"not by {encoder.name} on grid {list(grid)}; choose a new output folder"
+        )
+    if (phases := known.get("phases", rule.phases)) != rule.phases:
+        raise ValueError(f"{out}/tokenizer.json: was cut from {phases} phases, not {rule.phases}; choose a new output folder")
+    if (hop := clip_hop(known, out)) != rule.every:
+        every = f"its clips start every {hop} frames, not {rule.every}"
+        raise ValueError(f"{out}/tokenizer.json: {every}; choose a new output folder")

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from hwm.data import layout, quarantine
-from hwm.data.files import read_count, read_json, read_rows, remove_torsos
 from hwm.data.latents import LatentDataset, LatentShard, usable_blocks, write_statistics
+from hwm.data.layout import ShardFault
 from hwm.data.onex import RawDataset, TokenDataset, open_dataset
 from hwm.data.quarantine import Account, Rule
-from hwm.data.rows import ShardFault
 from hwm.data.writers import write_dataset_metadata
+from hwm.work.files import read_count, read_json, read_rows, remove_torsos
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Literal, overload
 
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from hwm.config import FSQConfig, from_toml, to_toml
 from hwm.contracts import LatentTokenizer, Tokenizer
+from hwm.data.checksums import verify, write_checksums
 from hwm.safe_load.paths import is_file
-from hwm.tokenizers.store import load_tokenizer
+from hwm.safe_load.weights import load_safetensors, select
+from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer, VideoAutoencoder
 from hwm.tokenizers.wan import find_wan, open_wan
+from hwm.work.files import cannot_write
 
 
 @overload
@@ -39,7 +48,7 @@ def open_tokenizer(
         source, subfolder = wan
         coder = open_wan(source, subfolder=subfolder, device=device)
     elif is_file(Path(name) / "config.json"):
-        from hwm.tokenizers.cosmos_diffusers import open_cosmos_diffusers
+        from hwm.tokenizers.cosmos import open_cosmos_diffusers
 
         coder = open_cosmos_diffusers(name, device=device)
     else:
@@ -49,3 +58,74 @@ def open_tokenizer(
     if kind == "latents" and not isinstance(coder, LatentTokenizer):
         raise ValueError(f"{name}: gives tokens, but continuous latents are needed here; choose a continuous tokenizer")
     return coder
+
+
+
+# Tokenizers by name or folder: a folder holds config.toml and model.safetensors, nothing that can run.
+#
+# The names of shipped tokenizers are the folders of hwm/tokenizers/weights.
+
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def shipped() -> list[str]:
+    """Names of the tokenizers that come with the package."""
+    return sorted(p.name for p in WEIGHTS.iterdir() if (p / "model.safetensors").is_file()) if WEIGHTS.is_dir() else []
+
+
+def new_tokenizer(config: FSQConfig, *, name: str) -> FSQTokenizer | ContinuousTokenizer:
+    """A freshly initialised tokenizer of the kind that the configuration asks for."""
+    return ContinuousTokenizer(config, name=name) if config.continuous else FSQTokenizer(config, name=name)
+
+
+def load_tokenizer(name_or_folder: str | Path, *, device: str = "cpu") -> FSQTokenizer | ContinuousTokenizer:
+    """Load one of the library's own tokenizers, quantised or continuous, by shipped name or from an exported folder.
+
+    Raises ValueError when there is none, when a file differs from its recorded checksum, or when keys, shapes or types
+    differ from what the configuration says.
+    """
+    folder = WEIGHTS / str(name_or_folder)
+    if not is_file(folder / "config.toml"):
+        folder = Path(name_or_folder)
+    config_file, weights_file = folder / "config.toml", folder / "model.safetensors"
+    if not is_file(config_file) or not is_file(weights_file):
+        known = ", ".join(shipped()) or "none"
+        raise ValueError(
+            f"{name_or_folder}: no tokenizer; give a shipped name ({known}) or a folder with config.toml and "
+            "model.safetensors (made by `hwm export RUN FOLDER`)"
+        )
+    if faults := verify(folder, remedy="export or fetch it again"):
+        raise faults[0]
+    config = from_toml(FSQConfig, config_file)
+    tokenizer = new_tokenizer(config, name=folder.name)
+    shapes = {key: tuple(value.shape) for key, value in tokenizer.state_dict().items()}
+    remedy = f"it does not fit {config_file.name}; export the tokenizer again"
+    tokenizer.load_state_dict(select(load_safetensors(weights_file), shapes, path=weights_file, remedy=remedy))
+    return tokenizer.to(device).eval()
+
+
+def save_tokenizer(tokenizer: VideoAutoencoder, folder: str | Path, *, card: str = "") -> Path:
+    """Write config.toml, model.safetensors, their checksums and README.md (the model card) into a new folder, all or nothing.
+
+    Weights are stored as float16, rounding them: encode with what is loaded, not with what was saved.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise ValueError(f"{folder}: already exists; choose a new folder or remove it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    temporary.chmod(0o755)
+    try:
+        (temporary / "config.toml").write_text(to_toml(tokenizer.config))
+        (temporary / "README.md").write_text(card)
+        weights = temporary / "model.safetensors"
+        save_file({k: v.half().contiguous() for k, v in tokenizer.state_dict().items()}, weights)
+        write_checksums(temporary / "checksums.json", [temporary / "config.toml", weights])
+    except (OSError, SafetensorError, ValueError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise cannot_write(folder, error) from None
+    for file in temporary.iterdir():
+        file.chmod(0o644)
+    temporary.replace(folder)
+    return folder

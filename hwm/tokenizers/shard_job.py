@@ -20,18 +20,16 @@ import torch
 from hwm.clock import SAMPLING_FRAMES, WAN, subsample
 from hwm.contracts import LatentTokenizer, Tokenizer
 from hwm.data import video
-from hwm.data.cache import MISMATCH
-from hwm.data.files import expect_rows
-from hwm.data.layout import CHECKSUMS, CLIP_STARTS, LATENTS, MOMENTS, SEGMENTS, STATES, TOKENS
+from hwm.data.checksums import verify_shard
+from hwm.data.layout import CHECKSUMS, CLIP_STARTS, LATENTS, MOMENTS, SEGMENTS, STATES, TOKENS, ShardFault
 from hwm.data.onex import RawShard
 from hwm.data.quarantine import Rule
-from hwm.data.rows import ShardFault
-from hwm.data.shards import verify_shard
+from hwm.data.video import MISMATCH
 from hwm.data.windows import check_segments, sampling_starts
 from hwm.data.writers import LatentShardWriter, TokenShardWriter, shard_finished
-from hwm.durable import cannot_write
 from hwm.tokenizers.open import open_tokenizer
-from hwm.workers import Tell
+from hwm.work.files import cannot_write, expect_rows
+from hwm.work.workers import Tell
 
 BATCH_BLOCKS = 8
 """Blocks or clips that are encoded at once."""

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from hwm.clock import WAN
-from hwm.data.files import read_json
 from hwm.safe_load.paths import is_dir, is_file
 from hwm.safe_load.weights import check_model_folder
 from hwm.tokenizers.autoencoder import to_pixels
+from hwm.work.files import read_json
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
@@ -133,7 +133,7 @@ def open_wan(source: str, *, subfolder: str | None = None, device: str = "cpu") 
     try:
         from diffusers import AutoencoderKLWan
 
-        from hwm.nn.wan_transformer import expect_loaded
+        from hwm.models.wan.transformer import expect_loaded
     except ImportError as error:
         need = "install the extra: pip install 'humanoid-world-models[wan]'"
         raise ValueError(f"{source}: needs diffusers, which cannot be imported ({error}); {need}") from None

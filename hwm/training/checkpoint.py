@@ -27,10 +27,10 @@ import torch
 from safetensors import SafetensorError
 from torch.distributed.checkpoint import CheckpointException
 
-from hwm.durable import cannot_write, fsync, write_text
 from hwm.safe_load.text import parse_json
 from hwm.training.processes import ALONE, Processes
 from hwm.training.stored import SHARDS, Groups, Stored, is_sharded, write_shards, write_whole
+from hwm.work.files import cannot_write, fsync, write_text
 
 SCHEMA = 1
 _STEP = re.compile(r"step-(\d{1,15})")

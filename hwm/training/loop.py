@@ -29,18 +29,17 @@ from torch.distributed.tensor import DTensor
 
 from hwm.config import RunConfig, TrainConfig
 from hwm.contracts import Batch
-from hwm.durable import write_picture
-from hwm.signals import StopFlag
 from hwm.training import checkpoint, weights
 from hwm.training.device import autocast, choose_device, cpu_threads, own_randomness, seed_of
-from hwm.training.ema import Ema
 from hwm.training.metrics import MetricsLog
-from hwm.training.optim import adamw, load_optimizer_tensors, lr_at, optimizer_tensors
+from hwm.training.optim import Ema, adamw, load_optimizer_tensors, lr_at, optimizer_tensors
 from hwm.training.parallel import Parallel
 from hwm.training.processes import ALONE, Processes, under_launcher
-from hwm.training.progress import TrainingProgress
 from hwm.training.run_folder import DONE, claimed, config_hash, mark_done, read_done, settle_config
 from hwm.training.validation import evaluating, validate
+from hwm.work.files import write_picture
+from hwm.work.progress import TrainingProgress
+from hwm.work.signals import StopFlag
 
 LEAVING = 30.0
 """Seconds that a launcher's processes wait for one of the last attempt that is still saving."""

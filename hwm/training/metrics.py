@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from hwm.durable import write_all, write_text
+from hwm.work.files import write_all, write_text
 
 
 class MetricsLog:

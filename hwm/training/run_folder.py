@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from hwm.config import RunConfig, from_toml, to_dict, to_toml
-from hwm.durable import write_all, write_text
 from hwm.safe_load.text import read_json
+from hwm.work.files import write_all, write_text
 
 try:
     import fcntl

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from hwm.contracts import Batch
-from hwm.signals import StopFlag
 from hwm.training.device import seed_of
-from hwm.training.ema import Ema
+from hwm.training.optim import Ema
 from hwm.training.processes import ALONE, Processes
+from hwm.work.signals import StopFlag
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from hwm.durable import cannot_write, fsync
 from hwm.training import checkpoint
 from hwm.training.stored import Stored, write_whole
+from hwm.work.files import cannot_write, fsync
 
 
 @dataclass(frozen=True)

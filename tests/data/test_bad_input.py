@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from hwm.data import legacy, testsets
 from hwm.data.check import check
+from hwm.data.checksums import verify
 from hwm.data.clips import TokenClips, VideoClips
 from hwm.data.onex import open_dataset
-from hwm.data.shards import verify
 from hwm.data.testsets import open_test_set
 
 
@@ -109,9 +109,9 @@ def test_raw_faults(raw_root, name, damage, message):
 
 
 def test_full_disk_is_said_before_decoding(raw_root, monkeypatch):
-    from hwm.data import cache
+    from hwm.data import video
 
-    monkeypatch.setattr(cache, "SPARE_BYTES", 2**62)
+    monkeypatch.setattr(video, "SPARE_BYTES", 2**62)
     with pytest.raises(ValueError, match="bytes, .* are free; make room"):
         open_dataset(raw_root, verified=False).shards[0].frames()
 

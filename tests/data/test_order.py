@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwm.data.order import _permutation, sample_indices
+from hwm.data.clips import _permutation, sample_indices
 
 
 @given(st.integers(0, 2**40), st.integers(1, 60), st.integers(1, 5), st.integers(1, 3))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwm.cli import main
-from hwm.cli.data_verbs import tokenize as verb
+from hwm.cli.data import tokenize as verb
 from hwm.clock import SAMPLING_HOP, WAN, subsample
 from hwm.config import FSQConfig
 from hwm.data.check import check
@@ -21,11 +21,10 @@ from hwm.data.onex import open_dataset
 from hwm.data.windows import sampling_starts
 from hwm.data.writers import LatentShardWriter, RawShardWriter, write_dataset_metadata
 from hwm.prepare import encoded
-from hwm.share import Share
-from hwm.tokenizers.continuous import ContinuousTokenizer
+from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer
 from hwm.tokenizers.encode import tokenize
-from hwm.tokenizers.fsq import FSQTokenizer
-from hwm.tokenizers.store import load_tokenizer, save_tokenizer
+from hwm.tokenizers.open import load_tokenizer, save_tokenizer
+from hwm.work.share import Share
 
 SHARDS = ((100, 30, 190), (50, 40), (77,))
 """Lengths of the segments of every shard; the second shard holds no clip."""

@@ -9,9 +9,9 @@ import pytest
 from hwm.clock import COSMOS
 from hwm.data import layout, writers
 from hwm.data.clips import TokenClips
-from hwm.data.files import write_array, write_json
 from hwm.data.onex import open_dataset
 from hwm.data.windows import ClipIndex
+from hwm.work.files import write_array, write_json
 
 NUM_SHARDS, NUM_FRAMES, MEAN_SEGMENT = 100, 112542, 421
 

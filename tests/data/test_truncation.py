@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from hwm.data.clips import TokenClips, VideoClips
-from hwm.data.files import expect_rows, map_array, read_rows, write_array
 from hwm.data.onex import open_dataset
+from hwm.work.files import expect_rows, map_array, read_rows, write_array
 
 READER = """
 import sys

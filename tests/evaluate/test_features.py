@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from hwm.evaluate.features import InceptionFeatures, TokenizerFeatures
 from hwm.evaluate.frechet import Moments, frechet_distance
-from hwm.evaluate.inception import FIDInception
+from hwm.evaluate.networks import FIDInception
+from hwm.evaluate.perceptual import InceptionFeatures, TokenizerFeatures
 from hwm.tokenizers import quantiser
-from hwm.tokenizers.store import load_tokenizer
+from hwm.tokenizers.open import load_tokenizer
 
 
 @pytest.fixture(scope="module")

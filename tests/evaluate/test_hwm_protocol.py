@@ -22,8 +22,7 @@ from hwm.evaluate.results import (
 )
 from hwm.models.flow import FlowHWM
 from hwm.models.masked import MaskedHWM
-from hwm.tokenizers.continuous import ContinuousTokenizer
-from hwm.tokenizers.fsq import FSQTokenizer
+from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer
 
 BASELINES = ("copy last frame", "copy last grid", "mean of context")
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from hwm.evaluate.inception import FIDInception, InceptionE, average_pool, load_inception
+from hwm.evaluate.networks import FIDInception, InceptionE, average_pool, load_inception
 
 
 @pytest.fixture(scope="module")

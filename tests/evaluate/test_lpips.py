@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from hwm.evaluate.lpips import BACKBONE_SHAPES, HEAD_SHAPES, Lpips
+from hwm.evaluate.networks import BACKBONE_SHAPES, HEAD_SHAPES, Lpips
 
 
 def alexnet():

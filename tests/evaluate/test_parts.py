@@ -9,15 +9,14 @@ import torch
 from hwm.contracts import Batch
 from hwm.evaluate import perceptual
 from hwm.evaluate.baselines import unigram_counts
-from hwm.evaluate.fingerprint import fingerprint, source
-from hwm.evaluate.parts import Columns, PartsFolder, names_of
 from hwm.evaluate.perceptual import PerceptualScorer
 from hwm.evaluate.protocols import evaluate
 from hwm.evaluate.sampling import evaluate_sampling
-from hwm.evaluate.work import Elsewhere, Work, progress_of, sizes_of
-from hwm.share import Share
-from hwm.signals import StopFlag, Stopped
 from hwm.training.device import own_device
+from hwm.work.fingerprint import fingerprint, source
+from hwm.work.parts import Columns, Elsewhere, PartsFolder, Work, names_of, progress_of, sizes_of
+from hwm.work.share import Share
+from hwm.work.signals import StopFlag, Stopped
 
 ARRAYS = {
     "b/scores": np.linspace(0, 1, 6).reshape(2, 3),

@@ -13,7 +13,7 @@ from hwm.evaluate.metrics import PSNR_CAP, psnr, ssim
 from hwm.evaluate.protocols import evaluate
 from hwm.evaluate.results import AUTOREGRESSIVE, CEILING, ORIGINAL, PERMUTED, RECONSTRUCTION, TEACHER_FORCED, ZEROED
 from hwm.models.st_transformer import STTransformer
-from hwm.tokenizers.fsq import FSQTokenizer
+from hwm.tokenizers.autoencoder import FSQTokenizer
 
 TOKENS, CODE = "model, most likely tokens", "model, expected code"
 

@@ -31,10 +31,10 @@ from hwm.evaluate.sampling_results import (
     zeroed,
 )
 from hwm.evaluate.sampling_table import text_table, verdict
-from hwm.evaluate.sampling_tuning import SIGMAS, Tuner, largest_tolerance, set_apart
+from hwm.evaluate.tuning import SIGMAS, Tuner, largest_tolerance, set_apart
 from hwm.models.st_transformer import STTransformer
 from hwm.predict.postprocess import gaussian_blur
-from hwm.tokenizers.store import new_tokenizer
+from hwm.tokenizers.open import new_tokenizer
 
 NOISE = 10.0
 

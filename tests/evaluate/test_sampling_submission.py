@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hwm.evaluate.sampling_submission import check_sampling_submission, write_sampling_submission
-from hwm.evaluate.submission import README_KEYS
+from hwm.evaluate.submission import README_KEYS, check_sampling_submission, write_sampling_submission
 
 REFUSED = "no invalid submission is written; the file is read again and checked"
 SMALL = {"ids": (0, 1, 4), "size": (8, 12)}

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwm.evaluate.metrics import PSNR_CAP
-from hwm.evaluate.saturation import fit_saturation
+from hwm.evaluate.tuning import fit_saturation
 
 
 def mse(psnr):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from scipy.signal import convolve2d
 
-from hwm.evaluate.sharpness import ROUNDING_ENERGY, gmsd, sharpness, sharpness_where
+from hwm.evaluate.metrics import ROUNDING_ENERGY, gmsd, sharpness, sharpness_where
 
 
 def pictures(seed, *shape, noise=30):

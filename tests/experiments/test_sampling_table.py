@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hwm.cli.experiment_verb import experiment
+from hwm.cli.use import experiment
 from hwm.config import override
 from hwm.data.writers import RawShardWriter, write_dataset_metadata
 from hwm.evaluate.sampling_results import mean_of

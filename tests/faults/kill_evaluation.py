@@ -17,10 +17,10 @@ from tiny_training import CONFIG, MODEL
 from hwm.config import FSQConfig
 from hwm.contracts import Batch
 from hwm.evaluate.protocols import evaluate
-from hwm.evaluate.work import Work
 from hwm.models.st_transformer import STTransformer
-from hwm.share import share_from_environment
-from hwm.tokenizers.fsq import FSQTokenizer
+from hwm.tokenizers.autoencoder import FSQTokenizer
+from hwm.work.parts import Work
+from hwm.work.share import share_from_environment
 
 BATCH = 2
 

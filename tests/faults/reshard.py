@@ -13,9 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from tiny_training import CONFIG, build
 
 from hwm.training import checkpoint
-from hwm.training.ema import Ema
 from hwm.training.loop import _restore
-from hwm.training.optim import adamw, optimizer_tensors
+from hwm.training.optim import Ema, adamw, optimizer_tensors
 from hwm.training.parallel import Parallel
 from hwm.training.processes import joined
 from hwm.training.run_folder import config_hash

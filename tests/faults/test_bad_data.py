@@ -19,10 +19,10 @@ from hwm.data.onex import open_dataset
 from hwm.data.quarantine import Rule, read_quarantine
 from hwm.data.video import read_video
 from hwm.data.writers import RawShardWriter, TokenShardWriter, write_dataset_metadata
+from hwm.tokenizers.autoencoder import FSQTokenizer
 from hwm.tokenizers.encode import tokenize
-from hwm.tokenizers.fsq import FSQTokenizer
+from hwm.tokenizers.open import load_tokenizer, save_tokenizer
 from hwm.tokenizers.shard_job import ShardEncoder, ShardJob
-from hwm.tokenizers.store import load_tokenizer, save_tokenizer
 
 LENGTHS = ((20, 31), (51,), (34, 17), (17, 40))
 """Frames of the segments of every shard."""

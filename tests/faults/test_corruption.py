@@ -13,7 +13,7 @@ from tiny_training import checkpoint_bytes, run
 
 from hwm.cli import main
 from hwm.data.onex import open_dataset
-from hwm.tokenizers.store import load_tokenizer, save_tokenizer
+from hwm.tokenizers.open import load_tokenizer, save_tokenizer
 from hwm.training import checkpoint
 
 STEPS = ("train.steps=6", "train.checkpoint_every=3", "train.validate_every=0")

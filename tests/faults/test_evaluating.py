@@ -25,10 +25,10 @@ from hwm.evaluate import submission
 from hwm.evaluate.submission import README_KEYS, predict_samples, write_compression_submission
 from hwm.experiments.jobs import Training, train_all
 from hwm.models.st_transformer import STTransformer
-from hwm.signals import Stopped
-from hwm.tokenizers.fsq import FSQTokenizer
-from hwm.tokenizers.store import load_tokenizer, save_tokenizer
+from hwm.tokenizers.autoencoder import FSQTokenizer
+from hwm.tokenizers.open import load_tokenizer, save_tokenizer
 from hwm.training import checkpoint
+from hwm.work.signals import Stopped
 
 SCRIPT = Path(__file__).parent / "kill_evaluation.py"
 BATCH = 4

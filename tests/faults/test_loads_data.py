@@ -11,8 +11,8 @@ import torch
 
 from hwm.config import FSQConfig
 from hwm.data.writers import RawShardWriter, write_dataset_metadata
-from hwm.tokenizers.fsq import FSQTokenizer
-from hwm.tokenizers.store import save_tokenizer
+from hwm.tokenizers.autoencoder import FSQTokenizer
+from hwm.tokenizers.open import save_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURE = """

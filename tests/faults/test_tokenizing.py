@@ -15,11 +15,11 @@ import torch
 from hwm.config import FSQConfig
 from hwm.data.onex import open_dataset
 from hwm.data.writers import RawShardWriter, write_dataset_metadata
-from hwm.share import Share, share_from_environment
-from hwm.signals import Stopped
+from hwm.tokenizers.autoencoder import FSQTokenizer
 from hwm.tokenizers.encode import tokenize
-from hwm.tokenizers.fsq import FSQTokenizer
-from hwm.tokenizers.store import save_tokenizer
+from hwm.tokenizers.open import save_tokenizer
+from hwm.work.share import Share, share_from_environment
+from hwm.work.signals import Stopped
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARDS, FRAMES = 8, 120

@@ -32,13 +32,11 @@ from safetensors.torch import save_file
 from tiny_line import raw_data, token_data, tokenizer
 
 from hwm.config import RunConfig, from_toml
-from hwm.data.cache import decoded_frames
 from hwm.data.onex import RawDataset, open_dataset
 from hwm.data.testsets import open_test_set
-from hwm.data.video import VideoWriter, count_frames, iter_frames, probe, read_video
-from hwm.evaluate.sampling_submission import check_sampling_submission
-from hwm.evaluate.submission import validate_compression_submission
-from hwm.nn.wan_text import embed_empty_prompt
+from hwm.data.video import VideoWriter, count_frames, decoded_frames, iter_frames, probe, read_video
+from hwm.evaluate.submission import check_sampling_submission, validate_compression_submission
+from hwm.models.wan.text import embed_empty_prompt
 from hwm.robot import read_embodiment
 from hwm.runs import load_run
 from hwm.safe_load.paths import fill, inside
@@ -63,7 +61,7 @@ def canary(tmp_path):
 def load_adapter(folder):
     """The adapter of a folder, into a tiny transformer."""
     diffusers = pytest.importorskip("diffusers")
-    from hwm.nn import lora
+    from hwm.models.wan import lora
 
     sizes = {"num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4, "text_dim": 8}
     model = diffusers.WanTransformer3DModel(**sizes, freq_dim=16, ffn_dim=32, num_layers=1)

@@ -14,8 +14,8 @@ from tiny_training import CONFIG
 from hwm.clock import COSMOS
 from hwm.config import FSQConfig, override, to_toml
 from hwm.data.writers import RawShardWriter, TokenShardWriter, write_dataset_metadata, write_tokenizer_info
-from hwm.tokenizers.fsq import FSQTokenizer
-from hwm.tokenizers.store import save_tokenizer
+from hwm.tokenizers.autoencoder import FSQTokenizer
+from hwm.tokenizers.open import save_tokenizer
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "hwm"]

@@ -2,8 +2,7 @@ import torch
 
 from hwm.nn.attention import KVCache
 from hwm.nn.rope import grid_positions, rope_angles, rotate
-from hwm.nn.slots import PlaceAttention, SlotAttention, SlotCrossAttention, attend
-from hwm.nn.streams import slot_visibility
+from hwm.nn.streams import PlaceAttention, SlotAttention, SlotCrossAttention, attend, slot_visibility
 
 T, B, S, D, N = 4, 2, 6, 16, 2
 TIMES = rope_angles(torch.arange(T)[:, None], D // N)

@@ -3,8 +3,7 @@ import torch
 
 from hwm.config import FSQConfig
 from hwm.predict.decoding import FrameDecoder
-from hwm.tokenizers.continuous import ContinuousTokenizer
-from hwm.tokenizers.fsq import FSQTokenizer
+from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer
 
 
 @pytest.fixture(scope="module")

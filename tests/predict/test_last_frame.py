@@ -10,7 +10,7 @@ from hwm.models.masked import MaskedHWM
 from hwm.models.st_transformer import STTransformer
 from hwm.predict.last_frame import predict_frame
 from hwm.predict.rollout import rollout
-from hwm.tokenizers.store import new_tokenizer
+from hwm.tokenizers.open import new_tokenizer
 
 WARM = Sampling(temperature=1.0)
 

@@ -14,8 +14,7 @@ from hwm.contracts import Prediction, Sampling
 from hwm.models.flow import FlowHWM
 from hwm.models.masked import MaskedHWM
 from hwm.predict.rollout import frames_per_step, rollout, rollout_steps
-from hwm.tokenizers.open import open_tokenizer
-from hwm.tokenizers.store import new_tokenizer
+from hwm.tokenizers.open import new_tokenizer, open_tokenizer
 
 
 class BrightnessEncoder(nn.Module):

@@ -38,7 +38,7 @@ def tiny():
 
 @pytest.fixture(scope="session")
 def scene():
-    from hwm.sim.scene import build_scene
+    from hwm.sim.home.scene import build_scene
 
     return build_scene(11, 12, texture_size=16)
 
@@ -48,7 +48,7 @@ def robot(scene):
     """A robot that stands in front of the table; the scene's model is shared, its state is not."""
     import numpy as np
 
-    from hwm.sim.humanoid import Humanoid, Style
+    from hwm.sim.body.humanoid import Humanoid, Style
 
     robot = Humanoid(scene, np.random.default_rng(0), Style(full_body=True))
     robot.put(0, 0, 0)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from hwm.sim import objects
-from hwm.sim.meshes import BREAK, bevel_box, lathe, limb, tube_arc
+from hwm.sim.home import objects
+from hwm.sim.home.meshes import BREAK, bevel_box, lathe, limb, tube_arc
 
 
 def volume(mesh):

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwm.sim.motion import PEAK_OF_MEAN, Track, Tremor, natural_duration, wrap
+from hwm.sim.body.motion import PEAK_OF_MEAN, Track, Tremor, natural_duration, wrap
 
 
 def test_a_move_from_rest_is_minimum_jerk():

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from hwm.sim.behaviours import MENU
+from hwm.sim.body.robot import JOINTS, joint_limits
+from hwm.sim.home.room import build_room
+from hwm.sim.home.scene import build_scene
 from hwm.sim.record import Recording, Segment
-from hwm.sim.robot import JOINTS, joint_limits
-from hwm.sim.room import build_room
-from hwm.sim.scene import build_scene
 
 FRAMES = 240
 LARGEST_JOINT_STEP = 0.35

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from hwm.robot import EVE
-from hwm.sim.humanoid import HZ
+from hwm.sim.body.humanoid import HZ
+from hwm.sim.body.reach import ARM_SLICE
+from hwm.sim.body.robot import JOINTS, SIDES, joint_limits
 from hwm.sim.manipulation import UP, grasp_pose
-from hwm.sim.reach import ARM_SLICE
-from hwm.sim.robot import JOINTS, SIDES, joint_limits
 
 
 def test_the_joints_are_the_state_vector_in_order():

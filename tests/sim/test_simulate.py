@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from hwm.data.check import check
-from hwm.data.files import read_json
 from hwm.data.testsets import open_test_set
 from hwm.data.video import count_frames, read_video
 from hwm.sim.simulate import simulate
+from hwm.work.files import read_json
 
 ROWS = {"train": 180, "val": 90, "val_unseen": 90}
 

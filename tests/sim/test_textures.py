@@ -3,8 +3,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from hwm.sim import textures
-from hwm.sim.mjcf import Assets
+from hwm.sim.home import textures
+from hwm.sim.home.mjcf import Assets
 
 BASE = (0.6, 0.5, 0.4)
 PAINTERS = {

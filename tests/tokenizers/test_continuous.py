@@ -5,10 +5,8 @@ import torch
 
 from hwm.config import FSQConfig
 from hwm.contracts import Batch, LatentTokenizer, Tokenizer
-from hwm.tokenizers.continuous import ContinuousTokenizer
-from hwm.tokenizers.fsq import FSQTokenizer
-from hwm.tokenizers.open import open_tokenizer
-from hwm.tokenizers.store import load_tokenizer, new_tokenizer, save_tokenizer
+from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer
+from hwm.tokenizers.open import load_tokenizer, new_tokenizer, open_tokenizer, save_tokenizer
 
 
 def tiny(**changes) -> ContinuousTokenizer:

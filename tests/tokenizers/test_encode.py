@@ -7,10 +7,10 @@ import torch
 from hwm.config import FSQConfig
 from hwm.data.onex import open_dataset
 from hwm.data.writers import RawShardWriter, write_dataset_metadata
-from hwm.share import Share
+from hwm.tokenizers.autoencoder import FSQTokenizer
 from hwm.tokenizers.encode import tokenize
-from hwm.tokenizers.fsq import FSQTokenizer
-from hwm.tokenizers.store import load_tokenizer, save_tokenizer
+from hwm.tokenizers.open import load_tokenizer, save_tokenizer
+from hwm.work.share import Share
 
 FRAMES = 60
 

@@ -6,8 +6,8 @@ import torch
 from hwm.config import FSQConfig
 from hwm.contracts import Batch, Tokenizer
 from hwm.tokenizers import quantiser
-from hwm.tokenizers.fsq import FSQTokenizer
-from hwm.tokenizers.store import load_tokenizer, save_tokenizer
+from hwm.tokenizers.autoencoder import FSQTokenizer
+from hwm.tokenizers.open import load_tokenizer, save_tokenizer
 
 
 def tiny(**changes) -> FSQTokenizer:

@@ -15,10 +15,10 @@ from hwm.data.describe import contact_sheet, describe, state_statistics
 from hwm.data.latents import LatentDataset
 from hwm.data.onex import open_dataset
 from hwm.data.writers import LatentShardWriter, RawShardWriter, write_dataset_metadata
-from hwm.share import Share
-from hwm.tokenizers.continuous import ContinuousTokenizer
+from hwm.tokenizers.autoencoder import ContinuousTokenizer
 from hwm.tokenizers.encode import tokenize
-from hwm.tokenizers.store import load_tokenizer, save_tokenizer
+from hwm.tokenizers.open import load_tokenizer, save_tokenizer
+from hwm.work.share import Share
 
 FRAMES = 60
 CONFIG = FSQConfig(levels=(5,) * 4, channels=4, depth=1, continuous=True)

@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from hwm.config import FlowConfig, FSQConfig, MaskedConfig, RunConfig, STConfig, TrainConfig, WanConfig
 from hwm.contracts import Batch
 from hwm.runs import build_model
-from hwm.training.ema import Ema
+from hwm.training.optim import Ema
 from hwm.training.parallel import Parallel
 from hwm.training.processes import joined
 from hwm.training.validation import evaluating
@@ -54,7 +54,7 @@ if "WAN_BASE" in os.environ:  # an adapter in float32 on a frozen base in bfloat
 
 def write_base(folder: Path) -> None:
     """A tiny Wan in diffusers' layout, to be adapted."""
-    from hwm.nn.wan_transformer import StateConditionedWan
+    from hwm.models.wan.transformer import StateConditionedWan
 
     torch.manual_seed(0)
     sizes = {"num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 4, "out_channels": 4, "text_dim": 8}

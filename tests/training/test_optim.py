@@ -10,8 +10,7 @@ from tiny_training import build
 from torch import nn
 
 from hwm.config import TrainConfig
-from hwm.training.ema import Ema
-from hwm.training.optim import adamw, load_optimizer_tensors, lr_at, optimizer_tensors, parameter_groups
+from hwm.training.optim import Ema, adamw, load_optimizer_tensors, lr_at, optimizer_tensors, parameter_groups
 from hwm.training.stored import Stored, write_whole
 
 CPU = torch.device("cpu")

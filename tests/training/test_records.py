@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwm.durable import write_text
 from hwm.training.device import seed_of
 from hwm.training.metrics import MetricsLog
-from hwm.training.progress import TrainingProgress, clock_text
+from hwm.work.files import write_text
+from hwm.work.progress import TrainingProgress, clock_text
 
 
 def test_metrics_beyond_the_checkpoint_and_torn_lines_are_cut(tmp_path):

@@ -14,7 +14,7 @@ from tiny_training import CONFIG, VALIDATION, build, checkpoint_bytes, clips, ru
 
 from hwm.config import FSQConfig
 from hwm.contracts import Batch
-from hwm.tokenizers.fsq import FSQTokenizer
+from hwm.tokenizers.autoencoder import FSQTokenizer
 from hwm.training import checkpoint, weights
 from hwm.training.loop import fit
 

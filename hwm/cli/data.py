@@ -1,0 +1,207 @@
+"""Verbs that make and look at data."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+
+def demo(
+    out: Path = Path("runs/demo"),
+    /,
+    *,
+    minutes: float = 0.0,
+    seed: int = 0,
+    workers: int = 0,
+    steps: int = 0,
+    size: Literal[64, 128] = 64,
+) -> int:
+    """Simulate rooms, tokenize, train st-demo from scratch, evaluate in rooms never seen, report.
+
+    Args:
+        out: Folder for data, run and report; a demo that was interrupted there goes on.
+        minutes: Minutes of robot time to simulate for training; 0: what the demo is tuned for.
+        seed: Seed of rooms, behaviour and training.
+        workers: Processes; 0: one per core.
+        steps: Training steps; 0: those of the recipe.
+        size: Side of the frames in pixels.
+    """
+    from hwm.demo import run_demo
+
+    return run_demo(out, minutes=minutes, seed=seed, workers=workers, steps=steps, size=size)
+
+
+def simulate(
+    out: Path,
+    /,
+    *,
+    minutes: float = 2.0,
+    size: int = 64,
+    seed: int = 0,
+    workers: int = 0,
+    difficulty: float = 0.3,
+    val_minutes: float | None = None,
+    rooms: int = 0,
+    test_clips: int = 0,
+    renderer: Literal["auto", "warp", "gl"] = "auto",
+) -> int:
+    """Write a dataset of the built-in robot: training, seen-room and unseen-room validation sets.
+
+    Args:
+        out: Folder for the datasets.
+        minutes: Minutes of robot time in the training set, at 30 frames a second.
+        size: Side of the square frames in pixels.
+        seed: Equal seeds give equal bytes on one machine.
+        workers: Processes; 0: one per core.
+        difficulty: From 0 (arms only) to 1 (the whole body moves all the time).
+        val_minutes: Minutes of each validation set.
+        rooms: Rooms in the training set; 0: about two segments a room.
+        test_clips: Clips of a sampling-track test set to write as well.
+        renderer: auto: ray tracing for small frames, OpenGL for large ones where it works.
+    """
+    from hwm.sim.simulate import simulate as run
+    from hwm.work.progress import Counter
+
+    with Counter("simulating", unit="frames") as counter:
+        summary = run(
+            out,
+            minutes=minutes,
+            size=size,
+            seed=seed,
+            workers=workers,
+            difficulty=difficulty,
+            val_minutes=val_minutes,
+            rooms=rooms,
+            test_clips=test_clips,
+            renderer=renderer,
+            progress=counter,
+        )
+    print(f"{summary.frames} frames in {summary.seconds:.1f} s ({summary.frames_per_second:.0f} frames/s)")
+    for path in summary.paths:
+        print(f"  {path}")
+    return 0
+
+
+def data(
+    action: Literal["check", "describe"],
+    folder: Path,
+    /,
+    *,
+    json_output: bool = False,
+    sheet: Path | None = None,
+) -> int:
+    """Check a dataset for faults, or describe what is in it.
+
+    Args:
+        action: check: sizes, types, ranges, checksums.  describe: counts, hours, statistics, a contact sheet.
+        folder: Folder of one dataset.
+        json_output: Print JSON.
+        sheet: Where `describe` writes its contact sheet; default contact_sheet.png in the current folder.
+    """
+    from dataclasses import asdict
+
+    from hwm.data import describe as module
+
+    if action == "check":
+        report = module.check(folder)
+        if json_output:
+            print(json.dumps([asdict(finding) for finding in report.findings], indent=1))
+        else:
+            for finding in report.findings:
+                print(f"{finding.severity}: {finding.file}: {finding.message}")
+            print(f"{folder}: {'sound' if report.ok else 'has errors'}")
+        return 0 if report.ok else 1
+    facts = module.describe(folder)
+    target = sheet or Path("contact_sheet.png")
+    module.contact_sheet(folder, target, tokenizer=_tokenizer_named(facts.get("tokenizer")))
+    if json_output:
+        print(json.dumps(facts, indent=1))
+    else:
+        _print_facts(facts)
+    print(f"contact sheet: {target}", file=sys.stderr)
+    return 0
+
+
+def _tokenizer_named(name: str | None) -> Any:
+    """The shipped tokenizer of that name, to show tokens as pictures; None where there is none."""
+    from hwm.tokenizers.open import load_tokenizer, shipped
+
+    return load_tokenizer(name) if name in shipped() else None
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    for key, value in facts.items():
+        if key == "states":
+            print(f"  {'state':<24}{'unit':<18}{'mean':>9}{'std':>9}")
+            for name, row in value.items():
+                print(f"  {name:<24}{row['unit']:<18}{row['mean']:>9.3f}{row['std']:>9.3f}")
+        elif isinstance(value, dict):
+            print(f"{key}: " + ", ".join(f"{k} {v:.1f}" if isinstance(v, float) else f"{k} {v}" for k, v in value.items()))
+        else:
+            print(f"{key}: {value:.3f}" if isinstance(value, float) else f"{key}: {value}")
+
+
+def tokenize(
+    raw: Path,
+    out: Path,
+    /,
+    *,
+    tokenizer: str = "fsq-8x8x8",
+    size: int = 0,
+    phases: int = 1,
+    every: int = 8,
+    workers: int = 0,
+    part: tuple[int, int] | None = None,
+    max_bad: int = 0,
+    trust: bool = False,
+    device: str = "cpu",
+) -> int:
+    """Encode a raw dataset, or every one inside a folder, into tokens or latents; goes on where it was interrupted.
+
+    Args:
+        raw: A raw dataset, or a folder with several (then each becomes a folder of `out`).
+        out: Folder for the tokens, or for the latents of a continuous tokenizer.
+        tokenizer: A shipped name, a folder of `hwm export`, or a folder with an official Cosmos encoder.jit and decoder.jit.
+        size: Side to which frames are resized first; 0 keeps them.
+        phases: Cut every shard from this many first frames (more training clips from little data); of several
+            datasets only those called train.
+        every: Frames from the start of one sampling clip to the next; only for tokenizers by Wan's clock, which encode
+            77-frame clips instead of blocks.
+        workers: Processes, of one thread each on a CPU; 0: one per core, or one where a launcher started several.
+        part: k n: make only every n-th shard from the k-th; by default torchrun, srun or a Slurm array says which.
+        max_bad: Leave out up to so many faulty raw shards, each with a line in quarantine.jsonl.
+        trust: Allow a TorchScript tokenizer, which is a program, to run.
+        device: cpu, or cuda.
+    """
+    from hwm.tokenizers.encode import tokenize as run
+    from hwm.training.device import own_device, usable_cores
+    from hwm.work.progress import Counter
+    from hwm.work.share import chosen_share
+
+    share = chosen_share(part)
+    alone, own = part is not None or share.count == 1, own_device(device)
+    several = sorted(p.parent for p in raw.glob("*/metadata.json")) if not (raw / "metadata.json").is_file() else []
+    targets = [(p, out / p.name.removesuffix("_raw")) for p in several] or [(raw, out)]
+    for source, target in targets:
+        lines: list[str] = []
+        with Counter(f"tokenizing {source.name}", unit="shards") as counter:
+            run(
+                source,
+                target,
+                tokenizer=tokenizer,
+                size=size,
+                # Held-out sets stay aligned with their video.
+                phases=phases if not several or source.name.startswith("train") else 1,
+                every=every,
+                workers=workers or (usable_cores() if device == "cpu" and alone else 1),
+                share=share,
+                max_bad=max_bad,
+                trust=trust,
+                device=own,
+                progress=counter,
+                say=lines.append,
+            )
+        print(target, *lines, sep="\n  ", flush=True)
+    return 0

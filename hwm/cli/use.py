@@ -1,0 +1,405 @@
+"""Verbs that train models and use them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from hwm.work.share import chosen_share
+from hwm.work.signals import StopFlag
+
+
+def evaluate(
+    run: Path,
+    /,
+    *,
+    data: Path,
+    protocol: Literal["blocks", "sampling"] = "blocks",
+    video: Path | None = None,
+    tuning: Path | None = None,
+    out: Path | None = None,
+    clips: int = 96,
+    tuning_clips: int = 16,
+    batch_size: int = 16,
+    members: tuple[int, ...] = (),
+    temperature: float | None = None,
+    score_size: int = 0,
+    seed: int = 0,
+    which: Literal["best", "last"] = "best",
+    set: tuple[str, ...] = (),
+    decode: Literal["mean", "sample"] | None = None,
+    inception: Path | None = None,
+    lpips: tuple[Path, ...] = (),
+    tokenizer: str = "",
+    part: tuple[int, int] | None = None,
+    trust: bool = False,
+    device: str = "cpu",
+) -> int:
+    """Score a run on held-out data: numbers as JSON and a page with curves, tables and pictures.
+
+    Two protocols, each the same for every family.  blocks: all future frames of token or latent clips, reference and
+    baselines through the same tokenizer (results.json, report.html).  sampling: the 77th frame after 17 seen ones, against
+    the recorded picture, by one sample and by ensembles (results_sampling.json, report_sampling.html).
+
+    The same command goes on where it was stopped or killed, with the same numbers.  Under torchrun, srun or as a Slurm array
+    the processes share the clips, and the one that finds all of them scored writes the report.
+
+    Args:
+        run: Run folder.
+        data: blocks: tokens or latents to score on, as the model predicts them.  sampling: raw video.
+        protocol: What is predicted and scored.
+        video: blocks: the raw dataset the data were made from, to score against the original video as well.
+        tuning: sampling: other raw video, on which blur and blend are chosen; default: the first clips of the data.
+        out: Folder for the results; default: the run folder.
+        clips: Number of clips, spread evenly over the dataset.
+        tuning_clips: sampling: Number of clips to choose blur and blend on.
+        batch_size: Clips at a time; sampling: predictions at a time.
+        members: sampling: Sizes of the ensembles; default: 1 5 20.
+        temperature: sampling: Of the samples; default: the model's own, or 1 where that is 0.
+        score_size: sampling: Side in pixels at which pictures are scored; default: as recorded.
+        seed: Seed of sampling and of the confidence intervals.
+        which: The best checkpoint of the validation while training, or the last.
+        set: Changes to how the model predicts, such as model.steps=4 model.guidance=1.
+        decode: blocks: The reading that the verdict is about: the mean of what is predicted (default), or a sample of it.
+        inception: Inception weights (pt_inception-2015-12-05-6726825d.pth) for FID; without them blocks only gives TFD, a
+            distance in the features of the shipped tokenizer.
+        lpips: AlexNet weights and LPIPS heads (alexnet-owt-7be5be79.pth alex.pth) for LPIPS.
+        tokenizer: Tokenizer for the pixels; default: the one named by the run.
+        part: k n: score only the k-th of n shares; by default torchrun, srun or a Slurm array says which.  0 1: all, also there.
+        trust: Allow a TorchScript tokenizer to run.
+        device: cpu, or cuda.
+    """
+    of_blocks = {"--video": video is not None, "--decode": decode is not None}
+    of_sampling = {"--tuning": tuning is not None, "--members": bool(members), "--temperature": temperature is not None}
+    of_sampling |= {"--score-size": bool(score_size), "--tuning-clips": tuning_clips != 16}
+    if protocol == "sampling":
+        _only("--protocol blocks", of_blocks)
+    else:
+        _only("--protocol sampling", of_sampling)
+    with StopFlag() as stop:
+        from hwm.training.device import own_device
+        from hwm.work.parts import Elsewhere
+
+        share, device = chosen_share(part), own_device(device)
+        common: dict[str, Any] = {"data": data, "out": out or run, "clips": clips, "seed": seed, "which": which, "changes": set}
+        common |= {"inception": inception, "lpips": lpips, "tokenizer": tokenizer, "trust": trust, "device": device}
+        common |= {"share": share, "stop": stop}
+        try:
+            if protocol == "sampling":
+                from hwm.evaluate.sampling import MEMBERS
+                from hwm.evaluate.sampling_report import REPORT
+                from hwm.evaluate.sampling_table import text_table as sampling_table
+                from hwm.sampling_track import evaluate_sampling_run
+
+                result = evaluate_sampling_run(
+                    run,
+                    tuning=tuning,
+                    tuning_clips=tuning_clips,
+                    members=members or MEMBERS,
+                    members_at_once=batch_size,
+                    score_size=score_size,
+                    temperature=temperature,
+                    **common,
+                )
+                table, page = sampling_table(result), REPORT
+            else:
+                from hwm.apply import evaluate_run
+                from hwm.evaluate.table import text_table
+
+                scores = evaluate_run(run, video=video, batch_size=batch_size, decode=decode or "mean", **common)
+                table, page = text_table(scores), "report.html"
+        except Elsewhere as told:
+            print(told)
+            return 0
+    print(f"\n{table}\n\nreport: {(out or run) / page}")
+    return 0
+
+
+def predict(
+    run: Path,
+    /,
+    *,
+    data: Path,
+    out: Path = Path("prediction.mp4"),
+    clip: int = 0,
+    frames: int | None = None,
+    which: Literal["best", "last"] = "best",
+    temperature: float | None = None,
+    set: tuple[str, ...] = (),
+    seed: int = 0,
+) -> int:
+    """Write a video, truth beside prediction, of a rollout that follows the recorded robot states.
+
+    Args:
+        run: Run folder of a world model.
+        data: Tokens or latents to start from; raw video for a model of every fourth frame, whose video shows 7.5 a second.
+        out: Video file.
+        clip: Number of the clip to start from.
+        frames: Length of the rollout in frames, 30 a second; default: 51, or 60 for a model of every fourth frame.
+        which: The best checkpoint, or the last.
+        temperature: 0 takes the most likely future; default: the model's own.
+        set: Changes to how the model predicts, such as model.steps=4.
+        seed: Seed of the sampling.
+    """
+    with StopFlag() as stop:
+        from hwm.apply import predict_video
+        from hwm.sampling_track import models_strided_clips, predict_strided_video
+
+        strided = models_strided_clips(run)
+        write = predict_strided_video if strided else predict_video
+        written = write(
+            run,
+            data=data,
+            out=out,
+            clip=clip,
+            frames=frames if frames is not None else 60 if strided else 51,
+            which=which,
+            temperature=temperature,
+            changes=set,
+            seed=seed,
+            poll=stop.check,
+        )
+    print(written)
+    return 0
+
+
+def submit(
+    run: Path,
+    /,
+    *,
+    data: Path,
+    out: Path = Path("submission.zip"),
+    track: Literal["compression", "sampling"] = "compression",
+    samples: int | None = None,
+    combine: Literal["mean", "blend", "medoid"] | None = None,
+    tolerance: float | None = None,
+    size: int | None = None,
+    temperature: float | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    set: tuple[str, ...] = (),
+    readme: bool = True,
+    team: str = "",
+    authors: str = "",
+    email: str = "",
+    institution: str = "independent",
+    country: str = "not given",
+    method: str = "",
+    which: Literal["best", "last"] = "best",
+    device: str = "cpu",
+) -> int:
+    """Write the submission of a challenge track from its test set, then read it back and check it.
+
+    sampling: the same command goes on where it was stopped or killed, and processes share the samples as in `hwm evaluate`.
+
+    Args:
+        run: Run folder.
+        data: The challenge's test set.
+        out: Zip file.
+        track: The challenge track.
+        samples: sampling: Predictions of which each picture is made; default: 20.
+        combine: sampling: What is made of them; default: their mean.
+        tolerance: sampling: Of the blend, as `hwm evaluate RUN --protocol sampling` chooses it.
+        size: sampling: Side of the pictures in pixels; default: 512, as the challenge wants them.
+        temperature: sampling: Of the samples; default: the model's own, or 1 where that is 0.
+        batch_size: sampling: Predictions at a time; default: 16.
+        seed: sampling: Seed of the samples; default: 0.
+        set: sampling: Changes to how the model predicts, such as model.steps=100 model.guidance=1.5.
+        readme: Whether the zip holds a README.txt; the compression track demands one.
+        team: Name of the team; this and the following stand in the README of the submission.
+        authors: Names.
+        email: Address for questions.
+        institution: Institution.
+        country: Country.
+        method: Name of the method; default: "hwm" and the kind of model.
+        which: The best checkpoint, or the last.
+        device: cpu, or cuda.
+    """
+    own: dict[str, object] = {"--samples": samples, "--combine": combine, "--tolerance": tolerance, "--size": size}
+    own |= {"--temperature": temperature, "--batch-size": batch_size, "--seed": seed, "--set": set or None}
+    own |= {"--no-readme": None if readme else True}
+    if track == "compression":
+        _only("--track sampling", {name: value is not None for name, value in own.items()})
+    if readme and not (team and authors and email):
+        raise ValueError("give --team, --authors and --email: they stand in the README.txt of the submission")
+    fields = {"method": method, "team": team, "authors": authors, "e-mail": email, "institution": institution, "country": country}
+    with StopFlag() as stop:
+        from hwm.submit import submit_compression, submit_sampling
+        from hwm.training.device import own_device
+        from hwm.work.parts import Elsewhere
+
+        if track == "compression":
+            fields["method"] = method or "hwm ST-Transformer"
+            submit_compression(run, data=data, out=out, readme=fields, which=which, device=device, poll=stop.check)
+            return 0
+        try:
+            submit_sampling(
+                run,
+                data=data,
+                out=out,
+                readme=fields if readme else None,
+                samples=20 if samples is None else samples,
+                combine=combine or "mean",
+                tolerance=tolerance,
+                size=512 if size is None else size,
+                temperature=temperature,
+                members_at_once=16 if batch_size is None else batch_size,
+                seed=seed or 0,
+                which=which,
+                changes=set,
+                device=own_device(device),
+                share=chosen_share(None),
+                stop=stop,
+            )
+        except Elsewhere as told:
+            print(told)
+    return 0
+
+
+def _only(where: str, given: dict[str, bool]) -> None:
+    """Raise ValueError for options that are of another protocol or track and would do nothing."""
+    if any(given.values()):
+        names = ", ".join(name for name, is_given in given.items() if is_given)
+        raise ValueError(f"{names}: only with {where}")
+
+
+def export(run: Path, folder: Path, /, *, which: Literal["best", "last"] = "best", card: Path | None = None) -> int:
+    """Publish a trained tokenizer or Wan model as a folder: configuration, weights and a model card, nothing that can run.
+
+    A tokenizer is config.toml and model.safetensors.  A Wan model is its adapter in the layout of diffusers, or the whole
+    transformer if that was trained, the state encoder and the statistics (hwm.models.wan_export reads it back).
+
+    Args:
+        run: Run folder of a tokenizer or a Wan model.
+        folder: New folder.
+        which: The best checkpoint, or the last.
+        card: Text of the model card.
+    """
+    from hwm.runs import load_run
+    from hwm.tokenizers.autoencoder import VideoAutoencoder
+    from hwm.tokenizers.open import save_tokenizer
+
+    trained = load_run(run, which=which)
+    text = card.read_text() if card else ""
+    if trained.config.model.family == "wan":
+        from hwm.models.wan.export import save_world_model
+        from hwm.models.wan.model import WanWorldModel
+
+        assert isinstance(trained.model, WanWorldModel)
+        print(save_world_model(trained.model, trained.config, folder, card=text))
+        return 0
+    if not isinstance(trained.model, VideoAutoencoder):
+        raise ValueError(f"{run}: holds a world model of another family than Wan; its checkpoints are published as they are")
+    print(save_tokenizer(trained.model, folder, card=text))
+    return 0
+
+
+
+# The verb that runs whole experiments.
+
+
+def experiment(
+    name: Literal["hwm-tables", "flow-steps", "sampling-table"],
+    /,
+    *,
+    out: Path,
+    data: Path | None = None,
+    size: Literal["tiny", "medium"] = "tiny",
+    variants: tuple[Literal["base", "modality", "full", "split"], ...] = ("base", "modality", "full", "split"),
+    families: tuple[Literal["wan", "st", "masked", "flow"], ...] | None = None,
+    runs: tuple[Path, ...] = (),
+    minutes: float = 30.0,
+    steps: int = 0,
+    clips: int | None = None,
+    samples: int | None = None,
+    many_steps: int | None = None,
+    most: int | None = None,
+    seed: int = 0,
+    workers: int = 0,
+    inception: Path | None = None,
+    lpips: tuple[Path, ...] = (),
+    device: str = "cpu",
+) -> int:
+    """Train and score what a paper's table asks for: tables, plots and one page; goes on where it was interrupted.
+
+    hwm-tables: Masked- and Flow-HWM in their four variants under one budget, as Tables 1 and 2 of the HWM paper.
+    flow-steps: quality against the number of solver steps, for Flow-HWM as published and with shortcut training.
+    sampling-table: samples, steps and guidance of Wan as Table 2 of the Revontuli report, and all families at frame 76.
+
+    Args:
+        name: The experiment.
+        out: Folder for data, runs, tables and page; the experiments may share one.
+        data: Folder of raw datasets (train_v..., val_v...); default: the built-in robot is simulated.
+        size: Twins to train: tiny for two CPU cores, medium for one GPU.
+        variants: Which variants; flow-steps and sampling-table train the first.
+        families: sampling-table: Which families to train; default: all.
+        runs: sampling-table: Run folders to score instead of training; of Wan the first one trained with condition dropout
+            and the first without it fill the table.
+        minutes: Robot time simulated for training.
+        steps: Training steps of every model; 0: those of its recipe.
+        clips: Clips to score on, from rooms never trained on; default: 192, for sampling-table 48.
+        samples: sampling-table: Samples averaged in the table's larger rows, at least 4; default: 20.
+        many_steps: sampling-table: Solver steps of the table's last block; default: 100.
+        most: sampling-table: Samples at the end of the curve of PSNR against their number; default: 50.
+        seed: Seed of rooms, training and scoring.
+        workers: Trainings at a time, and for sampling-table scorings; 0: one per core, on a GPU one.
+        inception: Inception weights for FID.
+        lpips: sampling-table: AlexNet weights and LPIPS heads for LPIPS.
+        device: cpu or cuda, for training and scoring.
+    """
+    own: dict[str, object] = {"--families": families, "--runs": runs or None, "--lpips": lpips or None}
+    own |= {"--samples": samples, "--many-steps": many_steps, "--most": most}
+    given = [option for option, value in own.items() if value is not None]
+    if name != "sampling-table" and given:
+        raise ValueError(f"{', '.join(given)}: only with sampling-table")
+    if runs and families is not None:
+        raise ValueError("--families chooses what is trained; with --runs nothing is, so leave it out")
+    from hwm.experiments.flow_steps import flow_steps
+    from hwm.experiments.hwm_tables import hwm_tables
+    from hwm.experiments.plan import Plan
+
+    plan = Plan(
+        out=out,
+        data=data,
+        size=size,
+        minutes=minutes,
+        steps=steps,
+        clips=clips if clips is not None else 48 if name == "sampling-table" else 192,
+        seed=seed,
+        workers=workers,
+        inception=inception,
+        lpips=lpips,
+        device=device,
+    )
+    if name == "sampling-table":
+        from hwm.experiments.sampling_grid import Sizes
+        from hwm.experiments.sampling_table import FAMILIES, sampling_table
+
+        scale = {"samples": samples, "many_steps": many_steps, "most": most}
+        sizes = Sizes(**{option: value for option, value in scale.items() if value is not None})
+        page = sampling_table(plan, families=families or FAMILIES, variant=variants[0], runs=runs, sizes=sizes)
+    else:
+        page = hwm_tables(plan, variants) if name == "hwm-tables" else flow_steps(plan, variants[0])
+    print(f"\npage: {page}")
+    return 0
+
+
+
+# Verbs of the Wan family.
+
+
+def text_embedding(base: str, out: Path, /) -> int:
+    """Compute the embedding of the empty prompt, the one text that Wan models are trained with.
+
+    Reads the text encoder's weights file by file; the encoder is never in memory as a whole.
+
+    Args:
+        base: Wan model in diffusers' layout, a folder or a hub name, e.g. Wan-AI/Wan2.2-TI2V-5B-Diffusers.
+        out: Safetensors file to write; a model's configuration names it as model.text.
+    """
+    from hwm.models.wan.text import digest, embed_empty_prompt, write_text_embedding
+
+    embedding = embed_empty_prompt(base)
+    write_text_embedding(out, embedding, source=base)
+    print(f"{out}  shape {tuple(embedding.shape)}  sha256 {digest(embedding)}")
+    return 0

@@ -1,0 +1,189 @@
+"""Integrity of the data that we write: SHA-256 of every file in a sidecar, so that a flipped bit is found before use.
+
+Each shard has a sidecar of its own (`checksums_{i}.json`), so that workers never write to one file; what belongs to
+the whole folder stands in `checksums.json`.  Data from elsewhere has no sidecar, which is no fault.
+
+`open_dataset` and `open_test_set` compare every file before it is used (`expect_whole`).  A file found whole is noted with
+what the file system says of it, and not read again for a week unless that changes: hashing takes a second a gigabyte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from hwm.data.layout import CHECKSUMS, CLIP_STARTS, LATENTS, METADATA, MOMENTS, SEGMENTS, STATES, TOKENS, VIDEO
+from hwm.work.files import read_json, write_json
+
+AGAIN = "write the shard again"
+TRUSTED_SECONDS = 7 * 24 * 3600
+"""How long a file that was found whole is not read again: a disk can lose a bit without anything being written."""
+KINDS = (CLIP_STARTS, LATENTS, METADATA, MOMENTS, SEGMENTS, STATES, TOKENS, VIDEO)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_checksums(sidecar: Path, files: list[Path]) -> None:
+    """Record the SHA-256 of `files`, named relative to the sidecar's folder."""
+    write_json(sidecar, {Path(os.path.relpath(file, sidecar.parent)).as_posix(): sha256(file) for file in files})
+
+
+def sidecars(root: str | Path) -> list[Path]:
+    """Every checksum file of a dataset."""
+    root = Path(root)
+    whole = [root / "checksums.json"]
+    return [path for path in whole if path.is_file()] + [CHECKSUMS.find(root, i) for i in CHECKSUMS.indices(root)]
+
+
+def expect_whole(root: str | Path) -> None:
+    """Raise ValueError, naming the first faulty file, unless every recorded checksum of a dataset is met.
+
+    Files noted as whole less than a week ago, whose size, times and place on the disk are the same, are not read.
+    """
+    root = Path(root).resolve()
+    if not sidecars(root):
+        return
+    known = _read_notes(root)
+    now, notes = time.time(), {}
+    fresh = {name: note for name, note in known.items() if _is_fresh(note, now)}
+
+    def sound(file: Path, digest: str) -> bool:
+        name, mark = file.relative_to(root).as_posix(), _mark(file, digest)
+        if fresh.get(name, [])[:5] != mark:
+            if sha256(file) != digest:
+                return False
+            fresh[name] = [*mark, now]
+        notes[name] = fresh[name]
+        return True
+
+    faults = _faults(root, sound)
+    if faults:
+        raise faults[0]
+    if notes != known:
+        _write_notes(root, notes)
+
+
+def verify(root: str | Path, *, remedy: str = AGAIN) -> list[ValueError]:
+    """Read every file that has a recorded checksum; returns one error, naming the file and the remedy, per fault."""
+    return _faults(Path(root).resolve(), lambda file, digest: sha256(file) == digest, remedy=remedy)
+
+
+def verify_shard(root: str | Path, index: int) -> list[ValueError]:
+    """The same for the files of one shard only."""
+    return _faults(Path(root).resolve(), lambda file, digest: sha256(file) == digest, only=index)
+
+
+def verify_whole(root: str | Path) -> list[ValueError]:
+    """The same for the files that belong to no single shard."""
+    return _faults(Path(root).resolve(), lambda file, digest: sha256(file) == digest, only=None)
+
+
+def _faults(
+    root: Path, sound: Callable[[Path, str], bool], *, only: int | str | None = "all", remedy: str = AGAIN
+) -> list[ValueError]:
+    """only: number of a shard, None for what belongs to no shard, or "all"."""
+    found, recorded = [], []
+    covered = set(CHECKSUMS.indices(root))
+    if covered:
+        found += [
+            ValueError(f"{CHECKSUMS.place(root, i, flat=False)}: no such file, though other shards have one; write it again")
+            for i in METADATA.indices(root)
+            if i not in covered and only in (i, "all")
+        ]
+    for sidecar in sidecars(root) if only == "all" else _sidecars_of(root, only):
+        try:
+            names = read_json(sidecar)
+            mine = [name for name in names if sidecar.name != "checksums.json" or only in (_shard_of(name), "all")]
+            recorded += [(sidecar, name, names[name]) for name in mine]
+        except ValueError as error:
+            found.append(error)
+
+    def fault(entry: tuple[Path, str, Any]) -> ValueError | None:
+        sidecar, name, digest = entry
+        try:
+            file = (sidecar.parent / name).resolve()
+            if not file.is_relative_to(root):
+                return ValueError(f"{sidecar}: names {name!r}, outside the dataset; delete this sidecar")
+            if not file.is_file():
+                file = _in_another_layout(root, file)
+            if not file.is_file():
+                return ValueError(f"{file}: recorded in {sidecar.name} but missing; {remedy}")
+            if not sound(file, str(digest)):
+                return ValueError(f"{file}: its content differs from {sidecar.name}; {remedy}")
+        except (OSError, ValueError) as error:  # a name that no file can have
+            return ValueError(f"{sidecar}: {name[:80]!r}: {error}; {remedy}")
+        return None
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # hashing lets other threads run
+        return found + [error for error in pool.map(fault, recorded) if error is not None]
+
+
+def _is_fresh(note: Any, now: float) -> bool:
+    if not isinstance(note, list) or len(note) != 6 or not isinstance(note[5], int | float):
+        return False
+    return 0 <= now - note[5] < TRUSTED_SECONDS
+
+
+def _sidecars_of(root: Path, shard: int | str | None) -> list[Path]:
+    own = CHECKSUMS.indices(root) if type(shard) is int else []
+    whole = [root / "checksums.json"] if (root / "checksums.json").is_file() else []
+    return whole + [CHECKSUMS.find(root, i) for i in own if i == shard]
+
+
+def _shard_of(name: str) -> int | None:
+    match = re.fullmatch(r".*_(\d{1,9})\.\w+", name)
+    return int(match[1]) if match else None
+
+
+def _in_another_layout(root: Path, file: Path) -> Path:
+    """Where a shard's file lies in a copy whose folders have the other names, or none; `file` itself if nowhere."""
+    places = {root / folder for kind in KINDS for folder in ("", *kind.folders) if file.name.startswith(f"{kind.stem}_")}
+    found = [place / file.name for place in sorted(places) if (place / file.name).is_file()]
+    return found[0] if found and file.parent in places else file
+
+
+def _mark(file: Path, digest: str) -> list[Any]:
+    """What changes when a file does, even if its times were set back: the time of change cannot be set."""
+    facts = file.stat()
+    return [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino, digest]
+
+
+def _notes(root: Path) -> Path | None:
+    """In the user's cache: reading a dataset writes nothing into it.  None without a home."""
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    except RuntimeError:
+        return None
+    return cache / "hwm" / "verified" / f"{hashlib.sha256(str(root).encode()).hexdigest()[:16]}.json"
+
+
+def _read_notes(root: Path) -> dict[str, Any]:
+    path = _notes(root)
+    try:
+        notes = json.loads(path.read_bytes()) if path else {}
+    except (OSError, ValueError, RecursionError):
+        return {}  # none, or damaged: then everything is read
+    return notes if isinstance(notes, dict) else {}
+
+
+def _write_notes(root: Path, notes: dict[str, Any]) -> None:
+    path = _notes(root)
+    try:
+        if path:
+            write_json(path, notes)
+            for other in path.parent.glob("*.json"):
+                if time.time() - other.stat().st_mtime > TRUSTED_SECONDS:
+                    other.unlink(missing_ok=True)  # says nothing any more
+    except (OSError, ValueError):
+        pass  # a cache that cannot be written only costs time

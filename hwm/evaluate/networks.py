@@ -1,0 +1,299 @@
+"""The Inception-v3 network of the FID, up to its pool3 features (Szegedy et al. 2015; Heusel et al. 2017).
+
+The FID is defined by one set of weights, the TensorFlow Inception of 5 December 2015, which differs from the
+network as usually given: average pooling inside the blocks does not count the padding, and the last block pools
+by maximum.  Names of layers are those of torchvision's inception_v3, which the PyTorch port of the weights uses.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hwm.safe_load.weights import load_state_dict, select
+
+SIDE = 299
+CLASSES = 1008
+"""Of the classifier that came with these weights; other Inception networks of the same layers have 1000."""
+REMEDY = "fetch pt_inception-2015-12-05-6726825d.pth of the pytorch-fid project"
+
+
+class BasicConv2d(nn.Module):
+    """Convolution without bias, batch normalisation with stored statistics, ReLU."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int | tuple[int, int],
+        *,
+        stride: int = 1,
+        padding: int | tuple[int, int] = 0,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=padding, bias=False)
+        self.bn = nn.BatchNorm2d(outputs, eps=1e-3)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return F.relu(self.bn(self.conv(x_NCHW)))
+
+
+def average_pool(x_NCHW: Tensor) -> Tensor:
+    """3x3 mean over what lies inside the picture."""
+    return F.avg_pool2d(x_NCHW, 3, stride=1, padding=1, count_include_pad=False)
+
+
+class InceptionA(nn.Module):
+    """35x35: branches of 1x1, 5x5, two 3x3 and pooling."""
+
+    def __init__(self, inputs: int, *, pool: int) -> None:
+        super().__init__()
+        self.branch1x1 = BasicConv2d(inputs, 64, 1)
+        self.branch5x5_1 = BasicConv2d(inputs, 48, 1)
+        self.branch5x5_2 = BasicConv2d(48, 64, 5, padding=2)
+        self.branch3x3dbl_1 = BasicConv2d(inputs, 64, 1)
+        self.branch3x3dbl_2 = BasicConv2d(64, 96, 3, padding=1)
+        self.branch3x3dbl_3 = BasicConv2d(96, 96, 3, padding=1)
+        self.branch_pool = BasicConv2d(inputs, pool, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        five = self.branch5x5_2(self.branch5x5_1(x))
+        three = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        return torch.cat([self.branch1x1(x), five, three, self.branch_pool(average_pool(x))], 1)
+
+
+class InceptionB(nn.Module):
+    """35x35 to 17x17."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.branch3x3 = BasicConv2d(inputs, 384, 3, stride=2)
+        self.branch3x3dbl_1 = BasicConv2d(inputs, 64, 1)
+        self.branch3x3dbl_2 = BasicConv2d(64, 96, 3, padding=1)
+        self.branch3x3dbl_3 = BasicConv2d(96, 96, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        double = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        return torch.cat([self.branch3x3(x), double, F.max_pool2d(x, 3, stride=2)], 1)
+
+
+class InceptionC(nn.Module):
+    """17x17: branches of 1x1, 7x7 in two strips, twice 7x7 in four strips, and pooling."""
+
+    def __init__(self, inputs: int, *, width: int) -> None:
+        super().__init__()
+        row, column = {"kernel": (1, 7), "padding": (0, 3)}, {"kernel": (7, 1), "padding": (3, 0)}
+        self.branch1x1 = BasicConv2d(inputs, 192, 1)
+        self.branch7x7_1 = BasicConv2d(inputs, width, 1)
+        self.branch7x7_2 = BasicConv2d(width, width, **row)  # type: ignore[arg-type]
+        self.branch7x7_3 = BasicConv2d(width, 192, **column)  # type: ignore[arg-type]
+        self.branch7x7dbl_1 = BasicConv2d(inputs, width, 1)
+        self.branch7x7dbl_2 = BasicConv2d(width, width, **column)  # type: ignore[arg-type]
+        self.branch7x7dbl_3 = BasicConv2d(width, width, **row)  # type: ignore[arg-type]
+        self.branch7x7dbl_4 = BasicConv2d(width, width, **column)  # type: ignore[arg-type]
+        self.branch7x7dbl_5 = BasicConv2d(width, 192, **row)  # type: ignore[arg-type]
+        self.branch_pool = BasicConv2d(inputs, 192, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seven = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
+        double = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
+        double = self.branch7x7dbl_5(self.branch7x7dbl_4(double))
+        return torch.cat([self.branch1x1(x), seven, double, self.branch_pool(average_pool(x))], 1)
+
+
+class InceptionD(nn.Module):
+    """17x17 to 8x8."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.branch3x3_1 = BasicConv2d(inputs, 192, 1)
+        self.branch3x3_2 = BasicConv2d(192, 320, 3, stride=2)
+        self.branch7x7x3_1 = BasicConv2d(inputs, 192, 1)
+        self.branch7x7x3_2 = BasicConv2d(192, 192, (1, 7), padding=(0, 3))
+        self.branch7x7x3_3 = BasicConv2d(192, 192, (7, 1), padding=(3, 0))
+        self.branch7x7x3_4 = BasicConv2d(192, 192, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        three = self.branch3x3_2(self.branch3x3_1(x))
+        seven = self.branch7x7x3_4(self.branch7x7x3_3(self.branch7x7x3_2(self.branch7x7x3_1(x))))
+        return torch.cat([three, seven, F.max_pool2d(x, 3, stride=2)], 1)
+
+
+class InceptionE(nn.Module):
+    """8x8: branches of 1x1, 3x3 and two 3x3 that end in a row and a column, and pooling.
+
+    max_pool: the last block of the FID network pools by maximum, the one before it by mean.
+    """
+
+    def __init__(self, inputs: int, *, max_pool: bool) -> None:
+        super().__init__()
+        self.max_pool = max_pool
+        self.branch1x1 = BasicConv2d(inputs, 320, 1)
+        self.branch3x3_1 = BasicConv2d(inputs, 384, 1)
+        self.branch3x3_2a = BasicConv2d(384, 384, (1, 3), padding=(0, 1))
+        self.branch3x3_2b = BasicConv2d(384, 384, (3, 1), padding=(1, 0))
+        self.branch3x3dbl_1 = BasicConv2d(inputs, 448, 1)
+        self.branch3x3dbl_2 = BasicConv2d(448, 384, 3, padding=1)
+        self.branch3x3dbl_3a = BasicConv2d(384, 384, (1, 3), padding=(0, 1))
+        self.branch3x3dbl_3b = BasicConv2d(384, 384, (3, 1), padding=(1, 0))
+        self.branch_pool = BasicConv2d(inputs, 192, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        three = self.branch3x3_1(x)
+        double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
+        ends = [self.branch3x3_2a(three), self.branch3x3_2b(three)]
+        ends += [self.branch3x3dbl_3a(double), self.branch3x3dbl_3b(double)]
+        pooled = F.max_pool2d(x, 3, stride=1, padding=1) if self.max_pool else average_pool(x)
+        return torch.cat([self.branch1x1(x), *ends, self.branch_pool(pooled)], 1)
+
+
+class FIDInception(nn.Module):
+    """Inception-v3 as the FID uses it: uint8 pictures of any size to 2048 features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.Conv2d_1a_3x3 = BasicConv2d(3, 32, 3, stride=2)
+        self.Conv2d_2a_3x3 = BasicConv2d(32, 32, 3)
+        self.Conv2d_2b_3x3 = BasicConv2d(32, 64, 3, padding=1)
+        self.Conv2d_3b_1x1 = BasicConv2d(64, 80, 1)
+        self.Conv2d_4a_3x3 = BasicConv2d(80, 192, 3)
+        self.Mixed_5b = InceptionA(192, pool=32)
+        self.Mixed_5c = InceptionA(256, pool=64)
+        self.Mixed_5d = InceptionA(288, pool=64)
+        self.Mixed_6a = InceptionB(288)
+        self.Mixed_6b = InceptionC(768, width=128)
+        self.Mixed_6c = InceptionC(768, width=160)
+        self.Mixed_6d = InceptionC(768, width=160)
+        self.Mixed_6e = InceptionC(768, width=192)
+        self.Mixed_7a = InceptionD(768)
+        self.Mixed_7b = InceptionE(1280, max_pool=False)
+        self.Mixed_7c = InceptionE(2048, max_pool=True)
+
+    def forward(self, pictures_NCHW: Tensor) -> Tensor:
+        """uint8 RGB pictures (N, 3, H, W) to float32 (N, 2048).
+
+        Resized to 299x299 bilinearly, without antialiasing and with pixel centres at halves, then scaled to [-1, 1].
+        """
+        x = F.interpolate(pictures_NCHW.float().div(255), (SIDE, SIDE), mode="bilinear", align_corners=False)
+        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(2 * x - 1)))
+        x = F.max_pool2d(x, 3, stride=2)
+        x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x))
+        x = F.max_pool2d(x, 3, stride=2)
+        x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x)))
+        x = self.Mixed_6a(x)
+        x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(x))))
+        x = self.Mixed_7a(x)
+        x = self.Mixed_7c(self.Mixed_7b(x))
+        return x.mean((2, 3))
+
+
+def load_inception(weights: str | Path, *, device: torch.device | str = "cpu") -> FIDInception:
+    """The FID network with the user's weight file, ready to give features.
+
+    The file's classifier (fc) and auxiliary head (AuxLogits) are left out: features come before them.
+    Raises ValueError for a file without exactly the tensors of this network, or whose classifier tells that it is
+    another training of the same layers.
+    """
+    with torch.device("meta"):
+        inception = FIDInception()
+    # The counter of training steps is kept by some versions of the file and has no effect on features.
+    shapes = {k: tuple(v.shape) for k, v in inception.state_dict().items() if not k.endswith("num_batches_tracked")}
+    given = {k: v for k, v in load_state_dict(weights).items() if not k.endswith("num_batches_tracked")}
+    if "fc.bias" in given and given["fc.bias"].numel() != CLASSES:
+        found = given["fc.bias"].numel()
+        raise ValueError(f"{weights}: an Inception of {found} classes, the FID's has {CLASSES}; {REMEDY}")
+    state = select(given, shapes, path=weights, remedy=REMEDY, ignored=("fc.", "AuxLogits."))
+    counters = {k: torch.tensor(0) for k in inception.state_dict() if k not in shapes}
+    inception.load_state_dict(state | counters, assign=True)
+    return inception.to(device).eval().requires_grad_(False)
+
+
+
+# LPIPS v0.1 with AlexNet: a learned perceptual distance between two pictures (Zhang et al. 2018, section 3).
+#
+#     d(a, b) = sum over layers l of the mean over places of  sum over channels c of  w_lc (a_lc - b_lc)^2
+#
+# where a_l, b_l are the activations after the l-th ReLU of AlexNet, scaled to unit length over channels at every
+# place, and w_l are weights fitted to human judgements.  Both sets of weights are the user's files.
+
+
+CHANNELS = (64, 192, 384, 256, 256)
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+"""What AlexNet's input was normalised by, on the scale [-1, 1] (the package lpips, ScalingLayer)."""
+EPSILON = 1e-10
+SMALLEST = 31
+"""Pixels a side below which AlexNet's second pooling has nothing left."""
+PICTURES_AT_ONCE = 32
+
+LAYERS = ("features.0", "features.3", "features.6", "features.8", "features.10")
+BACKBONE_SHAPES = {
+    "features.0.weight": (64, 3, 11, 11),
+    "features.3.weight": (192, 64, 5, 5),
+    "features.6.weight": (384, 192, 3, 3),
+    "features.8.weight": (256, 384, 3, 3),
+    "features.10.weight": (256, 256, 3, 3),
+} | {f"{layer}.bias": (channels,) for layer, channels in zip(LAYERS, CHANNELS)}
+HEAD_SHAPES = {f"lin{i}.model.1.weight": (1, channels, 1, 1) for i, channels in enumerate(CHANNELS)}
+BACKBONE_REMEDY = "fetch alexnet-owt-7be5be79.pth, the AlexNet of torchvision"
+HEADS_REMEDY = "fetch alex.pth of the package lpips, version 0.1"
+
+
+class Lpips:
+    """LPIPS distance of pictures of at least 31x31 pixels; 0 for equal ones, symmetric."""
+
+    def __init__(
+        self, backbone: str | Path, heads: str | Path | None = None, device: torch.device | str = "cpu"
+    ) -> None:
+        """Read AlexNet and the linear heads.
+
+        backbone: alexnet-owt-7be5be79.pth of torchvision.  heads: alex.pth of the package lpips; None: the first
+        file holds both, under the same names.  Raises ValueError, naming what is missing and the file to fetch.
+        """
+        self.device = torch.device(device)
+        both = load_state_dict(backbone)
+        head = both if heads is None else load_state_dict(heads)
+        trunk = ("features.", "classifier.")  # a file of both holds these beside the heads, and the other way round
+        weights = select(both, BACKBONE_SHAPES, path=backbone, remedy=BACKBONE_REMEDY, ignored=("classifier.", "lin"))
+        linear = select(head, HEAD_SHAPES, path=heads or backbone, remedy=HEADS_REMEDY, ignored=trunk)
+        self._weights = {key: value.to(self.device) for key, value in weights.items()}
+        self._heads = [linear[key].to(self.device) for key in HEAD_SHAPES]
+
+    @torch.no_grad()
+    def __call__(self, a_BFHWC: Tensor, b_BFHWC: Tensor) -> Tensor:
+        """Distance of each pair of frames, float32 (B, F), of two uint8 RGB videos (B, F, H, W, 3) of one shape.
+
+        Raises ValueError for other types or shapes, or frames below 31x31.
+        """
+        if a_BFHWC.shape != b_BFHWC.shape or a_BFHWC.ndim != 5 or a_BFHWC.shape[-1] != 3:
+            raise ValueError(f"LPIPS compares videos (B, F, H, W, 3), got {tuple(a_BFHWC.shape)} and {tuple(b_BFHWC.shape)}")
+        if a_BFHWC.dtype != torch.uint8 or b_BFHWC.dtype != torch.uint8:
+            raise ValueError(f"pictures are compared as uint8, got {a_BFHWC.dtype} and {b_BFHWC.dtype}")
+        if min(a_BFHWC.shape[2:4]) < SMALLEST:
+            raise ValueError(f"LPIPS needs frames of at least {SMALLEST}x{SMALLEST} pixels, got {tuple(a_BFHWC.shape[2:4])}")
+        pairs = zip(a_BFHWC.flatten(0, 1).split(PICTURES_AT_ONCE), b_BFHWC.flatten(0, 1).split(PICTURES_AT_ONCE))
+        distances = [self._distance(a_NHWC, b_NHWC) for a_NHWC, b_NHWC in pairs]
+        return torch.cat(distances).unflatten(0, a_BFHWC.shape[:2])
+
+    def _distance(self, a_NHWC: Tensor, b_NHWC: Tensor) -> Tensor:
+        total = torch.zeros(len(a_NHWC), device=self.device)
+        for a, b, head in zip(self._activations(a_NHWC), self._activations(b_NHWC), self._heads):
+            total += F.conv2d((a - b).square(), head).mean((1, 2, 3))
+        return total
+
+    def _activations(self, pictures_NHWC: Tensor) -> list[Tensor]:
+        """After each of AlexNet's five ReLUs, of unit length over channels."""
+        x = pictures_NHWC.to(self.device).movedim(-1, 1).float().div(127.5).sub(1)
+        shift, scale = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (SHIFT, SCALE))
+        relu_1 = self._layer(0, (x - shift) / scale, stride=4, padding=2)
+        relu_2 = self._layer(1, F.max_pool2d(relu_1, 3, stride=2), padding=2)
+        relu_3 = self._layer(2, F.max_pool2d(relu_2, 3, stride=2), padding=1)
+        relu_4 = self._layer(3, relu_3, padding=1)
+        relu_5 = self._layer(4, relu_4, padding=1)
+        return [x / (x.square().sum(1, keepdim=True).sqrt() + EPSILON) for x in (relu_1, relu_2, relu_3, relu_4, relu_5)]
+
+    def _layer(self, index: int, x_NCHW: Tensor, *, stride: int = 1, padding: int) -> Tensor:
+        weight, bias = (self._weights[f"{LAYERS[index]}.{part}"] for part in ("weight", "bias"))
+        return F.relu(F.conv2d(x_NCHW, weight, bias, stride=stride, padding=padding))

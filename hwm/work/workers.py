@@ -1,0 +1,171 @@
+"""Worker processes for long work: spawned, watched, and ended at once when one dies or a stop is asked for.
+
+They are spawned: a fork would copy half-started threads.  They leave every signal to the process that started them,
+and end with it, however it ends: none lingers, and none prints.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, cast
+
+from hwm.work.files import remove_torsos
+from hwm.work.signals import StopFlag
+
+POLL_SECONDS, SHUTDOWN_SECONDS = 0.2, 5
+
+Tell = Callable[[Any], None]
+"""Sends something from a worker to `hear`."""
+
+
+def work_off(
+    jobs: Sequence[Any],
+    prepare: Callable[..., Callable[[Any, Tell], None]],
+    *shared: Any,
+    workers: int,
+    hear: Tell,
+    flag: StopFlag,
+    folders: Sequence[Path] = (),
+) -> None:
+    """Do all jobs, in order, in `workers` processes of their own.
+
+    prepare: called once in every process, with `shared` (locks, for instance); gives what does one job.  It and the jobs
+    are pickled.  hear: is given, in this process, what jobs tell.  flag: looked at all the time.
+    folders: what killed workers left half-written below these is removed.
+    Raises what a job raises, ChildProcessError if a worker dies and Stopped when the flag is up; no worker is left then.
+    """
+    if jobs:
+        team = _Team(min(workers, len(jobs)), prepare, shared)
+        try:
+            team.work_off(list(jobs), hear, flag)
+        finally:
+            gone = team.end()
+            for folder in folders:
+                remove_torsos(folder, gone)
+
+
+def new_lock() -> Any:
+    """A lock for `shared`."""
+    _start_tracker()
+    return multiprocessing.get_context("spawn").Lock()
+
+
+class _Team:
+    """Processes, each at the end of a pipe."""
+
+    def __init__(self, size: int, prepare: Callable[..., Any], shared: tuple[Any, ...]) -> None:
+        self._members: dict[Connection, BaseProcess] = {}
+        # What is in `shared` must live as long as the team: a process that is starting up looks locks up by name.
+        self._shared, self._prepare = shared, prepare
+        context = multiprocessing.get_context("spawn")
+        _start_tracker()
+        with _signals_blocked():
+            for _ in range(size):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(theirs, *shared), daemon=True)
+                process.start()
+                theirs.close()
+                self._members[ours] = process
+
+    def work_off(self, waiting: list[Any], hear: Tell, flag: StopFlag) -> None:
+        busy = set()
+        for pipe in self._members:
+            self._send(pipe, self._prepare)
+            self._send(pipe, waiting.pop(0))
+            busy.add(pipe)
+        while busy:
+            flag.check()
+            for pipe in cast(list[Connection], wait(list(busy), timeout=POLL_SECONDS)):
+                kind, value = self._receive(pipe)
+                if kind == "told":
+                    hear(value)
+                elif kind == "error":
+                    raise value
+                elif waiting:
+                    self._send(pipe, waiting.pop(0))
+                else:
+                    self._send(pipe, None)
+                    busy.remove(pipe)
+        for process in self._members.values():
+            process.join(SHUTDOWN_SECONDS)
+
+    def _send(self, pipe: Connection, value: Any) -> None:
+        try:
+            pipe.send(value)
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._death(pipe) from None
+
+    def _receive(self, pipe: Connection) -> tuple[str, Any]:
+        try:
+            return pipe.recv()
+        except (EOFError, ConnectionResetError):
+            raise self._death(pipe) from None
+
+    def _death(self, pipe: Connection) -> ChildProcessError:
+        process = self._members[pipe]
+        process.join(SHUTDOWN_SECONDS)
+        code = process.exitcode
+        how = f"by signal {-code} (out of memory?)" if code is not None and code < 0 else f"with exit code {code}"
+        return ChildProcessError(f"a worker process ended {how}; the same command goes on from here")
+
+    def end(self) -> set[int]:
+        """Kill who is still there; the process ids of all."""
+        for process in self._members.values():
+            process.kill()
+        for pipe, process in self._members.items():
+            process.join(SHUTDOWN_SECONDS)
+            pipe.close()
+        return {process.pid for process in self._members.values() if process.pid}
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A process started inside never gets SIGINT, SIGTERM or SIGHUP; this one gets them afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_tracker() -> None:
+    """Start Python's own helper process, once, so that no signal to the group ends it before this process.
+
+    It ignores SIGINT and SIGTERM by itself, but unblocks them here, so it is not started among the workers.
+    """
+    with _signals_blocked():
+        resource_tracker.ensure_running()
+
+
+def _serve(pipe: Connection, *shared: Any) -> None:
+    """Loop of a worker: first what prepares it, then jobs come in until None; what is told, ends and errors go out."""
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        try:
+            run = pipe.recv()(*shared)
+            while (job := pipe.recv()) is not None:
+                run(job, lambda value: pipe.send(("told", value)))
+                pipe.send(("done", None))
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise
+        except (ValueError, OSError, ImportError) as error:
+            pipe.send(("error", error))
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
