@@ -18,9 +18,9 @@ from hwm.data.onex import RawDataset, open_dataset
 from hwm.data.video import VideoWriter
 from hwm.data.windows import state_rows
 from hwm.evaluate.baselines import unigram_counts
+from hwm.evaluate.blocks import evaluate
 from hwm.evaluate.networks import Lpips
 from hwm.evaluate.perceptual import InceptionFeatures, TokenizerFeatures, VideoFeatures
-from hwm.evaluate.protocols import evaluate
 from hwm.evaluate.report import RESULTS, write_report
 from hwm.evaluate.results import EvaluationResult
 from hwm.predict.rollout import rollout

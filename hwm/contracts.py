@@ -19,6 +19,10 @@ from torch import Tensor, nn
 from hwm.clock import Clock
 
 
+Kind = Literal["tokens", "latents", "video"]
+"""What a model learns from and predicts, and what the tokenizer before it gives: ids, latents, or the frames themselves."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Clips of one batch.  What a family does not use is None.
@@ -67,6 +71,7 @@ class Prediction:
     entropy_BTHW: float32, nats.
     codes_BTHWC: float32, the expectation of the tokenizer's code vector under the predicted distribution.
     latents_BKTCHW: float32, K sampled futures of a family that predicts latents.
+    video_BKFHWC: uint8, K futures of a family that predicts frames.
     """
 
     tokens_BKTHW: Tensor | None = None
@@ -76,6 +81,7 @@ class Prediction:
     entropy_BTHW: Tensor | None = None
     codes_BTHWC: Tensor | None = None
     latents_BKTCHW: Tensor | None = None
+    video_BKFHWC: Tensor | None = None
 
 
 @runtime_checkable
@@ -129,13 +135,13 @@ class LatentTokenizer(Protocol):
 class WorldModel(Protocol):
     """A model of the robot's camera: an nn.Module that also has these.
 
-    predicts: what it is trained on and gives, ids of a Tokenizer or latents of a LatentTokenizer.
+    predicts: what it is trained on and gives: ids of a Tokenizer, latents of a LatentTokenizer, or frames.
     validation_key: the score of `validate` that chooses the best checkpoint; lower is better.
     context_grids, future_grids: latent steps it sees and predicts.  num_states: state rows it reads, one per frame.
     frame_step: frames from one that it models to the next: 1, or 4 for clips of every fourth frame (`clock.subsample`).
     """
 
-    predicts: Literal["tokens", "latents"]
+    predicts: Kind
     validation_key: str
     context_grids: int
     future_grids: int

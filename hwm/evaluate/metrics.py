@@ -6,6 +6,8 @@ Everything is computed per picture or per token; averaging over clips, with inte
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -262,3 +264,39 @@ def _prewitt_magnitude(y_BHW: Tensor) -> Tensor:
     across, down = flat.unfold(-2, 3, 1).mean(-1), flat.unfold(-1, 3, 1).mean(-1)
     dx, dy = across[..., 2:] - across[..., :-2], down[..., 2:, :] - down[..., :-2, :]
     return (dx.square() + dy.square()).sqrt()
+
+
+def _as_it_is(value: Tensor) -> Tensor:
+    return value
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score of a picture against the truth.
+
+    name: as the table of scores has it.  title, unit, digits: how it is shown.  better: which way, or "one" where 1 is best.
+    of: uint8 pictures (..., H, W, 3) and their truth to float64 (...); this is what is averaged when clips are pooled.
+    score: from that, also pooled, to the score.
+    """
+
+    name: str
+    title: str
+    unit: str
+    digits: int
+    better: Literal["higher", "lower", "one"]
+    of: Callable[[Tensor, Tensor], Tensor]
+    score: Callable[[Tensor], Tensor] = _as_it_is
+
+    @property
+    def pooled(self) -> str:
+        """Name under which the score of the pooled measure is found; empty where it is the mean of the scores."""
+        return "" if self.score is _as_it_is else f"pooled {self.name}"
+
+
+METRICS = (
+    Metric("psnr", "PSNR", "dB", 2, "higher", mean_squared_error, psnr_of_mse),
+    Metric("ssim", "SSIM", "", 3, "higher", ssim),
+    Metric("gmsd", "GMSD", "", 3, "lower", gmsd),
+    Metric("sharpness", "sharpness", "", 3, "one", sharpness),
+)
+"""Every score of pictures that an evaluation makes: a new one is a function and a line here."""

@@ -21,7 +21,7 @@ def cache(tmp_path, monkeypatch):
 def hashed(monkeypatch):
     """Names of the files that were read to be compared."""
     names, sha256 = [], checksums.sha256
-    monkeypatch.setattr(shards, "sha256", lambda path: (names.append(path.name), sha256(path))[1])
+    monkeypatch.setattr(checksums, "sha256", lambda path: (names.append(path.name), sha256(path))[1])
     return names
 
 
@@ -42,7 +42,7 @@ def test_unchanged_files_are_read_once_a_week(token_root, cache, hashed, monkeyp
     hashed.clear()
     open_dataset(token_root)
     assert hashed == []
-    monkeypatch.setattr(shards, "TRUSTED_SECONDS", 0)
+    monkeypatch.setattr(checksums, "TRUSTED_SECONDS", 0)
     open_dataset(token_root)
     assert len(hashed) == 10
 

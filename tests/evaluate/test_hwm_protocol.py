@@ -6,8 +6,8 @@ import torch
 
 from hwm.config import FlowConfig, FSQConfig, MaskedConfig
 from hwm.contracts import Batch, Sampling
+from hwm.evaluate.blocks import evaluate
 from hwm.evaluate.metrics import PSNR_CAP, psnr, ssim
-from hwm.evaluate.protocols import evaluate
 from hwm.evaluate.results import (
     ALL_FRAMES,
     AUTOREGRESSIVE,

@@ -9,8 +9,8 @@ import torch
 from hwm.contracts import Batch
 from hwm.evaluate import perceptual
 from hwm.evaluate.baselines import unigram_counts
+from hwm.evaluate.blocks import evaluate
 from hwm.evaluate.perceptual import PerceptualScorer
-from hwm.evaluate.protocols import evaluate
 from hwm.evaluate.sampling import evaluate_sampling
 from hwm.training.device import own_device
 from hwm.work.fingerprint import fingerprint, source

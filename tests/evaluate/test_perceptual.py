@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from hwm.evaluate.blocks import evaluate
 from hwm.evaluate.frechet import Moments, frechet_distance
 from hwm.evaluate.perceptual import MOST_RESAMPLED_FEATURES, NUM_RESAMPLES, PerceptualScorer, TokenizerFeatures
-from hwm.evaluate.protocols import evaluate
 from hwm.evaluate.results import ALL_FRAMES, RECONSTRUCTION, STILL_LATENTS
 
 

@@ -9,8 +9,8 @@ import torch
 
 from hwm.data.video import read_video
 from hwm.evaluate.baselines import CopyLastGrid, unigram_counts
+from hwm.evaluate.blocks import evaluate
 from hwm.evaluate.pictures import GAP, HOLD, STRIP, comparison_frames, error_picture, film_strip, strip_columns
-from hwm.evaluate.protocols import evaluate
 from hwm.evaluate.report import write_report
 from hwm.evaluate.results import Example
 from hwm.evaluate.table import text_table, verdict

@@ -16,7 +16,7 @@ from tiny_training import CONFIG, MODEL
 
 from hwm.config import FSQConfig
 from hwm.contracts import Batch
-from hwm.evaluate.protocols import evaluate
+from hwm.evaluate.blocks import evaluate
 from hwm.models.st_transformer import STTransformer
 from hwm.tokenizers.autoencoder import FSQTokenizer
 from hwm.work.parts import Work
