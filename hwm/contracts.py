@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from hwm.clock import Clock
 
-
 Kind = Literal["tokens", "latents", "video"]
 """What a model learns from and predicts, and what the tokenizer before it gives: ids, latents, or the frames themselves."""
 

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from hwm.contracts import Batch, Prediction, Sampling
+from hwm.contracts import Batch, Kind, Prediction, Sampling
 from hwm.evaluate.results import COPY_FRAME, MEAN_OF_CONTEXT
 
 
@@ -77,7 +76,7 @@ class CopyLastGrid(nn.Module):
     num_states: state rows it accepts; it does not use them.
     """
 
-    predicts: Literal["tokens"] = "tokens"
+    predicts: Kind = "tokens"
     validation_key = "ce_auto"
     frame_step = 1
 

@@ -10,14 +10,14 @@ each an option of the same network.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hwm.clock import COSMOS, Clock
 from hwm.config import FlowConfig
-from hwm.contracts import Batch, Prediction, Sampling
+from hwm.contracts import Batch, Kind, Prediction, Sampling
 from hwm.models.flow_blocks import Vectors
 from hwm.models.flow_network import FlowNetwork
 from hwm.nn import flow_matching as flow
@@ -39,7 +39,7 @@ class FlowHWM(nn.Module):
     Raises ValueError where model.num_states is not the number of frames of the grids.
     """
 
-    predicts: Literal["tokens", "latents"] = "latents"
+    predicts: Kind = "latents"
     validation_key = "flow_mse"
     frame_step = 1
 

@@ -7,14 +7,14 @@ MaskGIT (reference C.2).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hwm.clock import COSMOS, Clock
 from hwm.config import MaskedConfig
-from hwm.contracts import Batch, Prediction, Sampling
+from hwm.contracts import Batch, Kind, Prediction, Sampling
 from hwm.models.masked_blocks import JointBlock, SplitBlock, Window
 from hwm.nn.attention import KVCache
 from hwm.nn.dropout import dropout_from, without_dropout
@@ -37,7 +37,7 @@ class MaskedHWM(nn.Module):
     whose width is not divisible by 4.
     """
 
-    predicts: Literal["tokens", "latents"] = "tokens"
+    predicts: Kind = "tokens"
     validation_key = "ce_masked"
     frame_step = 1
     visible_2G2G: Tensor

@@ -6,14 +6,14 @@ Source: Revontuli report section 3; parameter count and readings of what it leav
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hwm.clock import COSMOS, Clock
 from hwm.config import STConfig
-from hwm.contracts import Batch, Prediction, Sampling
+from hwm.contracts import Batch, Kind, Prediction, Sampling
 from hwm.nn.attention import KVCache, SpatialAttention, TemporalAttention
 from hwm.nn.dropout import dropout, dropout_from, without_dropout
 from hwm.nn.modulation import Modulation
@@ -67,7 +67,7 @@ class STTransformer(nn.Module):
     Raises ValueError where the state rows leave a grid without any.
     """
 
-    predicts: Literal["tokens", "latents"] = "tokens"
+    predicts: Kind = "tokens"
     validation_key = "ce_auto"
     frame_step = 1
 

@@ -10,13 +10,13 @@ and from scratch, are the twin for a CPU.  Ours are `dropout`, `state_changes`, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hwm.clock import SAMPLING_STEP, WAN, subsample
-from hwm.contracts import Batch, Prediction, Sampling
+from hwm.contracts import Batch, Kind, Prediction, Sampling
 from hwm.model_config import WanConfig
 from hwm.models.wan.text import pad, read_text_embedding
 from hwm.models.wan.transformer import TIMESTEPS, FrameStateEncoder, StateConditionedWan, cast_as_loaded, load_transformer, solve
@@ -40,7 +40,7 @@ class WanWorldModel(nn.Module):
     Raises ValueError where the base is not of the configured sizes or the clip not of the clock's lengths.
     """
 
-    predicts: Literal["tokens", "latents"] = "latents"
+    predicts: Kind = "latents"
     validation_key = "flow_mse"
     frame_step = SAMPLING_STEP
     text_1RD: Tensor
