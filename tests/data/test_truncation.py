@@ -16,7 +16,7 @@ from hwm.work.files import expect_rows, map_array, read_rows, write_array
 READER = """
 import sys
 from pathlib import Path
-from hwm.data.files import map_array, read_rows
+from hwm.work.files import map_array, read_rows
 rows = map_array(Path(sys.argv[1]), "<f4", (40000, 25), "")
 while True:
     for first in range(0, 40000, 64):

@@ -24,7 +24,7 @@ def test_whole_or_absent(tmp_path):
 
 CHILD = """
 import sys, time
-from hwm.data.files import atomic_path
+from hwm.work.files import atomic_path
 with atomic_path(sys.argv[1]) as temporary:
     temporary.write_text("half")
     print("writing", flush=True)

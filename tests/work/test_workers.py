@@ -13,7 +13,7 @@ SCRIPT = """
 import os, sys, time
 from functools import partial
 from pathlib import Path
-from hwm.data.files import atomic_path
+from hwm.work.files import atomic_path
 from hwm.work.signals import StopFlag, Stopped
 from hwm.work.workers import new_lock, work_off
 
