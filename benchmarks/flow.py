@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.naive_flow import NaiveFlow
 from benchmarks.timing import compare, extra_memory, machine
 from benchmarks.workload import precision
-from hwm.config import FlowConfig
 from hwm.contracts import Batch
+from hwm.model_config import FlowConfig
 from hwm.models.flow import FlowHWM
 
 JOB = FlowConfig(num_layers=6, num_heads=8, width=256)

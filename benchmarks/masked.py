@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.naive_masked import NaiveMasked
 from benchmarks.timing import compare, extra_memory, machine
-from hwm.config import MaskedConfig
 from hwm.contracts import Batch
+from hwm.model_config import MaskedConfig
 from hwm.models.masked import MaskedHWM
 
 JOB = MaskedConfig(grid=(16, 16), num_layers=6, num_heads=8, width=256, unshared_blocks=1, dropout=0.0)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hwm.clock import COSMOS
-from hwm.config import MaskedConfig
+from hwm.model_config import MaskedConfig
 from hwm.nn.masking import corrupt, masks_left, random_mask, remask
 from hwm.nn.rope import grid_positions, rope_angles, rotate
 from hwm.nn.states import ActionEncoder, state_pooling

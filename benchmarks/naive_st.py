@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hwm.clock import COSMOS
-from hwm.config import STConfig
+from hwm.model_config import STConfig
 from hwm.nn.states import StateEncoder, state_pooling
 
 

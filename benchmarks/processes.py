@@ -23,10 +23,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.timing import machine
-from hwm.config import MaskedConfig
 from hwm.contracts import Batch
+from hwm.model_config import MaskedConfig
+from hwm.models.build import build_model
 from hwm.recipes import recipe
-from hwm.runs import build_model
 from hwm.training.loop import fit
 from hwm.training.processes import STALE_STORE, joined
 

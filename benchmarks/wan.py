@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.naive_wan import NaiveWan
 from benchmarks.timing import compare, extra_memory, machine
-from hwm.config import WanConfig
 from hwm.contracts import Batch
+from hwm.model_config import WanConfig
 from hwm.models.wan.model import WanWorldModel
 
 TINY = WanConfig(

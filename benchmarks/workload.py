@@ -9,8 +9,8 @@ import dataclasses
 import torch
 
 from benchmarks.naive_st import NaiveST
-from hwm.config import STConfig
 from hwm.contracts import Batch
+from hwm.model_config import STConfig
 from hwm.models.st_transformer import STTransformer
 
 JOB = STConfig(

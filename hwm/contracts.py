@@ -9,14 +9,16 @@ Shape letters used in names everywhere (`x_BTSD` has shape (B, T, S, D)):
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:  # the configurations, which import nothing slow, read `Kind` here
+    from collections.abc import Iterable, Sequence
 
-from hwm.clock import Clock
+    import torch
+    from torch import Tensor, nn
+
+    from hwm.clock import Clock
 
 Kind = Literal["tokens", "latents", "video"]
 """What a model learns from and predicts, and what the tokenizer before it gives: ids, latents, or the frames themselves."""
@@ -87,6 +89,7 @@ class Prediction:
 class Tokenizer(Protocol):
     """Video to tokens and back.  Blocks of `clock.block` frames are encoded and decoded independently."""
 
+    kind: Kind
     name: str
     clock: Clock
     spatial_stride: int
@@ -116,6 +119,7 @@ class LatentTokenizer(Protocol):
     Causal: the latents of a block's first frames do not depend on its later frames.
     """
 
+    kind: Kind
     name: str
     clock: Clock
     spatial_stride: int
@@ -138,6 +142,9 @@ class WorldModel(Protocol):
     validation_key: the score of `validate` that chooses the best checkpoint; lower is better.
     context_grids, future_grids: latent steps it sees and predicts.  num_states: state rows it reads, one per frame.
     frame_step: frames from one that it models to the next: 1, or 4 for clips of every fourth frame (`clock.subsample`).
+    reach: 0 where a prediction has its own number of frames.  Above 0 one context gives any number of frames up to this
+    many, as many as there are state rows after the context's.
+    temperature: at which it samples by its own configuration; 0 where it has none or takes the likeliest.
     """
 
     predicts: Kind
@@ -146,6 +153,10 @@ class WorldModel(Protocol):
     future_grids: int
     num_states: int
     frame_step: int
+    reach: int
+
+    @property
+    def temperature(self) -> float: ...
 
     @property
     def blocks(self) -> Iterable[nn.Module]:
@@ -155,8 +166,17 @@ class WorldModel(Protocol):
     def neutral_state_A(self) -> Tensor:
         """The raw state (A,) that the model's normalisation maps to zero: what zeroed states are."""
 
+    def state_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Parameters, by name, that are there only to read the robot's states."""
+
     def loss(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """Training loss under "loss" (a scalar to differentiate) and further named scalars to log."""
+        """Training loss under "loss" (a scalar to differentiate), then further named scalars to log, its main term first."""
+
+    def first_loss(self, batch: Batch) -> float | None:
+        """What the main term of `loss` should be before any training, in closed form; None where there is no such form.
+
+        Of token models for random ids: real clips may cost less at once.
+        """
 
     def validate(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Named scores (B,), one value per clip; both teacher-forced and autoregressive where that differs."""

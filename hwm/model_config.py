@@ -1,10 +1,20 @@
-"""Frozen configurations of the models and of the tokenizer, one class a family.  Nothing here imports torch."""
+"""Frozen configurations of the models and of the tokenizer, one class a family.  Nothing here imports torch.
+
+A class tells all that others ask of its family: see `Family`.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from hwm.contracts import Kind
+
+if TYPE_CHECKING:
+    import torch
+
+    from hwm.contracts import Batch
 
 MAY_BE_ZERO = frozenset({"unshared_blocks", "place_channels", "lora_rank", "lora_alpha", "state_frequencies", "state_plain"})
 ANY_SIGN = frozenset({"state_offset", "time_mean", "guidance"})
@@ -24,9 +34,57 @@ def expect_plausible(config: Any) -> None:
                 raise ValueError(f"model.{field.name} must be at least {least}, got {value}")
 
 
+class Family:
+    """What a configuration knows of its family besides its values; the members of every class here.
+
+    module: where the model is, as "module:class".  needs: modules of the extra named like the family, if it has one.
+    kind: what the model learns from.  role: a world model, or a tokenizer, which others stand on.
+    prediction_settings: fields that say how a trained model predicts, and so may change after training.
+    """
+
+    module: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
+    kind: ClassVar[Kind]
+    role: ClassVar[Literal["world model", "tokenizer"]] = "world model"
+    prediction_settings: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def solver_steps(self) -> int | None:
+        """Passes of the network that a prediction takes, as configured; None where the family has no such number."""
+        steps: int | None = getattr(self, "steps", None)
+        return steps
+
+    def precision_rule(self, precision: str) -> None:
+        """Raise ValueError where the model cannot be trained in train.precision."""
+
+    def example(self, num_clips: int, *, generator: torch.Generator | None = None, image_size: int = 0) -> Batch:
+        """Random clips of the model's shape: uniform ids or bytes, normal latents and states.
+
+        image_size: side of frames in pixels where the configuration leaves it to the data; 0: 64.
+        """
+        import torch
+
+        from hwm.contracts import Batch
+
+        sizes: Any = self
+        states = torch.randn(num_clips, sizes.num_states, sizes.state_dim, generator=generator)
+        shape = (num_clips, sizes.context_grids + sizes.future_grids)
+        if self.kind == "tokens":
+            tokens = torch.randint(sizes.vocab_size, (*shape, *sizes.grid), generator=generator)
+            return Batch(states_BFA=states, tokens_BTHW=tokens)
+        if self.kind == "video":
+            video = torch.randint(256, (*shape, *sizes.grid, 3), generator=generator, dtype=torch.uint8)
+            return Batch(states_BFA=states, video_BFHWC=video)
+        latents = torch.randn(*shape, sizes.channels, *sizes.grid, generator=generator)
+        return Batch(states_BFA=states, latents_BTCHW=latents)
+
+
 @dataclass(frozen=True)
-class STConfig:
+class STConfig(Family):
     """ST-Transformer of the compression track (SYSTEMS.md section 1).  Defaults are the published model."""
+
+    module: ClassVar[str] = "hwm.models.st_transformer:STTransformer"
+    kind: ClassVar[Kind] = "tokens"
 
     family: Literal["st"] = "st"
     vocab_size: int = 64000
@@ -79,8 +137,12 @@ class STConfig:
 
 
 @dataclass(frozen=True)
-class MaskedConfig:
+class MaskedConfig(Family):
     """Masked-HWM (SYSTEMS.md section 2).  Defaults are the published base variant."""
+
+    module: ClassVar[str] = "hwm.models.masked:MaskedHWM"
+    kind: ClassVar[Kind] = "tokens"
+    prediction_settings: ClassVar[tuple[str, ...]] = ("steps", "temperature", "remask")
 
     family: Literal["masked"] = "masked"
     vocab_size: int = 64000
@@ -136,8 +198,12 @@ class MaskedConfig:
 
 
 @dataclass(frozen=True)
-class FlowConfig:
+class FlowConfig(Family):
     """Flow-HWM (SYSTEMS.md section 3).  Defaults are the published base variant."""
+
+    module: ClassVar[str] = "hwm.models.flow:FlowHWM"
+    kind: ClassVar[Kind] = "latents"
+    prediction_settings: ClassVar[tuple[str, ...]] = ("steps", "temperature", "guidance", "solver")
 
     family: Literal["flow"] = "flow"
     channels: int = 16
@@ -212,8 +278,13 @@ class FlowConfig:
 
 
 @dataclass(frozen=True)
-class WanConfig:
+class WanConfig(Family):
     """Wan2.2 TI2V with video and state conditioning (SYSTEMS.md section 4).  Defaults are the published 5 B model."""
+
+    module: ClassVar[str] = "hwm.models.wan.model:WanWorldModel"
+    needs: ClassVar[tuple[str, ...]] = ("diffusers", "peft")
+    kind: ClassVar[Kind] = "latents"
+    prediction_settings: ClassVar[tuple[str, ...]] = ("steps", "temperature", "guidance", "solver")
 
     family: Literal["wan"] = "wan"
     base: str = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
@@ -298,6 +369,11 @@ class WanConfig:
             raise ValueError("model.condition_dropout and dropout must lie in [0, 1)")
         if self.shift <= 0:
             raise ValueError("model.shift must be positive")
+
+    def precision_rule(self, precision: str) -> None:
+        """Float32: autocast would take timesteps and their embedding, which Wan keeps in float32, to bfloat16."""
+        if precision != "float32":
+            raise ValueError('a Wan model brings its precision along: set model.dtype="bfloat16" and train.precision="float32"')
         if self.guidance != 1 and not self.condition_dropout:
             raise ValueError("model.guidance other than 1 needs model.condition_dropout: it compares with no states")
 
@@ -311,8 +387,12 @@ def _check_streams(config: MaskedConfig | FlowConfig) -> None:
 
 
 @dataclass(frozen=True)
-class FSQConfig:
-    """Causal video tokenizer with finite scalar quantisation (tokenizers/fsq.py)."""
+class FSQConfig(Family):
+    """Causal video tokenizer with finite scalar quantisation, or without (tokenizers/autoencoder.py)."""
+
+    module: ClassVar[str] = "hwm.tokenizers.open:new_tokenizer"
+    kind: ClassVar[Kind] = "video"
+    role: ClassVar[Literal["world model", "tokenizer"]] = "tokenizer"
 
     family: Literal["fsq"] = "fsq"
     levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)
@@ -346,6 +426,16 @@ class FSQConfig:
             raise ValueError(f"model.levels must be at least 2 each, got {self.levels}")
         if self.latent_noise and not self.continuous:
             raise ValueError("model.latent_noise needs model.continuous")
+
+    def example(self, num_clips: int, *, generator: torch.Generator | None = None, image_size: int = 0) -> Batch:
+        """Random video of one block; states are not used."""
+        import torch
+
+        from hwm.contracts import Batch
+
+        side = image_size or 64
+        video = torch.randint(256, (num_clips, self.block, side, side, 3), generator=generator, dtype=torch.uint8)
+        return Batch(states_BFA=torch.zeros(num_clips, self.block, 1), video_BFHWC=video)
 
 
 ModelConfig = STConfig | MaskedConfig | FlowConfig | WanConfig | FSQConfig

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,61 +16,24 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hwm.clock import SAMPLING_FRAMES, SAMPLING_HOP, subsample
-from hwm.config import FlowConfig, FSQConfig, MaskedConfig, ModelConfig, RunConfig, STConfig, WanConfig, from_toml, override
+from hwm.config import RunConfig, from_toml, override
 from hwm.contracts import Batch, LatentTokenizer, LatentWorldModel, Tokenizer, TokenWorldModel
 from hwm.data.clips import LatentClips, TokenClips, VideoClips, sample_indices
 from hwm.data.describe import state_statistics
 from hwm.data.latents import LatentDataset
 from hwm.data.onex import RawDataset, TokenDataset, open_dataset
-from hwm.models.flow import FlowHWM
-from hwm.models.masked import MaskedHWM
-from hwm.models.st_transformer import STTransformer
+from hwm.model_config import FlowConfig, FSQConfig, ModelConfig, WanConfig
+from hwm.models.build import build_model
 from hwm.predict.decoding import FrameDecoder
 from hwm.robot import normalisation
 from hwm.safe_load.paths import is_file
-from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer, VideoAutoencoder
-from hwm.tokenizers.open import new_tokenizer, open_tokenizer
+from hwm.tokenizers.open import open_tokenizer
 from hwm.training import checkpoint, weights
 from hwm.training.loop import FitResult, already_done, fit
 from hwm.training.processes import ALONE, Processes
 from hwm.training.run_folder import dealt_out
 
 Clips = TokenClips | LatentClips | VideoClips
-if TYPE_CHECKING:
-    from hwm.models.wan.model import WanWorldModel
-
-    Trainable = STTransformer | MaskedHWM | FlowHWM | WanWorldModel | FSQTokenizer | ContinuousTokenizer
-
-
-def build_model(config: RunConfig) -> Trainable:
-    """A freshly initialised model of the configured family; the same for the same seed.
-
-    Raises ValueError for a Wan model where the extra `wan` is not installed.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        match config.model:
-            case STConfig():
-                return STTransformer(config.model)
-            case MaskedConfig():
-                return MaskedHWM(config.model)
-            case FlowConfig():
-                return FlowHWM(config.model)
-            case WanConfig():
-                return _wan(config.model)
-            case FSQConfig():
-                return new_tokenizer(config.model, name=config.recipe)
-
-
-def _wan(config: WanConfig) -> WanWorldModel:
-    try:
-        import diffusers  # noqa: F401 - imported here, not above: it takes seconds
-        import peft  # noqa: F401
-    except ImportError as error:
-        raise ValueError(f"a Wan model needs diffusers and peft ({error}): pip install 'humanoid-world-models[wan]'") from None
-    from hwm.models.wan.model import WanWorldModel
-
-    return WanWorldModel(config)
 
 
 def open_clips(config: RunConfig, folder: str | Path, *, training: bool) -> Clips:
@@ -163,10 +126,10 @@ def check(config: RunConfig, out: Path, *, world: int) -> FitResult | None:
     return None
 
 
-def prepared_model(config: RunConfig, clips: Clips) -> Trainable:
+def prepared_model(config: RunConfig, clips: Clips) -> Any:
     """A freshly initialised model that knows the statistics of its training data."""
     model = build_model(config)
-    if isinstance(model, VideoAutoencoder):
+    if config.model.role == "tokenizer":
         return model
     mean, std = state_statistics(clips.dataset)
     model.set_state_statistics(torch.from_numpy(normalisation(mean, std, clips.dataset.robot)))
@@ -174,7 +137,7 @@ def prepared_model(config: RunConfig, clips: Clips) -> Trainable:
         assert isinstance(clips.dataset, LatentDataset)
         found = clips.dataset.statistics
         scales = (torch.from_numpy(v) for v in (found.mean_C, found.std_C, found.change_std_C))
-        cast(FlowHWM, model).set_latent_statistics(*scales)
+        model.set_latent_statistics(*scales)
     return model
 
 
@@ -202,18 +165,17 @@ def spread(count: int, total: int) -> np.ndarray:
 
 def _preview(clips: Clips, config: RunConfig) -> Callable[[nn.Module], Image.Image] | None:
     """Pictures while training: truth above prediction (or reconstruction), the last frame of four clips side by side."""
-    if not config.train.sample_every or not (config.tokenizer or isinstance(config.model, FSQConfig)):
+    if not config.train.sample_every or not (config.tokenizer or config.model.role == "tokenizer"):
         return None
     batch = clips.batch(spread(4, len(clips)))
     tokenizer = open_tokenizer(config.tokenizer) if config.tokenizer else None
 
     @torch.no_grad()
     def draw(model: Any) -> Image.Image:
-        if isinstance(model, VideoAutoencoder):
+        if config.model.role == "tokenizer":
             assert batch.video_BFHWC is not None
             device = next(model.parameters()).device
-            coder = cast(FSQTokenizer, model)
-            truth, guess = batch.video_BFHWC, coder.decode(coder.encode(batch.video_BFHWC.to(device))).cpu()
+            truth, guess = batch.video_BFHWC, model.decode(model.encode(batch.video_BFHWC.to(device))).cpu()
         else:
             assert tokenizer is not None
             truth, guess = predicted_frames(model, tokenizer, batch)
@@ -256,7 +218,7 @@ class Run:
 
     folder: Path
     config: RunConfig
-    model: Trainable
+    model: Any
     step: int
 
 
@@ -269,9 +231,10 @@ def load_run(folder: str | Path, *, which: str = "best", device: str = "cpu", ch
     if not is_file(folder / "config.toml"):
         raise ValueError(f"{folder}: not a run folder (no config.toml); train one with `hwm train RECIPE --out {folder}`")
     config = from_toml(RunConfig, folder / "config.toml")
+    settings = [f"model.{name}" for name in config.model.prediction_settings]
     for change in changes:
-        if change.partition("=")[0].strip() not in PREDICTION_SETTINGS:
-            raise ValueError(f"{change}: only {', '.join(PREDICTION_SETTINGS)} may change after training")
+        if change.partition("=")[0].strip() not in settings:
+            raise ValueError(f"{change}: only {', '.join(settings) or 'nothing'} may change after training")
     config = override(config, list(changes))
     model = build_model(config)
     place = checkpoint.find(folder, which=which)
@@ -279,11 +242,8 @@ def load_run(folder: str | Path, *, which: str = "best", device: str = "cpu", ch
     return Run(folder, config, model.to(device).eval(), checkpoint.step_of(place))
 
 
-PREDICTION_SETTINGS = tuple(f"model.{name}" for name in ("steps", "temperature", "guidance", "solver", "remask"))
-
-
-def world_model(run: Run) -> STTransformer | MaskedHWM | FlowHWM | WanWorldModel:
+def world_model(run: Run) -> Any:
     """The model of a run that holds a world model.  Raises ValueError for a tokenizer's."""
-    if isinstance(run.model, VideoAutoencoder):
+    if run.config.model.role == "tokenizer":
         raise ValueError(f"{run.folder}: holds a tokenizer, not a world model")
     return run.model

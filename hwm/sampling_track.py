@@ -10,7 +10,7 @@ import torch
 
 from hwm.apply import segments_of, tokenizer_of, write_pair
 from hwm.clock import SAMPLING_CONTEXT, SAMPLING_FRAMES
-from hwm.config import RunConfig, WanConfig, from_toml
+from hwm.config import RunConfig, from_toml
 from hwm.contracts import LatentTokenizer, Sampling, Tokenizer
 from hwm.data.clips import VideoClips
 from hwm.data.onex import RawDataset, open_dataset
@@ -20,6 +20,7 @@ from hwm.evaluate.perceptual import InceptionFeatures, VideoFeatures
 from hwm.evaluate.sampling import MEMBERS, evaluate_sampling
 from hwm.evaluate.sampling_report import RESULTS, write_sampling_report
 from hwm.evaluate.sampling_results import SamplingResult
+from hwm.model_config import WanConfig
 from hwm.predict.last_frame import shrink
 from hwm.predict.rollout import frames_per_step, rollout
 from hwm.runs import Run, load_run, world_model

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from hwm.config import FSQConfig, RunConfig, STConfig, TrainConfig, from_dict, from_toml, override, to_dict, to_toml
+from hwm.config import RunConfig, TrainConfig, from_dict, from_toml, override, to_dict, to_toml
+from hwm.model_config import FSQConfig, STConfig
 from hwm.recipes import RECIPES, names, recipe
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from hwm.cli import main
-from hwm.config import FSQConfig
 from hwm.data.testsets import write_compression_test_set
 from hwm.data.writers import RawShardWriter, write_dataset_metadata, write_tokenizer_info
+from hwm.model_config import FSQConfig
 from hwm.runs import load_run
 from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer
 from hwm.tokenizers.open import load_tokenizer, save_tokenizer

@@ -210,8 +210,8 @@ def recipes(name: str = "", /, *, costs: bool = False, json_output: bool = False
 
 def _count(entry: Recipe, *, costs: bool) -> Any:
     """RecipeCosts, or only StateCosts; None for a Wan model without the libraries that it is made of."""
-    from hwm.config import WanConfig
     from hwm.doctor.costs import recipe_costs, state_costs
+    from hwm.model_config import WanConfig
 
     config = entry.build()
     try:

@@ -13,7 +13,8 @@ from hwm.doctor.ending import ending_at_once, temporary_folder
 from hwm.doctor.expectation import first_loss
 from hwm.doctor.trial import Trial
 from hwm.doctor.verdict import Examination
-from hwm.runs import build_model, prepared_model
+from hwm.models.build import build_model
+from hwm.runs import prepared_model
 from hwm.training.device import choose_device, cpu_threads, own_randomness
 from hwm.training.run_folder import dealt_out
 

@@ -16,9 +16,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # where torch document
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from hwm.config import FlowConfig, FSQConfig, RunConfig, WanConfig
+from hwm.config import RunConfig
 from hwm.contracts import Batch
-from hwm.runs import build_model
+from hwm.models.build import build_model
 from hwm.training.device import autocast
 from hwm.training.parallel import recompute_blocks
 
@@ -30,8 +30,6 @@ PEAKS = {"H100/H200": 989e12, "A100": 312e12, "RTX 4090": 165e12}
 CARDS = (24, 48, 80, 141)
 """Memory of usual cards in GB."""
 MICRO_BATCHES = (1, 4, 8, 16, 32)
-VIDEO_SIDE = 64
-"""Of the frames that tokenizers are trained on where the configuration leaves it to the data."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +98,8 @@ def recipe_costs(config: RunConfig, *, both: bool = True) -> RecipeCosts:
     Raises ValueError for a Wan model where the extra `wan` is not installed.
     """
     state, recomputes = state_costs(config), config.train.recompute or getattr(config.model, "checkpointing", False)
-    if isinstance(config.model, WanConfig):
-        config_kept = replace(config, model=replace(config.model, checkpointing=False))
-    else:
-        config_kept = config
+    model: Any = config.model
+    config_kept = replace(config, model=replace(model, checkpointing=False)) if getattr(model, "checkpointing", False) else config
     plain, layers = _step(config_kept), getattr(config.model, "num_layers", 0)
     if not layers or not (both or recomputes):
         return RecipeCosts(config, state, plain, None)
@@ -142,22 +138,8 @@ def _whole_step(config: RunConfig, recompute: bool = False) -> StepCosts:
     built = _on_meta(config)
     if recompute:
         recompute_blocks(built)
-    return count_step(built, lambda clips: _clips(config, clips), precision=config.train.precision)
-
-
-def _clips(config: RunConfig, clips: int) -> Batch:
-    """Clips as the model wants them, without content."""
-    model = config.model
-    if isinstance(model, FSQConfig):
-        side = config.data.image_size or VIDEO_SIDE
-        video = torch.zeros(clips, model.block, side, side, 3, dtype=torch.uint8)
-        return Batch(states_BFA=torch.zeros(clips, model.block, 1), video_BFHWC=video)
-    states = torch.zeros(clips, model.num_states, model.state_dim)
-    grids = model.context_grids + model.future_grids
-    if isinstance(model, FlowConfig | WanConfig):
-        return Batch(states_BFA=states, latents_BTCHW=torch.zeros(clips, grids, model.channels, *model.grid))
-    return Batch(states_BFA=states, tokens_BTHW=torch.zeros(clips, grids, *model.grid, dtype=torch.int64))
-
+    size = config.data.image_size
+    return count_step(built, lambda clips: model.example(clips, image_size=size), precision=config.train.precision)
 
 
 # What training needs, counted and not run: bytes of weights, of their training state and of activations, and FLOP.

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from hwm.config import FSQConfig, RunConfig
+from hwm.config import RunConfig
 from hwm.data.describe import check, state_statistics
 from hwm.data.onex import Dataset, RawDataset, frame_size, open_dataset
 from hwm.doctor.place import LEAST_FILES, existing, open_files
 from hwm.doctor.units import count, size
 from hwm.doctor.verdict import Verdict, fail, graded, ok, warn
+from hwm.model_config import FSQConfig
 from hwm.runs import Clips, open_clips
 from hwm.tokenizers.open import open_tokenizer
 

@@ -17,9 +17,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from hwm.config import FlowConfig, FSQConfig, MaskedConfig, STConfig, WanConfig
 from hwm.doctor.trial import Trial
 from hwm.doctor.verdict import Verdict, fail, graded
+from hwm.model_config import FlowConfig, FSQConfig, MaskedConfig, STConfig, WanConfig
 from hwm.models.flow import RELATIVE_FLOOR
 
 TOO_MUCH = 0.1

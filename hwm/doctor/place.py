@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from hwm.config import RunConfig, WanConfig
+from hwm.config import RunConfig
 from hwm.doctor.machine import DISTRIBUTION, requirements, within
 from hwm.doctor.units import size
 from hwm.doctor.verdict import Verdict, fail, graded, ok, warn
+from hwm.model_config import WanConfig
 
 LEAST_DISK = 2e9
 """Free bytes below which a run should not begin."""

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 
-from hwm.config import FSQConfig, RunConfig, from_toml
+from hwm.config import RunConfig, from_toml
 from hwm.doctor.costs import WORKSPACE, RecipeCosts
 from hwm.doctor.machine import free_memory
 from hwm.doctor.place import existing
 from hwm.doctor.units import size
 from hwm.doctor.verdict import Verdict, fail, graded, ok
+from hwm.model_config import FSQConfig
 from hwm.training.device import choose_device
 from hwm.training.run_folder import config_hash
 

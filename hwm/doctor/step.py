@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 
-from hwm.config import MaskedConfig, RunConfig
+from hwm.config import RunConfig
 from hwm.doctor.trial import Trial
 from hwm.doctor.units import size, span
 from hwm.doctor.verdict import Verdict, fail, graded, ok
+from hwm.model_config import MaskedConfig
 from hwm.nn.streams import FUTURE_VIDEO, WEIGHT_SET, sharing_by_layer
 from hwm.training import checkpoint
 from hwm.training.loop import Position

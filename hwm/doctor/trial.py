@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hwm.config import FlowConfig, FSQConfig, MaskedConfig, RunConfig, STConfig, WanConfig
+from hwm.config import RunConfig
 from hwm.contracts import Batch
 from hwm.data.clips import sample_indices
+from hwm.model_config import FlowConfig, FSQConfig, MaskedConfig, STConfig, WanConfig
 from hwm.runs import Clips
 from hwm.training.device import autocast, seed_of
 from hwm.training.optim import adamw

@@ -79,6 +79,8 @@ class CopyLastGrid(nn.Module):
     predicts: Kind = "tokens"
     validation_key = "ce_auto"
     frame_step = 1
+    reach = 0
+    temperature = 0.0
 
     def __init__(
         self, *, vocab_size: int = 64000, context_grids: int = 3, future_grids: int = 3, num_states: int = 34
@@ -89,6 +91,14 @@ class CopyLastGrid(nn.Module):
         self.vocab_size, self.context_grids = vocab_size, context_grids
         self.future_grids, self.num_states = future_grids, num_states
         self.stay_logit_T = nn.Parameter(torch.zeros(future_grids))
+
+    def state_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """None: it uses no states."""
+        return []
+
+    def first_loss(self, batch: Batch) -> float | None:
+        """None: it starts with what it believes of staying."""
+        return None
 
     def _nll(self, previous_BTHW: Tensor, target_BTHW: Tensor) -> Tensor:
         stay, move = self._log_probabilities()

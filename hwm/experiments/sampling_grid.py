@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwm.config import FlowConfig, FSQConfig, MaskedConfig, RunConfig, WanConfig, from_toml
+from hwm.config import RunConfig, from_toml
 from hwm.experiments.plan import Plan
 from hwm.experiments.sampling_scores import Scoring
+from hwm.model_config import FlowConfig, FSQConfig, MaskedConfig, WanConfig
 
 STEPS = 20
 """Solver steps of the table's first two blocks."""

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from hwm.clock import COSMOS, Clock
-from hwm.config import FlowConfig
 from hwm.contracts import Batch, Kind, Prediction, Sampling
+from hwm.model_config import FlowConfig
 from hwm.models.flow_blocks import Vectors
 from hwm.models.flow_network import FlowNetwork
 from hwm.nn import flow_matching as flow
@@ -42,6 +42,7 @@ class FlowHWM(nn.Module):
     predicts: Kind = "latents"
     validation_key = "flow_mse"
     frame_step = 1
+    reach = 0
 
     def __init__(self, config: FlowConfig, *, clock: Clock = COSMOS) -> None:
         super().__init__()
@@ -70,6 +71,26 @@ class FlowHWM(nn.Module):
     def blocks(self) -> nn.ModuleList:
         """The transformer blocks."""
         return self.network.blocks
+
+    def state_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Those of the action encoder."""
+        return list(self.network.actions.named_parameters("network.actions"))
+
+    def first_loss(self, batch: Batch) -> float | None:
+        """The error of an output that is independent of its target: the sum of both mean squares."""
+        _, data_BTCHW, _ = self._clips(batch)
+        size_B = data_BTCHW.square().mean((1, 2, 3, 4))
+        width, values = self.config.width, self.config.channels * self.config.patch**2
+        output = 2 * width / (width + values)  # of Xavier's initial weights on normalised activations
+        error_B = size_B + (self.config.output == "velocity") + output
+        if self.config.relative_loss:
+            error_B = error_B / (size_B + RELATIVE_FLOOR)
+        return error_B.mean().item()
+
+    @property
+    def temperature(self) -> float:
+        """Scale of the initial noise in prediction, as configured."""
+        return self.config.temperature
 
     @property
     def neutral_state_A(self) -> Tensor:

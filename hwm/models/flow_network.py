@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hwm.clock import Clock
-from hwm.config import FlowConfig
+from hwm.model_config import FlowConfig
 from hwm.models.flow_blocks import JointBlock, Memory, SplitBlock, Tokens, Vectors
 from hwm.nn.flow_matching import SHORTCUT_LEVELS, time_features
 from hwm.nn.modulation import AdaLNZero, normalise

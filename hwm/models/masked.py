@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from hwm.clock import COSMOS, Clock
-from hwm.config import MaskedConfig
 from hwm.contracts import Batch, Kind, Prediction, Sampling
+from hwm.model_config import MaskedConfig
 from hwm.models.masked_blocks import JointBlock, SplitBlock, Window
 from hwm.nn.attention import KVCache
 from hwm.nn.dropout import dropout_from, without_dropout
@@ -40,6 +40,7 @@ class MaskedHWM(nn.Module):
     predicts: Kind = "tokens"
     validation_key = "ce_masked"
     frame_step = 1
+    reach = 0
     visible_2G2G: Tensor
     same_GG: Tensor
 
@@ -91,6 +92,19 @@ class MaskedHWM(nn.Module):
     def set_state_statistics(self, shift_scale: Tensor) -> None:
         """Normalise states as (state - shift) * scale; (2, A) from `hwm.robot.normalisation`; a saved buffer."""
         self.actions.set_statistics(shift_scale)
+
+    def state_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Those of the action encoder."""
+        return list(self.actions.named_parameters("actions"))
+
+    def first_loss(self, batch: Batch) -> float | None:
+        """The cross-entropy of random ids."""
+        return self.vocabulary.first_cross_entropy(self.config.init_std)
+
+    @property
+    def temperature(self) -> float:
+        """Temperature of prediction, as configured."""
+        return self.config.temperature
 
     @property
     def neutral_state_A(self) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hwm.config import MaskedConfig
+from hwm.model_config import MaskedConfig
 from hwm.nn.attention import KVCache
 from hwm.nn.dropout import dropout
 from hwm.nn.modulation import Modulation

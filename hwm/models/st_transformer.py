@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from hwm.clock import COSMOS, Clock
-from hwm.config import STConfig
 from hwm.contracts import Batch, Kind, Prediction, Sampling
+from hwm.model_config import STConfig
 from hwm.nn.attention import KVCache, SpatialAttention, TemporalAttention
 from hwm.nn.dropout import dropout, dropout_from, without_dropout
 from hwm.nn.modulation import Modulation
@@ -70,6 +70,8 @@ class STTransformer(nn.Module):
     predicts: Kind = "tokens"
     validation_key = "ce_auto"
     frame_step = 1
+    reach = 0
+    temperature = 0.0
 
     def __init__(self, config: STConfig, *, clock: Clock = COSMOS) -> None:
         super().__init__()
@@ -105,6 +107,14 @@ class STTransformer(nn.Module):
     def set_state_statistics(self, shift_scale: Tensor) -> None:
         """Normalise states as (state - shift) * scale; (2, A) from `hwm.robot.normalisation`; a saved buffer."""
         self.states.set_statistics(shift_scale)
+
+    def state_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Those of the state encoder."""
+        return list(self.states.named_parameters("states"))
+
+    def first_loss(self, batch: Batch) -> float | None:
+        """The cross-entropy of random ids."""
+        return self.vocabulary.first_cross_entropy(self.config.init_std)
 
     @property
     def neutral_state_A(self) -> Tensor:

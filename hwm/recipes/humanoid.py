@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from hwm.config import DataConfig, FlowConfig, MaskedConfig, RunConfig, TrainConfig
+from hwm.config import DataConfig, RunConfig, TrainConfig
+from hwm.model_config import FlowConfig, MaskedConfig
 from hwm.recipes.twins import MEDIUM_TRAINING, TINY_TRAINING
 
 VARIANTS = ("base", "modality", "full", "split")

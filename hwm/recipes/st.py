@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hwm.config import DataConfig, RunConfig, STConfig, TrainConfig
+from hwm.config import DataConfig, RunConfig, TrainConfig
+from hwm.model_config import STConfig
 
 
 def st_revontuli() -> RunConfig:

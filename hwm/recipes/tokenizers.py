@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hwm.config import DataConfig, FSQConfig, RunConfig, TrainConfig
+from hwm.config import DataConfig, RunConfig, TrainConfig
+from hwm.model_config import FSQConfig
 
 
 def fsq_8x8x8() -> RunConfig:

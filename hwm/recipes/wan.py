@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hwm.config import DataConfig, RunConfig, TrainConfig, WanConfig
+from hwm.config import DataConfig, RunConfig, TrainConfig
+from hwm.model_config import WanConfig
 from hwm.recipes.twins import TINY_TRAINING
 
 WAN_TOKENIZER = "wan:Wan-AI/Wan2.2-TI2V-5B-Diffusers"

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hwm.clock import COSMOS, Clock
-from hwm.config import FSQConfig
-from hwm.contracts import Batch
+from hwm.contracts import Batch, Kind
+from hwm.model_config import FSQConfig
 from hwm.tokenizers import quantiser
 
 PATCH_FRAMES = 4
@@ -75,6 +75,7 @@ def to_pixels(video_BFCHW: Tensor) -> Tensor:
 class VideoAutoencoder(nn.Module):
     """Network, training and fingerprint of the quantised tokenizer (fsq.py) and of the continuous one (continuous.py)."""
 
+    kind: Kind
     validation_key = "mse"
 
     def __init__(self, config: FSQConfig, *, name: str) -> None:
@@ -161,6 +162,15 @@ class VideoAutoencoder(nn.Module):
         video = from_patches(x, self.patch, steps)[:, self.clock.stride - 1 :]
         return video.unflatten(0, (B, -1)).flatten(1, 2)
 
+    def state_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """None: video needs no states."""
+        return []
+
+    def first_loss(self, batch: Batch) -> float | None:
+        """Squared error of a grey reconstruction, pixels in -1..1: the initial weights add little to it."""
+        assert batch.video_BFHWC is not None
+        return self._normalise(batch.video_BFHWC).square().mean().item()
+
     def fingerprint(self) -> str:
         """SHA-256 over configuration and weights: equal fingerprints give equal tokens or latents."""
         # Only what shapes the output: a setting of training that a later version adds must not disown older tokens.
@@ -221,6 +231,8 @@ class VideoAutoencoder(nn.Module):
 class FSQTokenizer(VideoAutoencoder):
     """Video to the ids of a finite scalar quantiser and back; satisfies contracts.Tokenizer and can be trained."""
 
+    kind: Kind = "tokens"
+
     def __init__(self, config: FSQConfig, *, name: str = "fsq") -> None:
         if config.continuous:
             raise ValueError(f"{name}: model.continuous asks for latents, this tokenizer gives tokens")
@@ -261,6 +273,8 @@ class ContinuousTokenizer(VideoAutoencoder):
 
     Latents lie in about [-1.2, 1.2] and, like tokens, those of what does not move do not change.
     """
+
+    kind: Kind = "latents"
 
     def __init__(self, config: FSQConfig, *, name: str = "continuous") -> None:
         if not config.continuous:

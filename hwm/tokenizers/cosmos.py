@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from hwm.clock import Clock
+from hwm.contracts import Kind
 from hwm.safe_load.program import open_programs
 from hwm.safe_load.weights import check_model_folder
 from hwm.tokenizers import quantiser
@@ -106,6 +107,8 @@ class CosmosTokenizer:
     The encoder returns (ids, codes) and the decoder takes ids, as in the official files.
     """
 
+    kind: Kind = "tokens"
+
     def __init__(self, pair: CosmosPair) -> None:
         assert pair.discrete
         self._pair, self.name, self.clock, self.spatial_stride = pair, pair.name, pair.clock, pair.spatial_stride
@@ -142,6 +145,8 @@ class CosmosLatentTokenizer:
 
     The encoder returns the latents, alone or first in a tuple, as in the official files.
     """
+
+    kind: Kind = "latents"
 
     def __init__(self, pair: CosmosPair) -> None:
         assert not pair.discrete

@@ -5,14 +5,17 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
 
-from hwm.config import FSQConfig, from_toml, to_toml
-from hwm.contracts import LatentTokenizer, Tokenizer
+from hwm.clock import Clock
+from hwm.config import from_toml, to_toml
+from hwm.contracts import Kind, LatentTokenizer, Tokenizer
 from hwm.data.checksums import verify, write_checksums
+from hwm.model_config import FSQConfig
 from hwm.safe_load.paths import is_file
 from hwm.safe_load.weights import load_safetensors, select
 from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer, VideoAutoencoder
@@ -20,27 +23,52 @@ from hwm.tokenizers.wan import find_wan, open_wan
 from hwm.work.files import cannot_write
 
 
+class Pixels:
+    """No tokenizer: frames as they are, one grid a frame.  It stands before models that learn from video."""
+
+    kind: Kind = "video"
+    name = "pixels"
+    clock = Clock(stride=1, block=1)
+    spatial_stride = 1
+
+    def encode(self, video_BFHWC: Tensor) -> Tensor:
+        """The video itself, uint8 (B, F, H, W, 3)."""
+        return video_BFHWC
+
+    def decode(self, video_BFHWC: Tensor) -> Tensor:
+        """The video itself, uint8 (B, F, H, W, 3)."""
+        return video_BFHWC
+
+    def fingerprint(self) -> str:
+        """Its name: there is nothing else to it."""
+        return self.name
+
+
+PIXELS = Pixels()
+
+
 @overload
 def open_tokenizer(name: str, *, kind: Literal["tokens"], trust: bool = False, device: str = "cpu") -> Tokenizer: ...
 @overload
 def open_tokenizer(name: str, *, kind: Literal["latents"], trust: bool = False, device: str = "cpu") -> LatentTokenizer: ...
 @overload
-def open_tokenizer(
-    name: str, *, kind: Literal["tokens", "latents"] | None = None, trust: bool = False, device: str = "cpu"
-) -> Tokenizer | LatentTokenizer: ...
-def open_tokenizer(
-    name: str, *, kind: Literal["tokens", "latents"] | None = None, trust: bool = False, device: str = "cpu"
-) -> Tokenizer | LatentTokenizer:
+def open_tokenizer(name: str, *, kind: Literal["video"], trust: bool = False, device: str = "cpu") -> Pixels: ...
+@overload
+def open_tokenizer(name: str, *, kind: Kind | None = None, trust: bool = False, device: str = "cpu") -> Any: ...
+def open_tokenizer(name: str, *, kind: Kind | None = None, trust: bool = False, device: str = "cpu") -> Any:
     """A tokenizer by shipped name or folder.
 
-    name: a shipped name; a folder of `hwm export`; a folder with encoder.jit and decoder.jit of an official Cosmos
-    tokenizer, DV or CV, which needs `trust`; one with config.json and safetensors of diffusers' Cosmos or Wan
-    autoencoder, or the latter's whole pipeline; or "wan:" and a hub name, as in wan:Wan-AI/Wan2.2-TI2V-5B-Diffusers.
-    kind: what it must give, as in `WorldModel.predicts`; None takes either.
-    Raises ValueError when there is no tokenizer or it is of the other kind.
+    name: a shipped name; "pixels", which leaves frames as they are; a folder of `hwm export`; one with encoder.jit and
+    decoder.jit of an official Cosmos tokenizer, DV or CV, which needs `trust`; one with config.json and safetensors of
+    diffusers' Cosmos or Wan autoencoder, or the latter's whole pipeline; or "wan:" and a hub name, as in
+    wan:Wan-AI/Wan2.2-TI2V-5B-Diffusers.
+    kind: what it must give, as in `WorldModel.predicts`; None takes any.
+    Raises ValueError when there is no tokenizer or it is of another kind.
     """
-    coder: Tokenizer | LatentTokenizer
-    if is_file(Path(name) / "encoder.jit"):
+    coder: Tokenizer | LatentTokenizer | Pixels
+    if name == PIXELS.name:
+        coder = PIXELS
+    elif is_file(Path(name) / "encoder.jit"):
         from hwm.tokenizers.cosmos import open_cosmos
 
         coder = open_cosmos(name, trust=trust, device=device)
@@ -53,11 +81,17 @@ def open_tokenizer(
         coder = open_cosmos_diffusers(name, device=device)
     else:
         coder = load_tokenizer(name, device=device)
-    if kind == "tokens" and not isinstance(coder, Tokenizer):
-        raise ValueError(f"{name}: gives continuous latents, but tokens are needed here; choose a quantised tokenizer")
-    if kind == "latents" and not isinstance(coder, LatentTokenizer):
-        raise ValueError(f"{name}: gives tokens, but continuous latents are needed here; choose a continuous tokenizer")
+    if kind is not None and coder.kind != kind:
+        raise ValueError(f"{name}: gives {_GIVES[coder.kind]}, but {_NEEDED[kind]}")
     return coder
+
+
+_GIVES = {"tokens": "tokens", "latents": "continuous latents", "video": "frames as they are"}
+_NEEDED = {
+    "tokens": "tokens are needed here; choose a quantised tokenizer",
+    "latents": "continuous latents are needed here; choose a continuous tokenizer",
+    "video": 'frames are needed here; choose "pixels"',
+}
 
 
 

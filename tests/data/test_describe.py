@@ -91,7 +91,7 @@ def test_contact_sheets(tmp_path, token_root, raw_root):
 
 
 def test_contact_sheet_through_a_tokenizer(tmp_path):
-    from hwm.config import FSQConfig
+    from hwm.model_config import FSQConfig
     from hwm.tokenizers.autoencoder import FSQTokenizer
 
     tokenizer = FSQTokenizer(FSQConfig(levels=(4, 4), channels=8, depth=1)).eval()

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from hwm.cli import main
 from hwm.cli.data import tokenize as verb
 from hwm.clock import SAMPLING_HOP, WAN, subsample
-from hwm.config import FSQConfig
 from hwm.data.check import check
 from hwm.data.clips import LatentClips, TokenClips, VideoClips
 from hwm.data.describe import contact_sheet, describe, state_statistics
 from hwm.data.onex import open_dataset
 from hwm.data.windows import sampling_starts
 from hwm.data.writers import LatentShardWriter, RawShardWriter, write_dataset_metadata
+from hwm.model_config import FSQConfig
 from hwm.prepare import encoded
 from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer
 from hwm.tokenizers.encode import tokenize

@@ -5,10 +5,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hwm.config import FlowConfig, RunConfig
+from hwm.config import RunConfig
 from hwm.contracts import Batch
 from hwm.doctor.costs import count_state, count_step
-from hwm.runs import build_model
+from hwm.model_config import FlowConfig
+from hwm.models.build import build_model
 
 IN, HIDDEN, FRAMES = 6, 10, 4
 

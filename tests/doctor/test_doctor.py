@@ -18,7 +18,7 @@ from torch import nn
 
 from hwm.cli import main
 from hwm.clock import COSMOS
-from hwm.config import DataConfig, FlowConfig, FSQConfig, MaskedConfig, RunConfig, STConfig, TrainConfig, WanConfig, override
+from hwm.config import DataConfig, RunConfig, TrainConfig, override
 from hwm.data.onex import open_dataset
 from hwm.data.writers import RawShardWriter, TokenShardWriter, write_dataset_metadata, write_tokenizer_info
 from hwm.doctor import cost, data, examine, loopback, machine, place, recipe, step
@@ -26,10 +26,12 @@ from hwm.doctor.costs import recipe_costs
 from hwm.doctor.expectation import first_loss
 from hwm.doctor.trial import Trial
 from hwm.doctor.verdict import Examination, graded
+from hwm.model_config import FlowConfig, FSQConfig, MaskedConfig, STConfig, WanConfig
+from hwm.models.build import build_model
 from hwm.models.st_transformer import STTransformer
 from hwm.nn.vocabulary import Vocabulary
 from hwm.robot import EVE
-from hwm.runs import build_model, open_clips
+from hwm.runs import open_clips
 from hwm.tokenizers.autoencoder import FSQTokenizer
 from hwm.tokenizers.open import load_tokenizer, save_tokenizer
 from hwm.training.run_folder import settle_config

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from hwm.config import FlowConfig, FSQConfig, MaskedConfig
 from hwm.contracts import Batch, Sampling
 from hwm.evaluate.blocks import evaluate
 from hwm.evaluate.metrics import PSNR_CAP, psnr, ssim
@@ -20,6 +19,7 @@ from hwm.evaluate.results import (
     STILL_LATENTS,
     ZEROED,
 )
+from hwm.model_config import FlowConfig, FSQConfig, MaskedConfig
 from hwm.models.flow import FlowHWM
 from hwm.models.masked import MaskedHWM
 from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer

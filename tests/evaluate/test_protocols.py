@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from hwm.config import FSQConfig, STConfig
 from hwm.contracts import Batch, Sampling
 from hwm.evaluate.baselines import CopyLastGrid, unigram_counts
 from hwm.evaluate.blocks import evaluate
 from hwm.evaluate.clip_choice import from_another_segment, spread
 from hwm.evaluate.metrics import PSNR_CAP, psnr, ssim
 from hwm.evaluate.results import AUTOREGRESSIVE, CEILING, ORIGINAL, PERMUTED, RECONSTRUCTION, TEACHER_FORCED, ZEROED
+from hwm.model_config import FSQConfig, STConfig
 from hwm.models.st_transformer import STTransformer
 from hwm.tokenizers.autoencoder import FSQTokenizer
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from hwm.config import FSQConfig, STConfig
 from hwm.contracts import Batch, Sampling
 from hwm.evaluate.metrics import PSNR_CAP, psnr
 from hwm.evaluate.results import COPY_FRAME, MEAN_OF_CONTEXT
@@ -32,6 +31,7 @@ from hwm.evaluate.sampling_results import (
 )
 from hwm.evaluate.sampling_table import text_table, verdict
 from hwm.evaluate.tuning import SIGMAS, Tuner, largest_tolerance, set_apart
+from hwm.model_config import FSQConfig, STConfig
 from hwm.models.st_transformer import STTransformer
 from hwm.predict.postprocess import gaussian_blur
 from hwm.tokenizers.open import new_tokenizer

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from hwm.cli import main
-from hwm.config import FSQConfig
 from hwm.data.testsets import write_compression_test_set, write_sampling_test_set
 from hwm.data.video import read_video
 from hwm.data.writers import RawShardWriter, write_dataset_metadata
+from hwm.model_config import FSQConfig
 from hwm.submit import submit_sampling
 from hwm.tokenizers.autoencoder import ContinuousTokenizer
 from hwm.tokenizers.open import save_tokenizer

@@ -14,9 +14,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))  # for `tiny_training`
 from tiny_training import CONFIG, MODEL
 
-from hwm.config import FSQConfig
 from hwm.contracts import Batch
 from hwm.evaluate.blocks import evaluate
+from hwm.model_config import FSQConfig
 from hwm.models.st_transformer import STTransformer
 from hwm.tokenizers.autoencoder import FSQTokenizer
 from hwm.work.parts import Work

@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hwm.clock import COSMOS
-from hwm.config import FSQConfig
 from hwm.data.check import check
 from hwm.data.clips import TokenClips
 from hwm.data.describe import state_statistics
@@ -19,6 +18,7 @@ from hwm.data.onex import open_dataset
 from hwm.data.quarantine import Rule, read_quarantine
 from hwm.data.video import read_video
 from hwm.data.writers import RawShardWriter, TokenShardWriter, write_dataset_metadata
+from hwm.model_config import FSQConfig
 from hwm.tokenizers.autoencoder import FSQTokenizer
 from hwm.tokenizers.encode import tokenize
 from hwm.tokenizers.open import load_tokenizer, save_tokenizer

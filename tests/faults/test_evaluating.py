@@ -18,12 +18,12 @@ from tiny_training import MODEL
 
 from hwm.cli import main
 from hwm.clock import COSMOS
-from hwm.config import FSQConfig
 from hwm.data.testsets import write_compression_test_set
 from hwm.data.writers import TokenShardWriter, write_dataset_metadata, write_tokenizer_info
 from hwm.evaluate import submission
 from hwm.evaluate.submission import README_KEYS, predict_samples, write_compression_submission
 from hwm.experiments.jobs import Training, train_all
+from hwm.model_config import FSQConfig
 from hwm.models.st_transformer import STTransformer
 from hwm.tokenizers.autoencoder import FSQTokenizer
 from hwm.tokenizers.open import load_tokenizer, save_tokenizer

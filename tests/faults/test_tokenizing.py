@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from hwm.config import FSQConfig
 from hwm.data.onex import open_dataset
 from hwm.data.writers import RawShardWriter, write_dataset_metadata
+from hwm.model_config import FSQConfig
 from hwm.tokenizers.autoencoder import FSQTokenizer
 from hwm.tokenizers.encode import tokenize
 from hwm.tokenizers.open import save_tokenizer

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from tiny_line import tokenizer as trained_tokenizer
 from tiny_training import build, run
 
-from hwm.config import STConfig
+from hwm.model_config import STConfig
 from hwm.models.st_transformer import STTransformer
 from hwm.safe_load.weights import load_state_dict, select
 from hwm.tokenizers.open import open_tokenizer

@@ -12,8 +12,9 @@ import torch
 from tiny_training import CONFIG
 
 from hwm.clock import COSMOS
-from hwm.config import FSQConfig, override, to_toml
+from hwm.config import override, to_toml
 from hwm.data.writers import RawShardWriter, TokenShardWriter, write_dataset_metadata, write_tokenizer_info
+from hwm.model_config import FSQConfig
 from hwm.tokenizers.autoencoder import FSQTokenizer
 from hwm.tokenizers.open import save_tokenizer
 

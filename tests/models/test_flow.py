@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from hwm.config import FlowConfig
 from hwm.contracts import Batch, Sampling
+from hwm.model_config import FlowConfig
 from hwm.models.flow import PLAIN, FlowHWM
 from hwm.nn import flow_matching as flow
 from hwm.nn.units import Units

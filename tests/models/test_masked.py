@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hwm.config import MaskedConfig
 from hwm.contracts import Batch, Sampling
+from hwm.model_config import MaskedConfig
 from hwm.models.masked import MaskedHWM
 from hwm.nn.masking import corrupt, random_mask
 from hwm.robot import EVE, normalisation

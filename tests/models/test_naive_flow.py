@@ -10,8 +10,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.naive_flow import NaiveFlow
-from hwm.config import FlowConfig
 from hwm.contracts import Batch
+from hwm.model_config import FlowConfig
 from hwm.models.flow import FlowHWM
 
 CONFIG = FlowConfig(channels=3, grid=(4, 6), num_layers=3, num_heads=2, width=16, unshared_blocks=1, steps=3)

@@ -10,8 +10,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.naive_masked import NaiveMasked
-from hwm.config import MaskedConfig
 from hwm.contracts import Batch
+from hwm.model_config import MaskedConfig
 from hwm.models.masked import MaskedHWM
 
 CONFIG = MaskedConfig(

@@ -10,8 +10,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.naive_st import NaiveST
-from hwm.config import STConfig
 from hwm.contracts import Batch
+from hwm.model_config import STConfig
 from hwm.models.st_transformer import STTransformer
 
 CONFIG = STConfig(vocab_size=50, grid=(3, 4), num_layers=2, num_heads=2, width=16, dropout=0.0, state_hidden=8)

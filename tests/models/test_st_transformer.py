@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from hwm.config import STConfig
 from hwm.contracts import Batch, Sampling
+from hwm.model_config import STConfig
 from hwm.models.st_transformer import STTransformer
 from hwm.nn.attention import KVCache
 from hwm.robot import EVE, normalisation

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hwm.config import FSQConfig
+from hwm.model_config import FSQConfig
 from hwm.predict.decoding import FrameDecoder
 from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer
 

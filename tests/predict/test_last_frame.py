@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from hwm.config import FlowConfig, FSQConfig, MaskedConfig, STConfig
 from hwm.contracts import Sampling
+from hwm.model_config import FlowConfig, FSQConfig, MaskedConfig, STConfig
 from hwm.models.flow import FlowHWM
 from hwm.models.masked import MaskedHWM
 from hwm.models.st_transformer import STTransformer

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from hwm.clock import COSMOS
-from hwm.config import FlowConfig, FSQConfig, MaskedConfig
 from hwm.contracts import Prediction, Sampling
+from hwm.model_config import FlowConfig, FSQConfig, MaskedConfig
 from hwm.models.flow import FlowHWM
 from hwm.models.masked import MaskedHWM
 from hwm.predict.rollout import frames_per_step, rollout, rollout_steps

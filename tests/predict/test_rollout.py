@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from hwm.clock import COSMOS, WAN
-from hwm.config import STConfig
 from hwm.contracts import Prediction, Sampling
+from hwm.model_config import STConfig
 from hwm.models.st_transformer import STTransformer
 from hwm.predict.rollout import frames_per_step, rollout, rollout_steps, state_window
 

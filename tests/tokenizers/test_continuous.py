@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from hwm.config import FSQConfig
 from hwm.contracts import Batch, LatentTokenizer, Tokenizer
+from hwm.model_config import FSQConfig
 from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer
 from hwm.tokenizers.open import load_tokenizer, new_tokenizer, open_tokenizer, save_tokenizer
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from hwm.config import FSQConfig
 from hwm.contracts import Batch, Tokenizer
+from hwm.model_config import FSQConfig
 from hwm.tokenizers import quantiser
 from hwm.tokenizers.autoencoder import FSQTokenizer
 from hwm.tokenizers.open import load_tokenizer, save_tokenizer

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from hwm.cli import main
-from hwm.config import FSQConfig
 from hwm.data.check import check
 from hwm.data.clips import LatentClips
 from hwm.data.describe import contact_sheet, describe, state_statistics
 from hwm.data.latents import LatentDataset
 from hwm.data.onex import open_dataset
 from hwm.data.writers import LatentShardWriter, RawShardWriter, write_dataset_metadata
+from hwm.model_config import FSQConfig
 from hwm.tokenizers.autoencoder import ContinuousTokenizer
 from hwm.tokenizers.encode import tokenize
 from hwm.tokenizers.open import load_tokenizer, save_tokenizer

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from hwm.config import FlowConfig, FSQConfig, MaskedConfig, RunConfig, STConfig, TrainConfig, WanConfig
+from hwm.config import RunConfig, TrainConfig
 from hwm.contracts import Batch
-from hwm.runs import build_model
+from hwm.model_config import FlowConfig, FSQConfig, MaskedConfig, STConfig, WanConfig
+from hwm.models.build import build_model
 from hwm.training.optim import Ema
 from hwm.training.parallel import Parallel
 from hwm.training.processes import joined

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from tiny_training import CONFIG, VALIDATION, build, checkpoint_bytes, clips, run, stopping_at
 
-from hwm.config import FSQConfig
 from hwm.contracts import Batch
+from hwm.model_config import FSQConfig
 from hwm.tokenizers.autoencoder import FSQTokenizer
 from hwm.training import checkpoint, weights
 from hwm.training.loop import fit

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from hwm.config import RunConfig, STConfig, TrainConfig, override
+from hwm.config import RunConfig, TrainConfig, override
 from hwm.contracts import Batch
+from hwm.model_config import STConfig
 from hwm.models.st_transformer import STTransformer
 from hwm.training.loop import FitResult, fit
 from hwm.training.processes import joined

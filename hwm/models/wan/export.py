@@ -25,7 +25,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hwm.config import RunConfig, WanConfig, from_toml, to_toml
+from hwm.config import RunConfig, from_toml, to_toml
+from hwm.model_config import WanConfig
 from hwm.models.wan.lora import load_adapter, save_adapter
 from hwm.models.wan.model import WanWorldModel
 from hwm.models.wan.text import write_text_embedding

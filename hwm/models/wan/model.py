@@ -43,6 +43,7 @@ class WanWorldModel(nn.Module):
     predicts: Kind = "latents"
     validation_key = "flow_mse"
     frame_step = SAMPLING_STEP
+    reach = 0
     text_1RD: Tensor
     base_digest: Tensor
     frames: Tensor
@@ -135,6 +136,26 @@ class WanWorldModel(nn.Module):
     def blocks(self) -> nn.ModuleList:
         """The transformer blocks."""
         return self.transformer.blocks
+
+    def state_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Those of the state encoder."""
+        return list(self.states.named_parameters("states"))
+
+    def first_loss(self, batch: Batch) -> float | None:
+        """The error of an output that is independent of its target; None for a pretrained model, which knows something."""
+        if self.config.base:
+            return None
+        _, data_BTCHW, _ = self._clips(batch)
+        size_B = data_BTCHW.square().mean((1, 2, 3, 4))
+        error_B = size_B + (self.config.output == "velocity") + 1 / 3  # of torch's own initial weights
+        if self.config.relative_loss:
+            error_B = error_B / (size_B + RELATIVE_FLOOR)
+        return error_B.mean().item()
+
+    @property
+    def temperature(self) -> float:
+        """Scale of the initial noise in prediction, as configured."""
+        return self.config.temperature
 
     @property
     def neutral_state_A(self) -> Tensor:

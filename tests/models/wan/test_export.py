@@ -12,11 +12,12 @@ pytest.importorskip("diffusers")
 pytest.importorskip("peft")
 
 from hwm.cli import main
-from hwm.config import DataConfig, RunConfig, TrainConfig, WanConfig, to_toml
+from hwm.config import DataConfig, RunConfig, TrainConfig, to_toml
+from hwm.model_config import WanConfig
+from hwm.models.build import build_model
 from hwm.models.wan.export import load_world_model, save_world_model
 from hwm.models.wan.text import write_text_embedding
 from hwm.models.wan.transformer import StateConditionedWan
-from hwm.runs import build_model
 from hwm.training import checkpoint
 
 SCRATCH = WanConfig(

@@ -8,12 +8,13 @@ import torch
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")
 
-from hwm.config import RunConfig, WanConfig
+from hwm.config import RunConfig
 from hwm.contracts import Batch, Sampling
+from hwm.model_config import WanConfig
+from hwm.models.build import build_model
 from hwm.models.wan.model import WanWorldModel
 from hwm.models.wan.transformer import StateConditionedWan, scheduler
 from hwm.recipes import recipe
-from hwm.runs import build_model
 
 TINY = WanConfig(
     base="",

@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from hwm.config import RunConfig, WanConfig
+from hwm.config import RunConfig
+from hwm.model_config import WanConfig
+from hwm.models.build import build_model
 from hwm.models.wan.transformer import scheduler
-from hwm.runs import build_model
 from hwm.tokenizers.wan import WanTokenizer
 
 diffusers = pytest.importorskip("diffusers")

@@ -1,0 +1,32 @@
+"""A model from the configuration of a run, whichever family it is of."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+
+from hwm.config import RunConfig
+
+
+def build_model(config: RunConfig) -> Any:
+    """A freshly initialised model of the configured family (an nn.Module); the same for the same seed.
+
+    Raises ValueError where the extra that the family needs is not installed.
+    """
+    family = config.model
+    module, name = family.module.split(":")
+    try:
+        for needed in (*family.needs, module):
+            importlib.import_module(needed)
+    except ImportError as error:
+        if not family.needs:
+            raise
+        needs, label = " and ".join(family.needs), type(family).__name__.removesuffix("Config")
+        extra = f"pip install 'humanoid-world-models[{family.family}]'"
+        raise ValueError(f"a {label} model needs {needs} ({error}): {extra}") from None
+    make = getattr(importlib.import_module(module), name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return make(family, name=config.recipe) if family.role == "tokenizer" else make(family)
