@@ -6,15 +6,34 @@ every step, guidance as two calls, the context part of what is solved and put ba
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import WanTransformer3DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanTransformer3DModel
 from torch import Tensor, nn
 
 from hwm.contracts import Batch
 from hwm.models.wan.model import WanWorldModel
-from hwm.models.wan.transformer import scheduler
 from hwm.nn.flow_matching import sample_times, shift_noise
+
+
+def scheduler(solver: str, *, num_steps: int, shift: float) -> Any:
+    """diffusers' scheduler on the levels of Wan's own code, evenly spaced before the shift.
+
+    Left to itself its Euler scheduler shifts them twice at the low end (reference wan 9.1).
+    """
+    levels = np.linspace(1, 0, num_steps + 1)[:-1]
+    if solver == "euler":
+        made = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=shift)
+        made.set_timesteps(sigmas=levels.tolist())
+        return made
+    made = UniPCMultistepScheduler(
+        num_train_timesteps=1000, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
+    )
+    made.set_timesteps(sigmas=levels)
+    return made
 
 
 class NaiveWan(nn.Module):
@@ -65,7 +84,7 @@ class NaiveWan(nn.Module):
         past, states = self.config.context_grids, self.rows(batch.states_BFA)
         context, dropped, futures = batch.latents_BTCHW[:, :past], torch.ones(1, dtype=torch.bool), []
         for noise_TCHW in noise_KTCHW:
-            steps = scheduler(self.config.solver, num_steps=self.config.steps, shift=self.config.shift, device=context.device)
+            steps = scheduler(self.config.solver, num_steps=self.config.steps, shift=self.config.shift)
             x = torch.cat([context, noise_TCHW[None]], 1)
             for step, sigma in zip(steps.timesteps, steps.sigmas):
                 velocity = self.velocity(x, sigma[None], states, None)

@@ -258,7 +258,8 @@ class FlowConfig(Family):
     """Share of a training batch that learns to take two steps in one (ours; Frans et al. 2024); 0: plain flow."""
     steps: int = 50
     """Solver steps of prediction; a power of two up to 128 for a shortcut model's own step sizes."""
-    solver: Literal["euler", "heun"] = "euler"
+    solver: str = "euler"
+    """A name in `hwm.nn.flow_matching.SOLVERS`."""
     guidance: float = 3.0
     """Scale of classifier-free guidance; 1 switches it off."""
     temperature: float = 1.0
@@ -273,7 +274,7 @@ class FlowConfig(Family):
             raise ValueError("model.sigma_min, condition_dropout and shortcut must lie in [0, 1)")
         if self.guidance != 1 and not self.condition_dropout:
             raise ValueError("model.guidance other than 1 needs model.condition_dropout: it compares with no condition")
-        if self.shortcut and self.solver == "heun":
+        if self.shortcut and self.solver != "euler":
             raise ValueError('model.shortcut needs model.solver "euler": its velocities are already means over a step')
 
 
@@ -346,7 +347,8 @@ class WanConfig(Family):
     shift: float = 5.0
     """Shift of noise levels towards noise, sigma -> shift sigma / (1 + (shift - 1) sigma), in training and prediction."""
     steps: int = 20
-    solver: Literal["euler", "unipc"] = "euler"
+    solver: str = "euler"
+    """A name in `hwm.nn.flow_matching.SOLVERS`."""
     guidance: float = 1.0
     """Scale of guidance by the states; 1 switches it off."""
     temperature: float = 1.0
@@ -369,13 +371,13 @@ class WanConfig(Family):
             raise ValueError("model.condition_dropout and dropout must lie in [0, 1)")
         if self.shift <= 0:
             raise ValueError("model.shift must be positive")
+        if self.guidance != 1 and not self.condition_dropout:
+            raise ValueError("model.guidance other than 1 needs model.condition_dropout: it compares with no states")
 
     def precision_rule(self, precision: str) -> None:
         """Float32: autocast would take timesteps and their embedding, which Wan keeps in float32, to bfloat16."""
         if precision != "float32":
             raise ValueError('a Wan model brings its precision along: set model.dtype="bfloat16" and train.precision="float32"')
-        if self.guidance != 1 and not self.condition_dropout:
-            raise ValueError("model.guidance other than 1 needs model.condition_dropout: it compares with no states")
 
 
 def _check_streams(config: MaskedConfig | FlowConfig) -> None:

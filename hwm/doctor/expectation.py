@@ -20,7 +20,7 @@ from torch import Tensor
 from hwm.doctor.trial import Trial
 from hwm.doctor.verdict import Verdict, fail, graded
 from hwm.model_config import FlowConfig, FSQConfig, MaskedConfig, STConfig, WanConfig
-from hwm.models.flow import RELATIVE_FLOOR
+from hwm.models.latent_flow import RELATIVE_FLOOR
 
 TOO_MUCH = 0.1
 """Share of ln V by which logits of the configured initial size may raise the loss."""

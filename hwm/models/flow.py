@@ -9,63 +9,44 @@ each an option of the same network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hwm.clock import COSMOS, Clock
-from hwm.contracts import Batch, Kind, Prediction, Sampling
+from hwm.contracts import Batch
 from hwm.model_config import FlowConfig
 from hwm.models.flow_blocks import Vectors
 from hwm.models.flow_network import FlowNetwork
+from hwm.models.latent_flow import LatentFlow, beside, squared_error
 from hwm.nn import flow_matching as flow
 from hwm.nn.dropout import dropout_from, without_dropout
-from hwm.nn.units import Units
 
-VALIDATION_TIMES = 4
-RELATIVE_FLOOR = 0.05
-"""Added to the size of what a clip predicts, of mean 1, before its error is divided by it: stillness is not all."""
 PLAIN = flow.SHORTCUT_LEVELS
 """Level of the plain flow, which knows no step size."""
 
 
-class FlowHWM(nn.Module):
-    """The world model over continuous latents; satisfies `hwm.contracts.LatentWorldModel`.
+class FlowHWM(LatentFlow):
+    """The world model over continuous latents of 17 frames.
 
     config: every size and option.  clock: which frames belong to the past and which to the future grids.
-    The network works on normalised latents and states; batches come and predictions go in raw units.
+    A shortcut model takes steps of the size nearest to 1 / config.steps that it knows.  These have guidance built in by
+    training; only its plain flow, from 128 steps on, is guided in prediction.
     Raises ValueError where model.num_states is not the number of frames of the grids.
     """
 
-    predicts: Kind = "latents"
-    validation_key = "flow_mse"
+    config: FlowConfig
     frame_step = 1
-    reach = 0
 
     def __init__(self, config: FlowConfig, *, clock: Clock = COSMOS) -> None:
-        super().__init__()
-        self.config = config
-        self.context_grids, self.future_grids = config.context_grids, config.future_grids
-        self.num_states = clock.num_frames(config.context_grids + config.future_grids)
-        if config.num_states != self.num_states:
+        super().__init__(config)
+        frames = clock.num_frames(config.context_grids + config.future_grids)
+        if config.num_states != frames:
             grids = f"{config.context_grids} context and {config.future_grids} future grids"
-            raise ValueError(f"model.num_states must be {self.num_states}, the frames of {grids}, got {config.num_states}")
-        self.units = Units(channels=config.channels, state_dim=config.state_dim, target=config.target)
+            raise ValueError(f"model.num_states must be {frames}, the frames of {grids}, got {config.num_states}")
         self.network = FlowNetwork(config, clock=clock)
-
-    def set_state_statistics(self, shift_scale: Tensor) -> None:
-        """Normalise states as (state - shift) * scale; (2, A) from `hwm.robot.normalisation`; a saved buffer."""
-        self.units.set_states(shift_scale)
-
-    def set_latent_statistics(self, mean_C: Tensor, std_C: Tensor, change_std_C: Tensor | None = None) -> None:
-        """Normalise latents by the mean and standard deviation of each channel; saved buffers.
-
-        change_std_C: root mean square of the change of future latents from the last past one, needed where
-        model.target is "change".  Raises ValueError if it is missing there, or for another number of channels.
-        """
-        self.units.set_latents(mean_C, std_C, change_std_C)
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -76,27 +57,6 @@ class FlowHWM(nn.Module):
         """Those of the action encoder."""
         return list(self.network.actions.named_parameters("network.actions"))
 
-    def first_loss(self, batch: Batch) -> float | None:
-        """The error of an output that is independent of its target: the sum of both mean squares."""
-        _, data_BTCHW, _ = self._clips(batch)
-        size_B = data_BTCHW.square().mean((1, 2, 3, 4))
-        width, values = self.config.width, self.config.channels * self.config.patch**2
-        output = 2 * width / (width + values)  # of Xavier's initial weights on normalised activations
-        error_B = size_B + (self.config.output == "velocity") + output
-        if self.config.relative_loss:
-            error_B = error_B / (size_B + RELATIVE_FLOOR)
-        return error_B.mean().item()
-
-    @property
-    def temperature(self) -> float:
-        """Scale of the initial noise in prediction, as configured."""
-        return self.config.temperature
-
-    @property
-    def neutral_state_A(self) -> Tensor:
-        """The raw state (A,) that normalisation maps to zero."""
-        return self.units.shift_scale[0]
-
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for AdamW: decay on matrices, none on biases, norms, positions and the vectors of the step sizes."""
         decayed: list[nn.Parameter] = []
@@ -105,6 +65,10 @@ class FlowHWM(nn.Module):
             vectors = parameter.ndim < 2 or "step_size" in name or name.endswith("positions")
             (free if vectors else decayed).append(parameter)
         return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+    def _first_output(self) -> float:
+        width, values = self.config.width, self.config.channels * self.config.patch**2
+        return 2 * width / (width + values)  # of Xavier's initial weights on normalised activations
 
     # Training
 
@@ -138,16 +102,14 @@ class FlowHWM(nn.Module):
             levels_n, times_nT = flow.sample_shortcuts((num_short, num_times), generator=generator)
             levels_B[:num_short], times_BT[:num_short] = levels_n.to(levels_B), times_nT.to(times_BT)
 
-        x_BTCHW = flow.interpolate(noise_BTCHW, data_BTCHW, _beside(times_BT), sigma_min=sigma_min)
+        x_BTCHW = flow.interpolate(noise_BTCHW, data_BTCHW, beside(times_BT), sigma_min=sigma_min)
         target_BTCHW = flow.target_velocity(noise_BTCHW, data_BTCHW, sigma_min=sigma_min)
         if num_short:
             inputs = (y[:num_short] for y in (x_BTCHW, past_BTCHW, states_BFA, times_BT, levels_B))
             target_BTCHW = torch.cat([self._shortcut_target(*inputs), target_BTCHW[num_short:]])
         with dropout_from(generator, device=data_BTCHW.device, active=self.training and self.config.dropout > 0):
             velocity_BTCHW = self._velocity(x_BTCHW, past_BTCHW, states_BFA, times_BT, levels_B)
-        error_B = self._flow_error(velocity_BTCHW, target_BTCHW, times_BT)
-        if self.config.relative_loss:
-            error_B = error_B / (data_BTCHW.square().mean((1, 2, 3, 4)) + RELATIVE_FLOOR)
+        error_B = self._weighted(self._flow_error(velocity_BTCHW, target_BTCHW, times_BT), data_BTCHW)
         flow_mse = error_B[num_short:].mean()
         if not num_short:
             return {"loss": flow_mse, "flow_mse": flow_mse}
@@ -165,7 +127,7 @@ class FlowHWM(nn.Module):
         """The velocity that the network's output means at the point x."""
         if self.config.output == "velocity":
             return output_BTCHW
-        return flow.velocity_to(output_BTCHW, x_BTCHW, _beside(times_BT), sigma_min=self.config.sigma_min)
+        return flow.velocity_to(output_BTCHW, x_BTCHW, beside(times_BT), sigma_min=self.config.sigma_min)
 
     def _flow_error(self, velocity_BTCHW: Tensor, target_BTCHW: Tensor, times_BT: Tensor) -> Tensor:
         """Squared error (B,) of the velocity or, where the network gives the data, of the data.
@@ -173,9 +135,9 @@ class FlowHWM(nn.Module):
         The velocity's would see late times alone there, at which it follows from the data by a division by little.
         """
         if self.config.output == "velocity":
-            return _squared_error(velocity_BTCHW, target_BTCHW)
-        left = flow.noise_left(_beside(times_BT), sigma_min=self.config.sigma_min)
-        return _squared_error(velocity_BTCHW * left, target_BTCHW * left)
+            return squared_error(velocity_BTCHW, target_BTCHW)
+        left = flow.noise_left(beside(times_BT), sigma_min=self.config.sigma_min)
+        return squared_error(velocity_BTCHW * left, target_BTCHW * left)
 
     @torch.no_grad()
     def _shortcut_target(
@@ -200,83 +162,28 @@ class FlowHWM(nn.Module):
 
         size_B = 0.5 ** half_B.to(x_BTCHW.dtype)
         with without_dropout(self):
-            return flow.shortcut_target(velocity, x_BTCHW, _beside(times_BT), _beside(size_B[:, None]))
+            return flow.shortcut_target(velocity, x_BTCHW, beside(times_BT), beside(size_B[:, None]))
+
+    def _error_at(self, time: Tensor, noise_BTCHW: Tensor, data_BTCHW: Tensor, past_BTCHW: Tensor, states: Tensor) -> Tensor:
+        sigma_min, times_BT = self.config.sigma_min, time.expand(len(data_BTCHW), 1)
+        levels_B = torch.full((len(data_BTCHW),), PLAIN, device=data_BTCHW.device)
+        x_BTCHW = flow.interpolate(noise_BTCHW, data_BTCHW, time, sigma_min=sigma_min)
+        v_BTCHW = self._velocity(x_BTCHW, past_BTCHW, states, times_BT, levels_B)
+        target_BTCHW = flow.target_velocity(noise_BTCHW, data_BTCHW, sigma_min=sigma_min)
+        return self._flow_error(v_BTCHW, target_BTCHW, times_BT)
 
     # Prediction
 
-    @torch.no_grad()
-    def validate(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """Scores (B,) of every clip, lower is better.
+    def _mean(self, past_BTCHW: Tensor, states: Tensor, *, guidance: float) -> Tensor:
+        """One step of the plain flow from the centre: E[data] - (1 - sigma_min) noise is the velocity at time 0."""
+        start = past_BTCHW.new_zeros(len(past_BTCHW), 1, self.future_grids, *past_BTCHW.shape[2:])
+        return self._solve(past_BTCHW, states, start, num_steps=1, guidance=guidance, plain=True)[:, 0]
 
-        flow_mse: the error of the loss at fixed times spread over [0, 1], with noise from `generator`.
-        latent_mse: squared error, in normalised latents, of the mean of all futures without guidance.
-        latent_mse_copy: that of copying the last past latent.
-        """
-        past_BTCHW, data_BTCHW, states_BFA = self._clips(batch)
-        B, sigma_min, errors = len(data_BTCHW), self.config.sigma_min, []
-        levels_B = torch.full((B,), PLAIN, device=data_BTCHW.device)
-        with without_dropout(self):
-            for time in flow.stratified_times(VALIDATION_TIMES).to(data_BTCHW):
-                noise = torch.randn(data_BTCHW.shape, generator=generator, device=generator.device).to(data_BTCHW)
-                x_BTCHW = flow.interpolate(noise, data_BTCHW, time, sigma_min=sigma_min)
-                times_BT = time.expand(B, 1)
-                v_BTCHW = self._velocity(x_BTCHW, past_BTCHW, states_BFA, times_BT, levels_B)
-                target_BTCHW = flow.target_velocity(noise, data_BTCHW, sigma_min=sigma_min)
-                errors.append(self._flow_error(v_BTCHW, target_BTCHW, times_BT))
-            guess_BKTCHW = self._mean(past_BTCHW, states_BFA, guidance=1.0)
-        last = past_BTCHW[:, -1:]
-        guess_BTCHW, future_BTCHW = (self.units.future(y, last_past=last) for y in (guess_BKTCHW[:, 0], data_BTCHW))
-        return {
-            "flow_mse": torch.stack(errors).mean(0),
-            "latent_mse": _squared_error(guess_BTCHW, future_BTCHW),
-            "latent_mse_copy": _squared_error(last, future_BTCHW),
-        }
+    def _sample(self, past_BTCHW: Tensor, states: Tensor, noise_BKTCHW: Tensor) -> Tensor:
+        steps, guidance = self.config.steps, self.config.guidance
+        return self._solve(past_BTCHW, states, noise_BKTCHW, num_steps=steps, guidance=guidance)
 
-    @torch.no_grad()
-    def predict(
-        self,
-        context_BTCHW: Tensor,
-        states_BFA: Tensor,
-        *,
-        generator: torch.Generator | Sequence[torch.Generator],
-        num_samples: int = 1,
-        sampling: Sampling | None = None,
-    ) -> Prediction:
-        """Carry noise to K futures by config.steps steps of config.solver under config.guidance; never with dropout.
-
-        context_BTCHW: raw latents of the context grids.  states_BFA: raw states from the first context frame,
-        num_states rows.  sampling: its temperature scales the initial noise; None takes config.temperature.
-        Temperature 0 gives the mean of all futures, which is where the velocity points at time 0 from the centre of the
-        noise: one step of the plain flow, whatever config.steps, and the same for all samples.
-        A shortcut model takes steps of the size nearest to 1 / config.steps that it knows.  These have guidance built
-        in by training; only its plain flow, from 128 steps on, is guided here.
-        Raises ValueError for latents or states of another shape, and for top-k or top-p, which latents do not have.
-        """
-        if sampling is not None and (sampling.top_k or sampling.top_p != 1):
-            raise ValueError("top_k and top_p choose among tokens; for latents there is the temperature alone")
-        temperature = self.config.temperature if sampling is None else sampling.temperature
-        past_BTCHW = self.units.latents(self._check_latents(context_BTCHW, self.context_grids))
-        states_BFA = self.units.states(self._check_states(states_BFA))
-        shape = (len(past_BTCHW), num_samples if temperature else 1, self.future_grids, *past_BTCHW.shape[2:])
-        noise = past_BTCHW.new_zeros(shape)
-        if temperature:
-            noise = temperature * flow.noise(shape, generator=generator).to(noise)
-        with without_dropout(self):
-            steps, guidance = self.config.steps, self.config.guidance
-            if temperature:
-                data_BKTCHW = self._sample(past_BTCHW, states_BFA, noise, num_steps=steps, guidance=guidance)
-            else:
-                data_BKTCHW = self._mean(past_BTCHW, states_BFA, guidance=guidance)
-        latents_BKTCHW = self.units.raw(self.units.future(data_BKTCHW, last_past=past_BTCHW[:, None, -1:]))
-        return Prediction(latents_BKTCHW=latents_BKTCHW.expand(-1, num_samples, -1, -1, -1, -1))
-
-    def _mean(self, past_BTCHW: Tensor, states_BFA: Tensor, *, guidance: float) -> Tensor:
-        """The mean of what the flow ends in, as one sample: E[data] - (1 - sigma_min) noise is the velocity at time 0."""
-        B, shape = len(past_BTCHW), past_BTCHW.shape[2:]
-        start = past_BTCHW.new_zeros(B, 1, self.future_grids, *shape)
-        return self._sample(past_BTCHW, states_BFA, start, num_steps=1, guidance=guidance, plain=True)
-
-    def _sample(
+    def _solve(
         self,
         past_BTCHW: Tensor,
         states_BFA: Tensor,
@@ -322,7 +229,7 @@ class FlowHWM(nn.Module):
                 return _each(table, lambda v: v[k : k + 1])
             return _each(network.vectors(network.conditions(times_n1[k : k + 1], level_1, pooled_BTD)), rows)
 
-        def velocity(x_RTCHW: Tensor, k: int) -> Tensor:
+        def velocity(x_RTCHW: Tensor, k: int, _: float) -> Tensor:
             x = torch.cat([x_RTCHW, x_RTCHW]) if guided else x_RTCHW
             output = network.advance(x, vectors_at(k), place_BLD=place_BLD, context=context, memories=memories)
             v = self._as_velocity(output, x, times_n1[k : k + 1])
@@ -331,42 +238,9 @@ class FlowHWM(nn.Module):
             conditional, unconditional = v.chunk(2)
             return flow.guide(conditional, unconditional, guidance)
 
-        solver = "euler" if plain else self.config.solver
-        data_RTCHW = flow.solve(velocity, noise_BKTCHW.flatten(0, 1), num_steps=num_steps, solver=solver)
+        solve = flow.SOLVERS["euler" if plain else self.config.solver]
+        data_RTCHW = solve(velocity, noise_BKTCHW.flatten(0, 1), flow.Steps(num_steps))
         return data_RTCHW.unflatten(0, (B, K))
-
-    # Clips
-
-    def _clips(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Past latents, what the flow ends in, and states of a batch, all normalised."""
-        latents_BTCHW = self._check_latents(batch.latents_BTCHW, self.context_grids + self.future_grids)
-        past_BTCHW, future_BTCHW = self.units.latents(latents_BTCHW).tensor_split([self.context_grids], 1)
-        data_BTCHW = self.units.data(future_BTCHW, last_past=past_BTCHW[:, -1:])
-        return past_BTCHW, data_BTCHW, self.units.states(self._check_states(batch.states_BFA))
-
-    def _check_latents(self, latents_BTCHW: Tensor | None, num_grids: int) -> Tensor:
-        expected = (num_grids, self.config.channels, *self.config.grid)
-        if latents_BTCHW is None or tuple(latents_BTCHW.shape[1:]) != expected:
-            got = "no latents" if latents_BTCHW is None else tuple(latents_BTCHW.shape[1:])
-            raise ValueError(f"the model works on latents {expected} (T, C, H, W) here, got {got}")
-        return latents_BTCHW
-
-    def _check_states(self, states_BFA: Tensor) -> Tensor:
-        if states_BFA.shape[1] < self.num_states or states_BFA.shape[2] != self.config.state_dim:
-            raise ValueError(
-                f"the model reads {self.num_states} state rows of width {self.config.state_dim} a clip, got "
-                f"{tuple(states_BFA.shape[1:])}; give the states of all frames, the future ones too"
-            )
-        return states_BFA[:, : self.num_states]
-
-
-def _beside(times_BT: Tensor) -> Tensor:
-    """One number a grid, in a shape that meets latents."""
-    return times_BT[:, :, None, None, None]
-
-
-def _squared_error(x_BTCHW: Tensor, y_BTCHW: Tensor) -> Tensor:
-    return (x_BTCHW - y_BTCHW).square().mean((1, 2, 3, 4))
 
 
 def _each(vectors: list[Vectors], change: Callable[[Tensor], Tensor]) -> list[Vectors]:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,20 +82,71 @@ def stratified_times(num: int) -> Tensor:
     return (torch.arange(num) + 0.5) / num
 
 
-def solve(
-    velocity: Callable[[Tensor, int], Tensor], x: Tensor, *, num_steps: int, solver: Literal["euler", "heun"] = "euler"
-) -> Tensor:
-    """Carry x from time 0 to 1 along a velocity in equal steps.
+@dataclass(frozen=True)
+class Steps:
+    """The way from noise to data in `num` steps.
 
-    velocity(x, k): velocity at time k / num_steps.  "euler": one evaluation a step, error of first order (HWM paper).
-    "heun": the mean of the velocities at both ends of an Euler step, two evaluations, error of second order (ours).
+    shift: None for equal steps of time; else equal steps of the noise level moved by `shift_noise`, as Wan takes them.
     """
-    for k in range(num_steps):
-        here = velocity(x, k)
-        if solver == "heun":
-            here = (here + velocity(x + here / num_steps, k + 1)) / 2
-        x = x + here / num_steps
+
+    num: int
+    shift: float | None = None
+
+    @cached_property
+    def levels(self) -> Tensor:
+        """Noise left before every step and after the last one, from 1 to 0, float32 (num + 1,)."""
+        even = torch.from_numpy(np.linspace(1, 0, self.num + 1).astype(np.float32))
+        return even if self.shift is None else shift_noise(even, self.shift)
+
+    def advance(self, x: Tensor, velocity: Tensor, k: int) -> Tensor:
+        """x one step further, step k, along a velocity."""
+        if self.shift is None:
+            return x + velocity / self.num
+        return x + (self.levels[k] - self.levels[k + 1]).item() * velocity
+
+
+Velocity = Callable[[Tensor, int, float], Tensor]
+"""(x, k, level) to dx/dt at x before step k, where `level` of the noise is left."""
+
+
+def euler(velocity: Velocity, x: Tensor, steps: Steps) -> Tensor:
+    """One evaluation a step, error of first order (HWM paper)."""
+    for k, level in enumerate(steps.levels.tolist()[:-1]):
+        x = steps.advance(x, velocity(x, k, level), k)
     return x
+
+
+def heun(velocity: Velocity, x: Tensor, steps: Steps) -> Tensor:
+    """The mean of the velocities at both ends of an Euler step: two evaluations a step, error of second order (ours)."""
+    levels = steps.levels.tolist()
+    for k in range(steps.num):
+        here = velocity(x, k, levels[k])
+        there = velocity(steps.advance(x, here, k), k + 1, levels[k + 1])
+        x = steps.advance(x, (here + there) / 2, k)
+    return x
+
+
+def unipc(velocity: Velocity, x: Tensor, steps: Steps) -> Tensor:
+    """UniPC of diffusers (extra `wan`): one evaluation a step, and the last ones remembered; x is float32 (Wan's own).
+
+    It starts a millionth below level 1, where its logarithms are finite.
+    """
+    try:
+        from diffusers import UniPCMultistepScheduler
+    except ImportError as error:
+        raise ValueError(f"unipc needs diffusers ({error}): pip install 'humanoid-world-models[wan]'") from None
+
+    # Its state belongs to one solution, so one is made for each.
+    kind = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": steps.shift or 1.0}
+    scheduler = UniPCMultistepScheduler(num_train_timesteps=1000, **kind)
+    scheduler.set_timesteps(sigmas=np.linspace(1, 0, steps.num + 1)[:-1], device=x.device)
+    for k, (step, level) in enumerate(zip(scheduler.timesteps, scheduler.sigmas.tolist())):
+        x = scheduler.step(-velocity(x, k, level).float(), step, x, return_dict=False)[0]
+    return x
+
+
+SOLVERS: dict[str, Callable[[Velocity, Tensor, Steps], Tensor]] = {"euler": euler, "heun": heun, "unipc": unipc}
+"""By the name that model.solver gives: each carries x from noise to data along a velocity."""
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: float | Tensor) -> Tensor:

@@ -383,14 +383,14 @@ def test_prediction_is_the_solver_over_the_network(name, options):
     noise = 0.7 * torch.randn(3, 2, config.future_grids, 3, 4, 6, generator=gen()).double()
     for k in range(2):
 
-        def v(x, step):
+        def v(x, step, level):
             times, levels = torch.full((3, 1), step / 4), torch.full((3,), PLAIN)
             pair = [
                 model.network(x, keep * past, keep * batch.states_BFA, times_BT=times, levels_B=levels) for keep in (1, 0)
             ]
             return flow.guide(*pair, config.guidance)
 
-        data = flow.solve(v, noise[:, k], num_steps=4, solver=config.solver)
+        data = flow.SOLVERS[config.solver](v, noise[:, k], flow.Steps(4))
         if config.target == "change":
             change = (model.units.change_std_C / model.units.std_C)[:, None, None]
             data = past[:, -1:] + data * change

@@ -52,11 +52,43 @@ def test_time_features_are_cosines_and_sines_of_geometric_frequencies():
 # Solvers
 
 
-@pytest.mark.parametrize("solver", ["euler", "heun"])
+def solve(velocity, x, num_steps, solver="euler", shift=None):
+    if solver == "unipc":
+        pytest.importorskip("diffusers")
+    return flow.SOLVERS[solver](velocity, x, flow.Steps(num_steps, shift))
+
+
+@pytest.mark.parametrize("solver", flow.SOLVERS)
+@pytest.mark.parametrize("shift", [None, 1.0, 5.0])
 @pytest.mark.parametrize("num_steps", [1, 3, 8])
-def test_solvers_are_exact_for_a_constant_velocity(solver, num_steps):
-    x, v = torch.randn(2, 7, dtype=torch.float64, generator=gen()).unbind()
-    torch.testing.assert_close(flow.solve(lambda x, k: v, x, num_steps=num_steps, solver=solver), x + v)
+def test_solvers_are_exact_for_a_straight_flow(solver, shift, num_steps):
+    """On equal and on shifted steps; they ask at points of the straight path, at the noise levels that they name."""
+    noise, data = torch.randn(2, 3, 7, generator=gen()).unbind()
+
+    def velocity(x, k, level):
+        torch.testing.assert_close(x, (1 - level) * data + level * noise, atol=1e-4, rtol=0)
+        assert abs(level - flow.Steps(num_steps, shift).levels[k].item()) < 2e-6
+        return data - noise
+
+    torch.testing.assert_close(solve(velocity, noise, num_steps, solver, shift), data, atol=1e-4, rtol=0)
+
+
+def test_levels_are_shifted_once():
+    """diffusers' own Euler grid ends ..., 0.233, 0.024, 0 for 20 steps (reference wan 9.1); Wan's ends ..., 0.357, 0.208, 0."""
+    assert flow.Steps(20, 5.0).levels[-3:].tolist() == pytest.approx([0.357, 0.208, 0.0], abs=2e-3)
+    torch.testing.assert_close(flow.Steps(4, 1.0).levels, flow.Steps(4).levels)
+
+
+def test_two_solutions_do_not_share_a_state():
+    """UniPC remembers earlier velocities: a second solution must not see the first one's."""
+    noise = torch.randn(2, 4, generator=gen())
+
+    def first():
+        return solve(lambda x, k, level: -x * level, noise, 5, "unipc", 3.0)
+
+    alone = first()
+    solve(lambda x, k, level: x, 5 * noise, 7, "unipc", 3.0)
+    assert torch.equal(first(), alone)
 
 
 @pytest.mark.parametrize("solver, order", [("euler", 1), ("heun", 2)])
@@ -64,9 +96,7 @@ def test_halving_the_step_divides_the_error_by_two_to_the_order(solver, order):
     """dx/dt = x cos(3 t) from 1 ends in exp(sin(3) / 3)."""
 
     def error(n):
-        end = flow.solve(
-            lambda x, k: x * math.cos(3 * k / n), torch.ones((), dtype=torch.float64), num_steps=n, solver=solver
-        )
+        end = solve(lambda x, k, level: x * math.cos(3 * k / n), torch.ones((), dtype=torch.float64), n, solver)
         return abs(end.item() - math.exp(math.sin(3) / 3))
 
     for n in (64, 128):
@@ -75,7 +105,7 @@ def test_halving_the_step_divides_the_error_by_two_to_the_order(solver, order):
 
 def test_solvers_ask_only_for_times_of_the_grid():
     asked = []
-    flow.solve(lambda x, k: asked.append(k) or x, torch.zeros(1), num_steps=3, solver="heun")
+    solve(lambda x, k, level: asked.append(k) or x, torch.zeros(1), 3, "heun")
     assert asked == [0, 1, 1, 2, 2, 3]
 
 
@@ -143,9 +173,7 @@ def assert_moments_of_the_data(samples):
 @pytest.mark.parametrize("solver, num_steps", [("euler", 200), ("heun", 20)])
 def test_the_best_velocity_carries_noise_to_the_data(solver, num_steps):
     x = torch.randn(20_000, 2, generator=gen())
-    assert_moments_of_the_data(
-        flow.solve(lambda x, k: best_velocity(x, k / num_steps), x, num_steps=num_steps, solver=solver)
-    )
+    assert_moments_of_the_data(solve(lambda x, k, level: best_velocity(x, k / num_steps), x, num_steps, solver))
 
 
 def test_training_finds_the_best_velocity():
@@ -178,7 +206,7 @@ def test_training_finds_the_best_velocity():
             error = (velocity(x, torch.full((4000, 1), t)) - best).square().mean() / best.square().mean()
             assert error < 0.02, (t, error)
         x = torch.randn(20_000, 2, generator=generator)
-        assert_moments_of_the_data(flow.solve(lambda x, k: velocity(x, torch.full((len(x), 1), k / 100)), x, num_steps=100))
+        assert_moments_of_the_data(solve(lambda x, k, level: velocity(x, torch.full((len(x), 1), k / 100)), x, 100))
 
 
 def test_the_velocity_to_the_data_is_the_target_velocity_on_its_path() -> None:

@@ -8,12 +8,13 @@ import torch
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")
 
+from benchmarks.naive_wan import scheduler
 from hwm.config import RunConfig
 from hwm.contracts import Batch, Sampling
 from hwm.model_config import WanConfig
 from hwm.models.build import build_model
 from hwm.models.wan.model import WanWorldModel
-from hwm.models.wan.transformer import StateConditionedWan, scheduler
+from hwm.models.wan.transformer import StateConditionedWan
 from hwm.recipes import recipe
 
 TINY = WanConfig(
@@ -102,12 +103,12 @@ def test_sampling_equals_a_loop_that_puts_the_context_back_after_every_step(chan
     net, batch = awake(model(solver=solver, **changes)).eval(), clips(2)
     context = batch.latents_BTCHW[:, :2]
     noise = torch.randn(2, 4, 4, 4, 4, generator=seeded(9))
-    steps = scheduler(solver, num_steps=4, shift=5.0, device=torch.device("cpu"))
+    steps = scheduler(solver, num_steps=4, shift=5.0)
     x = torch.cat([context, noise], 1)
     with torch.no_grad():
         modulation = net.states(net._rows(batch.states_BFA))
         for step, sigma in zip(steps.timesteps, steps.sigmas.tolist()):
-            velocity = net._velocity(x[:, 2:], x[:, :2], sigma, modulation)
+            velocity = -net._velocity(x[:, 2:], x[:, :2], sigma, modulation)
             x = steps.step(torch.cat([torch.ones_like(context), velocity], 1), step, x, return_dict=False)[0]
             x[:, :2] = context
     future = x[:, 2:] + context[:, 1:] if changes else x[:, 2:]

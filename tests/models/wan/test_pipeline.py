@@ -2,7 +2,7 @@
 
 The whole pipeline runs, `WanImageToVideoPipeline.__call__` with `expand_timesteps`: its image preprocessing, tiny
 autoencoder, mask, timesteps, loop and decoding, around the stock transformer class with our weights.  Left out are the
-text encoder, whose embedding is given, and its noise levels, which are replaced by Wan's (hwm/nn/wan_schedule.py says
+text encoder, whose embedding is given, and its noise levels, which are replaced by Wan's (benchmarks/naive_wan.py says
 why).  Several context latents and states, which it cannot do, are tested in test_wan.py.
 """
 
@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.naive_wan import scheduler
 from hwm.config import RunConfig
 from hwm.model_config import WanConfig
 from hwm.models.build import build_model
-from hwm.models.wan.transformer import scheduler
 from hwm.tokenizers.wan import WanTokenizer
 
 diffusers = pytest.importorskip("diffusers")
@@ -62,7 +62,7 @@ def autoencoder():
 
 def levels(solver):
     """The pipeline's scheduler on the levels that ours is given, with timesteps that are not rounded to whole numbers."""
-    ours = scheduler(solver, num_steps=STEPS, shift=CONFIG.shift, device=torch.device("cpu"))
+    ours = scheduler(solver, num_steps=STEPS, shift=CONFIG.shift)
 
     class OnWansLevels(type(ours)):
         def set_timesteps(self, num_inference_steps=None, device=None, **other):
