@@ -23,9 +23,8 @@ from torch import Tensor
 
 from hwm.contracts import Sampling, TokenWorldModel
 from hwm.safe_load.archives import opened_zip, read_member
-from hwm.safe_load.arrays import parse_npy
+from hwm.safe_load.arrays import parse_npy, parse_png
 from hwm.safe_load.paths import shown
-from hwm.safe_load.pictures import parse_png
 from hwm.safe_load.text import parse_json
 from hwm.work.files import atomic_path
 

@@ -1,13 +1,19 @@
-"""Arrays in .npy files, of one shape and type that the reader knows beforehand; never objects."""
+"""Arrays and pictures of one shape and type that the reader knows beforehand, compared before anything is unpacked.
+
+An .npy file may hold Python objects, which are programs; those are never opened.
+"""
 
 from __future__ import annotations
 
 import io
 import math
+import warnings
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from PIL import Image
 
 from hwm.safe_load.paths import is_file, shown
 
@@ -48,6 +54,32 @@ def parse_npy(content: bytes, *, shape: tuple[int, ...], dtype: np.typing.DTypeL
     return np.frombuffer(content, kind, offset=data.tell()).reshape(shape)
 
 
+def parse_png(content: bytes, *, size: tuple[int, int], where: str) -> np.ndarray:
+    """The pixels of an RGB PNG in memory, uint8 (height, width, 3).
+
+    size: height and width that it must have.  where: begins messages.
+    Raises ValueError for another format, mode or size, an animation, and what is not whole.
+    """
+    expected = f"RGB {size[0]}x{size[1]}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+                if (picture.mode, (picture.height, picture.width)) != ("RGB", tuple(size)):
+                    raise _OtherError(f"expected {expected}, got {picture.mode} {picture.height}x{picture.width}")
+                if getattr(picture, "n_frames", 1) != 1:
+                    raise _OtherError("expected one picture, got an animation")
+                picture.load()
+                return np.asarray(picture)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ValueError(f"{where}: expected {expected}, got a picture of too many pixels") from None
+    except _OtherError as error:
+        raise ValueError(f"{where}: {error}") from None
+    except (OSError, SyntaxError, ValueError, zlib.error, MemoryError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{where}: not a whole PNG ({reason})") from None
+
+
 def _check_header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> None:
     try:
         version = np.lib.format.read_magic(file)
@@ -60,3 +92,7 @@ def _check_header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> No
     if found != (shape, False, dtype):
         order = "Fortran" if found[1] else "C"
         raise ValueError(f"expected {dtype} {shape} in C order, got {shown(found[2])} {shown(found[0])} in {order} order")
+
+
+class _OtherError(Exception):
+    pass

@@ -6,50 +6,47 @@ plain containers and refuses every other name; what is left is then checked agai
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor, bfloat16, float16, float32, strided
+from torch import Tensor
 
-from hwm.safe_load.checkpoints import load_checkpoint
+from hwm.safe_load.archives import check_members, opened_zip
 from hwm.safe_load.paths import hub_folder, inside, is_dir, is_file, shown
-from hwm.safe_load.saved import first_line, unpickle
 from hwm.safe_load.text import parse_json, read_json
-from hwm.safe_load.torchscript import load_torchscript_weights
 
+AGAIN = "cut off, a TorchScript program or another format: fetch it again"
 SHOWN = 3
 """Keys named in a message."""
 MAX_HEADER_BYTES = 32 * 2**20
 MAX_TENSORS = 50_000
-EXACT = (float32, float16, bfloat16)
+EXACT = (torch.float32, torch.float16, torch.bfloat16)
 """Types whose values float32 holds without rounding."""
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Tensors by name, on the CPU: of a .safetensors file, of a .pth or .pt file made by torch.save, of a .jit file, whose
-    program is not run, or of a folder with a distributed checkpoint of tensors.
+    """Tensors by name, on the CPU: of a .safetensors file, or of a .pth or .pt file made by torch.save.
 
     A .pth or .pt may hold the dict itself or a dict with it under "state_dict"; whatever lies beside it is dropped.
     Raises ValueError, naming the file and the remedy, for anything but named dense tensors.
     """
     path = Path(path)
-    if is_file(path / ".metadata"):
-        return load_checkpoint(path)
     if not is_file(path):
         raise ValueError(f"{shown(path)}: no such weight file; give the path of a .safetensors, .pth or .pt file")
     if path.suffix == ".safetensors":
         return load_safetensors(path)
-    if path.suffix == ".jit":
-        return load_torchscript_weights(path)
     if path.suffix not in (".pth", ".pt"):
-        raise ValueError(f"{path}: weight files are .safetensors, .pth, .pt or .jit, not {path.suffix or 'without suffix'}")
-    num_bytes = path.stat().st_size
-    tensors = _tensors_by_name(unpickle(path, where=path, num_bytes=num_bytes), path)
-    if large := [name for name, tensor in tensors.items() if tensor.nbytes > num_bytes]:
+        found = path.suffix or "without suffix"
+        raise ValueError(f"{path}: weight files are .safetensors, .pth or .pt, not {found}; save a model's state_dict()")
+    tensors = _tensors_by_name(_unpickle(path), path)
+    if large := [name for name, tensor in tensors.items() if tensor.nbytes > path.stat().st_size]:
         raise ValueError(f"{path}: {_some(large)} larger than the whole file; save a model's state_dict()")
     return tensors
 
@@ -64,7 +61,7 @@ def load_safetensors(path: str | Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:  # a hostile file can raise anything
-        raise ValueError(f"{path}: not a whole safetensors file ({first_line(error)}); fetch it again") from None
+        raise ValueError(f"{path}: not a whole safetensors file ({_first_line(error)}); fetch it again") from None
 
 
 def check_header(path: Path) -> None:
@@ -124,7 +121,7 @@ def opened_safetensors(path: str | Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({first_line(error)}); fetch it again") from None
+        raise ValueError(f"{path}: not a whole safetensors file ({_first_line(error)}); fetch it again") from None
 
 
 def select(
@@ -159,6 +156,32 @@ def select(
     return {key: state[key].float() for key in shapes}
 
 
+def _unpickle(path: Path) -> object:
+    """What torch's restricted unpickler makes of a file of torch.save: tensors and plain containers.
+
+    A zip is first held against its checksums, and must not unpack to more than it is.
+    """
+    with path.open("rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"
+        file.seek(0)
+        if zipped:
+            with opened_zip(path, where=f"{path}: not a file of tensors made by torch.save", remedy=AGAIN) as archive:
+                check_members(archive, where=path, max_bytes=path.stat().st_size + 2**20)
+            file.seek(0)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # a hostile file can raise anything
+            if name := re.search(r"GLOBAL (\S+)", str(error)):
+                raise ValueError(
+                    f"{path}: refused: it asks for the Python object {shown(name[1])}, so opening it could run code; "
+                    "expected nothing but tensors, get the weights as safetensors or from a source you trust"
+                ) from None
+            reason = _first_line(error)
+            raise ValueError(f"{path}: not a file of tensors made by torch.save ({reason}); it may be {AGAIN}") from None
+
+
 def _tensors_by_name(value: object, path: Path) -> dict[str, Tensor]:
     if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
         value = value["state_dict"]
@@ -167,7 +190,7 @@ def _tensors_by_name(value: object, path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: expected a dict of tensors by name, found {found}; save a model's state_dict()")
     tensors = {}
     for key, tensor in value.items():
-        if not isinstance(key, str) or not isinstance(tensor, Tensor) or tensor.layout is not strided:
+        if not isinstance(key, str) or not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
             raise ValueError(
                 f"{path}: expected dense tensors by name, found {type(tensor).__name__} under {str(key)[:80]!r}; "
                 "save a model's state_dict()"
@@ -179,3 +202,10 @@ def _tensors_by_name(value: object, path: Path) -> dict[str, Tensor]:
 def _some(keys: list[str]) -> str:
     rest = len(keys) - SHOWN
     return ", ".join(shown(key) for key in keys[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _first_line(error: Exception) -> str:
+    """One line of what a library has to say, at most 120 characters."""
+    # What torch's restricted unpickler has to say stands behind its advice to use the unrestricted one.
+    lines = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
+    return lines[0][:120] if lines else type(error).__name__

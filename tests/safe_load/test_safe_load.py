@@ -123,7 +123,7 @@ def test_missing_files_and_other_suffixes_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"none\.pth: no such weight file"):
         load_state_dict(tmp_path / "none.pth")
     (tmp_path / "w.ckpt").touch()
-    with pytest.raises(ValueError, match=r"w\.ckpt: weight files are \.safetensors, \.pth, \.pt or \.jit, not \.ckpt"):
+    with pytest.raises(ValueError, match=r"w\.ckpt: weight files are \.safetensors, \.pth or \.pt, not \.ckpt"):
         load_state_dict(tmp_path / "w.ckpt")
 
 
