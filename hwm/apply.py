@@ -20,8 +20,8 @@ from hwm.data.windows import state_rows
 from hwm.evaluate.baselines import unigram_counts
 from hwm.evaluate.blocks import evaluate
 from hwm.evaluate.networks import Lpips
+from hwm.evaluate.old_report import RESULTS, write_report
 from hwm.evaluate.perceptual import InceptionFeatures, TokenizerFeatures, VideoFeatures
-from hwm.evaluate.report import RESULTS, write_report
 from hwm.evaluate.results import EvaluationResult
 from hwm.predict.rollout import rollout
 from hwm.runs import Run, load_run, open_clips, spread, world_model

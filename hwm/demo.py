@@ -68,7 +68,7 @@ def _say(number: int, what: str) -> None:
 
 
 def _print_outcome(scores: EvaluationResult, out: Path, *, seconds: float) -> None:
-    from hwm.evaluate.table import text_table
+    from hwm.evaluate.old_table import text_table
 
     print()
     print(text_table(scores))

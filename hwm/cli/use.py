@@ -104,7 +104,7 @@ def evaluate(
                 table, page = sampling_table(result), REPORT
             else:
                 from hwm.apply import evaluate_run
-                from hwm.evaluate.table import text_table
+                from hwm.evaluate.old_table import text_table
 
                 scores = evaluate_run(run, video=video, batch_size=batch_size, decode=decode or "mean", **common)
                 table, page = text_table(scores), "report.html"

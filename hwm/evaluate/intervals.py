@@ -26,6 +26,13 @@ class Interval:
         """Whether zero lies outside the interval; False without an interval."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
+    def text(self, digits: int, *, sign: bool = False) -> str:
+        """The mean with its interval: "1.23 [0.90, 1.60]"; a dash where there is no number.  The one way to print it."""
+        form = f"{'+' if sign else ''}.{digits}f"
+        if not math.isfinite(self.mean):
+            return "–"
+        return f"{self.mean:{form}}" + ("" if self.low is None else f" [{self.low:{form}}, {self.high:{form}}]")
+
 
 def interval(
     values: Any, *, groups: Any = None, weights: Any = None, seed: int = 0, level: float = LEVEL

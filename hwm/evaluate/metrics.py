@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -270,22 +270,26 @@ def _as_it_is(value: Tensor) -> Tensor:
     return value
 
 
+Better = Literal["higher", "lower", "one"]
+
+
 @dataclass(frozen=True)
 class Metric:
     """A score of a picture against the truth.
 
     name: as the table of scores has it.  title, unit, digits: how it is shown.  better: which way, or "one" where 1 is best.
     of: uint8 pictures (..., H, W, 3) and their truth to float64 (...); this is what is averaged when clips are pooled.
-    score: from that, also pooled, to the score.
+    score: from that, also pooled, to the score.  about: what a reader of the numbers has to know, in sentences.
     """
 
     name: str
     title: str
     unit: str
     digits: int
-    better: Literal["higher", "lower", "one"]
+    better: Better
     of: Callable[[Tensor, Tensor], Tensor]
     score: Callable[[Tensor], Tensor] = _as_it_is
+    about: str = ""
 
     @property
     def pooled(self) -> str:
@@ -294,9 +298,55 @@ class Metric:
 
 
 METRICS = (
-    Metric("psnr", "PSNR", "dB", 2, "higher", mean_squared_error, psnr_of_mse),
-    Metric("ssim", "SSIM", "", 3, "higher", ssim),
-    Metric("gmsd", "GMSD", "", 3, "lower", gmsd),
-    Metric("sharpness", "sharpness", "", 3, "one", sharpness),
-)
+    Metric("psnr", "PSNR", "dB", 2, "higher", mean_squared_error, psnr_of_mse,
+           f"PSNR is the mean over pictures, of which identical ones count as {PSNR_CAP:g} dB; pooled: of the mean error."),
+    Metric("ssim", "SSIM", "", 3, "higher", ssim, about="SSIM: uniform window of 7x7."),
+    Metric("gmsd", "GMSD", "", 3, "lower", gmsd,
+           about="GMSD: gradient magnitude similarity deviation, lower is better."),
+    Metric("sharpness", "sharpness", "", 3, "one", sharpness,
+           about="Sharpness: gradient energy over the truth's, 1 is as sharp; noise counts as detail."),
+)  # fmt: skip
 """Every score of pictures that an evaluation makes: a new one is a function and a line here."""
+
+
+class Shown(NamedTuple):
+    """How a score is shown, in the words of `Metric`."""
+
+    title: str
+    unit: str = ""
+    digits: int = 3
+    better: Better = "higher"
+    about: str = ""
+
+    @property
+    def head(self) -> str:
+        """Title and unit."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+
+_COMPARED = "A Fréchet distance compares sets of frames: it sees that a copied frame is sharp, not that it is the wrong one."
+OTHERS = {
+    "TFD": Shown("TFD", "", 4, "lower", "TFD is the tokenizer Fréchet distance: the Fréchet distance between the features of "
+                 "the shipped tokenizer's encoder on predicted and on true frames, at every place of every grid. It is not an "
+                 f"FID: the features are of another network, and its values compare with other TFDs only. {_COMPARED}"),
+    "FID": Shown("FID", "", 2, "lower", "FID is the Fréchet distance between the features of the Inception network of the "
+                 "given weight file, every frame by itself. It is biased upwards, the more the fewer frames: published values "
+                 f"use many thousands. {_COMPARED}"),
+    "LPIPS": Shown("LPIPS", "", 4, "lower",
+                   "LPIPS is the learned perceptual distance of two pictures, frame by frame, with the given weight files."),
+    "cross entropy": Shown("cross-entropy", "nats", 3, "lower"),
+    "accuracy": Shown("accuracy"),
+    "coverage": Shown("coverage", "", 4, "higher", "Coverage: share of tokens among the ids kept."),
+}  # fmt: skip
+"""How scores are shown that are no `Metric`: of feature networks and of token distributions."""
+
+
+def shown(name: str) -> Shown:
+    """How the score of this name is shown; one that is told nowhere like the known one that its name begins with."""
+    for m in METRICS:
+        if name in (m.name, m.pooled):
+            return Shown(m.title if name == m.name else f"pooled {m.title}", m.unit, m.digits, m.better, m.about)
+    if name in OTHERS:
+        return OTHERS[name]
+    alike = next((OTHERS[known] for known in OTHERS if name.startswith(known)), Shown(name))
+    return alike._replace(title=name, about="")

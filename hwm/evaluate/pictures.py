@@ -1,65 +1,101 @@
-"""Example clips to look at: side-by-side videos and film strips."""
+"""Example clips to look at: side-by-side videos, film strips, and maps of error and spread."""
 
 from __future__ import annotations
 
 import io
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from hwm.data.video import VideoWriter
-from hwm.evaluate.results import Example
+from hwm.evaluate.scores import Example
 
-PANELS = ("context", "truth", "prediction", "error")
+SEEN, TRUTH = "seen", "truth"
+"""Names of an example's pictures that are no row."""
 PANEL_SIZE = 224
 """Smaller frames are enlarged by a whole factor up to about this many pixels."""
 GAP, STRIP, HOLD = 6, 6, 8
 """Pixels between panels, height of the time bar, and frames for which the last picture stands."""
 FPS = 10
-FULL_ERROR = 64
-"""Mean absolute difference over the channels, of 255, that is shown as white."""
+FULL_SCALE = 64
+"""Levels of 0..255 that are shown brightest in maps of spread and of error."""
+RAMP = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float64)
+"""Five stops of inferno."""
 PAST_COLOR, FUTURE_COLOR, PAPER = (156, 163, 175), (29, 78, 216), (255, 255, 255)
 
 
-def error_picture(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Absolute difference from black over red and yellow to white at `FULL_ERROR`: uint8 (..., H, W, 3)."""
-    difference = np.abs(pred.astype(np.float32) - truth.astype(np.float32)).mean(-1) / FULL_ERROR
-    return (np.clip(np.stack([3 * difference, 3 * difference - 1, 3 * difference - 2], -1), 0, 1) * 255).astype(np.uint8)
+def heat(levels: np.ndarray) -> np.ndarray:
+    """Spread or error (..., H, W) from black, none, over red to pale yellow, `FULL_SCALE` and more: uint8 (..., H, W, 3)."""
+    place = np.clip(levels / FULL_SCALE, 0, 1) * (len(RAMP) - 1)
+    below = np.minimum(place.astype(int), len(RAMP) - 2)
+    part = (place - below)[..., None]
+    return (RAMP[below] * (1 - part) + RAMP[below + 1] * part).round().astype(np.uint8)
 
 
-def comparison_frames(example: Example) -> np.ndarray:
-    """Context | truth | prediction | error over the whole clip, uint8 (F, H, W, 3).
+def error(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Root of the mean squared difference over the channels, float (..., H, W), in the units of the spread."""
+    return np.sqrt(np.square(pred.astype(np.float64) - truth.astype(np.float64)).mean(-1))
 
-    During the context, truth and prediction show it as well and the error is black; then the context stands at its
-    last frame, which is what copying the last frame predicts.  A bar below grows in grey, then in blue.
+
+def rows_of(example: Example) -> list[str]:
+    """The rows whose pictures an example holds."""
+    return [name for name in example.pictures if name not in (SEEN, TRUTH)]
+
+
+def stills(example: Example, headline: str, copy: str) -> dict[str, tuple[np.ndarray, float | None]]:
+    """The last frames by what they are, in the order in which they are shown, with the PSNR of those that have one."""
+    last = {name: frames[-1] for name, frames in example.pictures.items()}
+    found = {"last seen": (last[SEEN], example.psnr.get(copy)), TRUTH: (last[TRUTH], None)}
+    found |= {name: (last[name], example.psnr.get(name)) for name in rows_of(example)}
+    if example.spread is not None:
+        found["spread"] = heat(example.spread), None
+    return found | {"error": (heat(error(last[headline], last[TRUTH])), None)}
+
+
+def comparison(example: Example, headline: str) -> dict[str, np.ndarray]:
+    """Panels over the whole clip, uint8 (F, H, W, 3): the seen frames, the truth, every row, the headline's error.
+
+    While frames are seen, all but the error show them; then the first panel stands at the last of them, which is what
+    copying predicts.
     """
-    context, num_past, num_future = example.context, len(example.context), len(example.truth)
-    stands = np.repeat(context[-1:], num_future, 0)
-    error = error_picture(example.prediction, example.truth)
-    panels = [
-        np.concatenate(parts)
-        for parts in (
-            (context, stands),
-            (context, example.truth),
-            (context, example.prediction),
-            (np.zeros_like(context), error),
-        )
-    ]
-    height, scale = context.shape[1], max(1, PANEL_SIZE // context.shape[1])
-    panels = [panel.repeat(scale, 1).repeat(scale, 2) for panel in panels]
-    gap = np.full((num_past + num_future, height * scale, GAP, 3), PAPER, np.uint8)
-    frames = np.concatenate([part for panel in panels for part in (panel, gap)][:-1], 2)
-    bar = np.full((len(frames), STRIP, frames.shape[2], 3), PAPER, np.uint8)
-    edges = np.linspace(0, frames.shape[2], len(frames) + 1).round().astype(int)
-    for f in range(len(frames)):
-        bar[f, 2:, : edges[min(f + 1, num_past)]] = PAST_COLOR
-        if f >= num_past:
-            bar[f, 2:, edges[num_past] : edges[f + 1]] = FUTURE_COLOR
+    seen, truth = example.pictures[SEEN], example.pictures[TRUTH]
+    found = {SEEN: np.concatenate((seen, np.repeat(seen[-1:], len(truth), 0)))}
+    found |= {name: np.concatenate((seen, example.pictures[name])) for name in (TRUTH, *rows_of(example))}
+    wrong = heat(error(example.pictures[headline], truth))
+    return found | {"error": np.concatenate((np.zeros_like(seen), wrong))}
+
+
+def side_by_side(panels: Iterable[np.ndarray], num_seen: int) -> np.ndarray:
+    """Panels (F, H, W, 3) beside each other, enlarged, over a bar that grows in grey, then in blue; the last picture stands."""
+    shown = list(panels)
+    num_frames, height = shown[0].shape[:2]
+    scale = max(1, PANEL_SIZE // height)
+    gap = np.full((num_frames, height * scale, GAP, 3), PAPER, np.uint8)
+    frames = np.concatenate([part for panel in shown for part in (panel.repeat(scale, 1).repeat(scale, 2), gap)][:-1], 2)
+    bar = np.full((num_frames, STRIP, frames.shape[2], 3), PAPER, np.uint8)
+    edges = np.linspace(0, frames.shape[2], num_frames + 1).round().astype(int)
+    for f in range(num_frames):
+        bar[f, 2:, : edges[min(f + 1, num_seen)]] = PAST_COLOR
+        if f >= num_seen:
+            bar[f, 2:, edges[num_seen] : edges[f + 1]] = FUTURE_COLOR
     frames = np.concatenate([frames, bar], 1)
     frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), constant_values=255)
     return np.concatenate([frames, np.repeat(frames[-1:], HOLD, 0)])
+
+
+def film_strip(example: Example, headline: str, *, num_columns: int = 6) -> dict[str, np.ndarray]:
+    """Named rows of pictures (n, H, W, 3) at the future frames `strip_columns`."""
+    columns, seen = strip_columns(len(example.pictures[TRUTH]), num_columns), example.pictures[SEEN]
+    found = {name: frames[len(seen) :][columns] for name, frames in comparison(example, headline).items()}
+    return {name: found[name] for name in (*list(found)[1:], SEEN)}
+
+
+def strip_columns(num_frames: int, num_columns: int) -> np.ndarray:
+    """Indices of the frames in a film strip, from the first to the last."""
+    return np.unique(np.linspace(0, num_frames - 1, num_columns).round().astype(int))
 
 
 def mp4(frames_FHWC: np.ndarray) -> bytes:
@@ -69,20 +105,6 @@ def mp4(frames_FHWC: np.ndarray) -> bytes:
         with VideoWriter(path, height=frames_FHWC.shape[1], width=frames_FHWC.shape[2], fps=FPS) as writer:
             writer.write(frames_FHWC)
         return path.read_bytes()
-
-
-def film_strip(example: Example, *, num_columns: int = 6) -> dict[str, np.ndarray]:
-    """Named rows of pictures (n, H, W, 3) at the future frames `strip_columns`: truth, prediction, copy, error."""
-    columns = strip_columns(len(example.truth), num_columns)
-    truth, prediction = example.truth[columns], example.prediction[columns]
-    copied = np.repeat(example.context[-1:], len(columns), 0)
-    error = error_picture(prediction, truth)
-    return {"truth": truth, "prediction": prediction, "error": error, "last context frame": copied}
-
-
-def strip_columns(num_frames: int, num_columns: int) -> np.ndarray:
-    """Indices of the frames in a film strip, from the first to the last."""
-    return np.unique(np.linspace(0, num_frames - 1, num_columns).round().astype(int))
 
 
 def jpeg(picture: np.ndarray, quality: int = 90) -> bytes:

@@ -1,228 +1,332 @@
-"""Curves of an evaluation as PNG pictures, drawn from the plain values in results.json."""
+"""Curves, points and bars with their intervals as PNG pictures, in one style: of an evaluation and of experiments."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from hwm.evaluate.results import (
-    AUTOREGRESSIVE,
-    CEILING,
-    COPY_FRAME,
-    COPY_GRID,
-    EXPECTED_CODE,
-    LIKELY_TOKENS,
-    MEAN_OF_CONTEXT,
-    ORIGINAL,
-    PERMUTED,
-    RECONSTRUCTION,
-    SAMPLED_LATENTS,
-    SAMPLED_TOKENS,
-    SCORED_FRAME,
-    STILL_LATENTS,
-    TEACHER_FORCED,
-    ZEROED,
-)
+from hwm.evaluate.intervals import Interval
+from hwm.evaluate.metrics import shown
+from hwm.evaluate.protocols import PROTOCOLS
+from hwm.evaluate.sampling_results import mean_of
+from hwm.evaluate.scores import TOKENS, Scores, frame_span, grid_span
+from hwm.evaluate.table import OF_PICTURES, places, short, verdict_differences
+from hwm.evaluate.tuning import Saturation
 
 Json = dict[str, Any]
+Points = Sequence[tuple[float, Interval]]
 INK, MUTED, GRID = "#1f2328", "#6b7280", "#e5e7eb"
-STYLES: dict[str, Json] = {
-    EXPECTED_CODE: {"color": "#1d4ed8", "linewidth": 2.2},
-    LIKELY_TOKENS: {"color": "#60a5fa", "linewidth": 1.6},
-    SAMPLED_TOKENS: {"color": "#60a5fa", "linewidth": 1.6},
-    STILL_LATENTS: {"color": "#1d4ed8", "linewidth": 2.2},
-    SAMPLED_LATENTS: {"color": "#60a5fa", "linewidth": 1.6},
-    COPY_FRAME: {"color": "#d97706", "linewidth": 1.8},
-    COPY_GRID: {"color": "#d97706", "linewidth": 1.1, "linestyle": ":"},
-    MEAN_OF_CONTEXT: {"color": "#9ca3af", "linewidth": 1.1},
-    ZEROED: {"color": "#be185d", "linewidth": 1.2, "linestyle": "--"},
-    PERMUTED: {"color": "#be185d", "linewidth": 1.2, "linestyle": ":"},
-    CEILING: {"color": "#111827", "linewidth": 1.1, "linestyle": "-."},
-    TEACHER_FORCED: {"color": "#059669", "linewidth": 1.8},
-    AUTOREGRESSIVE: {"color": "#1d4ed8", "linewidth": 1.8},
-    "unigram": {"color": "#9ca3af", "linewidth": 1.2},
+ACCENT, PALE, OTHER, THIRD, FOURTH = "#1d4ed8", "#60a5fa", "#d97706", "#be185d", "#059669"
+CYCLE = (ACCENT, OTHER, FOURTH, THIRD, "#7c3aed", "#0891b2", MUTED, "#84cc16")
+"""Colours of curves that nothing else decides."""
+ROLES: dict[str, tuple[tuple[str, str], ...]] = {
+    "model": ((PALE, "-"), (FOURTH, "-"), ("#7c3aed", "-"), ("#0891b2", "-")),
+    "states": ((THIRD, "--"), (THIRD, ":")),
+    "baseline": ((OTHER, "-"), (OTHER, ":"), ("#9ca3af", "-"), ("#9ca3af", "--")),
+    "ceiling": (("#111827", "-."),),
 }
-TITLES = {RECONSTRUCTION: "against the tokenizer's reconstruction", ORIGINAL: "against the recorded video"}
-MODEL_ROWS = {EXPECTED_CODE, LIKELY_TOKENS, SAMPLED_TOKENS, STILL_LATENTS, SAMPLED_LATENTS}
-BANDS = MODEL_ROWS | {COPY_FRAME, TEACHER_FORCED, AUTOREGRESSIVE}
-"""Rows whose interval is shaded; more would hide each other."""
+"""Colour and dashes of the rows of an evaluation by their role; the headline is drawn in `ACCENT`."""
+NEARLY_PERFECT = 60
+"""dB above which a row would squeeze all others, and is left out of a plot."""
 
 
-def horizon_plot(result: Json, score: str, label: str) -> bytes:
-    """A score over the future frames, one panel a reference.  score: "psnr" or "ssim"."""
-    references = result["settings"]["references"]
-    figure, panels = new_figure(len(references), height=3.6, share=False)
-    for panel, reference in zip(panels, references):
-        rows = [row for row in result["pixels"] if row["reference"] == reference]
-        shown = [row for row in rows if row["name"] != CEILING or score != "psnr" or row["psnr_mean"]["mean"] < 60]
-        for row in shown:
-            _curve(panel, row["name"], row[f"{score}_per_frame"])
-        title(panel, TITLES[reference])
-        panel.set_xlabel("frames into the future")
-        panel.set_ylabel(label)
-        panel.set_xlim(1, result["settings"]["future_frames"])
-        # Early frames of a still scene are near perfect; they would squeeze the horizon that is scored.
-        if score == "psnr":
-            means = [v["mean"] for row in shown for v in row["psnr_per_frame"]]
-            panel.set_ylim(min(means) - 1, min(max(means), 45) + 1)
-    legend_below(figure, panels)
-    return png(figure)
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes: curves of points with a band, or rows of points (or bars) with a bar of error, or columns.
+
+    curves: by label; a band is drawn where `styles` says so or there is no style.  rows: the first on top.
+    levels: straight lines by label, across the panel for curves, upright for rows; a nameless one starts with "_".
+    marks: words at the points of a curve, by its label.  columns: heights from x = 0 on.
+    limits: of the axis of values; None: as the numbers need.
+    """
+
+    title: str = ""
+    x: str = ""
+    y: str = ""
+    curves: Mapping[str, Points] = field(default_factory=dict)
+    rows: Sequence[tuple[str, Interval]] = ()
+    bars: bool = False
+    columns: Sequence[float] = ()
+    levels: Mapping[str, float] = field(default_factory=dict)
+    marks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    log: bool = False
+    ticks: Sequence[float] = ()
+    limits: tuple[float | None, float | None] = (None, None)
 
 
-def grid_plot(result: Json) -> bytes:
-    """Cross-entropy and accuracy of every future grid."""
-    figure, panels = new_figure(2, height=3.2)
-    for panel, score, label in zip(panels, ("cross_entropy", "accuracy"), ("cross-entropy, nats", "accuracy")):
-        for row in result["tokens"]:
-            if row[f"{score}_per_grid"] is not None:
-                _curve(panel, row["name"], row[f"{score}_per_grid"], marker="o", markersize=3.5)
-        panel.set_xlabel("future grid")
-        panel.set_ylabel(label)
-        panel.set_xticks(range(1, result["settings"]["future_grids"] + 1))
-    legend_below(figure, panels)
-    return png(figure)
+def draw(panels: Sequence[Panel], styles: Mapping[str, Json] | None = None, *, across: int = 2, height: float = 3.4) -> bytes:
+    """All panels in one picture, PNG; the same bytes for the same panels.
 
-
-def difference_plot(result: Json) -> bytes:
-    """Paired differences of the headline row to every other, with intervals: right of zero is better."""
-    frames, span = result["settings"]["future_frames"], result["settings"]["headline_span"]
-    where = f"frame {frames}" if span == SCORED_FRAME else f"frames 1–{frames}"
-    figure, panels = new_figure(len(result["settings"]["references"]), height=2.5, share=True)
-    for panel, reference in zip(panels, result["settings"]["references"]):
-        wanted = ("psnr", reference, span)
-        rows = [d for d in result["differences"] if (d["metric"], d["reference"], d["span"]) == wanted][::-1]
-        _points(panel, [(row["second"], row["difference"]) for row in rows])
-        panel.axvline(0, color=INK, linewidth=0.9, zorder=1)
-        panel.set_xlabel(f"{result['headline']} minus the row, dB")
-        title(panel, f"{where}, {TITLES[reference]}")
-    figure.tight_layout()
-    return png(figure)
-
-
-def perceptual_plot(result: Json) -> bytes:
-    """Distances of every row to the truth as networks see it, one panel a metric: left is better."""
-    metrics = result["settings"]["perceptual"]
-    figure, panels = new_figure(len(metrics), height=2.6, share=True)
-    for panel, metric in zip(panels, metrics):
-        _points(panel, [(r["name"], r["all_frames"]) for r in result["perceptual"] if r["metric"] == metric][::-1])
-        panel.set_xlim(left=min(0, panel.get_xlim()[0]))
-        panel.set_xlabel(f"{metric}, lower is better")
-    figure.tight_layout()
-    return png(figure)
-
-
-def training_plot(records: list[Json]) -> bytes | None:
-    """Training loss beside validation, by the names that the families log; None where nothing was logged."""
-    panels_wanted = [
-        (
-            "cross-entropy, nats",
-            [
-                ("loss", "training"),
-                ("val/ce_masked", "validation"),
-                ("val/ce_teacher", TEACHER_FORCED),
-                ("val/ce_auto", AUTOREGRESSIVE),
-            ],
-        ),
-        (
-            "accuracy",
-            [
-                ("accuracy", "training"),
-                ("val/accuracy", "validation"),
-                ("val/accuracy_teacher", TEACHER_FORCED),
-                ("val/accuracy_auto", AUTOREGRESSIVE),
-            ],
-        ),
-    ]
-    if any("flow_mse" in r or "val/flow_mse" in r for r in records):
-        panels_wanted = [
-            ("squared error of the velocity", [("flow_mse", "training"), ("val/flow_mse", "validation")]),
-            ("squared error of the latents", [("val/latent_mse", "validation"), ("val/latent_mse_copy", COPY_GRID)]),
-        ]
-    panels_wanted = [p for p in panels_wanted if any(r.get(key) is not None for r in records for key, _ in p[1])]
-    if not panels_wanted:
-        return None
-    figure, panels = new_figure(len(panels_wanted), height=3.2)
-    for panel, (label, series) in zip(panels, panels_wanted):
-        for key, name in series:
-            points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
-            if points:
-                plain = {"color": "#1d4ed8", "linewidth": 1.8} if name == "validation" else {"color": "#9ca3af", "linewidth": 1.0}
-                style, shown = STYLES.get(name, plain), name.replace("model", "validation")
-                panel.plot(*zip(*points), label=shown, marker="o" if len(points) < 30 else "", markersize=3, **style)
-        panel.set_xlabel("step")
-        panel.set_ylabel(label)
-    legend_below(figure, panels)
-    return png(figure)
-
-
-def new_figure(num_panels: int, *, height: float, share: bool = False) -> tuple[Any, Any]:
-    """A figure in the style of the reports and its panels.  height: inches.  Raises ValueError without matplotlib."""
+    styles: what matplotlib draws a label with, and "band".  across: panels beside each other.  height: inches of a line of them.
+    Raises ValueError without matplotlib.
+    """
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError:
         raise ValueError("the report needs matplotlib: pip install 'humanoid-world-models[report]'") from None
-    style: Any = {
-        "font.size": 9,
-        "axes.edgecolor": MUTED,
-        "axes.labelcolor": INK,
-        "axes.axisbelow": True,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.color": GRID,
-        "xtick.color": MUTED,
-        "ytick.color": MUTED,
-    }
-    with rc_context(style):
-        figure = Figure(figsize=(9.2 if num_panels > 1 else 5.6, height), dpi=170)
-        panels = figure.subplots(1, num_panels, squeeze=False, sharey=share)[0]
-    return figure, panels
-
-
-def title(panel: Any, text: str) -> None:
-    """Title of a panel."""
-    panel.set_title(text, loc="left", fontsize=9.5, color=INK)
-
-
-def _points(panel: Any, rows: list[tuple[str, Json]]) -> None:
-    """A point with its interval for every row, the first row lowest."""
-    for y, (name, value) in enumerate(rows):
-        color = STYLES[name]["color"]
-        if value["low"] is not None:
-            panel.plot([value["low"], value["high"]], [y, y], color=color, linewidth=2.4, solid_capstyle="butt")
-        panel.plot([value["mean"]], [y], "o", color=color, markersize=6)
-    panel.set_yticks(range(len(rows)), [name for name, _ in rows])
-    panel.set_ylim(-0.6, len(rows) - 0.4)
-    panel.grid(axis="y", visible=False)
-
-
-def _curve(panel: Any, name: str, values: list[Json], **more: Any) -> None:
-    x, style = range(1, len(values) + 1), STYLES[name]
-    panel.plot(x, [v["mean"] for v in values], label=name, **style, **more)
-    if name in BANDS and values[0]["low"] is not None:
-        low, high = [v["low"] for v in values], [v["high"] for v in values]
-        panel.fill_between(x, low, high, color=style["color"], alpha=0.12, linewidth=0)
-
-
-def legend_below(figure: Any, panels: Iterable[Any]) -> None:
-    """One legend of all panels below them, each name once."""
-    entries: dict[str, Any] = {}
-    for panel in panels:
-        for handle, name in zip(*panel.get_legend_handles_labels()):
-            entries.setdefault(name, handle)
-    width, height = figure.get_size_inches()
-    columns = max(1, int(width / 2))  # an entry is at most about two inches wide
-    rows = -(-len(entries) // columns)
-    figure.tight_layout(rect=(0, 0.22 * rows / height + 0.01, 1, 1))
-    figure.legend(
-        entries.values(), entries.keys(), loc="lower center", ncols=columns, frameon=False, fontsize=8.5, labelcolor=INK
-    )
-
-
-def png(figure: Any) -> bytes:
-    """The figure as PNG, the same bytes for the same figure."""
+    look: Any = {"font.size": 9, "axes.edgecolor": MUTED, "axes.labelcolor": INK, "axes.axisbelow": True, "grid.color": GRID}
+    look |= {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "xtick.color": MUTED, "ytick.color": MUTED}
+    columns = min(across, len(panels))
+    lines = -(-len(panels) // columns)
+    with rc_context(look):
+        figure = Figure(figsize=(9.2 if columns > 1 else 5.6, height * lines), dpi=170)
+        axes = figure.subplots(lines, columns, squeeze=False).flatten()
+    labels = list(dict.fromkeys(label for panel in panels for label in panel.curves))
+    known = {label: {"color": CYCLE[i % len(CYCLE)], "linewidth": 1.8, "band": True} for i, label in enumerate(labels)}
+    known |= styles or {}
+    for axis in axes[len(panels) :]:
+        axis.remove()
+    for number, (panel, axis) in enumerate(zip(panels, axes)):
+        _curves(axis, panel, known)
+        _rows(axis, panel, known, labelled=number % columns == 0 or panel.bars or panel.rows != panels[number - 1].rows)
+        if panel.columns:
+            axis.bar(range(len(panel.columns)), panel.columns, color=ACCENT, width=0.85)
+        axis.set_title(panel.title, loc="left", fontsize=9.5, color=INK)
+        axis.set_xlabel(panel.x)
+        axis.set_ylabel(panel.y)
+        if panel.log:
+            axis.set_xscale("log")
+            axis.minorticks_off()
+        if panel.ticks:
+            axis.set_xticks(panel.ticks, [f"{tick:g}" for tick in panel.ticks])
+        (axis.set_xlim if panel.rows else axis.set_ylim)(*panel.limits)
+    _legend_below(figure, axes[: len(panels)])
     data = io.BytesIO()
     figure.savefig(data, format="png", facecolor="white", metadata={"Software": None})
     return data.getvalue()
+
+
+def _curves(axis: Any, panel: Panel, styles: Mapping[str, Json]) -> None:
+    for label, points in panel.curves.items():
+        style = dict(styles[label])
+        band, x = style.pop("band", False), [place for place, _ in points]
+        few = {"marker": "o", "markersize": 3.5} if len(points) < 9 else {}
+        axis.plot(x, [value.mean for _, value in points], label=label, **(few | style))
+        if band and all(value.low is not None for _, value in points):
+            low, high = [value.low for _, value in points], [value.high for _, value in points]
+            axis.fill_between(x, low, high, color=style["color"], alpha=0.12, linewidth=0)
+        for words, (place, value) in zip(panel.marks.get(label, ()), points):
+            offset = {"textcoords": "offset points", "xytext": (5, 3)}
+            axis.annotate(words, (place, value.mean), fontsize=7.5, color=MUTED, **offset)
+    straight = axis.axvline if panel.rows else axis.axhline
+    for i, (label, level) in enumerate(panel.levels.items()):
+        plain = {"color": MUTED, "linewidth": 1.2, "linestyle": ("--", ":")[i % 2]}
+        look = styles.get(label, {"color": INK, "linewidth": 1} if label.startswith("_") else plain)
+        line = {key: look[key] for key in ("color", "linewidth", "linestyle") if look.get(key)}
+        straight(level, label=label, zorder=1, **line)
+
+
+def _rows(axis: Any, panel: Panel, styles: Mapping[str, Json], *, labelled: bool) -> None:
+    if not panel.rows:
+        return
+    for place, (name, value) in enumerate(panel.rows):
+        colour = styles.get(name, {"color": ACCENT})["color"]
+        if panel.bars:
+            axis.barh(place, value.mean, color=colour, height=0.62)
+            axis.annotate(f"{value.mean:.2f}", (1.02, place), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+        if value.low is not None:
+            bar = {"color": INK, "linewidth": 1} if panel.bars else {"color": colour, "linewidth": 2.4}
+            axis.plot([value.low, value.high], [place] * 2, solid_capstyle="butt", **bar)
+        if not panel.bars:
+            axis.plot(value.mean, place, "o", color=colour, markersize=6)
+    axis.set_yticks(range(len(panel.rows)), [name if labelled else "" for name, _ in panel.rows])
+    axis.set_ylim(len(panel.rows) - 0.4, -0.6)
+    axis.grid(axis="y", visible=False)
+
+
+def _legend_below(figure: Any, axes: Iterable[Any]) -> None:
+    """One legend of all panels below them, each name once."""
+    entries: dict[str, Any] = {}
+    for axis in axes:
+        for handle, name in zip(*axis.get_legend_handles_labels()):
+            entries.setdefault(name, handle)
+    width, height = figure.get_size_inches()
+    columns = max(1, int(width / 2.2))  # an entry is at most about two inches wide
+    rows = -(-len(entries) // columns)
+    figure.tight_layout(rect=(0, 0.22 * rows / height + 0.01 * bool(rows), 1, 1))
+    if entries:
+        place = {"loc": "lower center", "ncols": columns, "frameon": False, "fontsize": 8.5, "labelcolor": INK}
+        figure.legend(entries.values(), entries.keys(), **place)
+
+
+def row_styles(scores: Scores) -> dict[str, Json]:
+    """How the rows of an evaluation are drawn: by their role, the headline above all."""
+    found: dict[str, Json] = {}
+    copy = scores.settings["copy"]
+    for role, looks in ROLES.items():
+        own = [row.name for row in scores.rows if row.role == role and row.name != scores.headline]
+        own.sort(key=lambda name: name != copy)
+        for name, (colour, dashes) in zip(own, itertools.cycle(looks)):
+            width = 1.8 if role == "model" or name == copy else 1.2
+            found[name] = {"color": colour, "linestyle": dashes, "linewidth": width, "band": name == copy}
+    found[scores.headline] = {"color": ACCENT, "linewidth": 2.2, "band": True}
+    return found
+
+
+def over(scores: Scores, metric: str, reference: str, span: Callable[[int], str]) -> dict[str, list[tuple[float, Interval]]]:
+    """Every row's scores over frames or grids.  span: gives the span of a number, `frame_span` or `grid_span`."""
+    ends = max(scores.settings.get("future_frames", 0), scores.settings.get("future_grids", 0)) + 1
+    numbers = {span(k): float(k) for k in range(1, ends)}
+    found: dict[str, list[tuple[float, Interval]]] = {}
+    for score in scores.select(metric=metric, reference=reference):
+        if score.span in numbers and math.isfinite(score.value.mean):
+            found.setdefault(score.row, []).append((numbers[score.span], score.value))
+    return {row: points for row, points in found.items() if len(points) > 1}
+
+
+def frames_plot(scores: Scores) -> bytes | None:
+    """Every score of pictures over the future frames, one panel a reference; None for a single frame."""
+    panels = []
+    references = list(dict.fromkeys(score.reference for score in scores.scores if score.reference != TOKENS))
+    for metric in OF_PICTURES:
+        for reference in references:
+            look, curves = shown(metric), over(scores, metric, reference, frame_span)
+            limits: tuple[float | None, float | None] = (None, None)
+            if look.unit == "dB" and curves:
+                curves = {row: own for row, own in curves.items() if max(v.mean for _, v in own) < NEARLY_PERFECT} or curves
+                means = [value.mean for own in curves.values() for _, value in own]
+                # Early frames of a still scene are near perfect; they would squeeze those that are scored.
+                limits = min(means) - 1, min(max(means), 45) + 1
+            if curves:
+                panels.append(Panel(f"against {short(reference)}", "frames into the future", look.head, curves, limits=limits))
+    return draw(panels, row_styles(scores)) if panels else None
+
+
+def grids_plot(scores: Scores) -> bytes | None:
+    """Scores of token distributions over the future grids; None for a single grid."""
+    panels = []
+    for metric in dict.fromkeys(score.metric for score in scores.select(reference=TOKENS)):
+        if curves := over(scores, metric, TOKENS, grid_span):
+            ticks = [place for place, _ in next(iter(curves.values()))]
+            panels.append(Panel("", "future grid", shown(metric).head, curves, ticks=ticks))
+    return draw(panels, row_styles(scores), height=3.2) if panels else None
+
+
+def differences_plot(scores: Scores) -> bytes | None:
+    """Paired differences in PSNR over the span of the verdict, one panel a reference: right of zero the first is better."""
+    wanted, panels, styles = {(d.metric, d.span) for d in verdict_differences(scores)}, [], row_styles(scores)
+    for reference in dict.fromkeys(d.reference for d in scores.differences):
+        own = [d for d in scores.differences if (d.metric, d.span) in wanted and d.reference == reference]
+        rows = []
+        for d in own:
+            name = d.second if d.first == scores.headline else f"{d.first} − {d.second}"
+            styles[name] = styles.get(d.second, {"color": MUTED})
+            rows.append((name, d.value))
+        title = f"{places(PROTOCOLS[scores.protocol], scores.settings['span'])}, against {short(reference)}"
+        if rows:
+            panels.append(Panel(title, f"{scores.headline} minus the row, dB", rows=rows, levels={"_zero": 0}))
+    return draw(panels, styles, height=0.25 * max(len(p.rows) for p in panels) + 1.1) if panels else None
+
+
+def networks_plot(scores: Scores) -> bytes | None:
+    """Distances of every row to the truth as networks see it, one panel a network: left is better."""
+    panels = []
+    for metric in scores.settings["perceptual"]:
+        wide = [s for s in scores.select(metric=metric) if s.row in scores.names("model", "states", "baseline", "ceiling")]
+        rows = [(s.row, s.value) for s in wide if (s.reference, s.span) == (wide[0].reference, wide[0].span)]
+        if rows:
+            panels.append(Panel("", f"{metric}, lower is better", rows=rows, limits=(0, None)))
+    return draw(panels, row_styles(scores), height=0.25 * max(len(p.rows) for p in panels) + 1) if panels else None
+
+
+def ensemble_plot(scores: Scores) -> bytes | None:
+    """PSNR of the mean against its number of members with the fitted saturation, and against its sharpness; None for one size."""
+    sizes, fit, copy = scores.settings["ensembles"], scores.facts.get("saturation"), scores.settings["copy"]
+    if len(sizes) < 2:
+        return None
+    (psnr, pooled), sharp, means = OF_PICTURES[:2], "sharpness", [mean_of(n) for n in sizes]
+    label, alike, limit = "mean of N samples", "the same, pooled over clips", "limit of the fit"
+    left: dict[str, Points] = {label: [(n, scores.of(row, psnr)) for n, row in zip(sizes, means)]}
+    left[alike] = [(n, scores.of(row, pooled)) for n, row in zip(sizes, means)]
+    styles = row_styles(scores) | {
+        label: {"color": ACCENT, "linewidth": 1.8, "marker": "o", "markersize": 4, "band": True},
+        alike: {"color": MUTED, "linestyle": "", "marker": "o", "markersize": 3.5},
+        limit: {"color": MUTED, "linewidth": 1, "linestyle": "--"},
+    }
+    levels = {copy: scores.of(copy, psnr).mean}
+    if fit is not None:
+        fine = [sizes[0] * (sizes[-1] / sizes[0]) ** (i / 60) for i in range(61)]
+        name = "fit: pooled error = floor + variance / N"
+        saturation = Saturation(fit["floor"], fit["variance"])
+        left[name] = [(n, Interval(saturation.psnr_at(n), None, None)) for n in fine]
+        styles[name] = {"color": MUTED, "linewidth": 1, "marker": ""}
+        levels |= {} if fit["clipped"] else {limit: fit["psnr_limit"]}
+
+    def place(row: str) -> tuple[float, Interval]:
+        return scores.of(row, sharp).mean, Interval(scores.of(row, psnr).mean, None, None)
+
+    right: dict[str, Points] = {label: [place(row) for row in means]}
+    others = [row for row in scores.names("model") if row not in means and scores.select(row=row, metric=sharp)]
+    for row, marker in zip([*others, copy], [*"^DsPvX*"[: len(others)], "o"]):
+        right[row] = [place(row)]
+        styles[row] = {"color": OTHER if row == copy else THIRD, "linestyle": "", "marker": marker, "markersize": 6}
+    styles[copy]["linewidth"] = 1.4
+    head, marks = shown(psnr).head, {label: [str(n) for n in sizes]}
+    averaged = Panel("PSNR against samples averaged", "samples averaged", head, left, levels=levels, log=True, ticks=sizes)
+    x = "gradient energy over the truth's (1: as sharp)"
+    return draw([averaged, Panel("PSNR against sharpness", x, head, right, marks=marks)], styles, height=3.7)
+
+
+def calibration_plot(found: Json) -> bytes:
+    """Predicted against real error, error left when the most uncertain pixels are removed, and ranks of the truth."""
+
+    def line(x: Sequence[float], y: Sequence[float]) -> Points:
+        return [(a, Interval(b, None, None)) for a, b in zip(x, y)]
+
+    top, removed = 1.05 * max(*found["predicted"], 1), [100 * share for share in found["fractions"]]
+    dashed = {"color": MUTED, "linewidth": 1, "linestyle": "--", "marker": ""}
+    styles: dict[str, Json] = {
+        "calibrated": dashed,
+        "ensemble": {"color": ACCENT, "marker": "o", "markersize": 3.5},
+        "any pixels removed": dashed,
+        "most uncertain removed": {"color": ACCENT, "linewidth": 2},
+        "most wrong removed": {"color": INK, "linewidth": 1, "linestyle": ":"},
+    }
+    spread = {"calibrated": line([0, top], [0, top]), "ensemble": line(found["predicted"], found["rmse"])}
+    keys = zip(list(styles)[2:], ("random", "sparsification", "oracle"))
+    rest = {label: line(removed, [value**0.5 for value in found[key]]) for label, key in keys}
+    ranks = [100 * share for share in found["ranks"]]
+    ticks = sorted({round(i * (len(ranks) - 1) / 5) for i in range(6)})
+    even = {"_even": 100 / len(ranks)}
+    panels = [
+        Panel("reliability", "error that the spread predicts, levels", "real error, levels", spread, limits=(0, None)),
+        Panel("sparsification", "pixels removed, %", "error of the rest, levels", rest, limits=(0, None)),
+        Panel("rank of the truth", "samples below the truth", "pixels, %", columns=ranks, levels=even, ticks=ticks),
+    ]
+    return draw(panels, styles, across=3, height=3.2)
+
+
+TRAINING = {
+    "ce": ("cross-entropy, nats", "loss"),
+    "accuracy": ("accuracy", "accuracy"),
+    "flow": ("squared error of the velocity", "flow_mse"),
+    "latent": ("squared error of the latents", ""),
+}
+"""By the first word of the name of a validation score: what it measures, and the score of training steps beside it."""
+SERIES = {"teacher": "teacher-forced", "auto": "autoregressive", "copy": "copying"}
+"""By the last word of its name: which validation it is."""
+
+
+def training_plot(records: Sequence[Json]) -> bytes | None:
+    """Validation scores beside those of training, by the names that families log; None where nothing was logged."""
+    names = list(dict.fromkeys(key for record in records for key, value in record.items() if value is not None))
+    first = {key: key.removeprefix("val/").partition("_")[0] for key in names if key.startswith("val/")}
+    logged = {group for group, (_, key) in TRAINING.items() if key in names and key != "loss"}
+    groups = [group for group in dict.fromkeys([*TRAINING, *first.values()]) if group in {*first.values(), *logged}]
+    panels, styles = [], {"training": {"color": "#9ca3af", "linewidth": 1.0}, "validation": {"color": ACCENT, "linewidth": 1.8}}
+    styles |= {"teacher-forced": {"color": FOURTH, "linewidth": 1.8}, "autoregressive": styles["validation"]}
+    styles |= {"copying": {"color": OTHER, "linewidth": 1.8}}
+    for group in groups:
+        label, key = TRAINING.get(group, (group, group))
+        own = {SERIES.get(name.rpartition("_")[2], "validation"): name for name, word in first.items() if word == group}
+        curves = {
+            series: [(r["step"], Interval(r[name], None, None)) for r in records if r.get(name) is not None]
+            for series, name in ({"training": key} | own).items()
+        }
+        panels.append(Panel("", "step", label, {series: points for series, points in curves.items() if points}))
+    return draw(panels, styles, height=3.2) if panels else None

@@ -1,37 +1,48 @@
-"""results.json and report.html of an evaluation: one file with curves, tables and videos, readable anywhere.
+"""The results of an evaluation as JSON and as one page with curves, tables and videos, readable anywhere.
 
-The page is made from results.json alone, plus the pictures; it loads nothing and runs no script.
+The page is made from the table of scores and the pictures; it loads nothing and runs no script.  It names no metric and no
+row, so that new ones appear by themselves.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import platform
 import shlex
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import jinja2
 import torch
 
 import hwm
-from hwm.evaluate import page, sections
-from hwm.evaluate.page import Json
-from hwm.evaluate.results import EvaluationResult, Example
-from hwm.evaluate.table import cost_rows, verdict
+from hwm.evaluate import pictures, plots, table
+from hwm.evaluate.metrics import METRICS, shown
+from hwm.evaluate.protocols import Protocol
+from hwm.evaluate.scores import ALL, ALL_GRIDS, LAST, TOKENS, Example, Scores
+from hwm.evaluate.table import text_table, verdict
 from hwm.safe_load.paths import is_file
 from hwm.safe_load.text import read_json_lines, read_toml
 from hwm.work.files import atomic_path
 
-RESULTS = "results.json"
+__all__ = ["render", "text_table", "verdict", "write_report"]
+
+Json = dict[str, Any]
+TEMPLATES = Path(hwm.__file__).parent
 MAX_TRAINING_POINTS = 400
 """Training records kept for the curves; more cannot be told apart."""
+PLOT_SCALE = 0.65
+"""Pixels of the page a pixel of a plot: the widest plot then fills the page."""
 
 
 def write_report(
-    out: str | Path, result: EvaluationResult, *, run_folder: str | Path | None = None, command: str = ""
+    out: str | Path, scores: Scores, *, protocol: Protocol, run_folder: str | Path | None = None, command: str = ""
 ) -> Path:
-    """Write `out`/results.json and `out`/report.html and return the page's path.
+    """Write the results and the page of `protocol` into `out` and return the page's path.
 
     run_folder: a run, whose config.toml and metrics.jsonl give the configuration and the training curves.
     command: what was called; default: the command line of this process.
@@ -39,24 +50,23 @@ def write_report(
     """
     out = Path(out)
     config, training = read_run(Path(run_folder)) if run_folder is not None else ({}, [])
+    copy = scores.settings["copy"]
     record = {
-        "verdict": verdict(result),
-        **result.to_json(),
+        "verdict": verdict(scores),
+        **scores.to_json(),
         "training": training,
         "config": config,
         "command": command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": environment(),
-        "examples": [
-            {"clip": e.clip, "psnr": e.psnr, "psnr_copy": e.psnr_copy, "gain": e.psnr - e.psnr_copy} for e in result.examples
-        ],
+        "examples": [{"clip": e.clip, "psnr": e.psnr, "gain": e.psnr[scores.headline] - e.psnr[copy]} for e in scores.examples],
     }
-    markup = render(record, result.examples, [] if result.cost is None else cost_rows(result.cost))
     # The JSON last: where it is, the page is.
-    for name, text in (("report.html", markup), (RESULTS, json.dumps(record, indent=1, allow_nan=False) + "\n")):
+    results = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    for name, text in ((protocol.report, page(scores, protocol, record)), (protocol.results, results)):
         with atomic_path(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    return out / "report.html"
+    return out / protocol.report
 
 
 def environment() -> dict[str, str]:
@@ -71,23 +81,6 @@ def environment() -> dict[str, str]:
     }
 
 
-def render(record: Json, examples: list[Example], costs: list[tuple[str, str]]) -> str:
-    """The page as one string of HTML.  costs: what a prediction costs, in words."""
-    recipe = record["config"].get("recipe", "")
-    parts = [
-        sections.header(record, recipe),
-        sections.predictions(examples),
-        sections.horizon(record),
-        sections.differences(record),
-        sections.perceptual(record),
-        sections.tokens(record),
-        sections.cost(costs),
-        sections.training(record),
-        sections.method(record),
-    ]
-    return page.document(f"hwm evaluation {recipe}".strip(), parts)
-
-
 def read_run(folder: Path) -> tuple[Json, list[Json]]:
     """The configuration and a thinned training trace of a run folder; lines that a kill tore are skipped."""
     config = read_toml(folder / "config.toml") if is_file(folder / "config.toml") else {}
@@ -97,3 +90,157 @@ def read_run(folder: Path) -> tuple[Json, list[Json]]:
     plain = [r for r in records if r not in scored]
     step = max(1, -(-len(plain) // MAX_TRAINING_POINTS))
     return config, sorted(plain[::step] + scored, key=lambda r: r["step"])
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from one of the package's templates, as "evaluate/report.html.j2"; every text is escaped, every name needed."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters["uri"] = lambda data, kind: f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    environment.filters["width"] = lambda png: round(int.from_bytes(png[16:20], "big") * PLOT_SCALE)
+    return environment.get_template(template).render(**values)
+
+
+def page(scores: Scores, protocol: Protocol, record: Json) -> str:
+    """The page as one string of HTML.  record: what results.json holds."""
+    recipe, moving, span = record["config"].get("recipe", ""), len(protocol.scored) > 1, scores.settings["span"]
+    calibration = scores.facts.get("calibration")
+    metrics = list(dict.fromkeys(score.metric for score in scores.scores))
+    found = dict.fromkeys((s.reference, s.span) for s in scores.scores if s.metric in table.OF_PICTURES)
+    tables = {s: [table.pictures_table(scores, reference, s) for reference, own in found if own == s] for s in (span, LAST, ALL)}
+    return render(
+        "evaluate/report.html.j2",
+        title=f"hwm {protocol.title} {recipe}".strip(),
+        kicker=" · ".join(filter(None, ["Evaluation", protocol.title, recipe])),
+        scores=scores,
+        settings=scores.settings,
+        record=record,
+        references={reference for reference, _ in found},
+        full_scale=pictures.FULL_SCALE,
+        tiles=list(_tiles(scores, protocol)),
+        videos=[_video(example, scores) for example in scores.examples] if moving else [],
+        strip=_strip(scores) if moving and scores.examples else None,
+        stills=[] if moving else [_stills(example, scores) for example in scores.examples],
+        tables=tables.pop(span),
+        other_tables=[t for others in tables.values() for t in others],
+        differences=table.differences_table(scores, scores.differences, "paired differences over clips"),
+        networks=table.networks_tables(scores),
+        tokens=table.tokens_tables(scores),
+        of_pictures=dict.fromkeys(shown(metric).about for metric in metrics if metric in table.OF_PICTURES),
+        of_networks=dict.fromkeys(shown(metric).about for metric in scores.settings["perceptual"]),
+        notes=dict.fromkeys(f"{s.metric}: {s.note}." for s in scores.scores if s.note and s.reference != TOKENS),
+        plots={
+            "frames": plots.frames_plot(scores),
+            "differences": plots.differences_plot(scores),
+            "networks": plots.networks_plot(scores),
+            "grids": plots.grids_plot(scores),
+            "ensemble": plots.ensemble_plot(scores),
+            "calibration": None if calibration is None else plots.calibration_plot(calibration),
+            "training": plots.training_plot(record["training"]),
+        },
+        calibration=None if calibration is None else _calibration(calibration),
+        cost={} if scores.cost is None else {row[0]: row[1] for row in table.cost_table(scores.cost).rows},
+        method=_method(scores, protocol, record),
+    )
+
+
+def _tiles(scores: Scores, protocol: Protocol) -> Iterator[tuple[str, str, str]]:
+    """Title, number and small print of the numbers behind the verdict."""
+    s, (first, *rest), headline = scores.settings, METRICS, scores.headline
+    copy, own, copied = s["copy"], scores.of(headline, first.name).mean, scores.of(s["copy"], first.name).mean
+
+    def against(title: str, one: str, other: str) -> tuple[str, str, str]:
+        found = scores.difference(one, other).value
+        interval = "" if found.low is None else f"{found.low:.2f} to {found.high:.2f}"
+        return title, f"{found.mean:+.2f} dB", interval
+
+    yield f"PSNR, {table.places(protocol, s['span'])}", f"{own:.2f} dB", f"copying {copied:.2f} dB"
+    yield against("over copying", headline, copy)
+    yield against("over permuted states", s["control"], s["permuted"])
+    if single := table.one_sample(scores):
+        yield against(f"over {single}", headline, single)
+    for metric in [m.name for m in rest if m.better == "one"] + list(s["perceptual"]):
+        look, found = shown(metric), {x.row: x.value.mean for x in scores.select(metric=metric)[::-1] if x.span in (LAST, ALL)}
+        way = "truth: 1" if look.better == "one" else f"{look.better} is better"
+        if headline in found and copy in found:
+            yield f"{look.title} ({way})", f"{found[headline]:.{look.digits}f}", f"copying {found[copy]:.{look.digits}f}"
+    if row := table.compared_tokens(scores):
+        found = {x.metric: x.value.mean for x in scores.select(row=row, reference=TOKENS, span=ALL_GRIDS)}
+        accuracy = f"accuracy {found['accuracy']:.1%}" if "accuracy" in found else ""
+        yield "cross-entropy of the tokens", f"{found['cross entropy']:.3f} nats", accuracy
+
+
+def _video(example: Example, scores: Scores) -> Json:
+    panels = pictures.comparison(example, scores.headline)
+    frames = pictures.side_by_side(panels.values(), len(example.pictures[pictures.SEEN]))
+    own, copied = example.psnr[scores.headline], example.psnr[scores.settings["copy"]]
+    caption = f"clip {example.clip}: last frame {own:.2f} dB, {own - copied:+.2f} dB over copying"
+    names = ["prediction" if name == scores.headline else name for name in panels]
+    return {"panels": names, "mp4": pictures.mp4(frames), "poster": pictures.jpeg(frames[-1]), "caption": caption}
+
+
+def _strip(scores: Scores) -> Json:
+    """The clip that moves most, frame by frame."""
+    example = min(scores.examples, key=lambda e: e.psnr[scores.settings["copy"]])
+    columns = pictures.strip_columns(len(example.pictures[pictures.TRUTH]), 6) + 1
+    words = {scores.headline: "prediction", pictures.SEEN: "last seen frame"}
+    strip = pictures.film_strip(example, scores.headline)
+    rows = {words.get(name, name): [pictures.jpeg(frame) for frame in frames] for name, frames in strip.items()}
+    return {"clip": example.clip, "columns": columns.tolist(), "rows": rows}
+
+
+def _stills(example: Example, scores: Scores) -> dict[str, tuple[bytes, str]]:
+    found = pictures.stills(example, scores.headline, scores.settings["copy"])
+    return {name: (pictures.jpeg(p, 92), "" if psnr is None else f"{psnr:.2f} dB") for name, (p, psnr) in found.items()}
+
+
+def _calibration(found: Json) -> dict[str, str]:
+    ratio = "infinite" if found["error_to_spread"] is None else f"{found['error_to_spread']:.2f}"
+    return {
+        "error over predicted error": f"{ratio} (1 is calibrated, above is overconfident)",
+        "rank correlation, pixels": f"{found['pixel_correlation']:.3f}",
+        "rank correlation, clips": f"{found['clip_correlation']:.3f}",
+        "area to the best order": f"{found['ause']:.3f}, without order {found['ause_random']:.3f}",
+        "expected calibration error": f"{found['expected_calibration_error']:.2f} levels of 255",
+    }
+
+
+def _method(scores: Scores, protocol: Protocol, record: Json) -> dict[str, str]:
+    """What decides the numbers, in words; the settings themselves stand below."""
+    s, tuning = scores.settings, scores.facts.get("tuning")
+    first, last, steps = protocol.scored[0], protocol.scored[-1], s.get("frame_step", 1)
+    frames = f"frame {last} is" if first == last else f"frames {first} to {last} are"
+    way = f", every {steps}th frame in one prediction" if steps > 1 else ""
+    grids = f" ({s['context_grids']} grids seen, {s['future_grids']} predicted)" if "context_grids" in s else ""
+    sizes = [" x ".join(map(str, s[key])) for key in ("recorded_size", "image_size", "score_size") if s.get(key)]
+    tuned = ""
+    if tuning:
+        tuned = f"on {tuning['num_clips']} clips, {tuning['source']}: blur of a sample {tuning['sigma_sample']:g} pixels, "
+        tuned += f"of the copy {tuning['sigma_copy']:g}"
+        tuned += "" if tuning["tolerance"] is None else f", tolerance of the blend {tuning['tolerance']:g} levels"
+    sampling = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in s["sampling"].items())
+    neutral = "every row replaced by the state that the model's normalisation maps to zero: "
+    rows = {
+        "command": record["command"],
+        "protocol": f"{protocol.title} ({protocol.name}): of clips of {last + 1} frames the first {protocol.num_seen} are seen, "
+        f"with the states of all; {frames} predicted{way} and scored{grids}",
+        "held against": table.TRUTHS[s["reference"]] + ", by which the verdict is",
+        "clips": f"{s['num_clips']}, evenly spread over the data"
+        + ("" if s["num_segments"] is None else f", from {s['num_segments']} segments"),
+        "headline": f"{scores.headline}, {table.places(protocol, s['span'])} (chosen beforehand)",
+        "sizes": "recorded {}, predicted at {}, scored at {}".format(*sizes) if len(sizes) == 3 else "",
+        "tuned": tuned,
+        "sampling": ("the model's own: " if s["own_sampling"] else "") + sampling,
+        "seed": str(s["seed"]),
+        "tokenizer": f"{s['tokenizer']} ({s['tokenizer_fingerprint'][:16]})",
+        "states zeroed": neutral + ", ".join(f"{value:.3g}" for value in s["zeroed_states"]),
+        "states permuted": "each clip gets the states of a clip of another segment",
+        "intervals": f"{s['confidence']:.0%}, bootstrap over segments (clips where segments are unknown): percentiles of means, "
+        "the standard deviation of Fréchet distances",
+        "time": ", ".join(f"{name} {value:.1f} s" for name, value in scores.seconds.items()),
+        "written": record["written"],
+        **record["environment"],
+    }
+    return {name: value for name, value in rows.items() if value}

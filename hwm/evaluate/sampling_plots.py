@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from hwm.evaluate.old_plots import INK, MUTED, legend_below, new_figure, png, title
 from hwm.evaluate.page import Json
-from hwm.evaluate.plots import INK, MUTED, legend_below, new_figure, png, title
 from hwm.evaluate.results import COPY_FRAME
 from hwm.evaluate.sampling_results import STILL
 from hwm.evaluate.tuning import Saturation

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hwm.evaluate import page, pictures, sampling_plots, sections
+from hwm.evaluate import old_pictures as pictures
+from hwm.evaluate import page, sampling_plots, sections
 from hwm.evaluate.metrics import PSNR_CAP
+from hwm.evaluate.old_report import environment, read_run
 from hwm.evaluate.page import Json
-from hwm.evaluate.report import environment, read_run
 from hwm.evaluate.results import COPY_FRAME, PERCEPTUAL_DIGITS
 from hwm.evaluate.sampling_pictures import FULL_SCALE, panels
 from hwm.evaluate.sampling_results import ONE_SAMPLE, FrameExample, SamplingResult, mean_of, permuted

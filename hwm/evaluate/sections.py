@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
-from hwm.evaluate import page, pictures, plots
+from hwm.evaluate import old_pictures as pictures
+from hwm.evaluate import old_plots as plots
+from hwm.evaluate import page
 from hwm.evaluate.metrics import PSNR_CAP
 from hwm.evaluate.page import Json
 from hwm.evaluate.results import (

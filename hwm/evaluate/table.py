@@ -1,59 +1,206 @@
-"""Results in words and in plain text for the terminal."""
+"""Tables of an evaluation as plain text, and what the numbers say in sentences: for the terminal and for the page."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from hwm.evaluate.intervals import Interval
-from hwm.evaluate.results import (
-    AUTOREGRESSIVE,
-    COPY_FRAME,
-    PERCEPTUAL_DIGITS,
-    PERMUTED,
-    RECONSTRUCTION,
-    SCORED_FRAME,
-    Cost,
-    EvaluationResult,
-)
+from hwm.evaluate.metrics import METRICS, shown
+from hwm.evaluate.protocols import PROTOCOLS, Protocol
+from hwm.evaluate.sampling_results import mean_of
+from hwm.evaluate.scores import ALL, LAST, ORIGINAL, RECONSTRUCTION, TOKENS, Cost, Difference, Scores
+
+TRUTHS = {RECONSTRUCTION: "the tokenizer's reconstruction of the truth", ORIGINAL: "the recorded video"}
+"""What scores are held against, in the sentence of the verdict."""
+OF_PICTURES = tuple(name for metric in METRICS for name in (metric.name, metric.pooled) if name)
 
 
-def verdict(result: EvaluationResult) -> list[str]:
-    """What the numbers say about the headline row, in three plain sentences: outcome, use of the states, evidence."""
-    settings, frames, span = result.settings, result.settings["future_frames"], result.settings["headline_span"]
-    row = result.pixel_row(result.headline)
-    gain, states = (
-        result.difference(result.headline, other, metric="psnr", span=span, reference=RECONSTRUCTION).difference
-        for other in (COPY_FRAME, PERMUTED)
-    )
-    start = f"{frames} frames ahead the prediction" if span == SCORED_FRAME else f"Over {frames} frames the prediction"
-    segments = "" if settings["num_segments"] is None else f" from {settings['num_segments']} segments"
-    evidence = (
-        f"It reaches {row.psnr(span).mean:.2f} dB against the tokenizer's reconstruction of the truth, "
-        f"over {settings['num_clips']} clips{segments}."
-    )
-    return [over_copying(start, gain), use_of_states("it", states), evidence]
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a head.  An interval stands in brackets behind its mean.  strong: name of the row that stands out."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    strong: str = ""
+
+    def text(self) -> str:
+        """In columns, the title over the first one; intervals only of the first score, so that lines stay short."""
+        short = [[*row[:2], *(cell.partition(" [")[0] for cell in row[2:])] for row in self.rows]
+        body = [[row[0] + " *" * (row[0] == self.strong), *row[1:]] for row in short]
+        lines = [[self.title, *self.head[1:]], *body]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.head))]
+        printed = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
+        return "\n".join([printed[0], "-" * len(printed[0]), *printed[1:]])
+
+    def markdown(self) -> str:
+        """In Markdown, without the title."""
+        lines = [self.head, ["---"] * len(self.head), *self.rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def over_copying(what: str, gain: Interval) -> str:
-    """A sentence on the difference in dB to repeating the last frame.  what: its subject."""
+def places(protocol: Protocol, span: str) -> str:
+    """A span in words: "17 frames ahead", "frames 1–17"."""
+    ahead = protocol.scored[-1] - protocol.num_seen + 1
+    return {LAST: f"{ahead} frames ahead", ALL: f"frames 1–{ahead}"}.get(span, span)
+
+
+def short(reference: str) -> str:
+    """What scores are held against, in a title."""
+    words = {RECONSTRUCTION: "the reconstruction", ORIGINAL: "the recorded video", TOKENS: "the true tokens"}
+    return words.get(reference, reference)
+
+
+def scores_table(scores: Scores, title: str, metrics: Iterable[str], reference: str, span: str) -> Table:
+    """Every row with a score of these metrics, best first by the first of them; a note stands where there is no number."""
+    columns = list(dict.fromkeys(metrics))
+    cells = {(s.row, s.metric): s for s in scores.select(reference=reference, span=span) if s.metric in columns}
+    rows = list(dict.fromkeys(row for row, _ in cells))
+    first = columns[0] if columns else ""
+    worst: dict[str, Callable[[float], float]] = {"higher": lambda x: -x, "lower": lambda x: x, "one": lambda x: abs(x - 1)}
+    rows.sort(key=lambda r: worst[shown(first).better](cells[r, first].value.mean) if (r, first) in cells else float("inf"))
+
+    def cell(row: str, metric: str) -> str:
+        score = cells.get((row, metric))
+        text = "–" if score is None else score.value.text(shown(metric).digits)
+        return score.note if score is not None and text == "–" and score.note else text
+
+    head = ["row", *(shown(metric).head for metric in columns)]
+    return Table(title, head, [[row, *(cell(row, m) for m in columns)] for row in rows], scores.headline)
+
+
+def pictures_table(scores: Scores, reference: str, span: str) -> Table:
+    """All scores of pictures against one reference over one span."""
+    found = {score.metric for score in scores.select(reference=reference, span=span)}
+    title = f"against {short(reference)}, {places(PROTOCOLS[scores.protocol], span)}"
+    return scores_table(scores, title, (m for m in OF_PICTURES if m in found), reference, span)
+
+
+def networks_tables(scores: Scores) -> list[Table]:
+    """The scores of feature networks, of every reference and span of which there are some."""
+    wanted = list(scores.settings["perceptual"])
+    found = dict.fromkeys((s.reference, s.span) for s in scores.scores if s.metric in wanted and s.span in (LAST, ALL))
+    protocol = PROTOCOLS[scores.protocol]
+    return [scores_table(scores, f"distance to {short(r)}, {places(protocol, span)}", wanted, r, span) for r, span in found]
+
+
+def tokens_tables(scores: Scores) -> list[Table]:
+    """The scores of token distributions: those that several rows have in one table, those of a single row in another."""
+    found: dict[str, set[str]] = {}
+    spans = list(dict.fromkeys(score.span for score in scores.select(reference=TOKENS)))
+    if not spans:
+        return []
+    span = next((s for s in spans if not s.startswith("grid ")), spans[0])
+    for score in scores.select(reference=TOKENS, span=span):
+        found.setdefault(score.metric, set()).add(score.row)
+    shared = [metric for metric, rows in found.items() if len(rows) > 1]
+    table = scores_table(scores, f"tokens, {span}", shared or found, TOKENS, span)
+    single = [s for s in scores.select(reference=TOKENS, span=span) if shared and s.metric not in shared]
+    tables = [Table(table.title, table.head, table.rows, compared_tokens(scores))]
+    if single:
+        rows = [[s.metric, s.value.text(shown(s.metric).digits).replace("–", s.note or "–")] for s in single]
+        tables.append(Table(f"{single[0].row}, {span}", ["score", "value"], rows))
+    return tables
+
+
+def compared_tokens(scores: Scores) -> str:
+    """The row of tokens that is compared with others, empty without one."""
+    return next((d.first for d in scores.differences if d.reference == TOKENS), "")
+
+
+def differences_table(scores: Scores, differences: Iterable[Difference], title: str) -> Table:
+    """Paired differences over clips."""
+    protocol, rows = PROTOCOLS[scores.protocol], []
+    for d in differences:
+        names = f"{d.second}" if d.first == scores.headline else f"{d.first} minus {d.second}"
+        look, share = shown(d.metric), "–" if d.share_higher is None else f"{d.share_higher:.0%}"
+        rows.append([names, d.value.text(look.digits, sign=True), share, look.head, short(d.reference), places(protocol, d.span)])
+    return Table(title, ["difference", "mean", "clips above zero", "score", "against", "over"], rows)
+
+
+def verdict_differences(scores: Scores) -> list[Difference]:
+    """Those in PSNR over the span and against the reference of the verdict."""
+    place = (METRICS[0].name, scores.settings["reference"], scores.settings["span"])
+    return [d for d in scores.differences if (d.metric, d.reference, d.span) == place]
+
+
+def cost_table(cost: Cost) -> Table:
+    """What a prediction costs, in words."""
+    peak = "–" if cost.peak_bytes is None else f"{cost.peak_bytes / 2**20:.1f} MiB"
+    rows = [
+        ["parameters", f"{cost.parameters:,}"],
+        ["weights", f"{cost.weight_bytes / 2**20:.1f} MiB"],
+        *([name, f"{value:.{3 if value < 10 else 2}f}"] for name, value in cost.figures.items()),
+        ["peak memory", f"{peak} ({cost.peak_meaning})"],
+        ["measured on", f"{cost.device}, {cost.how}"],
+    ]
+    return Table("cost of a prediction", ["", ""], rows)
+
+
+def text_table(scores: Scores) -> str:
+    """The scores as text: pictures against every reference, tokens, networks, paired differences, cost, verdict."""
+    span = scores.settings["span"]
+    references = dict.fromkeys(s.reference for s in scores.scores if s.reference != TOKENS)
+    tables = [pictures_table(scores, reference, span) for reference in references]
+    tables += tokens_tables(scores) + networks_tables(scores)
+    about = f"{scores.headline} minus ({places(PROTOCOLS[scores.protocol], span)})"
+    paired = differences_table(scores, verdict_differences(scores), about)
+    tables.append(Table(about, ["", shown(METRICS[0].name).head, "clips higher"], [row[:3] for row in paired.rows]))
+    tables += [] if scores.cost is None else [cost_table(scores.cost)]
+    return "\n\n".join(table.text() for table in tables) + "\n\n" + "\n".join(verdict(scores))
+
+
+def verdict(scores: Scores) -> list[str]:
+    """What the numbers say about the headline row, in plain sentences: outcome, use of the states, evidence, ensemble."""
+    s, protocol, metric = scores.settings, PROTOCOLS[scores.protocol], METRICS[0]
+    ahead, control = protocol.scored[-1] - protocol.num_seen + 1, s["control"]
+    what = _the(scores.headline) if protocol.ensembles else "the prediction"
+    start = f"{ahead} frames ahead {what}" if s["span"] == LAST else f"Over {ahead} frames {what}"
+    own = scores.of(scores.headline, metric.name)
+    pooled = scores.of(scores.headline, metric.pooled)
+    segments = "" if s["num_segments"] is None else f" from {s['num_segments']} segments"
+    sentences = [
+        _over_copying(start, scores.difference(scores.headline, s["copy"]).value),
+        _use_of_states("it" if control == scores.headline else _the(control), scores.difference(control, s["permuted"]).value),
+        f"It reaches {own.mean:.2f} dB (pooled {pooled.mean:.2f}) against {TRUTHS[s['reference']]}, "
+        f"over {s['num_clips']} clips{segments}.",
+    ]
+    if single := one_sample(scores):
+        gain = scores.difference(scores.headline, single).value
+        sharp = scores.of(scores.headline, "sharpness").mean
+        sentences.append(f"Averaging gains {_size(gain)} over {single}, at {sharp:.0%} of the truth's sharpness.")
+    return sentences
+
+
+def one_sample(scores: Scores) -> str:
+    """The row of a single sample beside a headline that is the mean of several; empty without."""
+    single = mean_of(1)
+    return single if scores.headline != single and single in scores.names("model") else ""
+
+
+def _the(row: str) -> str:
+    return row if row == mean_of(1) else f"the {row}"
+
+
+def _over_copying(what: str, gain: Interval) -> str:
     if gain.low is None:
         return f"{what} differs by {gain.mean:+.2f} dB from repeating the last frame; one segment gives no interval."
     if not gain.excludes_zero():
-        return f"{what} is not shown to differ from repeating the last frame: {size(gain)}."
-    return f"{what} {'beats' if gain.mean > 0 else 'loses to'} repeating the last frame by {size(gain)}."
+        return f"{what} is not shown to differ from repeating the last frame: {_size(gain)}."
+    return f"{what} {'beats' if gain.mean > 0 else 'loses to'} repeating the last frame by {_size(gain)}."
 
 
-def use_of_states(what: str, loss: Interval) -> str:
-    """A sentence on the loss in dB with another clip's states.  what: its subject."""
+def _use_of_states(what: str, loss: Interval) -> str:
     start = f"Given another clip's states {what} scores"
     if loss.excludes_zero() and loss.mean > 0:
-        return f"{start} lower by {size(loss)}: it uses the states."
+        return f"{start} lower by {_size(loss)}: it uses the states."
     if loss.excludes_zero():
-        return f"{start} higher by {size(loss)}: the states mislead it."
-    return f"{start} lower by {size(loss)}: use of the states is not shown."
+        return f"{start} higher by {_size(loss)}: the states mislead it."
+    return f"{start} lower by {_size(loss)}: use of the states is not shown."
 
 
-def size(value: Interval) -> str:
+def _size(value: Interval) -> str:
     """The size of a difference; one that excludes zero is given without its sign: "1.23 dB (95 % interval 0.90 to 1.60)"."""
     if value.low is None or value.high is None:
         return f"{value.mean:+.2f} dB (no interval)"
@@ -61,83 +208,3 @@ def size(value: Interval) -> str:
         return f"{value.mean:+.2f} dB (95 % interval {value.low:+.2f} to {value.high:+.2f})"
     low, high = sorted((abs(value.low), abs(value.high)))
     return f"{abs(value.mean):.2f} dB (95 % interval {low:.2f} to {high:.2f})"
-
-
-def text_table(result: EvaluationResult) -> str:
-    """The scores as text of about 100 columns: pictures against every reference, tokens, networks, differences, cost."""
-    horizon, span = result.settings["future_frames"], result.settings["headline_span"]
-    blocks = []
-    for reference in result.settings["references"]:
-        pictures = [
-            (
-                row.name + (" *" if row.name == result.headline else ""),
-                number(row.psnr_scored, 2),
-                number(row.psnr_mean, 2),
-                number(row.ssim_scored, 3),
-            )
-            for row in sorted(result.pixels, key=lambda row: -row.psnr(span).mean)
-            if row.reference == reference
-        ]
-        head = (f"against the {reference}", f"PSNR frame {horizon}", f"PSNR frames 1-{horizon}", f"SSIM frame {horizon}")
-        blocks.append(align([head, *pictures]))
-    if result.tokens:
-        blocks.append(align([("tokens", "cross-entropy, nats", "accuracy"), *_token_rows(result)]))
-    metrics = result.settings["perceptual"]
-    if metrics:
-        scores = {(row.name, row.metric): number(row.all_frames, PERCEPTUAL_DIGITS[row.metric]) for row in result.perceptual}
-        names = list(dict.fromkeys(row.name for row in result.perceptual))
-        titles = ("as networks see it, lower is better", *(f"{metric} frames 1-{horizon}" for metric in metrics))
-        blocks.append(align([titles, *((name, *(scores[name, metric] for metric in metrics)) for name in names)]))
-    blocks.append(align(_difference_rows(result)))
-    if result.cost is not None:
-        blocks.append(align([("cost of a prediction", ""), *cost_rows(result.cost)]))
-    return "\n\n".join(blocks) + "\n\n" + "\n".join(verdict(result))
-
-
-def cost_rows(cost: Cost) -> list[tuple[str, str]]:
-    """Names and values of what a prediction costs, in words."""
-    peak = "-" if cost.peak_bytes is None else f"{cost.peak_bytes / 2**20:.1f} MiB"
-    return [
-        ("parameters", f"{cost.parameters:,}"),
-        ("weights", f"{cost.weight_bytes / 2**20:.1f} MiB"),
-        ("predictions a second", f"{cost.samples_per_second:.2f}"),
-        ("predictions a second, decoded", f"{cost.samples_per_second_decoded:.2f}"),
-        ("peak memory of prediction", f"{peak} ({cost.peak_meaning})"),
-        ("measured on", f"{cost.device}, {cost.batch_size} clips at a time, median of {cost.repeats}"),
-    ]
-
-
-def _token_rows(result: EvaluationResult) -> list[tuple[str, str, str]]:
-    rows = [(t.name, number(t.cross_entropy, 3), number(t.accuracy, 3)) for t in result.tokens]
-    if result.coverage is not None:
-        floor = next(row for row in result.top_k if row.policy == "floor")
-        top = f"{AUTOREGRESSIVE}, top {result.settings['top_k']} (floor)"
-        rows.append((top, number(floor.cross_entropy, 3), f"coverage {result.coverage.mean:.4f}"))
-    return rows
-
-
-def _difference_rows(result: EvaluationResult) -> list[tuple[str, str, str]]:
-    """The headline row minus the others: PSNR over the span of the verdict."""
-    horizon, span = result.settings["future_frames"], result.settings["headline_span"]
-    where = f"frame {horizon}" if span == SCORED_FRAME else f"frames 1-{horizon}"
-    rows = [
-        (f"  {d.second}", number(d.difference, 2, sign=True), "-" if d.share_higher is None else f"{d.share_higher:.0%}")
-        for d in result.differences
-        if (d.metric, d.reference, d.span) == ("psnr", RECONSTRUCTION, span)
-    ]
-    return [(f"{result.headline} minus ({where}, reconstruction)", "dB", "clips higher"), *rows]
-
-
-def number(value: Interval | None, digits: int, *, sign: bool = False) -> str:
-    """A mean with its interval: "1.23 [0.90, 1.60]"."""
-    if value is None:
-        return "-"
-    form = f"{'+' if sign else ''}.{digits}f"
-    return f"{value.mean:{form}}" + ("" if value.low is None else f" [{value.low:{form}}, {value.high:{form}}]")
-
-
-def align(rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows in columns, the first one underlined."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hwm.evaluate import report
+from hwm.evaluate import page
 from hwm.evaluate.page import details, image, section, table, text
 
 __all__ = ["document", "html_table", "image", "links", "markdown_table", "section"]
 
-STYLE = Path(report.__file__).with_name("report.css")
+STYLE = Path(page.__file__).with_name("report.css")
 
 
 def document(title: str, lead: str, sections: Sequence[str], record: dict[str, Any]) -> str:

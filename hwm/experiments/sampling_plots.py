@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hwm.evaluate.plots import INK, MUTED, legend_below, new_figure, png, title
+from hwm.evaluate.old_plots import INK, MUTED, legend_below, new_figure, png, title
 from hwm.evaluate.results import COPY_FRAME
 from hwm.evaluate.sampling_results import ONE_SAMPLE, STILL
 from hwm.experiments.sampling_cells import name_of

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from hwm.evaluate.pictures import jpeg
+from hwm.evaluate.old_pictures import jpeg
 from hwm.evaluate.sampling import CONTROL_MEMBERS
 from hwm.evaluate.sampling_report import RESULTS
 from hwm.evaluate.sampling_results import SamplingResult

@@ -10,10 +10,10 @@ import torch
 from hwm.data.video import read_video
 from hwm.evaluate.baselines import CopyLastGrid, unigram_counts
 from hwm.evaluate.blocks import evaluate
-from hwm.evaluate.pictures import GAP, HOLD, STRIP, comparison_frames, error_picture, film_strip, strip_columns
-from hwm.evaluate.report import write_report
+from hwm.evaluate.old_pictures import GAP, HOLD, STRIP, comparison_frames, error_picture, film_strip, strip_columns
+from hwm.evaluate.old_report import write_report
+from hwm.evaluate.old_table import text_table, verdict
 from hwm.evaluate.results import Example
-from hwm.evaluate.table import text_table, verdict
 
 
 def evaluated(world, model, **options):
