@@ -169,6 +169,9 @@ class WorldModel(Protocol):
     def state_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Parameters, by name, that are there only to read the robot's states."""
 
+    def idle_parameters(self) -> list[str]:
+        """Names of parameters that by design may have no gradient, in the first steps or ever."""
+
     def loss(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Training loss under "loss" (a scalar to differentiate), then further named scalars to log, its main term first."""
 

@@ -96,6 +96,10 @@ class CopyLastGrid(nn.Module):
         """None: it uses no states."""
         return []
 
+    def idle_parameters(self) -> list[str]:
+        """None."""
+        return []
+
     def first_loss(self, batch: Batch) -> float | None:
         """None: it starts with what it believes of staying."""
         return None

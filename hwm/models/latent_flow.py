@@ -63,6 +63,10 @@ class LatentFlow(nn.Module):
         scale: float = self.config.temperature
         return scale
 
+    def idle_parameters(self) -> list[str]:
+        """None."""
+        return []
+
     # What a family adds
 
     def _first_output(self) -> float | None:

@@ -6,28 +6,28 @@ MaskGIT (reference C.2).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hwm.clock import COSMOS, Clock
-from hwm.contracts import Batch, Kind, Prediction, Sampling
+from hwm.contracts import Batch
 from hwm.model_config import MaskedConfig
 from hwm.models.masked_blocks import JointBlock, SplitBlock, Window
+from hwm.models.masked_filling import Draft, corrupt, masks_left, random_mask, remask
+from hwm.models.token_grids import Asked, TokenGrids
 from hwm.nn.attention import KVCache
-from hwm.nn.dropout import dropout_from, without_dropout
-from hwm.nn.masking import corrupt, masks_left, random_mask, remask
-from hwm.nn.parameters import decay_groups, normal_init
+from hwm.nn.dropout import dropout_from
+from hwm.nn.parameters import normal_init
 from hwm.nn.rope import grid_positions, rope_angles
 from hwm.nn.states import ActionEncoder, state_pooling
-from hwm.nn.streams import sharing_by_layer, slot_visibility
-from hwm.nn.vocabulary import TokenReading, Vocabulary, as_prediction
+from hwm.nn.streams import FUTURE_VIDEO, sharing_by_layer, slot_visibility
+from hwm.nn.vocabulary import TokenReading, Vocabulary
 
 
-class MaskedHWM(nn.Module):
-    """Masked video model over past and future token grids; satisfies `hwm.contracts.TokenWorldModel`.
+class MaskedHWM(TokenGrids):
+    """Masked video model over past and future token grids; a future grid is filled in `config.steps` passes.
 
     config: every size and option.  clock: which frames, and so which state rows, belong to a grid.
     A grid and its action token stand at the same rotary time, so that every action keeps its distance to the grid it
@@ -37,19 +37,15 @@ class MaskedHWM(nn.Module):
     whose width is not divisible by 4.
     """
 
-    predicts: Kind = "tokens"
+    config: MaskedConfig
     validation_key = "ce_masked"
-    frame_step = 1
-    reach = 0
+    encoder = "actions"
     visible_2G2G: Tensor
     same_GG: Tensor
 
     def __init__(self, config: MaskedConfig, *, clock: Clock = COSMOS) -> None:
-        super().__init__()
-        self.config = config
-        self.context_grids, self.future_grids = config.context_grids, config.future_grids
-        self.num_states = config.num_states
-        self.num_grids = G = config.context_grids + config.future_grids
+        super().__init__(config)
+        G = self.num_grids
         self.num_places = config.grid[0] * config.grid[1]
         self.head_width = config.width // config.num_heads
         if self.head_width % 4:
@@ -80,7 +76,7 @@ class MaskedHWM(nn.Module):
         sharing = sharing_by_layer(
             config.sharing, num_layers=config.num_layers, unshared_blocks=config.unshared_blocks
         )
-        self.blocks = nn.ModuleList(block(config, kind) for kind in sharing)
+        self.blocks: Any = nn.ModuleList(block(config, kind) for kind in sharing)
         self.norm = nn.LayerNorm(config.width)
         visible = slot_visibility(G, config.visibility).view(2, G, 2, G)
         past_G = torch.arange(G) < self.context_grids
@@ -89,31 +85,12 @@ class MaskedHWM(nn.Module):
         normal_init(self, std=config.init_std)
         nn.init.zeros_(self.actions.positions)
 
-    def set_state_statistics(self, shift_scale: Tensor) -> None:
-        """Normalise states as (state - shift) * scale; (2, A) from `hwm.robot.normalisation`; a saved buffer."""
-        self.actions.set_statistics(shift_scale)
-
-    def state_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Those of the action encoder."""
-        return list(self.actions.named_parameters("actions"))
-
-    def first_loss(self, batch: Batch) -> float | None:
-        """The cross-entropy of random ids."""
-        return self.vocabulary.first_cross_entropy(self.config.init_std)
-
-    @property
-    def temperature(self) -> float:
-        """Temperature of prediction, as configured."""
-        return self.config.temperature
-
-    @property
-    def neutral_state_A(self) -> Tensor:
-        """The raw state (A,) that normalisation maps to zero."""
-        return self.actions.shift_scale[0]
-
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for AdamW: decay on matrices and the token table, none on biases, norms, mask and positions."""
-        return decay_groups(self, weight_decay)
+    def idle_parameters(self) -> list[str]:
+        """The last block's feed-forward weights of other streams: only the future video is read there."""
+        layers = self.blocks[-1].mlp.layers
+        read = set(map(id, layers.of(FUTURE_VIDEO).parameters()))
+        prefix = f"blocks.{len(self.blocks) - 1}.mlp.layers"
+        return [name for name, parameter in layers.named_parameters(prefix) if id(parameter) not in read]
 
     # The network
 
@@ -217,183 +194,97 @@ class MaskedHWM(nn.Module):
 
         With several future grids also "ce_auto", nats a token of wholly masked grids after predicted ones.
         """
-        tokens_BTHW = self._check_tokens(batch.tokens_BTHW, self.num_grids)
-        context_BTHW, future_BTHW = tokens_BTHW.tensor_split([self.context_grids], 1)
-
-        def predict(*, teacher_forced: bool) -> tuple[Tensor, Tensor]:
-            prediction = self.predict(
-                context_BTHW,
-                batch.states_BFA,
-                generator=generator,
-                targets_BTHW=future_BTHW,
-                teacher_forced=teacher_forced,
-            )
-            assert prediction.nll_BTHW is not None and prediction.tokens_BKTHW is not None
-            right_BTHW = (prediction.tokens_BKTHW[:, 0] == future_BTHW).float()
-            return prediction.nll_BTHW.mean((1, 2, 3)), right_BTHW.mean((1, 2, 3))
-
-        ce_B, accuracy_B = predict(teacher_forced=True)
+        ce_B, accuracy_B = self._scores(batch, generator, teacher_forced=True)
         if self.future_grids == 1:
             return {"ce_masked": ce_B, "accuracy": accuracy_B}
-        ce_auto_B, accuracy_B = predict(teacher_forced=False)
+        ce_auto_B, accuracy_B = self._scores(batch, generator, teacher_forced=False)
         return {"ce_masked": ce_B, "ce_auto": ce_auto_B, "accuracy": accuracy_B}
 
-    @torch.no_grad()
-    def predict(
-        self,
-        context_BTHW: Tensor,
-        states_BFA: Tensor,
-        *,
-        generator: torch.Generator,
-        num_samples: int = 1,
-        sampling: Sampling | None = None,
-        targets_BTHW: Tensor | None = None,
-        teacher_forced: bool = False,
-        top_k_logits: int = 0,
-        codes_VC: Tensor | None = None,
-    ) -> Prediction:
-        """Predict the future grids one after the other, each in `config.steps` passes; never with dropout.
-
-        context_BTHW: int64, the context grids.  states_BFA: raw states from the first context frame, num_states rows.
-        sampling: None takes config.temperature.  The rest as in `hwm.contracts.TokenWorldModel`.  The distribution
-        described by nll, top logits and entropy is that of the first pass of a grid, all of it masked; the expected
-        codes of a place come from the pass that decided it.  Samples share the work on the context; where nothing is
-        random they are equal and made once.  Raises ValueError as `STTransformer.predict` does.
-        """
-        sampling = sampling or Sampling(temperature=self.config.temperature)
-        context_BTHW = self._check_tokens(context_BTHW, self.context_grids)
-        if targets_BTHW is not None:
-            targets_BTHW = self._check_tokens(targets_BTHW, self.future_grids)
-        elif teacher_forced:
-            raise ValueError("teacher forcing needs targets_BTHW, the true future grids")
-        B, C = len(context_BTHW), self.context_grids
+    def _follow(self, context_BTHW: Tensor, states_BFA: Tensor, asked: Asked) -> tuple[list[Tensor], list[TokenReading]]:
+        """What is said of a grid is its first pass's, when all of it is masked; a place's expected code is its last pass's."""
         decided_at_random = self.config.remask == "random" and self._passes()[0] > 0
-        draws = num_samples if sampling.temperature > 0 or decided_at_random else 1
-        tokens_BGS = torch.cat([context_BTHW, context_BTHW[:, :1].expand(-1, self.future_grids, -1, -1)], 1).flatten(2)
-        masked_BGS = torch.ones_like(tokens_BGS, dtype=torch.bool)
-        masked_BGS[:, :C] = False
-        draft = _Draft(tokens_BGS, masked_BGS, self.actions(states_BFA), cache=KVCache())
-        drawn, readings = [], []
-        with without_dropout(self):
-            for grid in range(C, self.num_grids):
-                ask = {
-                    "targets_N": None if targets_BTHW is None else targets_BTHW[:, grid - C].flatten(),
-                    "num_top": top_k_logits,
-                }
-                filled, reading = self._fill(
-                    draft, grid, draws=draws, sampling=sampling, generator=generator, codes_VC=codes_VC, ask=ask
-                )
-                drawn.append(filled.tokens_RGS[:, grid].clone().view(-1, B, *self.config.grid))
-                readings.append(reading)
-                if teacher_forced:
-                    assert targets_BTHW is not None
-                    draft.tokens_RGS[:, grid] = targets_BTHW[:, grid - C].flatten(1)
-                    draft.masked_RGS[:, grid] = False
-                else:
-                    draft = filled
-        tokens_BKTHW = torch.stack(drawn, 2).transpose(0, 1).expand(-1, num_samples, -1, -1, -1)
-        return as_prediction(tokens_BKTHW, readings)
-
-    def _fill(
-        self,
-        draft: _Draft,
-        grid: int,
-        *,
-        draws: int,
-        sampling: Sampling,
-        generator: torch.Generator,
-        codes_VC: Tensor | None,
-        ask: dict[str, Any],
-    ) -> tuple[_Draft, TokenReading]:
-        """Decide all places of a grid for every sample; what the first pass says of the first sample.
-
-        ask: what else the first pass describes.  A draft that all samples share is spread to one each when they begin
-        to differ, after its first pass.
-        """
-        first_slot, end, settled = draft.cache.num_grids, *self._reach(grid)
-        by_confidence = self.config.remask == "confidence"
-        said: TokenReading | None = None
-        for left in self._passes():
-            x_RSD = self.trunk(
-                draft.tokens_RGS[:, first_slot:end],
-                draft.masked_RGS[:, first_slot:end],
-                draft.state_RGD,
-                newest=end - grid,
-                place_BSD=self.at_place(draft.tokens_RGS[:, : self.context_grids]),
-                cache=draft.cache,
-            )[0]
-            first_slot = settled
-            draft.cache.keep(settled if left or grid + 1 < self.num_grids else 0)
-
-            # Read the head where the grid is masked; what is described is described for the first sample only.
-            masked_RS = draft.masked_RGS[:, grid]
-            rows_ND = x_RSD[masked_RS]
-            own_ND, others_ND = rows_ND.tensor_split([len(rows_ND) // draft.copies])
-            how: dict[str, Any] = {"sampling": sampling, "generator": generator, "confidence": by_confidence and left > 0}
-            spread = draws // draft.copies
-            own = self.vocabulary.read(own_ND, num_draws=spread, codes_VC=codes_VC, **how, **(ask if said is None else {}))
-            readings = [own, self.vocabulary.read(others_ND, **how)] if len(others_ND) else [own]
-            if said is None:
-                said = own
-            elif own.codes_NC is not None:
-                assert said.codes_NC is not None
-                said.codes_NC[masked_RS[: len(masked_RS) // draft.copies].flatten()] = own.codes_NC
-
-            # Write down what was drawn, then choose what is masked again.
-            if spread > 1:
-                draft = draft.repeat(spread)
-                masked_RS = draft.masked_RGS[:, grid]
-            draft.tokens_RGS[:, grid][masked_RS] = torch.cat([r.drawn_NK.t().flatten() for r in readings])
-            if not left:
-                draft.masked_RGS[:, grid] = False
-            elif by_confidence:
-                sure_N = torch.cat([r.confidence_NK.t().flatten() for r in readings if r.confidence_NK is not None])
-                sure_RS = torch.zeros(masked_RS.shape, dtype=sure_N.dtype, device=sure_N.device)
-                sure_RS[masked_RS] = sure_N
-                draft.masked_RGS[:, grid] = remask(masked_RS, sure_RS, left)
+        draws = asked.num_samples if asked.sampling.temperature or decided_at_random else 1
+        draft, drawn, readings = Draft.of(context_BTHW, self.actions(states_BFA)), [], []
+        for t in range(self.future_grids):
+            grid = self.context_grids + t
+            filled, reading = self._fill(draft, grid, draws=draws, asked=asked)
+            drawn.append(filled.tokens_RGS[:, grid].clone().view(-1, len(context_BTHW), *self.config.grid))
+            readings.append(reading)
+            if asked.teacher_forced:
+                assert asked.targets_BTHW is not None
+                draft.write(grid, asked.targets_BTHW[:, t])
             else:
-                chance_RS = torch.rand(masked_RS.shape, generator=generator, device=generator.device)
-                draft.masked_RGS[:, grid] = remask(masked_RS, chance_RS.to(masked_RS.device), left)
+                draft = filled
+        return drawn, readings
+
+    def _fill(self, draft: Draft, grid: int, *, draws: int, asked: Asked) -> tuple[Draft, TokenReading]:
+        """Decide all places of a grid for every sample, pass by pass: look, draw what is masked, mask some of it again.
+
+        A draft that all samples share is repeated for each when they begin to differ, after its first pass.
+        """
+        by_confidence, said = self.config.remask == "confidence", None
+        about = asked.about(grid - self.context_grids)
+        for left in self._passes():
+            hidden_RSD = self._look(draft, grid, finished=not left)
+            masked_RS = draft.masked_RGS[:, grid]
+            reading, ids_N, sure_N = self._read(
+                hidden_RSD[masked_RS],
+                copies=draft.copies,
+                draws=draws,
+                asked=asked,
+                about=about if said is None else {"codes_VC": asked.codes_VC},
+                confidence=by_confidence and left > 0,
+            )
+            if said is None:
+                said = reading
+            elif said.codes_NC is not None and reading.codes_NC is not None:
+                own_RS = masked_RS[: len(masked_RS) // draft.copies]  # of the first sample
+                said.codes_NC[own_RS.flatten()] = reading.codes_NC
+            if draft.copies < draws:
+                draft = draft.repeat(draws)
+                masked_RS = draft.masked_RGS[:, grid]
+            draft.tokens_RGS[:, grid][masked_RS] = ids_N
+            draft.masked_RGS[:, grid] = self._mask_again(masked_RS, sure_N, left, generator=asked.generator)
         assert said is not None
         return draft, said
 
-    def _passes(self) -> list[int]:
-        """Places still masked after each pass over a grid."""
-        return masks_left(self.config.steps, self.num_places)
+    def _look(self, draft: Draft, grid: int, *, finished: bool) -> Tensor:
+        """Inputs of the head at all places of a grid (R, S, D), given what the draft holds.
+
+        Slots in the cache are not computed again.  finished: whether this is the grid's last pass.
+        """
+        first, (end, settled) = draft.cache.num_grids, self._reach(grid)
+        x_TRSD = self.trunk(
+            draft.tokens_RGS[:, first:end],
+            draft.masked_RGS[:, first:end],
+            draft.state_RGD,
+            newest=end - grid,
+            place_BSD=self.at_place(draft.tokens_RGS[:, : self.context_grids]),
+            cache=draft.cache,
+        )
+        draft.cache.keep(0 if finished and grid + 1 == self.num_grids else settled)
+        return x_TRSD[0]
 
     def _reach(self, grid: int) -> tuple[int, int]:
         """To predict `grid`: the end of the slots that it depends on, and how many first slots depend on no later one.
 
-        The latter are computed once.  Where future grids see later ones, these take part, masked.
+        The latter stay in the cache.  Where future grids see later ones, these take part, masked.
         """
         if self.config.visibility == "causal":
             return grid + 1, grid
         return self.num_grids, self.context_grids if self.config.attention == "split" else 0
 
-    def _check_tokens(self, tokens_BTHW: Tensor | None, num_grids: int) -> Tensor:
-        expected = (num_grids, *self.config.grid)
-        if tokens_BTHW is None or tuple(tokens_BTHW.shape[1:]) != expected:
-            got = "no tokens" if tokens_BTHW is None else tuple(tokens_BTHW.shape[1:])
-            raise ValueError(f"the model works on {expected} token grids (T, H, W) here, got {got}")
-        return tokens_BTHW
+    def _mask_again(self, masked_RS: Tensor, sure_N: Tensor | None, left: int, *, generator: torch.Generator) -> Tensor:
+        """The `left` places of every sample that are predicted again: those least sure, or any of those just drawn."""
+        if not left:
+            return torch.zeros_like(masked_RS)
+        if sure_N is None:
+            chance_RS = torch.rand(masked_RS.shape, generator=generator, device=generator.device)
+            return remask(masked_RS, chance_RS.to(masked_RS.device), left)
+        sure_RS = sure_N.new_zeros(masked_RS.shape)
+        sure_RS[masked_RS] = sure_N
+        return remask(masked_RS, sure_RS, left)
 
-
-@dataclass(frozen=True)
-class _Draft:
-    """A clip being filled in: `copies` samples of the batch, one after the other in R, of all G grids."""
-
-    tokens_RGS: Tensor
-    masked_RGS: Tensor
-    state_RGD: Tensor
-    cache: KVCache
-    copies: int = 1
-
-    def repeat(self, num: int) -> _Draft:
-        """The draft for `num` times as many samples."""
-        return _Draft(
-            self.tokens_RGS.repeat(num, 1, 1),
-            self.masked_RGS.repeat(num, 1, 1),
-            self.state_RGD.repeat(num, 1, 1),
-            cache=self.cache.repeat(num),
-            copies=num * self.copies,
-        )
+    def _passes(self) -> list[int]:
+        """Places still masked after each pass over a grid."""
+        return masks_left(self.config.steps, self.num_places)

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from hwm.clock import COSMOS, Clock
-from hwm.contracts import Batch, Kind, Prediction, Sampling
+from hwm.contracts import Batch
 from hwm.model_config import STConfig
+from hwm.models.token_grids import Asked, TokenGrids
 from hwm.nn.attention import KVCache, SpatialAttention, TemporalAttention
 from hwm.nn.dropout import dropout, dropout_from, without_dropout
 from hwm.nn.modulation import Modulation
-from hwm.nn.parameters import decay_groups, normal_init
+from hwm.nn.parameters import normal_init
 from hwm.nn.states import StateEncoder, state_pooling
-from hwm.nn.vocabulary import Vocabulary, as_prediction
+from hwm.nn.vocabulary import TokenReading, Vocabulary
 
 
 class Block(nn.Module):
@@ -58,8 +59,8 @@ def _unchanged(x_TBSD: Tensor) -> Tensor:
     return x_TBSD
 
 
-class STTransformer(nn.Module):
-    """The world model of the compression track; satisfies `hwm.contracts.TokenWorldModel`.
+class STTransformer(TokenGrids):
+    """The world model of the compression track; all places of a grid are predicted at once.
 
     config: every size and option.  clock: which frames, and so which state rows, belong to a grid.
     Input step t holds grid t and predicts grid t + 1; it sees the states of grid t + 1 (`state_alignment="target"`)
@@ -67,18 +68,12 @@ class STTransformer(nn.Module):
     Raises ValueError where the state rows leave a grid without any.
     """
 
-    predicts: Kind = "tokens"
+    config: STConfig
     validation_key = "ce_auto"
-    frame_step = 1
-    reach = 0
-    temperature = 0.0
+    encoder = "states"
 
     def __init__(self, config: STConfig, *, clock: Clock = COSMOS) -> None:
-        super().__init__()
-        self.config = config
-        self.context_grids, self.future_grids = config.context_grids, config.future_grids
-        self.num_states = config.num_states
-        self.num_grids = config.context_grids + config.future_grids
+        super().__init__(config)
         steps, places = self.num_grids - 1, config.grid[0] * config.grid[1]
 
         pooling_GF = state_pooling(
@@ -103,27 +98,6 @@ class STTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.width)
         normal_init(self, std=config.init_std)
-
-    def set_state_statistics(self, shift_scale: Tensor) -> None:
-        """Normalise states as (state - shift) * scale; (2, A) from `hwm.robot.normalisation`; a saved buffer."""
-        self.states.set_statistics(shift_scale)
-
-    def state_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Those of the state encoder."""
-        return list(self.states.named_parameters("states"))
-
-    def first_loss(self, batch: Batch) -> float | None:
-        """The cross-entropy of random ids."""
-        return self.vocabulary.first_cross_entropy(self.config.init_std)
-
-    @property
-    def neutral_state_A(self) -> Tensor:
-        """The raw state (A,) that normalisation maps to zero."""
-        return self.states.shift_scale[0]
-
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for AdamW: decay on matrices (the tied table among them), none on biases, norms and positions."""
-        return decay_groups(self, weight_decay)
 
     # The network
 
@@ -192,87 +166,25 @@ class STTransformer(nn.Module):
     @torch.no_grad()
     def validate(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Cross-entropy in nats and accuracy over the future grids, (B,) each, teacher-forced and on its own."""
-        tokens_BTHW = self._check_tokens(batch.tokens_BTHW, self.num_grids)
-        context_BTHW, future_BTHW = tokens_BTHW.tensor_split([self.context_grids], 1)
         scores = {}
-        for name, teacher_forced in (("teacher", True), ("auto", False)):
-            prediction = self.predict(
-                context_BTHW,
-                batch.states_BFA,
-                generator=generator,
-                targets_BTHW=future_BTHW,
-                teacher_forced=teacher_forced,
-            )
-            assert prediction.nll_BTHW is not None and prediction.tokens_BKTHW is not None
-            right_BTHW = prediction.tokens_BKTHW[:, 0] == future_BTHW
-            scores[f"ce_{name}"] = prediction.nll_BTHW.mean((1, 2, 3))
-            scores[f"accuracy_{name}"] = right_BTHW.float().mean((1, 2, 3))
+        for name, forced in (("teacher", True), ("auto", False)):
+            scores[f"ce_{name}"], scores[f"accuracy_{name}"] = self._scores(batch, generator, teacher_forced=forced)
         return scores
 
-    @torch.no_grad()
-    def predict(
-        self,
-        context_BTHW: Tensor,
-        states_BFA: Tensor,
-        *,
-        generator: torch.Generator,
-        num_samples: int = 1,
-        sampling: Sampling | None = None,
-        targets_BTHW: Tensor | None = None,
-        teacher_forced: bool = False,
-        top_k_logits: int = 0,
-        codes_VC: Tensor | None = None,
-    ) -> Prediction:
-        """Predict the future grids one after the other, all places of a grid at once; never with dropout.
-
-        context_BTHW: int64, the context grids.  states_BFA: raw states from the first context frame, num_states rows.
-        The rest as in `hwm.contracts.TokenWorldModel`.  Asking for any of nll, top logits or codes also fills the
-        entropy; the top values are log-probabilities.  Samples share the work on the context; greedy ones are equal
-        and made once.  Raises ValueError for another number of grids or states, or teacher forcing without targets.
-        """
-        sampling = sampling or Sampling()
-        context_BTHW = self._check_tokens(context_BTHW, self.context_grids)
-        if targets_BTHW is not None:
-            targets_BTHW = self._check_tokens(targets_BTHW, self.future_grids)
-        elif teacher_forced:
-            raise ValueError("teacher forcing needs targets_BTHW, the true future grids")
-        B, grid_shape, N = len(context_BTHW), self.config.grid, context_BTHW[:, 0].numel()
-        draws = 1 if sampling.temperature == 0 else num_samples
-        state_BTD, cache, grids_BTHW = self.states(states_BFA), KVCache(), context_BTHW
+    def _follow(self, context_BTHW: Tensor, states_BFA: Tensor, asked: Asked) -> tuple[list[Tensor], list[TokenReading]]:
+        B, draws = len(context_BTHW), asked.num_samples if asked.sampling.temperature else 1
+        state_BTD, cache, grids_BTHW, copies = self.states(states_BFA), KVCache(), context_BTHW, 1
         drawn, readings = [], []
-        with without_dropout(self):
-            for t in range(self.future_grids):
-                hidden_ND = self.trunk(grids_BTHW, state_BTD, newest=1, cache=cache).flatten(0, 2)
-                # Until the samples go separate ways there is one batch to draw them all from; then one batch each.
-                first_ND, others_ND = hidden_ND.tensor_split([N])
-                reading = self.vocabulary.read(
-                    first_ND,
-                    sampling=sampling,
-                    generator=generator,
-                    num_draws=1 if len(others_ND) else draws,
-                    targets_N=None if targets_BTHW is None else targets_BTHW[:, t].flatten(),
-                    num_top=top_k_logits,
-                    codes_VC=codes_VC,
-                )
-                ids_N = reading.drawn_NK.t().flatten()
-                if len(others_ND):
-                    others = self.vocabulary.read(others_ND, sampling=sampling, generator=generator)
-                    ids_N = torch.cat([ids_N, others.drawn_NK[:, 0]])
-                readings.append(reading)
-                drawn.append(ids_N.view(draws, B, *grid_shape))
-                if teacher_forced:
-                    assert targets_BTHW is not None
-                    grids_BTHW = targets_BTHW[:, t : t + 1]
-                else:
-                    if t == 0 and draws > 1:
-                        cache, state_BTD = cache.repeat(draws), state_BTD.repeat(draws, 1, 1)
-                    grids_BTHW = ids_N.view(-1, 1, *grid_shape)
-        tokens_BKTHW = torch.stack(drawn, 2).transpose(0, 1).expand(-1, num_samples, -1, -1, -1)
-        return as_prediction(tokens_BKTHW, readings)
-
-    def _check_tokens(self, tokens_BTHW: Tensor | None, num_grids: int) -> Tensor:
-        expected = (num_grids, *self.config.grid)
-        if tokens_BTHW is None or tuple(tokens_BTHW.shape[1:]) != expected:
-            got = "no tokens" if tokens_BTHW is None else tuple(tokens_BTHW.shape[1:])
-            raise ValueError(f"the model works on {expected} token grids (T, H, W) here, got {got}")
-        return tokens_BTHW
+        for t in range(self.future_grids):
+            hidden_ND = self.trunk(grids_BTHW, state_BTD, newest=1, cache=cache).flatten(0, 2)
+            reading, ids_N, _ = self._read(hidden_ND, copies=copies, draws=draws, asked=asked, about=asked.about(t))
+            readings.append(reading)
+            drawn.append(ids_N.view(draws, B, *self.config.grid))
+            if asked.teacher_forced:
+                assert asked.targets_BTHW is not None
+                grids_BTHW = asked.targets_BTHW[:, t : t + 1]
+                continue
+            if copies < draws:  # from here on the samples go separate ways
+                cache, state_BTD, copies = cache.repeat(draws), state_BTD.repeat(draws, 1, 1), draws
+            grids_BTHW = ids_N.view(-1, 1, *self.config.grid)
+        return drawn, readings

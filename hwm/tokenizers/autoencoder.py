@@ -166,6 +166,10 @@ class VideoAutoencoder(nn.Module):
         """None: video needs no states."""
         return []
 
+    def idle_parameters(self) -> list[str]:
+        """None."""
+        return []
+
     def first_loss(self, batch: Batch) -> float | None:
         """Squared error of a grey reconstruction, pixels in -1..1: the initial weights add little to it."""
         assert batch.video_BFHWC is not None

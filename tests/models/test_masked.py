@@ -9,7 +9,7 @@ import torch
 from hwm.contracts import Batch, Sampling
 from hwm.model_config import MaskedConfig
 from hwm.models.masked import MaskedHWM
-from hwm.nn.masking import corrupt, random_mask
+from hwm.models.masked_filling import corrupt, random_mask
 from hwm.robot import EVE, normalisation
 
 TINY = MaskedConfig(

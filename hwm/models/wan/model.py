@@ -9,6 +9,7 @@ and from scratch, are the twin for a CPU.  Ours are `dropout`, `state_changes`, 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -127,6 +128,15 @@ class WanWorldModel(LatentFlow):
     def state_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Those of the state encoder."""
         return list(self.states.named_parameters("states"))
+
+    def idle_parameters(self) -> list[str]:
+        """What a few steps need not reach.
+
+        Attention to the equal rows of a constant text is the same whatever it asks; the null state learns from those few
+        clips that lose their states.
+        """
+        late = re.compile(r"attn2\.(to_q|to_k|norm_q|norm_k)|text_embedder|states\.null")
+        return [name for name, _ in self.named_parameters() if late.search(name)]
 
     def _first_output(self) -> float | None:
         return None if self.config.base else 1 / 3  # a pretrained model knows something; else torch's own weights

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwm.nn.masking import corrupt, masks_left, num_masked, random_mask, remask
+from hwm.models.masked_filling import corrupt, masks_left, num_masked, random_mask, remask
 
 
 def gen(seed=0):

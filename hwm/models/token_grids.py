@@ -1,0 +1,166 @@
+"""What ST-Transformer and Masked-HWM have in common: grids of tokens, of which the future ones follow one by one.
+
+A family adds its network, its loss and `_follow`, its way from the context to the grids after it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hwm.contracts import Batch, Kind, Prediction, Sampling
+from hwm.nn.dropout import without_dropout
+from hwm.nn.parameters import decay_groups
+from hwm.nn.vocabulary import TokenReading, Vocabulary, as_prediction
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a prediction is asked for; see `hwm.contracts.TokenWorldModel.predict`."""
+
+    sampling: Sampling
+    generator: torch.Generator
+    num_samples: int
+    targets_BTHW: Tensor | None
+    teacher_forced: bool
+    num_top: int
+    codes_VC: Tensor | None
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """How `Vocabulary.read` draws."""
+        return {"sampling": self.sampling, "generator": self.generator}
+
+    def about(self, t: int) -> dict[str, Any]:
+        """What it says of the distribution of future grid t."""
+        targets_N = None if self.targets_BTHW is None else self.targets_BTHW[:, t].flatten()
+        return {"targets_N": targets_N, "num_top": self.num_top, "codes_VC": self.codes_VC}
+
+
+class TokenGrids(nn.Module):
+    """A world model over token grids; satisfies `hwm.contracts.TokenWorldModel`.
+
+    config: an STConfig or a MaskedConfig, of which it reads the fields that both have.
+    encoder: name of the module that reads the states.
+    """
+
+    predicts: Kind = "tokens"
+    frame_step = 1
+    reach = 0
+    encoder: str
+    vocabulary: Vocabulary
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.context_grids, self.future_grids, self.num_states = config.context_grids, config.future_grids, config.num_states
+        self.num_grids = config.context_grids + config.future_grids
+
+    def set_state_statistics(self, shift_scale: Tensor) -> None:
+        """Normalise states as (state - shift) * scale; (2, A) from `hwm.robot.normalisation`; a saved buffer."""
+        getattr(self, self.encoder).set_statistics(shift_scale)
+
+    @property
+    def neutral_state_A(self) -> Tensor:
+        """The raw state (A,) that normalisation maps to zero."""
+        shift_scale: Tensor = getattr(self, self.encoder).shift_scale
+        return shift_scale[0]
+
+    def state_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Those of the state encoder."""
+        return list(getattr(self, self.encoder).named_parameters(self.encoder))
+
+    @property
+    def temperature(self) -> float:
+        """Temperature of prediction, as configured; 0, the likeliest token, where it is no setting."""
+        return getattr(self.config, "temperature", 0.0)
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups for AdamW: decay on matrices and the token table, none on biases, norms, mask and positions."""
+        return decay_groups(self, weight_decay)
+
+    def idle_parameters(self) -> list[str]:
+        """None."""
+        return []
+
+    def first_loss(self, batch: Batch) -> float | None:
+        """The cross-entropy of random ids."""
+        return self.vocabulary.first_cross_entropy(self.config.init_std)
+
+    # Prediction
+
+    def _follow(self, context_BTHW: Tensor, states_BFA: Tensor, asked: Asked) -> tuple[list[Tensor], list[TokenReading]]:
+        """Of every future grid the samples (K, B, H, W), K = 1 where all are equal, and what is said of the first one."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def predict(
+        self,
+        context_BTHW: Tensor,
+        states_BFA: Tensor,
+        *,
+        generator: torch.Generator,
+        num_samples: int = 1,
+        sampling: Sampling | None = None,
+        targets_BTHW: Tensor | None = None,
+        teacher_forced: bool = False,
+        top_k_logits: int = 0,
+        codes_VC: Tensor | None = None,
+    ) -> Prediction:
+        """Predict the future grids one after the other; never with dropout.
+
+        context_BTHW: int64, the context grids.  states_BFA: raw states from the first context frame, num_states rows.
+        The rest as in `hwm.contracts.TokenWorldModel`.  Asking for any of nll, top logits or codes also fills the
+        entropy; the top values are log-probabilities.  Samples share the work on the context; where nothing is random
+        they are equal and made once.
+        Raises ValueError for another number of grids or states, or teacher forcing without targets.
+        """
+        context_BTHW = self._check_tokens(context_BTHW, self.context_grids)
+        if targets_BTHW is not None:
+            targets_BTHW = self._check_tokens(targets_BTHW, self.future_grids)
+        elif teacher_forced:
+            raise ValueError("teacher forcing needs targets_BTHW, the true future grids")
+        sampling = sampling or Sampling(temperature=self.temperature)
+        asked = Asked(sampling, generator, num_samples, targets_BTHW, teacher_forced, top_k_logits, codes_VC)
+        with without_dropout(self):
+            drawn, readings = self._follow(context_BTHW, states_BFA, asked)
+        tokens_BKTHW = torch.stack(drawn, 2).transpose(0, 1).expand(-1, num_samples, -1, -1, -1)
+        return as_prediction(tokens_BKTHW, readings)
+
+    def _read(
+        self, hidden_ND: Tensor, *, copies: int, draws: int, asked: Asked, about: dict[str, Any], confidence: bool = False
+    ) -> tuple[TokenReading, Tensor, Tensor | None]:
+        """Draw `draws` samples from the head's inputs; what is said of the first, all ids (sample-major), confidences.
+
+        hidden_ND: rows of `copies` samples, one after the other.  As long as all are equal there is one, from which all are
+        drawn; only the first is described.
+        """
+        first_ND, others_ND = hidden_ND.tensor_split([len(hidden_ND) // copies])
+        how = {**asked.drawing, "confidence": confidence}
+        readings = [self.vocabulary.read(first_ND, num_draws=draws // copies, **how, **about)]
+        if len(others_ND):
+            readings.append(self.vocabulary.read(others_ND, **how))
+        ids_N = torch.cat([r.drawn_NK.t().flatten() for r in readings])
+        sure = [r.confidence_NK.t().flatten() for r in readings if r.confidence_NK is not None]
+        return readings[0], ids_N, torch.cat(sure) if sure else None
+
+    def _scores(self, batch: Batch, generator: torch.Generator, *, teacher_forced: bool) -> tuple[Tensor, Tensor]:
+        """Cross-entropy in nats a token of the future grids, and the share guessed right, (B,) each."""
+        tokens_BTHW = self._check_tokens(batch.tokens_BTHW, self.num_grids)
+        context_BTHW, future_BTHW = tokens_BTHW.tensor_split([self.context_grids], 1)
+        prediction = self.predict(
+            context_BTHW, batch.states_BFA, generator=generator, targets_BTHW=future_BTHW, teacher_forced=teacher_forced
+        )
+        assert prediction.nll_BTHW is not None and prediction.tokens_BKTHW is not None
+        right_BTHW = (prediction.tokens_BKTHW[:, 0] == future_BTHW).float()
+        return prediction.nll_BTHW.mean((1, 2, 3)), right_BTHW.mean((1, 2, 3))
+
+    def _check_tokens(self, tokens_BTHW: Tensor | None, num_grids: int) -> Tensor:
+        expected = (num_grids, *self.config.grid)
+        if tokens_BTHW is None or tuple(tokens_BTHW.shape[1:]) != expected:
+            got = "no tokens" if tokens_BTHW is None else tuple(tokens_BTHW.shape[1:])
+            raise ValueError(f"the model works on {expected} token grids (T, H, W) here, got {got}")
+        return tokens_BTHW
