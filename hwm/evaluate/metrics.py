@@ -334,19 +334,29 @@ OTHERS = {
                  f"use many thousands. {_COMPARED}"),
     "LPIPS": Shown("LPIPS", "", 4, "lower",
                    "LPIPS is the learned perceptual distance of two pictures, frame by frame, with the given weight files."),
-    "cross entropy": Shown("cross-entropy", "nats", 3, "lower"),
+    "cross-entropy": Shown("cross-entropy", "nats", 3, "lower"),
     "accuracy": Shown("accuracy"),
-    "coverage": Shown("coverage", "", 4, "higher", "Coverage: share of tokens among the ids kept."),
+    "coverage": Shown("coverage", "", 4, "higher", "share of the true tokens among the ids kept"),
 }  # fmt: skip
 """How scores are shown that are no `Metric`: of feature networks and of token distributions."""
 
 
+MISSES: dict[str, str] = {
+    "floor": "softmax over the kept; a miss has probability 1e-8",
+    "min": "a miss joins with the smallest kept logit",
+    "uniform_rest": "a miss has an equal part of the probability left",
+    "fill_min": "all others have the smallest kept logit",
+    "ignore": "misses left out: optimistic, not for comparison",
+}
+"""What a `MissingPolicy` makes of tokens outside of the ids kept, in words."""
+
+
 def shown(name: str) -> Shown:
-    """How the score of this name is shown; one that is told nowhere like the known one that its name begins with."""
+    """How the score of this name is shown; one that is told nowhere like a known one whose name it holds, under its own."""
     for m in METRICS:
         if name in (m.name, m.pooled):
             return Shown(m.title if name == m.name else f"pooled {m.title}", m.unit, m.digits, m.better, m.about)
     if name in OTHERS:
         return OTHERS[name]
-    alike = next((OTHERS[known] for known in OTHERS if name.startswith(known)), Shown(name))
-    return alike._replace(title=name, about="")
+    alike = next((OTHERS[known] for known in OTHERS if known in name), Shown(name))
+    return alike._replace(title=name, about=MISSES.get(name.rpartition(", ")[2], ""))

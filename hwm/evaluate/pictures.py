@@ -42,7 +42,7 @@ def error(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 def rows_of(example: Example) -> list[str]:
     """The rows whose pictures an example holds."""
-    return [name for name in example.pictures if name not in (SEEN, TRUTH)]
+    return [name for name in example.pictures if name in example.psnr]
 
 
 def stills(example: Example, headline: str, copy: str) -> dict[str, tuple[np.ndarray, float | None]]:

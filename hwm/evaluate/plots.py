@@ -14,7 +14,7 @@ from hwm.evaluate.metrics import shown
 from hwm.evaluate.protocols import PROTOCOLS
 from hwm.evaluate.sampling_results import mean_of
 from hwm.evaluate.scores import TOKENS, Scores, frame_span, grid_span
-from hwm.evaluate.table import OF_PICTURES, places, short, verdict_differences
+from hwm.evaluate.table import OF_PICTURES, compared_tokens, places, short, verdict_differences
 from hwm.evaluate.tuning import Saturation
 
 Json = dict[str, Any]
@@ -204,7 +204,9 @@ def grids_plot(scores: Scores) -> bytes | None:
         if curves := over(scores, metric, TOKENS, grid_span):
             ticks = [place for place, _ in next(iter(curves.values()))]
             panels.append(Panel("", "future grid", shown(metric).head, curves, ticks=ticks))
-    return draw(panels, row_styles(scores), height=3.2) if panels else None
+    styles = row_styles(scores)
+    styles[compared_tokens(scores)] = styles[scores.headline]
+    return draw(panels, styles, height=3.2) if panels else None
 
 
 def differences_plot(scores: Scores) -> bytes | None:

@@ -107,7 +107,7 @@ def page(scores: Scores, protocol: Protocol, record: Json) -> str:
     """The page as one string of HTML.  record: what results.json holds."""
     recipe, moving, span = record["config"].get("recipe", ""), len(protocol.scored) > 1, scores.settings["span"]
     calibration = scores.facts.get("calibration")
-    metrics = list(dict.fromkeys(score.metric for score in scores.scores))
+    metrics, networks = dict.fromkeys(score.metric for score in scores.scores), scores.settings["perceptual"]
     found = dict.fromkeys((s.reference, s.span) for s in scores.scores if s.metric in table.OF_PICTURES)
     tables = {s: [table.pictures_table(scores, reference, s) for reference, own in found if own == s] for s in (span, LAST, ALL)}
     return render(
@@ -129,8 +129,8 @@ def page(scores: Scores, protocol: Protocol, record: Json) -> str:
         networks=table.networks_tables(scores),
         tokens=table.tokens_tables(scores),
         of_pictures=dict.fromkeys(shown(metric).about for metric in metrics if metric in table.OF_PICTURES),
-        of_networks=dict.fromkeys(shown(metric).about for metric in scores.settings["perceptual"]),
-        notes=dict.fromkeys(f"{s.metric}: {s.note}." for s in scores.scores if s.note and s.reference != TOKENS),
+        of_networks=dict.fromkeys(shown(metric).about for metric in networks),
+        notes=dict.fromkeys(f"{s.metric}: {s.note}." for s in scores.scores if s.note and s.metric in networks),
         plots={
             "frames": plots.frames_plot(scores),
             "differences": plots.differences_plot(scores),
@@ -169,7 +169,7 @@ def _tiles(scores: Scores, protocol: Protocol) -> Iterator[tuple[str, str, str]]
     if row := table.compared_tokens(scores):
         found = {x.metric: x.value.mean for x in scores.select(row=row, reference=TOKENS, span=ALL_GRIDS)}
         accuracy = f"accuracy {found['accuracy']:.1%}" if "accuracy" in found else ""
-        yield "cross-entropy of the tokens", f"{found['cross entropy']:.3f} nats", accuracy
+        yield "cross-entropy of the tokens", f"{found['cross-entropy']:.3f} nats", accuracy
 
 
 def _video(example: Example, scores: Scores) -> Json:

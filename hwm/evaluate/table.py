@@ -9,7 +9,7 @@ from hwm.evaluate.intervals import Interval
 from hwm.evaluate.metrics import METRICS, shown
 from hwm.evaluate.protocols import PROTOCOLS, Protocol
 from hwm.evaluate.sampling_results import mean_of
-from hwm.evaluate.scores import ALL, LAST, ORIGINAL, RECONSTRUCTION, TOKENS, Cost, Difference, Scores
+from hwm.evaluate.scores import ALL, ALL_GRIDS, LAST, ORIGINAL, RECONSTRUCTION, TOKENS, Cost, Difference, Score, Scores
 
 TRUTHS = {RECONSTRUCTION: "the tokenizer's reconstruction of the truth", ORIGINAL: "the recorded video"}
 """What scores are held against, in the sentence of the verdict."""
@@ -87,20 +87,19 @@ def networks_tables(scores: Scores) -> list[Table]:
 
 def tokens_tables(scores: Scores) -> list[Table]:
     """The scores of token distributions: those that several rows have in one table, those of a single row in another."""
-    found: dict[str, set[str]] = {}
-    spans = list(dict.fromkeys(score.span for score in scores.select(reference=TOKENS)))
-    if not spans:
-        return []
-    span = next((s for s in spans if not s.startswith("grid ")), spans[0])
-    for score in scores.select(reference=TOKENS, span=span):
-        found.setdefault(score.metric, set()).add(score.row)
-    shared = [metric for metric, rows in found.items() if len(rows) > 1]
-    table = scores_table(scores, f"tokens, {span}", shared or found, TOKENS, span)
-    single = [s for s in scores.select(reference=TOKENS, span=span) if shared and s.metric not in shared]
-    tables = [Table(table.title, table.head, table.rows, compared_tokens(scores))]
+    found: dict[str, list[Score]] = {}
+    for score in scores.select(reference=TOKENS, span=ALL_GRIDS):
+        found.setdefault(score.metric, []).append(score)
+    shared = [metric for metric, own in found.items() if len(own) > 1]
+    single = [own[0] for own in found.values() if len(own) == 1]
+    tables = []
+    if shared:
+        table = scores_table(scores, f"tokens, {ALL_GRIDS}", shared, TOKENS, ALL_GRIDS)
+        tables.append(Table(table.title, table.head, table.rows, compared_tokens(scores)))
     if single:
-        rows = [[s.metric, s.value.text(shown(s.metric).digits).replace("–", s.note or "–")] for s in single]
-        tables.append(Table(f"{single[0].row}, {span}", ["score", "value"], rows))
+        rows = [[s.metric, s.value.text(shown(s.metric).digits), s.note or shown(s.metric).about] for s in single]
+        head = ["score", "value", "where tokens lie outside of the ids kept"]
+        tables.append(Table(f"{single[0].row}, {ALL_GRIDS}", head, rows))
     return tables
 
 
