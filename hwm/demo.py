@@ -12,7 +12,7 @@ from hwm.evaluate.results import EvaluationResult
 from hwm.prepare import encoded, simulated
 from hwm.recipes import recipe
 from hwm.runs import train
-from hwm.training.device import usable_cores
+from hwm.work.workers import usable_cores
 
 MINUTES = 7.5
 """Robot time simulated for training: what two cores render in about two and a half minutes."""

@@ -176,9 +176,10 @@ def tokenize(
         device: cpu, or cuda.
     """
     from hwm.tokenizers.encode import tokenize as run
-    from hwm.training.device import own_device, usable_cores
+    from hwm.training.device import own_device
     from hwm.work.progress import Counter
     from hwm.work.share import chosen_share
+    from hwm.work.workers import usable_cores
 
     share = chosen_share(part)
     alone, own = part is not None or share.count == 1, own_device(device)

@@ -17,7 +17,7 @@ from hwm.doctor.machine import flop_rate
 from hwm.doctor.trial import Trial
 from hwm.doctor.units import size, span
 from hwm.doctor.verdict import Verdict, graded, ok
-from hwm.training.device import usable_cores
+from hwm.work.workers import usable_cores
 
 PASSES = 14
 """About so many steps do the checks take."""

@@ -16,8 +16,9 @@ import torch
 from hwm.config import TrainConfig
 from hwm.doctor.units import count, size
 from hwm.doctor.verdict import Verdict, fail, graded, ok, warn
-from hwm.training.device import choose_device, usable_cores
+from hwm.training.device import choose_device
 from hwm.training.launch import environment
+from hwm.work.workers import usable_cores
 
 DISTRIBUTION = "humanoid-world-models"
 LEAST_MEMORY = 2e9

@@ -11,7 +11,7 @@ from hwm.apply import evaluate_run
 from hwm.experiments.jobs import Training, train_all
 from hwm.prepare import Sets, encoded, simulated
 from hwm.recipes import recipe
-from hwm.training.device import usable_cores
+from hwm.work.workers import usable_cores
 
 VALIDATION_SHARE = 2 / 15
 """Robot time of each validation set, as a share of the training set's."""

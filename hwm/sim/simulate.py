@@ -7,7 +7,6 @@ folder appears when it is complete; what was interrupted goes on shard by shard 
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import time
@@ -22,6 +21,7 @@ from hwm.data.checksums import write_checksums
 from hwm.data.writers import write_dataset_metadata
 from hwm.work.files import read_json, write_json
 from hwm.work.signals import StopFlag
+from hwm.work.workers import usable_cores
 
 GENERATOR, VERSION = "hwm.sim", 1
 FOLDERS = {
@@ -104,7 +104,7 @@ def simulate(
         antialias=antialias,
     )
     shards, clips = make_plan(settings)
-    workers = workers or _usable_cores()
+    workers = workers or usable_cores()
     places = {split: _Place(Path(out) / FOLDERS[split], settings.to_dict()) for split in FOLDERS}
     jobs = [Job(settings, shard, places[shard.split].partial) for shard in shards]
     jobs += [Job(settings, work, places["test"].partial, places["truth"].partial) for work in clips]
@@ -184,10 +184,6 @@ def _require_packages() -> None:
     if missing:
         remedy = "pip install 'humanoid-world-models[sim]'"
         raise ValueError(f"the simulator needs {', '.join(missing)}, not installed here: {remedy}")
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _warn_if_slow(backend: str, size: int, antialias: bool, frames: int, workers: int) -> None:

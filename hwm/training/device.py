@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
+from hwm.work.workers import usable_cores
+
 
 def choose_device(name: str) -> torch.device:
     """The device of that name; "auto" is the first CUDA device where there is one, else the CPU."""
@@ -29,11 +31,6 @@ def own_device(device: str, environment: Mapping[str, str] = os.environ) -> str:
     if device != "cuda" or local is None or not local.isdecimal() or not torch.cuda.device_count():
         return device
     return f"cuda:{int(local) % torch.cuda.device_count()}"
-
-
-def usable_cores() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -16,11 +16,11 @@ import tempfile
 from pathlib import Path
 
 from hwm.config import RunConfig, to_toml
-from hwm.training.device import usable_cores
 from hwm.training.loop import FitResult
 from hwm.training.processes import STALE_STORE
 from hwm.work.files import write_text
 from hwm.work.signals import StopFlag, Stopped
+from hwm.work.workers import usable_cores
 
 RESTARTS = 3
 """Times a dead process is replaced before the job is given up."""

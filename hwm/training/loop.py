@@ -38,7 +38,7 @@ from hwm.training.processes import ALONE, Processes, under_launcher
 from hwm.training.run_folder import DONE, claimed, config_hash, mark_done, read_done, settle_config
 from hwm.training.validation import evaluating, validate
 from hwm.work.files import write_picture
-from hwm.work.progress import TrainingProgress
+from hwm.work.progress import Counter
 from hwm.work.signals import StopFlag
 
 LEAVING = 30.0
@@ -106,7 +106,7 @@ def fit(
         return FitResult(**done)
 
     device = choose_device(train.device)
-    progress = TrainingProgress(train.steps, log=log if processes.first else lambda line: None)
+    progress = Counter("training", unit="step", log=log if processes.first else lambda line: None)
     with (
         held(out, processes, say=progress.say),
         StopFlag() as stop,
@@ -131,7 +131,8 @@ def fit(
             return bool(every and position.step and (position.step % every == 0 or position.step >= train.steps))
 
         model.train()
-        with metrics or nullcontext(), progress.running(start=position.step):
+        progress.start = position.step
+        with metrics or nullcontext(), progress:
             while True:
                 step, finished = position.step, position.step >= train.steps
                 stopping = processes.any(stop)
@@ -210,12 +211,13 @@ def fit(
                     continue
 
                 busy += time.monotonic() - began
-                progress.advance(step + 1)
+                progress.move(step + 1, train.steps)
                 if (step + 1) % train.log_every == 0 or step == 0:
                     pace = {"seconds": time.monotonic() - start, "clips_per_second": clips / busy}
                     if metrics:
                         metrics.write({"step": step + 1, **values, "lr": lr, **pace})
-                    progress.show(step + 1, loss=values["loss"], lr=lr, clips_per_second=pace["clips_per_second"])
+                    text = f"loss {values['loss']:.4f}  lr {lr:.2e}  {pace['clips_per_second']:.1f} clips/s"
+                    progress.show(step + 1, train.steps, text)
                     clips, busy = 0, 0.0
 
         signals = [number for number in processes.gather(stop.signal) if number]

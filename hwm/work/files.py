@@ -1,4 +1,7 @@
-"""Files that are whole or absent: atomic writing, capped JSON, memory maps of exactly the expected size."""
+"""Files that are whole or absent: written atomically, JSON capped, memory maps of exactly the expected size.
+
+A write survives a kill or a power cut, and says plainly when the disk is full.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import platform
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -24,12 +27,12 @@ from hwm.safe_load import text as foreign_text
 if TYPE_CHECKING:
     from PIL import Image
 
-
 MAX_JSON_BYTES = 4_000_000
 HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 TORSO = re.compile(rf"\.(.*)\.{HOST}-(\d+)-[0-9a-f]{{8}}\.tmp(\.[^.]*|)")
 """Name of a temporary of this machine: stem, process, suffix."""
-
+FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+"""What the system says when a disk is full."""
 PREAD = hasattr(os, "preadv")
 
 
@@ -47,14 +50,13 @@ def atomic_path(path: str | Path, *, first: bool = False) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        fsync(temporary)
         if first:
             _link(temporary, path)
         else:
             temporary.replace(path)
     except Exception as error:
-        if _disk_full(error):
+        if _number(error) in FULL:
             raise cannot_write(path, error) from None
         raise
     finally:
@@ -71,10 +73,60 @@ def _link(temporary: Path, path: Path) -> None:
             temporary.replace(path)
 
 
-def _disk_full(error: Exception) -> bool:
-    """Whether something could not be written for want of space; safetensors tells the number in its text alone."""
-    numbers = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-    return getattr(error, "errno", None) in numbers or any(f"(os error {n})" in str(error) for n in numbers)
+def cannot_write(path: Path, error: BaseException) -> ValueError:
+    """The one-line error of a failed write: the file, the system's reason, the space left, the remedy."""
+    free = shutil.disk_usage(path.parent if path.parent.exists() else ".").free
+    number = _number(error)
+    reason = os.strerror(number) if number else str(error)
+    remedy = "; free some space or choose another disk and run again" if number in FULL or free < 1 << 20 else ""
+    return ValueError(f"{path}: cannot write: {reason} ({free / 1e9:.2f} GB free){remedy}")
+
+
+def _number(error: BaseException) -> int | None:
+    """The system's number of an error; safetensors tells it in its text alone."""
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return error.errno if isinstance(error, OSError) and error.errno else int(told[1]) if told else None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file so that readers see the old text or the new one, also after a power cut.
+
+    Raises ValueError of one line for whatever keeps it from being written.
+    """
+    _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_picture(path: Path, picture: Image.Image) -> None:
+    """The same with a picture, in the format of the suffix."""
+    _write(path, picture.save)
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    try:
+        with atomic_path(path) as temporary:
+            write(temporary)
+        fsync(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def write_all(file: FileIO, text: str, *, path: Path) -> None:
+    """Append text to an unbuffered file, all of it."""
+    data = text.encode()
+    try:
+        while data:
+            data = data[file.write(data) :]
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def fsync(path: Path) -> None:
+    """Force a file's bytes, or a folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _remove_torsos(path: Path) -> None:
@@ -195,64 +247,3 @@ def expect_rows(array: np.ndarray, stop: int | None = None) -> np.ndarray:
             fault = f"was cut short while it was read: {actual} bytes, {needed} needed"
             raise ValueError(f"{array.filename}: {fault}; fetch or write it again")
     return array
-
-
-
-# Writing that survives a kill or a power cut, and says so plainly when the disk is full.
-
-
-_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
-
-
-def fsync(path: Path) -> None:
-    """Force a file's bytes, or a folder's entries, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file so that readers see the old text or the new one, never a part."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        fsync(temporary)
-        temporary.replace(path)
-        fsync(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise cannot_write(path, error) from None
-
-
-def write_picture(path: Path, picture: Image.Image) -> None:
-    """Write a PNG, whole or not at all."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    try:
-        path.parent.mkdir(exist_ok=True)
-        picture.save(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise cannot_write(path, error) from None
-
-
-def write_all(file: FileIO, text: str, *, path: Path) -> None:
-    """Append text to an unbuffered file, all of it."""
-    data = text.encode()
-    try:
-        while data:
-            data = data[file.write(data) :]
-    except OSError as error:
-        raise cannot_write(path, error) from None
-
-
-def cannot_write(path: Path, error: BaseException) -> ValueError:
-    """The one-line error of a failed write: the file, the system's reason, the space left, the remedy."""
-    free = shutil.disk_usage(path.parent if path.parent.exists() else ".").free
-    told = re.search(r"\(os error (\d+)\)", str(error))  # safetensors tells the number in its text alone
-    number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
-    reason = os.strerror(number) if number else str(error)
-    remedy = "; free some space or choose another disk and run again" if number in _FULL or free < 1 << 20 else ""
-    return ValueError(f"{path}: cannot write: {reason} ({free / 1e9:.2f} GB free){remedy}")
