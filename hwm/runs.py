@@ -22,7 +22,7 @@ from hwm.data.clips import LatentClips, TokenClips, VideoClips, sample_indices
 from hwm.data.describe import state_statistics
 from hwm.data.latents import LatentDataset
 from hwm.data.onex import RawDataset, TokenDataset, open_dataset
-from hwm.model_config import FlowConfig, FSQConfig, ModelConfig, WanConfig
+from hwm.model_config import FlowConfig, FSQConfig, MaskedConfig, ModelConfig, STConfig, WanConfig
 from hwm.models.build import build_model
 from hwm.predict.decoding import FrameDecoder
 from hwm.robot import normalisation
@@ -43,11 +43,12 @@ def open_clips(config: RunConfig, folder: str | Path, *, training: bool) -> Clip
     """
     dataset, model = open_dataset(folder), config.model
     overlap = config.data.overlap and training
-    if isinstance(model, FSQConfig):
+    if model.kind == "video":
         if not isinstance(dataset, RawDataset):
-            raise ValueError(f"{folder}: a tokenizer learns from video; give a raw dataset (videos as .mp4)")
+            who = "a tokenizer" if model.role == "tokenizer" else "this model"
+            raise ValueError(f"{folder}: {who} learns from video; give a raw dataset (videos as .mp4)")
         size = config.data.image_size
-        if config.data.clip == "sampling":
+        if isinstance(model, FSQConfig) and config.data.clip == "sampling":
             return VideoClips(
                 dataset,
                 kind="frames",
@@ -65,6 +66,7 @@ def open_clips(config: RunConfig, folder: str | Path, *, training: bool) -> Clip
             )
         _check_fit(folder, model, data={"grid": dataset.grid, "channels": dataset.channels})
         return LatentClips(dataset, kind=config.data.clip, overlap=overlap, num_states=model.num_states)
+    assert isinstance(model, STConfig | MaskedConfig)
     if not isinstance(dataset, TokenDataset):
         raise ValueError(f"{folder}: this model learns from tokens; make them with `hwm tokenize RAW OUT`")
     _check_fit(folder, model, data={"grid": dataset.grid, "vocab_size": dataset.vocab_size})
@@ -195,6 +197,13 @@ def predicted_frames(
     """
     device = next(cast(nn.Module, model).parameters()).device
     generator = torch.Generator(device).manual_seed(0)
+    if model.predicts == "video":
+        assert batch.video_BFHWC is not None
+        context, future = batch.video_BFHWC.tensor_split([model.context_grids], 1)
+        rows, future = batch.states_BFA[:, : model.context_grids + model.reach].to(device), future[:, : model.reach]
+        guess = model.predict(context.to(device), rows, generator=generator).video_BKFHWC
+        assert guess is not None
+        return future, guess[:, 0].cpu()
     decoder = FrameDecoder(tokenizer, context_grids=model.context_grids, future_grids=model.future_grids)
     grids = batch.latents_BTCHW if model.predicts == "latents" else batch.tokens_BTHW
     assert grids is not None
