@@ -11,10 +11,7 @@ import torch
 from torch import Tensor
 
 from hwm.contracts import LatentTokenizer, Sampling, Tokenizer
-from hwm.data.clips import LatentClips, TokenClips, VideoClips
-from hwm.data.latents import LatentShard
-from hwm.data.legacy import LegacyTokenDataset
-from hwm.data.onex import RawDataset, open_dataset
+from hwm.data.clips import Clips, recorded
 from hwm.data.video import VideoWriter
 from hwm.data.windows import state_rows
 from hwm.evaluate.baselines import unigram_counts
@@ -77,7 +74,7 @@ def evaluate_run(
         work = Work(out / RESULTS, sources(video=video, inception=inception, lpips=lpips), share, flag)
         run = load_run(folder, which=which, device=device, changes=changes)
         model = world_model(run)
-        held_out = _clips(run, data)
+        held_out = open_clips(run.config, data, training=False)
         coder = _tokenizer_of(run, held_out, tokenizer, trust=trust, device=device)
         features: list[VideoFeatures] = [TokenizerFeatures(device=device)]
         if inception is not None:
@@ -87,8 +84,8 @@ def evaluate_run(
                 model,
                 coder,
                 held_out,
-                video=_recorded(held_out, coder, video) if video else None,
-                segments=segments_of(held_out),
+                video=recorded(held_out, video, size=held_out.dataset.grid[0] * coder.spatial_stride) if video else None,
+                segments=held_out.segments(),
                 num_clips=min(clips, len(held_out)),
                 batch_size=batch_size,
                 seed=seed,
@@ -127,7 +124,7 @@ def predict_video(
     model's own.  Past the recording's end the last state is held.  poll: called between steps; may raise.
     """
     run = load_run(folder, which=which, changes=changes)
-    model, clips = world_model(run), _clips(run, data)
+    model, clips = world_model(run), open_clips(run.config, data, training=False)
     if not 0 <= clip < len(clips):
         raise ValueError(f"{data}: has clips 0..{len(clips) - 1}, not {clip}")
     coder = _tokenizer_of(run, clips, tokenizer)
@@ -137,8 +134,7 @@ def predict_video(
     rows = state_rows(shard.segments, first, num_context + frames)
     states = torch.from_numpy(shard.read_states(rows))[None]
     blocks = min(-(-(num_context + frames) // clock.block), clock.num_blocks(shard.num_frames) - first // clock.block)
-    read = shard.read_latents if isinstance(shard, LatentShard) else shard.read_tokens
-    grids = torch.from_numpy(read(first // clock.block, blocks))[None]
+    grids = torch.from_numpy(shard.read(first, blocks * clock.block))[None]
     truth = coder.decode(grids)[0].numpy()[: num_context + frames]
     result = rollout(
         model,
@@ -168,18 +164,12 @@ def write_pair(out: Path, left_FHWC: np.ndarray, right_FHWC: np.ndarray, *, num_
         writer.write(pair.repeat(repeat, 0))
 
 
-def _clips(run: Run, data: Path) -> TokenClips | LatentClips:
-    clips = open_clips(run.config, data, training=False)
-    assert not isinstance(clips, VideoClips)
-    return clips
-
-
 def _tokenizer_of(
-    run: Run, clips: TokenClips | LatentClips, name: str, *, trust: bool = False, device: str = "cpu"
+    run: Run, clips: Clips, name: str, *, trust: bool = False, device: str = "cpu"
 ) -> Tokenizer | LatentTokenizer:
     """The tokenizer of the run (or `name`), after checking that it made this data."""
     coder = tokenizer_of(run, name, trust=trust, device=device)
-    made_by = None if isinstance(clips.dataset, LegacyTokenDataset) else clips.dataset.tokenizer
+    made_by = clips.dataset.tokenizer
     if made_by and made_by.get("fingerprint") != coder.fingerprint():
         raise ValueError(f"{clips.dataset.root}: was encoded by another tokenizer ({made_by.get('name')}) than {coder.name}")
     return coder
@@ -193,45 +183,13 @@ def tokenizer_of(run: Run, name: str = "", *, trust: bool = False, device: str =
     return open_tokenizer(name, kind=world_model(run).predicts, trust=trust, device=device)
 
 
-def segments_of(clips: TokenClips | LatentClips | VideoClips) -> np.ndarray:
-    """A number for the segment of every clip, different in different shards."""
-    ids = [int(clips.dataset.shards[s].segments[f]) for s, f in zip(clips.index.shard, clips.index.start)]
-    return clips.index.shard.astype(np.int64) * 2**32 + np.array(ids)
-
-
-def _recorded(
-    clips: TokenClips | LatentClips, coder: Tokenizer | LatentTokenizer, video: Path
-) -> Callable[[np.ndarray], Tensor]:
-    """Recorded frames of clips, resized to what the tokenizer decodes to.  Encoded shard i was cut from raw shard i."""
-    raw = open_dataset(video)
-    if not isinstance(raw, RawDataset):
-        raise ValueError(f"{video}: not a raw dataset")
-    shards = {shard.index: shard for shard in raw.shards}
-    for shard in clips.dataset.shards:
-        if shard.index not in shards or shards[shard.index].num_frames != shard.num_frames:
-            raise ValueError(f"{video}: not the video of {clips.dataset.root}: shard {shard.index} is missing or differs")
-    assert not isinstance(clips.dataset, LegacyTokenDataset)
-    size = clips.dataset.grid[0] * coder.spatial_stride
-
-    def frames(numbers: np.ndarray) -> Tensor:
-        parts = []
-        for number in numbers:
-            index = clips.dataset.shards[clips.index.shard[number]].index
-            first = int(clips.index.start[number])
-            parts.append(np.array(shards[index].frames(size)[first : first + clips.index.length]))
-        return torch.from_numpy(np.stack(parts))
-
-    return frames
-
-
 def _unigram(run: Run) -> Tensor | None:
     """Token frequencies of the training set, where it is still there."""
     if not (Path(run.config.data.train) / "metadata.json").is_file():
         return None
     clips = open_clips(run.config, run.config.data.train, training=False)
-    assert isinstance(clips, TokenClips)
     chosen = spread(UNIGRAM_CLIPS, len(clips))
     batches = (clips.batch(chosen[i : i + 64]).tokens_BTHW for i in range(0, len(chosen), 64))
-    return unigram_counts((b for b in batches if b is not None), vocab_size=clips.dataset.vocab_size)
+    return unigram_counts((b for b in batches if b is not None), vocab_size=clips.dataset.sizes()["vocab_size"])
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,17 +15,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from hwm.clock import SAMPLING_FRAMES, SAMPLING_HOP, subsample
+from hwm.clock import SAMPLING_HOP, subsample
 from hwm.config import RunConfig, from_toml, override
 from hwm.contracts import Batch, LatentTokenizer, LatentWorldModel, Tokenizer, TokenWorldModel
-from hwm.data.clips import LatentClips, TokenClips, VideoClips, sample_indices
+from hwm.data.clips import Clips, sample_indices
 from hwm.data.describe import state_statistics
-from hwm.data.latents import LatentDataset
-from hwm.data.onex import RawDataset, TokenDataset, open_dataset
-from hwm.model_config import FlowConfig, FSQConfig, MaskedConfig, ModelConfig, STConfig, WanConfig
+from hwm.data.onex import open_dataset, read_robot
 from hwm.models.build import build_model
 from hwm.predict.decoding import FrameDecoder
-from hwm.robot import normalisation
+from hwm.robot import Embodiment, normalisation
 from hwm.safe_load.paths import is_file
 from hwm.tokenizers.open import open_tokenizer
 from hwm.training import checkpoint, weights
@@ -33,50 +31,54 @@ from hwm.training.loop import FitResult, already_done, fit
 from hwm.training.processes import ALONE, Processes
 from hwm.training.run_folder import dealt_out
 
-Clips = TokenClips | LatentClips | VideoClips
+REMEDY = {
+    "tokens": "make them with `hwm tokenize RAW OUT`",
+    "latents": "make them with `hwm tokenize` and a continuous tokenizer",
+    "video": "give a raw dataset (videos as .mp4)",
+}
+"""What to do for want of data of each kind."""
 
 
 def open_clips(config: RunConfig, folder: str | Path, *, training: bool) -> Clips:
     """The clips of a dataset as this run wants them.
 
-    Raises ValueError when the data does not fit the model: wrong kind, grid, vocabulary or channels.
+    Raises ValueError when the data does not fit the model: wrong kind, grid, vocabulary, channels or robot.
     """
-    dataset, model = open_dataset(folder), config.model
-    overlap = config.data.overlap and training
+    dataset: Any = open_dataset(folder)
+    model: Any = config.model
+    window, overlap, is_tokenizer = config.data.clip, config.data.overlap and training, model.role == "tokenizer"
+    if dataset.kind != model.kind:
+        who = "a tokenizer" if is_tokenizer else "this model"
+        raise ValueError(f"{folder}: {who} learns from {model.kind}; {REMEDY[model.kind]}")
+    dataset.expect_window(window)
+    cut: dict[str, Any] = {"kind": window, "overlap": overlap}
     if model.kind == "video":
-        if not isinstance(dataset, RawDataset):
-            who = "a tokenizer" if model.role == "tokenizer" else "this model"
-            raise ValueError(f"{folder}: {who} learns from video; give a raw dataset (videos as .mp4)")
-        size = config.data.image_size
-        if isinstance(model, FSQConfig) and config.data.clip == "sampling":
-            return VideoClips(
-                dataset,
-                kind="frames",
-                length=SAMPLING_FRAMES,
-                every=SAMPLING_HOP if overlap else 1,
-                overlap=overlap,
-                size=size,
-                kept=subsample(length=model.block),
-            )
-        return VideoClips(dataset, kind=config.data.clip, overlap=overlap, aligned=not overlap, size=size)
-    if isinstance(model, FlowConfig | WanConfig):
-        if not isinstance(dataset, LatentDataset):
-            raise ValueError(
-                f"{folder}: this model learns from latents; make them with `hwm tokenize` and a continuous tokenizer"
-            )
-        _check_fit(folder, model, data={"grid": dataset.grid, "channels": dataset.channels})
-        return LatentClips(dataset, kind=config.data.clip, overlap=overlap, num_states=model.num_states)
-    assert isinstance(model, STConfig | MaskedConfig)
-    if not isinstance(dataset, TokenDataset):
-        raise ValueError(f"{folder}: this model learns from tokens; make them with `hwm tokenize RAW OUT`")
-    _check_fit(folder, model, data={"grid": dataset.grid, "vocab_size": dataset.vocab_size})
-    return TokenClips(dataset, kind=config.data.clip, overlap=overlap, num_states=model.num_states)
-
-
-def _check_fit(folder: str | Path, model: ModelConfig, *, data: dict[str, object]) -> None:
-    for name, found in data.items():
+        dataset = dataset.resized(config.data.image_size)
+        cut |= {"aligned": not overlap, "every": SAMPLING_HOP if overlap and window == "sampling" else 1}
+    if is_tokenizer:
+        return Clips(dataset, **cut, kept=subsample(length=model.block) if window == "sampling" else None)
+    for name, found in dataset.sizes().items():
         if getattr(model, name) != found:
             raise ValueError(f"{folder}: its {name} is {found}, the model is for {name} {getattr(model, name)}; set model.{name}")
+    if dataset.robot.dim != model.state_dim:
+        found = f"its robot {dataset.robot.name} has {dataset.robot.dim} state dimensions, the model reads {model.state_dim}"
+        raise ValueError(f"{folder}: {found}; give data of the model's robot, or train with model.state_dim={dataset.robot.dim}")
+    return Clips(dataset, **cut, num_states=model.num_states)
+
+
+def fitted(config: RunConfig, robot: Embodiment) -> RunConfig:
+    """The configuration for a robot of another width than the family's own, as far as it says nothing else.
+
+    robot: of the training data.  The recipes are for EVE; who sets model.state_dim to another number keeps it.
+    """
+    model: Any = config.model
+    usual: Any = type(model)()
+    if model.role == "tokenizer" or robot.dim == usual.state_dim or model.state_dim not in (usual.state_dim, robot.dim):
+        return config
+    changes: dict[str, Any] = {"state_dim": robot.dim}
+    if hasattr(model, "state_plain") and model.state_plain == usual.state_plain:
+        changes["state_plain"] = robot.raw
+    return replace(config, model=replace(model, **changes))
 
 
 def train(config: RunConfig, out: str | Path, *, processes: Processes = ALONE) -> FitResult:
@@ -87,7 +89,7 @@ def train(config: RunConfig, out: str | Path, *, processes: Processes = ALONE) -
     out = Path(out)
     if not config.data.train:
         raise ValueError("data.train is empty: give the training data with --data FOLDER")
-    config = dealt_out(config, out, world=processes.world)
+    config = dealt_out(fitted(config, read_robot(config.data.train)), out, world=processes.world)
 
     def opened(folder: str, *, training: bool) -> Clips:
         # The first process compares the files with their checksums and notes it: the others need not.
@@ -119,7 +121,7 @@ def check(config: RunConfig, out: Path, *, world: int) -> FitResult | None:
     """
     if not config.data.train:
         raise ValueError("data.train is empty: give the training data with --data FOLDER")
-    config = dealt_out(config, out, world=world)
+    config = dealt_out(fitted(config, read_robot(config.data.train)), out, world=world)
     if done := already_done(out, config):
         return done
     open_clips(config, config.data.train, training=True)
@@ -136,8 +138,8 @@ def prepared_model(config: RunConfig, clips: Clips) -> Any:
     mean, std = state_statistics(clips.dataset)
     model.set_state_statistics(torch.from_numpy(normalisation(mean, std, clips.dataset.robot)))
     if model.predicts == "latents":
-        assert isinstance(clips.dataset, LatentDataset)
-        found = clips.dataset.statistics
+        dataset: Any = clips.dataset
+        found = dataset.statistics
         scales = (torch.from_numpy(v) for v in (found.mean_C, found.std_C, found.change_std_C))
         model.set_latent_statistics(*scales)
     return model
@@ -197,13 +199,6 @@ def predicted_frames(
     """
     device = next(cast(nn.Module, model).parameters()).device
     generator = torch.Generator(device).manual_seed(0)
-    if model.predicts == "video":
-        assert batch.video_BFHWC is not None
-        context, future = batch.video_BFHWC.tensor_split([model.context_grids], 1)
-        rows, future = batch.states_BFA[:, : model.context_grids + model.reach].to(device), future[:, : model.reach]
-        guess = model.predict(context.to(device), rows, generator=generator).video_BKFHWC
-        assert guess is not None
-        return future, guess[:, 0].cpu()
     decoder = FrameDecoder(tokenizer, context_grids=model.context_grids, future_grids=model.future_grids)
     grids = batch.latents_BTCHW if model.predicts == "latents" else batch.tokens_BTHW
     assert grids is not None

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hwm.apply import segments_of, tokenizer_of, write_pair
+from hwm.apply import tokenizer_of, write_pair
 from hwm.clock import SAMPLING_CONTEXT, SAMPLING_FRAMES
 from hwm.config import RunConfig, from_toml
 from hwm.contracts import LatentTokenizer, Sampling, Tokenizer
-from hwm.data.clips import VideoClips
-from hwm.data.onex import RawDataset, open_dataset
+from hwm.data.clips import Clips
+from hwm.data.onex import open_dataset
 from hwm.data.windows import segment_end, state_rows
 from hwm.evaluate.networks import Lpips
 from hwm.evaluate.perceptual import InceptionFeatures, VideoFeatures
@@ -33,15 +33,15 @@ from hwm.work.signals import StopFlag
 SEEN_AND_SCORED = np.append(np.arange(SAMPLING_CONTEXT), SAMPLING_FRAMES - 1)
 
 
-def sampling_clips(folder: Path, *, kept: np.ndarray | None = SEEN_AND_SCORED) -> VideoClips:
+def sampling_clips(folder: Path, *, kept: np.ndarray | None = SEEN_AND_SCORED) -> Clips:
     """The 77-frame clips of a raw dataset that share no frame, at the recorded size, of which `kept` are given.
 
     Raises ValueError for data of another kind.
     """
     dataset = open_dataset(folder)
-    if not isinstance(dataset, RawDataset):
+    if dataset.kind != "video":
         raise ValueError(f"{folder}: the sampling track is scored on recorded video; give the raw dataset (videos as .mp4)")
-    return VideoClips(dataset, kind="frames", length=SAMPLING_FRAMES, overlap=False, kept=kept)
+    return Clips(dataset, kind="sampling", overlap=False, kept=kept)
 
 
 def evaluate_sampling_run(
@@ -89,7 +89,7 @@ def evaluate_sampling_run(
                 held_out,
                 image_size=image_size_of(run, coder),
                 score_size=score_size,
-                segments=segments_of(held_out),
+                segments=held_out.segments(),
                 tuning_clips=None if tuning is None else sampling_clips(tuning),
                 num_tuning=tuning_clips,
                 num_clips=clips,
@@ -145,7 +145,7 @@ def predict_strided_video(
     shard, first = clips.dataset.shards[clips.index.shard[clip]], int(clips.index.start[clip])
     rows = state_rows(shard.segments, first, num_context + frames)
     end = min(segment_end(shard.segments, first), first + num_context + frames)
-    recorded = torch.from_numpy(np.array(shard.frames()[first:end]))
+    recorded = torch.from_numpy(np.array(shard.read(first, end - first)))
     truth = shrink(recorded, height=height, width=width)
     found = rollout(
         model,

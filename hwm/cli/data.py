@@ -102,10 +102,11 @@ def data(
     """
     from dataclasses import asdict
 
-    from hwm.data import describe as module
+    from hwm.data.check import check
+    from hwm.data.describe import contact_sheet, describe
 
     if action == "check":
-        report = module.check(folder)
+        report = check(folder)
         if json_output:
             print(json.dumps([asdict(finding) for finding in report.findings], indent=1))
         else:
@@ -113,9 +114,9 @@ def data(
                 print(f"{finding.severity}: {finding.file}: {finding.message}")
             print(f"{folder}: {'sound' if report.ok else 'has errors'}")
         return 0 if report.ok else 1
-    facts = module.describe(folder)
+    facts = describe(folder)
     target = sheet or Path("contact_sheet.png")
-    module.contact_sheet(folder, target, tokenizer=_tokenizer_named(facts.get("tokenizer")))
+    contact_sheet(folder, target, tokenizer=_tokenizer_named(facts.get("tokenizer")))
     if json_output:
         print(json.dumps(facts, indent=1))
     else:

@@ -1,24 +1,22 @@
-"""Where the files of a 1X v2.0 dataset lie and what they are called (reference A.3, A.5; 1X dataset cards).
+"""Where the files of a 1X v2.0 dataset lie, what they are called, and who made its grids (reference A.3, A.5; 1X cards).
 
 Training sets keep each kind in a folder of its own, the validation set and the test sets are flat; copies with
-other folder names are in circulation.  Each kind is probed on its own: sub-folder first, then the root.
+other folder names are in circulation.  Each kind is probed on its own: sub-folder first, then the root.  The sidecar
+`tokenizer.json` says by whom, on which grid and by which clock tokens or latents were made.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from hwm.clock import COSMOS, SAMPLING_FRAMES, SAMPLING_STEP, Clock
-from hwm.work.files import check_size, map_array, read_count, read_json, read_rows
+from hwm.work.files import read_count, read_json
 
 
 @dataclass(frozen=True)
-class Kind:
+class FileKind:
     """One kind of file: `folders` (the official one first), then `stem`_{index}`suffix`."""
 
     folders: tuple[str, ...]
@@ -49,20 +47,15 @@ class Kind:
         return sorted({int(match[1]) for name in names if (match := pattern.fullmatch(name))})
 
 
-TOKENS = Kind(("videos",), "video", ".bin")
-VIDEO = Kind(("videos",), "video", ".mp4")
-LATENTS = Kind(("latents",), "latents", ".bin")
-CLIP_STARTS = Kind(("clip_starts",), "clip_starts", ".bin")
-MOMENTS = Kind(("statistics",), "statistics", ".json")
-STATES = Kind(("robot_states", "states"), "states", ".bin")
-SEGMENTS = Kind(("segment_indices", "segment_idx"), "segment_idx", ".bin")
-METADATA = Kind(("metadata",), "metadata", ".json")
-CHECKSUMS = Kind(("checksums",), "checksums", ".json")
-
-
-
-# The sidecar `tokenizer.json`: who made the tokens or latents of a folder, on which grid and by which clock.
-
+TOKENS = FileKind(("videos",), "video", ".bin")
+VIDEO = FileKind(("videos",), "video", ".mp4")
+LATENTS = FileKind(("latents",), "latents", ".bin")
+CLIP_STARTS = FileKind(("clip_starts",), "clip_starts", ".bin")
+MOMENTS = FileKind(("statistics",), "statistics", ".json")
+STATES = FileKind(("robot_states", "states"), "states", ".bin")
+SEGMENTS = FileKind(("segment_indices", "segment_idx"), "segment_idx", ".bin")
+METADATA = FileKind(("metadata",), "metadata", ".json")
+CHECKSUMS = FileKind(("checksums",), "checksums", ".json")
 
 COSMOS_GRID = (32, 32)
 COSMOS_VOCAB = 64000
@@ -114,57 +107,3 @@ def _geometry(info: dict, count: str, root: Path) -> tuple[tuple[int, int], int,
         return (grid[0], grid[1]), read_count(info, count, path), Clock(**clock)
     except ValueError as error:
         raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
-
-
-
-# What every shard has beside its pictures: one row of robot states and one segment id per frame (reference A.3).
-
-
-class ShardFault(ValueError):
-    """A fault of one shard, for which a job may leave it out.
-
-    shard: its number, None where the message's file tells.  frame: the first faulty frame, None where unknown.
-    """
-
-    def __init__(self, message: str, *, shard: int | None = None, frame: int | None = None) -> None:
-        super().__init__(message)
-        self.shard, self.frame = shard, frame
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One shard of video, tokens or latents (the file at `video_path`), with the states and segments of its frames."""
-
-    index: int
-    num_frames: int
-    video_path: Path
-    states_path: Path
-    segments_path: Path
-    state_dim: int
-
-    @cached_property
-    def states(self) -> np.ndarray:
-        """Robot states (F, A), float32 memory map, one row per frame."""
-        return map_array(self.states_path, "<f4", (self.num_frames, self.state_dim), self._rows)
-
-    @cached_property
-    def segments(self) -> np.ndarray:
-        """Segment ids (F,), int32 memory map, non-decreasing."""
-        return map_array(self.segments_path, "<i4", (self.num_frames,), self._rows)
-
-    def read_states(self, rows: np.ndarray) -> np.ndarray:
-        """States (len(rows), A) float32 of the given frames, in rising order.  Raises ValueError where a state is not finite."""
-        states = read_rows(self.states, int(rows[0]), int(rows[-1]) + 1)[np.asarray(rows) - int(rows[0])]
-        if not np.isfinite(states).all():
-            row = int(np.asarray(rows)[np.nonzero(~np.isfinite(states))[0][0]])
-            raise ShardFault(f"{self.states_path}: row {row} is not finite; repair or drop this shard", frame=row)
-        return states
-
-    @property
-    def _rows(self) -> str:
-        return f"{self.num_frames} frames by the shard's metadata, state width {self.state_dim}"
-
-    def check_sizes(self) -> None:
-        """Raise ValueError unless every file has exactly the size that the frame count asks for."""
-        check_size(self.states_path, self.num_frames * self.state_dim * 4, self._rows)
-        check_size(self.segments_path, self.num_frames * 4, self._rows)

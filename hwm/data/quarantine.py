@@ -18,13 +18,13 @@ import numpy as np
 
 from hwm.clock import Clock
 from hwm.data.checksums import verify_shard
-from hwm.data.latents import usable_blocks
-from hwm.data.layout import METADATA, SEGMENTS, Kind, Shard, ShardFault
-from hwm.data.windows import check_segments, sampling_starts
+from hwm.data.dataset import Shard, ShardFault
+from hwm.data.layout import METADATA, SEGMENTS, FileKind
+from hwm.data.windows import check_segments, sampling_starts, usable_blocks
 from hwm.safe_load.text import parse_json, read_text
 from hwm.work.files import atomic_path, map_array, read_json, read_rows
 
-RECORDS = Kind(("quarantine",), "quarantine", ".json")
+RECORDS = FileKind(("quarantine",), "quarantine", ".json")
 NAME = "quarantine.jsonl"
 MAX_BYTES = 16_000_000
 
@@ -145,5 +145,3 @@ def _loss(raw: Path, shard: int, rule: Rule) -> tuple[int | None, list[int] | No
         return frames, [rule.count(segments, phase, path) for phase in range(rule.phases)]
     except (ValueError, OSError):
         return frames, None
-
-

@@ -5,18 +5,22 @@ Compression: one block of tokens (17 frames) and 64 rows of states.  Sampling: 1
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
 from hwm.clock import Clock
 from hwm.data import layout
 from hwm.data.checksums import expect_whole, write_checksums
+from hwm.data.dataset import Decoder, Finding, evenly, raised
 from hwm.data.layout import read_tokenizer_info, token_geometry
 from hwm.data.onex import probe_kind, read_robot
-from hwm.data.video import VideoWriter, read_video
+from hwm.data.tokens import token_picture
+from hwm.data.video import VideoWriter, expect_frames, probe, read_video
 from hwm.robot import Embodiment
 from hwm.work.files import map_array, write_array
 
@@ -24,38 +28,62 @@ CONTEXT_FRAMES = 17
 
 
 @dataclass(frozen=True)
-class CompressionTestSet:
-    """tokens_NTHW: int64, the context block of every sample.  states_NFA: float32, F rows from the first frame on.
+class SampleSet:
+    """Samples with ids: the number in each one's file names, ascending.  states_NFA: float32, F rows from its first frame on.
 
-    ids: the number in each sample's file names, ascending; row i of the arrays is sample ids[i].
+    official: how many samples 1X's own set has.
     """
+
+    official: ClassVar[int]
 
     root: Path
     ids: tuple[int, ...]
-    tokens_NTHW: np.ndarray
     states_NFA: np.ndarray
+    robot: Embodiment
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def facts(self) -> dict[str, Any]:
+        """Counts and sizes, as plain values for JSON."""
+        return {"samples": len(self), "state_rows": self.states_NFA.shape[1]}
+
+    def pictures(self, count: int, tokenizer: Decoder | None = None) -> list[np.ndarray]:
+        """The last seen frames of at most `count` samples, as `Shard.pictures`."""
+        raise NotImplementedError
+
+    def check(self) -> Iterator[Finding]:
+        """Everything wrong or worth knowing that opening did not find."""
+        if len(self) != self.official:
+            yield Finding("note", str(self.root), f"{len(self)} samples; the official set has {self.official}")
+
+
+@dataclass(frozen=True)
+class CompressionTestSet(SampleSet):
+    """tokens_NTHW: int64, the context block of every sample, in the order of the ids."""
+
+    official: ClassVar[int] = 450
+
+    tokens_NTHW: np.ndarray
     grid: tuple[int, int]
     vocab_size: int
     clock: Clock
     tokenizer: dict | None
-    robot: Embodiment
 
-    def __len__(self) -> int:
-        return len(self.ids)
+    def facts(self) -> dict[str, Any]:
+        return super().facts() | {"grid": list(self.grid), "vocab_size": self.vocab_size}
+
+    def pictures(self, count: int, tokenizer: Decoder | None = None) -> list[np.ndarray]:
+        return [token_picture(self.tokens_NTHW[i], tokenizer) for i in evenly(count, len(self))]
 
 
 @dataclass(frozen=True)
-class SamplingTestSet:
-    """states_NFA: float32, F rows from the first frame on; video by `frames`.  ids: as in CompressionTestSet."""
+class SamplingTestSet(SampleSet):
+    """Video of the seen frames, by `frames`."""
 
-    root: Path
-    ids: tuple[int, ...]
+    official: ClassVar[int] = 250
+
     video_paths: tuple[Path, ...]
-    states_NFA: np.ndarray
-    robot: Embodiment
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
     def frames(self, i: int, size: int = 0) -> np.ndarray:
         """The seen frames of the i-th sample, uint8 RGB (17, H, W, 3); size: side after area resizing, 0 keeps it."""
@@ -64,6 +92,17 @@ class SamplingTestSet:
             fault = f"has {len(frames)} frames, expected {CONTEXT_FRAMES}"
             raise ValueError(f"{self.video_paths[i]}: {fault}; fetch it again")
         return frames
+
+    def facts(self) -> dict[str, Any]:
+        return super().facts() | {"frame_size": list(probe(self.video_paths[0])[:2])}
+
+    def pictures(self, count: int, tokenizer: Decoder | None = None) -> list[np.ndarray]:
+        return [self.frames(i, 128)[-1] for i in evenly(count, len(self))]
+
+    def check(self) -> Iterator[Finding]:
+        for path in self.video_paths:
+            yield from raised(partial(expect_frames, path, CONTEXT_FRAMES, "a sampling test clip"))
+        yield from super().check()
 
 
 def open_test_set(path: str | Path, *, verified: bool = True) -> CompressionTestSet | SamplingTestSet:
@@ -89,11 +128,11 @@ def open_test_set(path: str | Path, *, verified: bool = True) -> CompressionTest
                 raise ValueError(f"{file}: {fault}; fetch it again")
         tokens_NTHW = np.concatenate(blocks).astype(np.int64)
         states_NFA = _read_states(root, ids, robot)
-        return CompressionTestSet(root, tuple(ids), tokens_NTHW, states_NFA, grid, vocab_size, clock, info, robot)
+        return CompressionTestSet(root, tuple(ids), states_NFA, robot, tokens_NTHW, grid, vocab_size, clock, info)
     if kind == "sampling test":
         ids = layout.VIDEO.indices(root)
         videos = tuple(layout.VIDEO.find(root, i) for i in ids)
-        return SamplingTestSet(root, tuple(ids), videos, _read_states(root, ids, robot), robot)
+        return SamplingTestSet(root, tuple(ids), _read_states(root, ids, robot), robot, videos)
     found = "nothing known" if kind == "unknown" else f"a {kind} dataset"
     raise ValueError(f"{root}: expected a test set (video_0.bin or .mp4, states_0.bin, no segments), found {found}")
 

@@ -19,7 +19,7 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation
 
-from hwm.data.layout import ShardFault
+from hwm.data.dataset import ShardFault
 from hwm.safe_load.arrays import map_npy
 from hwm.safe_load.video import AGAIN, MAX_PIXELS, check_count, in_proportion, opened_video, promised_frames
 from hwm.work.files import atomic_path, without_read_ahead
@@ -166,6 +166,13 @@ def count_frames(path: str | Path) -> int:
     return sum(len(part) for part in iter_frames(path, size=8))
 
 
+def expect_frames(path: str | Path, expected: int, owner: str) -> None:
+    """Raise ValueError unless so many frames decode as `owner` says."""
+    found = count_frames(path)
+    if found != expected:
+        raise ValueError(f"{path}: has {found} frames, expected {expected} as {owner}; fetch or record it again")
+
+
 def thumbnails(path: str | Path, *, count: int, size: int) -> np.ndarray:
     """About evenly spaced pictures, uint8 (n <= count, size, size, 3): the key frames next to the wanted times."""
     pictures: dict[int, np.ndarray] = {}
@@ -183,10 +190,6 @@ def thumbnails(path: str | Path, *, count: int, size: int) -> np.ndarray:
     if not pictures:
         raise ValueError(f"{path}: holds no video frame; {AGAIN}")
     return np.stack(list(pictures.values()))
-
-
-
-# Videos decoded once into memory-mappable files, beside the data or, where that is read-only, in the user's cache.
 
 
 SPARE_BYTES = 256 * 2**20

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hwm.clock import SAMPLING_FRAMES
+from hwm.clock import SAMPLING_FRAMES, Clock
 from hwm.work.files import expect_rows, read_rows
 
 Window = Literal["blocks", "block_pairs", "frames", "sampling"]
@@ -119,6 +119,19 @@ def check_segments(segments: np.ndarray, path: Path) -> np.ndarray:
         fall = f"segment id falls from {segments[at - 1]} to {segments[at]} at frame {at}"
         raise ValueError(f"{path}: {fall}; ids must not decrease: renumber them in order")
     return change
+
+
+def usable_blocks(segments: np.ndarray, clock: Clock) -> np.ndarray:
+    """Which stored blocks a clip may use, bool (N,): whole ones, all frames in one segment."""
+    usable = np.zeros(clock.stored_blocks(len(segments)), dtype=bool)
+    first = np.arange(clock.num_blocks(len(segments))) * clock.block
+    usable[: len(first)] = segments[first] == segments[first + clock.block - 1]
+    return usable
+
+
+def count_usable(segments: np.ndarray, clock: Clock) -> int:
+    """How many usable blocks a shard has."""
+    return int(usable_blocks(np.asarray(expect_rows(segments)), clock).sum())
 
 
 def segment_end(segments: np.ndarray, frame: int) -> int:

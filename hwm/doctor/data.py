@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from hwm.config import RunConfig
-from hwm.data.describe import check, state_statistics
-from hwm.data.onex import Dataset, RawDataset, frame_size, open_dataset
+from hwm.data.check import check
+from hwm.data.clips import Clips
+from hwm.data.dataset import Dataset
+from hwm.data.describe import state_statistics
+from hwm.data.onex import open_dataset
 from hwm.doctor.place import LEAST_FILES, existing, open_files
 from hwm.doctor.units import count, size
 from hwm.doctor.verdict import Verdict, fail, graded, ok, warn
-from hwm.model_config import FSQConfig
-from hwm.runs import Clips, open_clips
+from hwm.runs import open_clips
 from hwm.tokenizers.open import open_tokenizer
 
 ROWS = 100_000
@@ -69,13 +71,13 @@ def fits(config: RunConfig, given: Given, *, training: bool) -> Iterator[Verdict
     found = f"{len(clips)}; {train.steps} steps of {seen} see each {train.steps * seen / len(clips):.3g} times"
     few = f"a step repeats clips: use more data, or --set train.batch_size={max(1, len(clips) // train.accumulate)}"
     yield graded(name, found, few, warns=len(clips) < seen)
-    if isinstance(clips.dataset, RawDataset):
-        yield decoding(clips.dataset, side=config.data.image_size)
+    if clips.dataset.kind == "video":
+        yield decoding(clips.dataset)
 
 
-def decoding(dataset: RawDataset, *, side: int, free: float | None = None) -> Verdict:
+def decoding(dataset: Dataset, *, free: float | None = None) -> Verdict:
     """Space for the decoded frames, which training reads instead of the video."""
-    height, width = (side, side) if side else frame_size(dataset)
+    height, width = dataset.grid
     needed = 3 * height * width * dataset.num_frames
     free = shutil.disk_usage(existing(dataset.root)).free if free is None else free
     remedy = "make room beside the data, or --set data.image_size to less"
@@ -134,9 +136,9 @@ def states(dataset: Dataset) -> Iterator[Verdict]:
 
 def tokenizer(config: RunConfig, dataset: Dataset) -> Iterator[Verdict]:
     """Whether the tokenizer that the run names made these tokens or latents."""
-    if isinstance(config.model, FSQConfig):
+    if config.model.kind == "video":
         return
-    made_by = getattr(dataset, "tokenizer", None)
+    made_by = dataset.tokenizer
     if not config.tokenizer:
         known = (made_by or {}).get("name", "unknown")
         remedy = "--set tokenizer=NAME, for pictures and pixel scores"

@@ -21,8 +21,9 @@ from hwm.clock import SAMPLING_HOP
 from hwm.contracts import LatentTokenizer, Tokenizer
 from hwm.data import layout, quarantine, video
 from hwm.data.checksums import verify_whole
-from hwm.data.layout import ShardFault, clip_hop, read_tokenizer_info
-from hwm.data.onex import RawDataset, open_dataset
+from hwm.data.dataset import Dataset, ShardFault
+from hwm.data.layout import clip_hop, read_tokenizer_info
+from hwm.data.onex import open_dataset
 from hwm.data.quarantine import Rule
 from hwm.data.writers import write_tokenizer_info
 from hwm.tokenizers.finish import Work
@@ -123,11 +124,11 @@ def tokenize(
     return out
 
 
-def _open_raw(raw: Path) -> tuple[RawDataset, list[ShardFault]]:
+def _open_raw(raw: Path) -> tuple[Dataset, list[ShardFault]]:
     """The shards that can be opened, and what is wrong with the others.  Raises ValueError for faults of the whole."""
     found: list[ValueError] = []
     dataset = open_dataset(raw, faults=found)
-    if not isinstance(dataset, RawDataset):
+    if dataset.kind != "video":
         raise ValueError(f"{raw}: holds tokens or latents already; tokenizing needs a raw dataset (videos as .mp4)")
     for fault in verify_whole(raw):
         raise fault
@@ -146,7 +147,7 @@ def _open_raw(raw: Path) -> tuple[RawDataset, list[ShardFault]]:
     return dataset, faults
 
 
-def _frame_size(dataset: RawDataset) -> tuple[int, int]:
+def _frame_size(dataset: Dataset) -> tuple[int, int]:
     """Stored height and width in pixels, of most videos: one that is odd is a faulty shard."""
     sizes: Counter[tuple[int, int]] = Counter()
     first: ValueError | None = None
@@ -170,7 +171,7 @@ ROBOT = "robot.toml"
 def claim(
     out: Path,
     encoder: Tokenizer | LatentTokenizer,
-    dataset: RawDataset,
+    dataset: Dataset,
     *,
     frame_size: tuple[int, int],
     rule: Rule,

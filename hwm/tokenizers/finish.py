@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from hwm.data import layout, quarantine
-from hwm.data.latents import LatentDataset, LatentShard, usable_blocks, write_statistics
-from hwm.data.layout import ShardFault
-from hwm.data.onex import RawDataset, TokenDataset, open_dataset
+from hwm.data.dataset import Dataset, ShardFault
+from hwm.data.latents import write_statistics
+from hwm.data.onex import open_dataset
 from hwm.data.quarantine import Account, Rule
 from hwm.data.writers import write_dataset_metadata
-from hwm.work.files import read_count, read_json, read_rows, remove_torsos
+from hwm.work.files import read_count, read_json, remove_torsos
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Work:
     """
 
     out: Path
-    dataset: RawDataset
+    dataset: Dataset
     faults: list[ShardFault]
     rule: Rule
     max_bad: int
@@ -120,16 +118,9 @@ class Work:
     def account(self) -> Account:
         """Clips by the raw segments, by the finished dataset, and by its quarantine."""
         made = dict.fromkeys((index for index, _ in self.places), 0)
-        dataset = open_dataset(self.out, verified=False)
-        assert isinstance(dataset, TokenDataset | LatentDataset)
-        for shard in dataset.shards:
-            if isinstance(shard, LatentShard) and shard.every:
-                clips = shard.num_rows
-            else:
-                segments = np.asarray(read_rows(shard.segments, 0, shard.num_frames))
-                clips = int(usable_blocks(segments, dataset.clock).sum())
+        for shard in open_dataset(self.out, verified=False).shards:
             index = shard.index // self.rule.phases
-            made[index] = made.get(index, 0) + clips
+            made[index] = made.get(index, 0) + shard.num_clips
         rows = {row["shard"]: row["clips"] for row in quarantine.read_quarantine(self.out)}
         given = 0
         opened = {shard.index: shard for shard in self.dataset.shards}

@@ -21,9 +21,10 @@ from hwm.clock import SAMPLING_FRAMES, WAN, subsample
 from hwm.contracts import LatentTokenizer, Tokenizer
 from hwm.data import video
 from hwm.data.checksums import verify_shard
-from hwm.data.layout import CHECKSUMS, CLIP_STARTS, LATENTS, MOMENTS, SEGMENTS, STATES, TOKENS, ShardFault
-from hwm.data.onex import RawShard
+from hwm.data.dataset import ShardFault
+from hwm.data.layout import CHECKSUMS, CLIP_STARTS, LATENTS, MOMENTS, SEGMENTS, STATES, TOKENS
 from hwm.data.quarantine import Rule
+from hwm.data.raw import RawShard
 from hwm.data.video import MISMATCH
 from hwm.data.windows import check_segments, sampling_starts
 from hwm.data.writers import LatentShardWriter, TokenShardWriter, shard_finished

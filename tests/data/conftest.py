@@ -1,5 +1,6 @@
 """Small datasets in the real layouts."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,23 @@ def write_raw(root: Path, shards=((40, 45), (30,)), *, flat=False, side=32):
     return root
 
 
+ACTIONS = {"joint_pos": 21, "l_hand_closure": 1, "r_hand_closure": 1, "driving_command": 2}
+"""Files of v1.1 that make up a state, in its order, and their widths."""
+
+
+def write_legacy(root: Path, *, tokens_NHW, segments, actions):
+    """A v1.1 dataset; actions by the names of their files, each (N, width)."""
+    num_frames, height, width = tokens_NHW.shape
+    (root / "actions").mkdir(parents=True)
+    np.asarray(tokens_NHW, "<u4").tofile(root / "video.bin")
+    np.asarray(segments, "<i4").tofile(root / "segment_ids.bin")
+    for name, rows in actions.items():
+        np.asarray(rows, "<f4").tofile(root / "actions" / f"{name}.bin")
+    shape = {"s": height, "h": height, "w": width, "vocab_size": 2**18}
+    (root / "metadata.json").write_text(json.dumps({"token_dtype": "uint32", **shape, "hz": 30, "num_images": num_frames}))
+    return root
+
+
 @pytest.fixture
 def token_root(tmp_path):
     return write_tokens(tmp_path / "tokens")
@@ -65,6 +83,11 @@ def raw_root(tmp_path):
 @pytest.fixture(scope="session")
 def make_tokens():
     return write_tokens
+
+
+@pytest.fixture(scope="session")
+def make_legacy():
+    return write_legacy
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwm.data import legacy, testsets
+from hwm.data import testsets
 from hwm.data.check import check
 from hwm.data.checksums import verify
-from hwm.data.clips import TokenClips, VideoClips
+from hwm.data.clips import Clips
 from hwm.data.onex import open_dataset
 from hwm.data.testsets import open_test_set
 
@@ -33,7 +33,7 @@ def poke(path, dtype, row, value):
 def use(root):
     """Open a dataset, as if nobody had recorded checksums, and read every clip of it."""
     dataset = open_dataset(root, verified=False)
-    clips = VideoClips(dataset, kind="blocks") if hasattr(dataset.shards[0], "frames") else TokenClips(dataset)
+    clips = Clips(dataset, kind="blocks" if dataset.kind == "video" else "block_pairs")
     clips.batch(np.arange(len(clips)))
 
 
@@ -113,7 +113,7 @@ def test_full_disk_is_said_before_decoding(raw_root, monkeypatch):
 
     monkeypatch.setattr(video, "SPARE_BYTES", 2**62)
     with pytest.raises(ValueError, match="bytes, .* are free; make room"):
-        open_dataset(raw_root, verified=False).shards[0].frames()
+        open_dataset(raw_root, verified=False).shards[0].read(0, 1)
 
 
 def test_folders_that_are_no_dataset(tmp_path, token_root, raw_root):
@@ -186,14 +186,14 @@ def test_sampling_clip_of_the_wrong_length(tmp_path):
         ("metadata.json", lambda p: p.write_text("{}"), "'num_images'"),
     ],
 )
-def test_v1_1_faults(tmp_path, name, damage, message):
+def test_v1_1_faults(tmp_path, make_legacy, name, damage, message):
     widths = {"joint_pos": 21, "driving_command": 2, "neck_desired": 3, "l_hand_closure": 1, "r_hand_closure": 1}
     actions = {action: np.zeros((60, width)) for action, width in widths.items()}
     tokens = np.zeros((60, 16, 16), int)
-    legacy.write_legacy(tmp_path, tokens_NHW=tokens, segments=np.zeros(60, int), actions=actions)
+    make_legacy(tmp_path, tokens_NHW=tokens, segments=np.zeros(60, int), actions=actions)
     damage(tmp_path / name)
     with pytest.raises(ValueError, match=message) as raised:
-        clips = TokenClips(open_dataset(tmp_path), kind="frames", length=4, stride=15)
+        clips = Clips(open_dataset(tmp_path), kind="frames", length=4, stride=15)
         clips.batch(np.arange(len(clips)))
     assert str(raised.value).startswith(str(tmp_path)) and "\n" not in str(raised.value)
 

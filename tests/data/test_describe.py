@@ -6,19 +6,20 @@ from PIL import Image
 
 from hwm.clock import COSMOS
 from hwm.data import describe as d
-from hwm.data import legacy, testsets, writers
+from hwm.data import testsets, writers
+from hwm.data.check import check
 from hwm.data.onex import open_dataset
 
 
 def test_sound_data_have_no_findings(token_root, raw_root):
-    assert d.check(token_root).findings == d.check(raw_root).findings == []
+    assert check(token_root).findings == check(raw_root).findings == []
 
 
 def test_every_fault_is_listed(token_root):
     for name in ("robot_states/states_0.bin", "videos/video_1.bin"):
         path = token_root / name
         path.write_bytes(path.read_bytes()[:-4])
-    files = [f.file for f in d.check(token_root).findings if f.severity == "error"]
+    files = [f.file for f in check(token_root).findings if f.severity == "error"]
     assert sum("states_0" in f for f in files) == 2, "its size and its checksum"
     assert any("video_1" in f for f in files)
 
@@ -32,7 +33,7 @@ def test_suspicious_but_usable(tmp_path, make_raw):
     (root / "metadata.json").write_text(json.dumps(about))
     for path in [*root.glob("checksums*/*"), root / "checksums.json"]:
         path.unlink()
-    report = d.check(root)
+    report = check(root)
     assert report.ok
     messages = " ".join(f"{f.severity} {f.message};" for f in report.findings)
     assert "note never changes: ANKLE_ROLL" in messages
@@ -59,19 +60,19 @@ def test_describe_tokens(token_root):
     assert list(facts["states"])[:2] == ["HIP_YAW", "HIP_ROLL"] and facts["states"]["HIP_YAW"]["unit"] == "rad"
 
 
-def test_describe_the_other_kinds(tmp_path, raw_root):
+def test_describe_the_other_kinds(tmp_path, raw_root, make_legacy):
     raw = d.describe(raw_root)
     assert raw["frame_size"] == [32, 32] and raw["clips"]["sampling_77"] == 0 and raw["clips"]["blocks"] == 5
     zeros = {"joint_pos": 21, "driving_command": 2, "l_hand_closure": 1, "r_hand_closure": 1}
     actions = {name: np.zeros((300, width)) for name, width in zeros.items()}
     tokens = np.zeros((300, 16, 16), int)
-    legacy.write_legacy(tmp_path / "old", tokens_NHW=tokens, segments=np.zeros(300, int), actions=actions)
+    make_legacy(tmp_path / "old", tokens_NHW=tokens, segments=np.zeros(300, int), actions=actions)
     assert d.describe(tmp_path / "old")["clips"] == {"windows_16x15": 75, "windows_16x15_apart": 15}
-    assert d.check(tmp_path / "old").ok
+    assert check(tmp_path / "old").ok
     states = np.zeros((3, 64, 25), np.float32)
     testsets.write_compression_test_set(tmp_path / "c", tokens_NTHW=np.zeros((3, 3, 32, 32), int), states_NFA=states)
     assert d.describe(tmp_path / "c")["samples"] == 3
-    report = d.check(tmp_path / "c")
+    report = check(tmp_path / "c")
     assert report.ok and "3 samples; the official set has 450" in report.findings[0].message
 
 

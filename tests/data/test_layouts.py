@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from hwm.clock import COSMOS
-from hwm.data import legacy, testsets, writers
-from hwm.data.onex import LegacyTokenDataset, RawDataset, TokenDataset, open_dataset
+from hwm.data import testsets, writers
+from hwm.data.onex import open_dataset
 from hwm.data.testsets import open_test_set
 
 SPLIT = ["metadata/metadata_0.json", "robot_states/states_0.bin", "segment_indices/segment_idx_0.bin"]
@@ -33,8 +33,8 @@ def test_official_validation_set_to_the_byte(tmp_path):
     assert {name: (tmp_path / name).stat().st_size for name in sizes} == sizes
     assert json.loads((tmp_path / "metadata_0.json").read_text()) == {"shard_num_frames": frames, "shard_ind": 0}
     dataset = open_dataset(tmp_path)
-    assert isinstance(dataset, TokenDataset)
-    assert (dataset.num_frames, dataset.grid, dataset.vocab_size, dataset.hz) == (frames, (32, 32), 64000, 30)
+    assert dataset.kind == "tokens" and dataset.num_frames == frames
+    assert (dataset.grid, dataset.vocab_size, dataset.hz) == ((32, 32), 64000, 30)
     assert dataset.tokenizer is None and dataset.clock == COSMOS
     np.testing.assert_array_equal(dataset.shards[0].tokens, tokens)
     np.testing.assert_array_equal(dataset.shards[0].states, states)
@@ -60,11 +60,11 @@ def test_raw(tmp_path, make_raw, flat):
     assert names(root) == sorted(["metadata.json", *(FLAT if flat else SPLIT),
                                   "video_0.mp4" if flat else "videos/video_0.mp4"])
     dataset = open_dataset(root)
-    assert isinstance(dataset, RawDataset)
-    frames = dataset.shards[0].frames()
+    assert dataset.kind == "video" and dataset.grid == (32, 32) and dataset.resized(16).grid == (16, 16)
+    frames = dataset.shards[0].frames
     assert frames.shape == (85, 32, 32, 3) and frames.dtype == np.uint8 and isinstance(frames, np.memmap)
     np.testing.assert_allclose(frames.mean(axis=(1, 2, 3)), 20 + 5 * (np.arange(85) % 40), atol=1.5)
-    assert dataset.shards[0].frames(16).shape == (85, 16, 16, 3)
+    assert dataset.resized(16).shards[0].frames.shape == (85, 16, 16, 3)
     np.testing.assert_array_equal(dataset.shards[0].states[:, 0], np.arange(85))
 
 
@@ -101,52 +101,42 @@ def test_other_embodiments(tmp_path):
 
 def test_cache_follows_the_video(tmp_path, make_raw):
     root = make_raw(tmp_path / "a", ((40,),))
-    first = open_dataset(root).shards[0].frames(16)
+    first = open_dataset(root).resized(16).shards[0].frames
     stamp = Path(first.filename).stat().st_mtime_ns
-    assert Path(open_dataset(root).shards[0].frames(16).filename).stat().st_mtime_ns == stamp, "decoded once"
+    assert Path(open_dataset(root).resized(16).shards[0].frames.filename).stat().st_mtime_ns == stamp, "decoded once"
     other = make_raw(tmp_path / "b", ((40,),), side=64)
     (other / "videos/video_0.mp4").replace(root / "videos/video_0.mp4")
-    second = open_dataset(root, verified=False).shards[0].frames(16)
+    second = open_dataset(root, verified=False).resized(16).shards[0].frames
     assert second.filename != first.filename
     assert len(list((root / ".cache").iterdir())) == 1, "the stale copy is gone"
 
 
 def test_a_damaged_cache_is_decoded_anew(raw_root):
-    frames = np.array(open_dataset(raw_root).shards[0].frames())
+    frames = np.array(open_dataset(raw_root).shards[0].frames)
     for cached in (raw_root / ".cache").iterdir():
         cached.write_bytes(cached.read_bytes()[:-100])
-    np.testing.assert_array_equal(open_dataset(raw_root).shards[0].frames(), frames)
+    np.testing.assert_array_equal(open_dataset(raw_root).shards[0].frames, frames)
 
 
 def test_read_only_data_use_the_users_cache(raw_root, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home cache"))
     (raw_root / ".cache").write_text("a file where the folder would be")
-    frames = open_dataset(raw_root).shards[0].frames()
+    frames = open_dataset(raw_root).shards[0].frames
     assert Path(frames.filename).is_relative_to(tmp_path / "home cache")
 
 
-def test_v1_1(tmp_path):
+def test_v1_1(tmp_path, make_legacy):
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, 2**18, (50, 16, 16))
     widths = {"joint_pos": 21, "driving_command": 2, "neck_desired": 3, "l_hand_closure": 1, "r_hand_closure": 1}
     actions = {name: rng.normal(size=(50, width)).astype(np.float32) for name, width in widths.items()}
-    legacy.write_legacy(tmp_path, tokens_NHW=tokens, segments=np.arange(50) // 25, actions=actions)
-    assert names(tmp_path) == sorted(
-        ["metadata.json", "segment_ids.bin", "video.bin", *(f"actions/{name}.bin" for name in widths)]
-    )
-    assert (tmp_path / "video.bin").stat().st_size == 50 * 1024
-    assert (tmp_path / "actions/joint_pos.bin").stat().st_size == 84 * 50
-    dataset = open_dataset(tmp_path)
-    assert isinstance(dataset, LegacyTokenDataset)
-    assert dataset.tokens.dtype == np.uint32 and dataset.vocab_size == 262144
-    np.testing.assert_array_equal(dataset.tokens, tokens)
+    dataset = open_dataset(make_legacy(tmp_path, tokens_NHW=tokens, segments=np.arange(50) // 25, actions=actions))
+    shard = dataset.shards[0]
+    assert dataset.kind == "tokens" and shard.tokens.dtype == np.uint32 and dataset.vocab_size == 262144
+    np.testing.assert_array_equal(shard.read(0, 50), tokens)
     for name, rows in actions.items():
-        np.testing.assert_array_equal(dataset.actions[name], rows)
-    f0, f1 = legacy.split_factors(dataset.tokens)
-    assert f0.max() < 512 and f1.max() < 512
-    np.testing.assert_array_equal(legacy.join_factors(f0, f1), tokens)
-    assert (f1[0, 0, 0], f0[0, 0, 0]) == divmod(int(tokens[0, 0, 0]), 512)
-    states = dataset.shards[0].read_states(np.array([7]))[0]
+        np.testing.assert_array_equal(shard.actions[name], rows)
+    states = shard.read_states(np.array([7]))[0]
     order = ("joint_pos", "l_hand_closure", "r_hand_closure", "driving_command")
     np.testing.assert_array_equal(states, np.concatenate([actions[name][7] for name in order]))
 

@@ -14,7 +14,7 @@ from hwm.cli import main
 from hwm.cli.data import tokenize as verb
 from hwm.clock import SAMPLING_HOP, WAN, subsample
 from hwm.data.check import check
-from hwm.data.clips import LatentClips, TokenClips, VideoClips
+from hwm.data.clips import Clips
 from hwm.data.describe import contact_sheet, describe, state_statistics
 from hwm.data.onex import open_dataset
 from hwm.data.windows import sampling_starts
@@ -81,10 +81,10 @@ def test_every_row_is_its_clip_encoded_by_itself(place):
         assert shard.starts.tolist() == starts and shard.latents.shape == (len(starts), 6, 4, 2, 2)
         assert shard.latents.dtype == np.float16 and shard.starts.dtype == np.int32
         assert np.array_equal(shard.states, recorded.states) and np.array_equal(shard.segments, recorded.segments)
-        frames = np.array(recorded.frames())
+        frames = np.array(recorded.frames)
         for row, start in enumerate(starts):
             clip = torch.from_numpy(frames[start : start + 77][subsample()])
-            np.testing.assert_allclose(shard.read_row(row), coder.encode(clip[None])[0].numpy(), atol=1e-3)
+            np.testing.assert_allclose(shard.read(int(shard.starts[row]), 77), coder.encode(clip[None])[0].numpy(), atol=1e-3)
 
 
 def test_statistics_are_of_all_rows_and_of_changes_from_the_last_seen_latent(place):
@@ -103,7 +103,7 @@ def test_statistics_are_of_all_rows_and_of_changes_from_the_last_seen_latent(pla
 
 def test_clips_carry_six_latents_and_77_states(place):
     dataset = open_dataset(place / "latents")
-    clips = LatentClips(dataset, kind="sampling")
+    clips = Clips(dataset, kind="sampling")
     every_clip = [(position, start) for position, starts in enumerate(STARTS) for start in starts]
     assert list(zip(clips.index.shard.tolist(), clips.index.start.tolist())) == every_clip
     assert len(clips) == len(every_clip) and clips.index.length == clips.num_states == 77
@@ -115,10 +115,10 @@ def test_clips_carry_six_latents_and_77_states(place):
 
 
 def test_clips_apart_share_no_frame_and_are_those_of_the_video(place):
-    clips = LatentClips(open_dataset(place / "latents"), kind="sampling", overlap=False)
+    clips = Clips(open_dataset(place / "latents"), kind="sampling", overlap=False)
     # From the first multiple of 8 in a segment on; the next multiple past 77 frames is 80 further.
     assert list(zip(clips.index.shard.tolist(), clips.index.start.tolist())) == [(0, 0), (0, 136), (0, 216), (2, 0)]
-    video = VideoClips(open_dataset(place / "raw"), kind="sampling", overlap=False, every=8)
+    video = Clips(open_dataset(place / "raw"), kind="sampling", overlap=False, every=8)
     assert np.array_equal(video.index.start, clips.index.start) and np.array_equal(video.index.shard, clips.index.shard)
     chosen = np.arange(4)
     assert torch.equal(video.batch(chosen).states_BFA, clips.batch(chosen).states_BFA)
@@ -168,7 +168,7 @@ def test_clips_may_start_closer_or_farther_apart(place, tmp_path):
     assert main([*command, "--every", "50", "--workers", "1"]) == 0
     dataset = open_dataset(tmp_path / "far")
     assert dataset.every == 50 and [shard.starts.tolist() for shard in dataset.shards] == [[0, 150, 200], [], [0]]
-    assert LatentClips(dataset, kind="sampling", overlap=False).index.start.tolist() == [0, 150, 0]
+    assert Clips(dataset, kind="sampling", overlap=False).index.start.tolist() == [0, 150, 0]
     assert inspect.signature(verb).parameters["every"].default == SAMPLING_HOP
 
 
@@ -176,19 +176,19 @@ def test_data_of_the_wrong_sort_is_refused(place, tmp_path):
     clips = open_dataset(place / "latents")
     for kind in ("blocks", "block_pairs", "frames"):
         with pytest.raises(ValueError, match=f"^{clips.root}: holds latents of sampling clips.* kind 'sampling'"):
-            LatentClips(clips, kind=kind)
+            Clips(clips, kind=kind)
     with pytest.raises(ValueError, match="rows are sampling clips"):
-        clips.shards[0].read_latents(0)
+        clips.shards[0].read(0, 17)
     blocks = ContinuousTokenizer(FSQConfig(levels=(5,) * 4, channels=4, depth=1, continuous=True))
     save_tokenizer(blocks, tmp_path / "blocks")
     save_tokenizer(FSQTokenizer(FSQConfig(levels=(8, 5, 5), channels=4, depth=1)), tmp_path / "quantised")
     made = open_dataset(tokenize(place / "raw", tmp_path / "latents", tokenizer=str(tmp_path / "blocks")))
     assert made.every == 0 and made.shards[2].starts.tolist() == [0, 17, 34, 51, 68] and "clip" not in made.tokenizer
     with pytest.raises(ValueError, match=f"^{made.root}: holds latents of blocks.*`hwm tokenize"):
-        LatentClips(made, kind="sampling")
+        Clips(made, kind="sampling")
     tokens = open_dataset(tokenize(place / "raw", tmp_path / "tokens", tokenizer=str(tmp_path / "quantised")))
     with pytest.raises(ValueError, match=f"^{tokens.root}: holds tokens.*`hwm tokenize"):
-        TokenClips(tokens, kind="sampling")
+        Clips(tokens, kind="sampling")
 
 
 def test_nothing_to_learn_from_is_said(place, tmp_path):
@@ -240,7 +240,7 @@ def edit_clip(path, value):
 def test_faults_are_named(latents, name, damage, message):
     damage(latents / name)
     with pytest.raises(ValueError, match=message) as raised:
-        clips = LatentClips(open_dataset(latents, verified=False), kind="sampling")
+        clips = Clips(open_dataset(latents, verified=False), kind="sampling")
         clips.batch(np.arange(len(clips)))
     assert str(raised.value).startswith(str(latents)) and "\n" not in str(raised.value)
     assert not check(latents).ok
@@ -265,4 +265,4 @@ def test_preparing_ignores_phases(place, tmp_path):
     for name, shards in (("train", ((120,),)), ("val", ((90,),)), ("val_unseen", ((77,),))):
         write_raw(tmp_path / "raw" / f"{name}_v2.0_raw", shards)
     sets = encoded(tmp_path / "raw", tmp_path / "latents", tokenizer=str(place / "coder"), phases=4)
-    assert [len(LatentClips(open_dataset(p), kind="sampling")) for p in (sets.train, sets.val, sets.test)] == [6, 2, 1]
+    assert [len(Clips(open_dataset(p), kind="sampling")) for p in (sets.train, sets.val, sets.test)] == [6, 2, 1]

@@ -8,7 +8,7 @@ import pytest
 
 from hwm.clock import COSMOS
 from hwm.data import layout, writers
-from hwm.data.clips import TokenClips
+from hwm.data.clips import Clips
 from hwm.data.onex import open_dataset
 from hwm.data.windows import ClipIndex
 from hwm.work.files import write_array, write_json
@@ -40,17 +40,17 @@ def test_published_counts(real_size):
     assert sum(COSMOS.num_blocks(s.num_frames) for s in dataset.shards) == 662_000
     blocks = ClipIndex.build(dataset, kind="blocks", overlap=True)
     assert len(blocks) == pytest.approx(636_775, rel=0.002), "counted on the real training set"
-    assert len(TokenClips(dataset, overlap=False)) == pytest.approx(306_000, rel=0.005), "Revontuli report"
-    assert len(TokenClips(dataset, overlap=True)) == pytest.approx(611_000, rel=0.005)
+    assert len(Clips(dataset, overlap=False, kind="block_pairs")) == pytest.approx(306_000, rel=0.005), "Revontuli report"
+    assert len(Clips(dataset, overlap=True, kind="block_pairs")) == pytest.approx(611_000, rel=0.005)
 
 
 MEASURE = """
 import resource, sys, time
 import torch
-from hwm.data.clips import TokenClips, sample_indices
+from hwm.data.clips import Clips, sample_indices
 from hwm.data.onex import open_dataset
 before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-clips = TokenClips(open_dataset(sys.argv[1]), kind="block_pairs", overlap=False, num_states=64)
+clips = Clips(open_dataset(sys.argv[1]), kind="block_pairs", overlap=False, num_states=64)
 batch = clips.batch(sample_indices(seed=0, step=0, batch_size=160, num_clips=len(clips)))
 print(time.process_time() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, len(batch))
 """

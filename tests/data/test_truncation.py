@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwm.data.clips import TokenClips, VideoClips
+from hwm.data.clips import Clips
 from hwm.data.onex import open_dataset
 from hwm.work.files import expect_rows, map_array, read_rows, write_array
 
@@ -46,7 +46,7 @@ def test_a_reader_in_a_loop_ends_with_an_error_that_names_the_file(tmp_path, rec
 @pytest.mark.fault("F8", TARGET)
 @pytest.mark.parametrize("name", ["videos/video_1.bin", "robot_states/states_1.bin", "segment_indices/segment_idx_1.bin"])
 def test_clips_of_a_dataset_cut_short_while_open(token_root, name):
-    clips = TokenClips(open_dataset(token_root))
+    clips = Clips(open_dataset(token_root), kind="block_pairs")
     everything = np.arange(len(clips))
     clips.batch(everything)
     path = token_root / name
@@ -58,7 +58,7 @@ def test_clips_of_a_dataset_cut_short_while_open(token_root, name):
 
 @pytest.mark.fault("F8", TARGET)
 def test_decoded_frames_cut_short_while_open(raw_root):
-    clips = VideoClips(open_dataset(raw_root))
+    clips = Clips(open_dataset(raw_root), kind="blocks")
     everything = np.arange(len(clips))
     clips.batch(everything)
     (cached,) = (raw_root / ".cache").glob("video_0-*.npy")

@@ -393,8 +393,8 @@ def test_room_for_decoded_frames(tmp_path):
         writer.append(np.zeros((20, 16, 16, 3), np.uint8), states_of(20, 0), 0)
     write_dataset_metadata(tmp_path, num_shards=1, num_images=20)
     dataset = open_dataset(tmp_path)
-    the_one(asked(data.decoding, dataset, side=8, free=20 * 8 * 8 * 3), "decoded frames", "ok")
-    the_one(asked(data.decoding, dataset, side=0, free=20 * 8 * 8 * 3), "decoded frames", "FAIL")
+    the_one(asked(data.decoding, dataset.resized(8), free=20 * 8 * 8 * 3), "decoded frames", "ok")
+    the_one(asked(data.decoding, dataset, free=20 * 8 * 8 * 3), "decoded frames", "FAIL")
 
 
 # A real step

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hwm.clock import COSMOS
 from hwm.data.check import check
-from hwm.data.clips import TokenClips
+from hwm.data.clips import Clips
 from hwm.data.describe import state_statistics
 from hwm.data.onex import open_dataset
 from hwm.data.quarantine import Rule, read_quarantine
@@ -295,7 +295,7 @@ TOKENS = {
 
 
 def read_all(root):
-    clips = TokenClips(open_dataset(root, verified=False), kind="blocks")
+    clips = Clips(open_dataset(root, verified=False), kind="blocks")
     return clips.batch(np.arange(len(clips)))
 
 
@@ -362,7 +362,7 @@ def contents(root):
 
 
 def blocks(root):
-    return len(TokenClips(open_dataset(root), kind="blocks"))
+    return len(Clips(open_dataset(root), kind="blocks"))
 
 
 def balance(place, folder, faults):

@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from tiny_line import raw_data, token_data, tokenizer
 
 from hwm.config import RunConfig, from_toml
-from hwm.data.onex import RawDataset, open_dataset
+from hwm.data.onex import open_dataset
 from hwm.data.testsets import open_test_set
 from hwm.data.video import VideoWriter, count_frames, decoded_frames, iter_frames, probe, read_video
 from hwm.evaluate.submission import check_sampling_submission, validate_compression_submission
@@ -146,7 +146,7 @@ def _entries(place):
 
 def _read_all(root, *, verified):
     dataset = open_dataset(root, verified=verified)
-    return [shard.frames() if isinstance(dataset, RawDataset) else shard.tokens for shard in dataset.shards]
+    return [shard.frames if dataset.kind == "video" else shard.tokens for shard in dataset.shards]
 
 
 @B7

@@ -42,7 +42,7 @@ def test_tokens_are_those_of_the_frames(raw, tokenizer, tmp_path):
     source, dataset, coder = open_dataset(raw), open_dataset(out), load_tokenizer(tokenizer)
     assert dataset.num_frames == 3 * FRAMES and dataset.grid == (4, 4) and dataset.vocab_size == 200
     for shard, recorded in zip(dataset.shards, source.shards):
-        whole = torch.from_numpy(np.array(recorded.frames()[:51])).unflatten(0, (-1, 17))
+        whole = torch.from_numpy(np.array(recorded.frames[:51])).unflatten(0, (-1, 17))
         assert np.array_equal(shard.tokens[:3], coder.encode(whole).numpy())
         assert len(shard.tokens) == 4 and np.array_equal(shard.states, recorded.states)
 
@@ -76,7 +76,7 @@ def test_phases_shift_frames_and_states_together(raw, tokenizer, tmp_path):
     out, source = tokenize(raw, tmp_path / "tokens", tokenizer=str(tokenizer), phases=2), open_dataset(raw)
     dataset = open_dataset(out)
     assert len(dataset.shards) == 6 and dataset.shards[1].num_frames == FRAMES - 8
-    frames = torch.from_numpy(np.array(source.shards[0].frames()[8:25]))[None]
+    frames = torch.from_numpy(np.array(source.shards[0].frames[8:25]))[None]
     assert np.array_equal(dataset.shards[1].tokens[0], load_tokenizer(tokenizer).encode(frames)[0].numpy())
     assert np.array_equal(dataset.shards[1].states, source.shards[0].states[8:])
 

@@ -9,9 +9,8 @@ import torch
 
 from hwm.cli import main
 from hwm.data.check import check
-from hwm.data.clips import LatentClips
+from hwm.data.clips import Clips
 from hwm.data.describe import contact_sheet, describe, state_statistics
-from hwm.data.latents import LatentDataset
 from hwm.data.onex import open_dataset
 from hwm.data.writers import LatentShardWriter, RawShardWriter, write_dataset_metadata
 from hwm.model_config import FSQConfig
@@ -52,22 +51,22 @@ def contents(root):
 
 def test_latents_are_those_of_the_frames(place):
     source, dataset, coder = open_dataset(place / "raw"), open_dataset(place / "latents"), load_tokenizer(place / "coder")
-    assert isinstance(dataset, LatentDataset) and dataset.num_frames == 3 * FRAMES
+    assert dataset.kind == "latents" and dataset.num_frames == 3 * FRAMES
     assert dataset.grid == (4, 4) and dataset.channels == 4 and dataset.hz == 30
     assert dataset.tokenizer["fingerprint"] == coder.fingerprint() and dataset.tokenizer["config"]["continuous"]
     assert "vocab_size" not in dataset.tokenizer
     for shard, recorded in zip(dataset.shards, source.shards):
-        whole = torch.from_numpy(np.array(recorded.frames()[:51])).unflatten(0, (-1, 17))
+        whole = torch.from_numpy(np.array(recorded.frames[:51])).unflatten(0, (-1, 17))
         expected = coder.encode(whole).numpy()
         assert shard.latents.shape == (4, 3, 4, 4, 4) and shard.latents.dtype == np.float16
         np.testing.assert_allclose(shard.latents[:3], expected, atol=1e-3)
-        assert np.array_equal(shard.read_latents(1, 2), shard.latents[1:3].astype(np.float32).reshape(6, 4, 4, 4))
+        assert np.array_equal(shard.read(17, 34), shard.latents[1:3].astype(np.float32).reshape(6, 4, 4, 4))
         assert np.array_equal(shard.states, recorded.states) and np.array_equal(shard.segments, recorded.segments)
 
 
 def test_clips_carry_latents_and_states(place):
     dataset = open_dataset(place / "latents")
-    clips = LatentClips(dataset, num_states=20)
+    clips = Clips(dataset, num_states=20, kind="blocks")
     # Of blocks at frames 0, 17, 34 and the padded one, those of 34 cross the segment border at 40.
     assert [(int(s), int(f)) for s, f in zip(clips.index.shard, clips.index.start)] == [
         (s, f) for s in range(3) for f in (0, 17)
@@ -75,11 +74,11 @@ def test_clips_carry_latents_and_states(place):
     batch = clips.batch(np.array([3, 0]))
     assert batch.tokens_BTHW is None and batch.latents_BTCHW.dtype == torch.float32
     assert batch.latents_BTCHW.shape == (2, 3, 4, 4, 4) and batch.states_BFA.shape == (2, 20, 25)
-    assert np.array_equal(batch.latents_BTCHW[0].numpy(), dataset.shards[1].read_latents(1))
+    assert np.array_equal(batch.latents_BTCHW[0].numpy(), dataset.shards[1].read(17, 17))
     assert np.array_equal(batch.states_BFA[0].numpy(), dataset.shards[1].states[17:37])
-    assert LatentClips(dataset, kind="block_pairs").batch(np.array([0])).latents_BTCHW.shape == (1, 6, 4, 4, 4)
+    assert Clips(dataset, kind="block_pairs").batch(np.array([0])).latents_BTCHW.shape == (1, 6, 4, 4, 4)
     with pytest.raises(ValueError, match="'blocks' or 'block_pairs'"):
-        LatentClips(dataset, kind="frames")
+        Clips(dataset, kind="frames")
 
 
 def test_statistics_are_those_of_the_blocks_that_clips_use(place):
@@ -184,7 +183,7 @@ def test_faults_are_named(latents, name, damage, message):
     damage(latents / name)
     with pytest.raises(ValueError, match=message) as raised:
         dataset = open_dataset(latents, verified=False)
-        clips = LatentClips(dataset)
+        clips = Clips(dataset, kind="blocks")
         clips.batch(np.arange(len(clips)))
         _ = dataset.statistics
     assert str(raised.value).startswith(str(latents)) and "\n" not in str(raised.value)
