@@ -226,3 +226,18 @@ class LatentWorldModel(WorldModel, Protocol):
         generator: or one for each clip and sample, B * K of them, clips first: samples then do not depend on the batch.
         sampling: its temperature scales the initial noise; None takes the configured one.
         """
+
+
+class VideoWorldModel(WorldModel, Protocol):
+    """A world model over frames as they are; a grid of context_grids and future_grids is a frame."""
+
+    def predict(
+        self,
+        context_BFHWC: Tensor,
+        states_BFA: Tensor,
+        *,
+        generator: torch.Generator | Sequence[torch.Generator],
+        num_samples: int = 1,
+        sampling: Sampling | None = None,
+    ) -> Prediction:
+        """Predict K futures of the uint8 context, video_BKFHWC, of as many frames as there are state rows after its own."""

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from hwm.contracts import Batch
 
-MAY_BE_ZERO = frozenset({"unshared_blocks", "place_channels", "lora_rank", "lora_alpha", "state_frequencies", "state_plain"})
+MAY_BE_ZERO = frozenset(
+    {"unshared_blocks", "place_channels", "lora_rank", "lora_alpha", "state_frequencies", "state_plain", "velocity_rows"}
+)
 ANY_SIGN = frozenset({"state_offset", "time_mean", "guidance"})
 
 
@@ -389,6 +391,61 @@ def _check_streams(config: MaskedConfig | FlowConfig) -> None:
 
 
 @dataclass(frozen=True)
+class DirectConfig(Family):
+    """Direct regression of future frames from the last seen ones and the states (ours): a baseline for all others."""
+
+    module: ClassVar[str] = "hwm.models.direct:Direct"
+    kind: ClassVar[Kind] = "video"
+
+    family: Literal["direct"] = "direct"
+    grid: tuple[int, int] = (64, 64)
+    """Height and width of the frames."""
+    patch: int = 8
+    """Side of the square of pixels that makes one token."""
+    context_grids: int = 9
+    """Frames of the context, of which the first and the last are read."""
+    future_grids: int = 8
+    """Frames by which a rollout goes on at a time."""
+    reach: int = 60
+    """Frames after the context that it can predict from there."""
+    num_layers: int = 5
+    num_heads: int = 6
+    width: int = 192
+    mlp_ratio: int = 4
+    state_dim: int = 25
+    num_states: int = 17
+    """Rows of the frames of context and one step."""
+    velocity_rows: tuple[int, ...] = (23, 24)
+    """State dimensions that are velocities of the base, which their sum moves: EVE's linear and angular one."""
+    map_hidden: int = 512
+    """Width of the decoder from states to a map over the patches."""
+    map_channels: int = 32
+    warp: bool = True
+    """Move the last frame by a predicted flow before the change is added, rather than add the change alone."""
+    pairs: int = 2
+    """Frames of a clip that are predicted in training, each from a place of its own."""
+
+    def __post_init__(self) -> None:
+        expect_plausible(self)
+        if self.width % self.num_heads:
+            raise ValueError(f"model.width {self.width} is not divisible by model.num_heads {self.num_heads}")
+        if self.grid[0] % self.patch or self.grid[1] % self.patch:
+            raise ValueError(f"model.grid {self.grid} is not divisible by model.patch {self.patch}")
+        if self.num_states != self.context_grids + self.future_grids:
+            frames = f"the {self.context_grids} + {self.future_grids} frames of context and step"
+            raise ValueError(f"model.num_states must be that of {frames}, got {self.num_states}")
+        if self.future_grids > self.reach:
+            raise ValueError(f"model.future_grids {self.future_grids} is more than model.reach {self.reach}")
+        if any(row >= self.state_dim for row in self.velocity_rows):
+            raise ValueError(f"model.velocity_rows {list(self.velocity_rows)} must be below state_dim {self.state_dim}")
+
+    @property
+    def places(self) -> int:
+        """Patches of a frame."""
+        return self.grid[0] // self.patch * (self.grid[1] // self.patch)
+
+
+@dataclass(frozen=True)
 class FSQConfig(Family):
     """Causal video tokenizer with finite scalar quantisation, or without (tokenizers/autoencoder.py)."""
 
@@ -440,4 +497,4 @@ class FSQConfig(Family):
         return Batch(states_BFA=torch.zeros(num_clips, self.block, 1), video_BFHWC=video)
 
 
-ModelConfig = STConfig | MaskedConfig | FlowConfig | WanConfig | FSQConfig
+ModelConfig = STConfig | MaskedConfig | FlowConfig | WanConfig | DirectConfig | FSQConfig

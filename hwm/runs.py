@@ -54,16 +54,19 @@ def open_clips(config: RunConfig, folder: str | Path, *, training: bool) -> Clip
     cut: dict[str, Any] = {"kind": window, "overlap": overlap}
     if model.kind == "video":
         dataset = dataset.resized(config.data.image_size)
-        cut |= {"aligned": not overlap, "every": SAMPLING_HOP if overlap and window == "sampling" else 1}
+        cut |= {"aligned": not overlap}
     if is_tokenizer:
-        return Clips(dataset, **cut, kept=subsample(length=model.block) if window == "sampling" else None)
+        if window == "sampling":
+            cut |= {"every": SAMPLING_HOP if overlap else 1, "kept": subsample(length=model.block)}
+        return Clips(dataset, **cut)
     for name, found in dataset.sizes().items():
         if getattr(model, name) != found:
             raise ValueError(f"{folder}: its {name} is {found}, the model is for {name} {getattr(model, name)}; set model.{name}")
     if dataset.robot.dim != model.state_dim:
         found = f"its robot {dataset.robot.name} has {dataset.robot.dim} state dimensions, the model reads {model.state_dim}"
         raise ValueError(f"{folder}: {found}; give data of the model's robot, or train with model.state_dim={dataset.robot.dim}")
-    return Clips(dataset, **cut, num_states=model.num_states)
+    # A model of video learns from every frame of a clip, however many, with its state.
+    return Clips(dataset, **cut, num_states=0 if model.kind == "video" else model.num_states)
 
 
 def fitted(config: RunConfig, robot: Embodiment) -> RunConfig:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hwm.doctor.trial import Trial
 from hwm.doctor.verdict import Verdict, fail, graded
-from hwm.model_config import FlowConfig, FSQConfig, MaskedConfig, STConfig, WanConfig
+from hwm.model_config import DirectConfig, FlowConfig, FSQConfig, MaskedConfig, STConfig, WanConfig
 from hwm.models.latent_flow import RELATIVE_FLOOR
 
 TOO_MUCH = 0.1
@@ -28,6 +28,9 @@ ROWS = 128
 """Tokens whose digits are scored one by one."""
 LATENT_RANGE = (0.75, 1.35)
 """Of the loss of a latent model, in units of the expected one."""
+
+VIDEO_TOLERANCE = 0.3
+"""Of the relative error of a model of video, which draws few of a clip's frames."""
 
 
 @torch.no_grad()
@@ -41,6 +44,8 @@ def first_loss(trial: Trial) -> Iterator[Verdict]:
         yield from _of_tokens(trial, terms["cross_entropy"], vocabulary=trial.config.model)
     elif isinstance(trial.config.model, FSQConfig):
         yield _of_tokenizer(trial, terms["mse"])
+    elif isinstance(trial.config.model, DirectConfig):
+        yield _of_video(trial, terms["relative_mse"])
     else:
         yield _of_latents(trial, terms["flow_mse"], trial.config.model)
 
@@ -126,6 +131,13 @@ def _of_latents(trial: Trial, found: float, model: FlowConfig | WanConfig) -> Ve
         low = 0.0  # a pretrained model knows something from the first step on
     remedy = "the model sees what it is to predict" if found < low else "check the latents' statistics and the initial weights"
     return graded("first loss", text, remedy, fails=not low <= found <= high)
+
+
+def _of_video(trial: Trial, found: float) -> Verdict:
+    expected = trial.model.first_loss(trial.batch)
+    text = f"{found:.3f}, copying the last frame costs {expected:.3f}"
+    remedy = "before training a model of video copies the last frame: check the weights it starts from"
+    return graded("first loss", text, remedy, fails=abs(found - expected) > VIDEO_TOLERANCE)
 
 
 def data_size(trial: Trial) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hwm.config import RunConfig
 from hwm.contracts import Batch
 from hwm.data.clips import sample_indices
-from hwm.model_config import FlowConfig, FSQConfig, MaskedConfig, STConfig, WanConfig
+from hwm.model_config import FlowConfig, MaskedConfig, STConfig, WanConfig
 from hwm.runs import Clips
 from hwm.training.device import autocast, seed_of
 from hwm.training.optim import adamw
@@ -115,14 +115,4 @@ class Trial:
 def random_clips(config: RunConfig, clips: int, *, seed: int) -> Batch:
     """Clips of the model's sizes that mean nothing: uniform ids or bytes, normal latents and states."""
     generator = torch.Generator().manual_seed(seed_of(config.seed, "random clips", seed))
-    model = config.model
-    if isinstance(model, FSQConfig):
-        side = config.data.image_size or RANDOM_SIDE
-        video = torch.randint(256, (clips, model.block, side, side, 3), generator=generator, dtype=torch.uint8)
-        return Batch(states_BFA=torch.zeros(clips, model.block, 1), video_BFHWC=video)
-    states = torch.randn(clips, model.num_states, model.state_dim, generator=generator)
-    grids = model.context_grids + model.future_grids
-    if isinstance(model, FlowConfig | WanConfig):
-        shape = (clips, grids, model.channels, *model.grid)
-        return Batch(states_BFA=states, latents_BTCHW=torch.randn(shape, generator=generator))
-    return Batch(states_BFA=states, tokens_BTHW=torch.randint(model.vocab_size, (clips, grids, *model.grid), generator=generator))
+    return config.model.example(clips, generator=generator, image_size=config.data.image_size)

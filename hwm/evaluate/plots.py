@@ -83,7 +83,8 @@ def draw(panels: Sequence[Panel], styles: Mapping[str, Json] | None = None, *, a
         axis.remove()
     for number, (panel, axis) in enumerate(zip(panels, axes)):
         _curves(axis, panel, known)
-        _rows(axis, panel, known, labelled=number % columns == 0 or panel.bars or panel.rows != panels[number - 1].rows)
+        named = number % columns == 0 or [name for name, _ in panel.rows] != [name for name, _ in panels[number - 1].rows]
+        _rows(axis, panel, known, named=named)
         if panel.columns:
             axis.bar(range(len(panel.columns)), panel.columns, color=ACCENT, width=0.85)
         axis.set_title(panel.title, loc="left", fontsize=9.5, color=INK)
@@ -121,7 +122,7 @@ def _curves(axis: Any, panel: Panel, styles: Mapping[str, Json]) -> None:
         straight(level, label=label, zorder=1, **line)
 
 
-def _rows(axis: Any, panel: Panel, styles: Mapping[str, Json], *, labelled: bool) -> None:
+def _rows(axis: Any, panel: Panel, styles: Mapping[str, Json], *, named: bool) -> None:
     if not panel.rows:
         return
     for place, (name, value) in enumerate(panel.rows):
@@ -134,7 +135,7 @@ def _rows(axis: Any, panel: Panel, styles: Mapping[str, Json], *, labelled: bool
             axis.plot([value.low, value.high], [place] * 2, solid_capstyle="butt", **bar)
         if not panel.bars:
             axis.plot(value.mean, place, "o", color=colour, markersize=6)
-    axis.set_yticks(range(len(panel.rows)), [name if labelled else "" for name, _ in panel.rows])
+    axis.set_yticks(range(len(panel.rows)), [name if named else "" for name, _ in panel.rows])
     axis.set_ylim(len(panel.rows) - 0.4, -0.6)
     axis.grid(axis="y", visible=False)
 
@@ -308,6 +309,8 @@ TRAINING = {
     "accuracy": ("accuracy", "accuracy"),
     "flow": ("squared error of the velocity", "flow_mse"),
     "latent": ("squared error of the latents", ""),
+    "relative": ("squared error, relative", "relative_mse"),
+    "pixel": ("squared error of the pixels", ""),
 }
 """By the first word of the name of a validation score: what it measures, and the score of training steps beside it."""
 SERIES = {"teacher": "teacher-forced", "auto": "autoregressive", "copy": "copying"}

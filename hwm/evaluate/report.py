@@ -98,6 +98,7 @@ def render(template: str, **values: Any) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
+    environment.filters["json"] = lambda value: json.dumps(value, indent=1)
     environment.filters["uri"] = lambda data, kind: f"data:{kind};base64,{base64.b64encode(data).decode()}"
     environment.filters["width"] = lambda png: round(int.from_bytes(png[16:20], "big") * PLOT_SCALE)
     return environment.get_template(template).render(**values)

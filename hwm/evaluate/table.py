@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import isnan
 
 from hwm.evaluate.intervals import Interval
 from hwm.evaluate.metrics import METRICS, shown
@@ -97,7 +98,8 @@ def tokens_tables(scores: Scores) -> list[Table]:
         table = scores_table(scores, f"tokens, {ALL_GRIDS}", shared, TOKENS, ALL_GRIDS)
         tables.append(Table(table.title, table.head, table.rows, compared_tokens(scores)))
     if single:
-        rows = [[s.metric, s.value.text(shown(s.metric).digits), s.note or shown(s.metric).about] for s in single]
+        values = [s.note if s.note and isnan(s.value.mean) else s.value.text(shown(s.metric).digits) for s in single]
+        rows = [[s.metric, value, shown(s.metric).about] for s, value in zip(single, values)]
         head = ["score", "value", "where tokens lie outside of the ids kept"]
         tables.append(Table(f"{single[0].row}, {ALL_GRIDS}", head, rows))
     return tables

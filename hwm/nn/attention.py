@@ -71,10 +71,11 @@ class SpatialAttention(Projections):
         T, B, S, D = x_TBSD.shape
         q, k, v = (y.flatten(0, 1).transpose(1, 2) for y in self.heads(x_TBSD))
         rate = self.dropout if self.training else 0.0
-        if rate and x_TBSD.device.type == "cpu":
-            # There the fused kernel knows no dropout and its stand-in is slower than these three lines.
+        learning = v.dtype == torch.bfloat16 and torch.is_grad_enabled()
+        if (rate or learning) and x_TBSD.device.type == "cpu":
+            # There the fused kernel knows no dropout and its stand-in, as its way back in bfloat16, is slower than these lines.
             weights = (q * (1 / math.sqrt(q.shape[-1])) @ k.transpose(2, 3)).softmax(-1)
-            y = dropout(weights, rate, training=True).to(v.dtype) @ v
+            y = dropout(weights, rate, training=self.training).to(v.dtype) @ v
         else:
             y = F.scaled_dot_product_attention(q, k, v, dropout_p=rate)
         return self.out(y.transpose(1, 2).reshape(T, B, S, D))

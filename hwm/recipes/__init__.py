@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from hwm.config import RunConfig
+from hwm.recipes.direct import direct_medium, direct_tiny
 from hwm.recipes.humanoid import SIZES, VARIANTS, flow_hwm, masked_hwm
 from hwm.recipes.st import st_demo, st_revontuli, st_tiny
 from hwm.recipes.tokenizers import continuous_4x8x8, continuous_8x8x8, fsq_8x8x8, fsq_tiny
@@ -53,6 +54,7 @@ RECIPES: tuple[Recipe, ...] = (
     *_family(masked_hwm),
     *_family(flow_hwm),
     *map(_of, (wan_revontuli, wan_one_gpu, wan_tiny)),
+    *map(_of, (direct_tiny, direct_medium)),
     *map(_of, (fsq_8x8x8, continuous_8x8x8, continuous_4x8x8, fsq_tiny)),
 )
 

@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from hwm.config import RunConfig, TrainConfig
 from hwm.contracts import Batch
-from hwm.model_config import FlowConfig, FSQConfig, MaskedConfig, STConfig, WanConfig
+from hwm.model_config import DirectConfig, FlowConfig, FSQConfig, MaskedConfig, STConfig, WanConfig
 from hwm.models.build import build_model
 from hwm.training.optim import Ema
 from hwm.training.parallel import Parallel
@@ -38,6 +38,10 @@ WAN = WanConfig(
     base="", channels=4, grid=(4, 4), num_layers=2, num_heads=2, head_width=16, mlp_width=32, time_width=32, text_width=8,
     text_rows=2, text="zeros", lora_rank=0, steps=2,
 )  # fmt: skip
+DIRECT = DirectConfig(
+    grid=(8, 8), patch=4, context_grids=3, future_grids=2, num_states=5, num_layers=2, num_heads=2, width=16, map_hidden=16,
+    map_channels=4,
+)  # fmt: skip
 FAMILIES: dict[str, Any] = {
     "st": ST,
     "st-sampled": replace(ST, scheduled_sampling=0.5, factors=(8, 4), code_loss=0.1),
@@ -47,6 +51,7 @@ FAMILIES: dict[str, Any] = {
     "flow-split": replace(FLOW, attention="split", sharing="modality", unshared_blocks=0),
     "flow-context": replace(FLOW, context_sees="context"),
     "wan": WAN,
+    "direct": DIRECT,
     "fsq": FSQConfig(levels=(3, 3), spatial_stride=4, channels=8, depth=1),
 }
 if "WAN_BASE" in os.environ:  # an adapter in float32 on a frozen base in bfloat16 with float32 islands
@@ -63,18 +68,8 @@ def write_base(folder: Path) -> None:
 
 
 def batch_of(config: Any, number: int) -> Batch:
-    generator = torch.Generator().manual_seed(number)
-    if isinstance(config, FSQConfig):
-        video = torch.randint(256, (1, 17, 8, 8, 3), generator=generator, dtype=torch.uint8)
-        return Batch(states_BFA=torch.zeros(1, 17, 25), video_BFHWC=video)
-    if isinstance(config, WanConfig):
-        states, grids = torch.randn(2, 77, 25, generator=generator), 6
-    else:
-        states = torch.randn(2, config.num_states, 25, generator=generator)
-        grids = config.context_grids + config.future_grids
-    if isinstance(config, STConfig | MaskedConfig):
-        return Batch(states, tokens_BTHW=torch.randint(config.vocab_size, (2, grids, *config.grid), generator=generator))
-    return Batch(states, latents_BTCHW=torch.randn(2, grids, config.channels, *config.grid, generator=generator))
+    clips = 1 if isinstance(config, FSQConfig) else 2
+    return config.example(clips, generator=torch.Generator().manual_seed(number), image_size=8)
 
 
 def build(config: Any) -> Any:
@@ -100,10 +95,10 @@ def answers(model: Any, config: Any) -> dict[str, torch.Tensor]:
     found = {f"validate {name}": score for name, score in model.validate(batch, generator=gen(1)).items()}
     if isinstance(config, FSQConfig):
         return found | {"encode": model.encode(batch.video_BFHWC)}
-    grids = batch.tokens_BTHW if batch.tokens_BTHW is not None else batch.latents_BTCHW
+    (grids,) = (x for x in (batch.tokens_BTHW, batch.latents_BTCHW, batch.video_BFHWC) if x is not None)
     prediction = model.predict(grids[:, : model.context_grids], batch.states_BFA, generator=gen(2))
-    latents = prediction.latents_BKTCHW
-    return found | {"predict": prediction.tokens_BKTHW if latents is None else latents}
+    (predicted,) = (x for x in (prediction.tokens_BKTHW, prediction.latents_BKTCHW, prediction.video_BKFHWC) if x is not None)
+    return found | {"predict": predicted}
 
 
 def expect_equal(name: str, found: dict[str, Any], expected: dict[str, Any]) -> None:

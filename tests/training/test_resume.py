@@ -5,15 +5,18 @@ import os
 import signal
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from families import FAMILIES, batch_of
 from PIL import Image
 from tiny_training import CONFIG, VALIDATION, build, checkpoint_bytes, clips, run, stopping_at
 
 from hwm.contracts import Batch
 from hwm.model_config import FSQConfig
+from hwm.models.build import build_model
 from hwm.tokenizers.autoencoder import FSQTokenizer
 from hwm.training import checkpoint, weights
 from hwm.training.loop import fit
@@ -65,6 +68,21 @@ def test_two_steps_and_two_more_are_four_also_in_bfloat16(tmp_path):
     assert {k for k in four if k.startswith("step-4/")} == {
         f"step-4/{f}" for f in ("model.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json", "manifest.json")
     }
+    assert all(two[k] == v for k, v in four.items() if k.startswith("step-4/"))
+    assert trace(tmp_path / "four") == trace(tmp_path / "two")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_two_steps_and_two_more_are_four_of_every_family(name, tmp_path):
+    config = replace(CONFIG, model=FAMILIES[name], train=replace(CONFIG.train, steps=4, validate_every=0))
+    batches = partial(batch_of, config.model)
+
+    def learn(out: Path, source) -> int:
+        return fit(build_model(config), config, out, train_batch=source, log=lambda line: None).step
+
+    assert learn(tmp_path / "four", batches) == 4
+    assert learn(tmp_path / "two", stopping_at(3, source=batches)) == 2 and learn(tmp_path / "two", batches) == 4
+    four, two = (checkpoint_bytes(tmp_path / name) for name in ("four", "two"))
     assert all(two[k] == v for k, v in four.items() if k.startswith("step-4/"))
     assert trace(tmp_path / "four") == trace(tmp_path / "two")
 

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +60,13 @@ def run(out: Path, *changes: str, **options: Any) -> FitResult:
     return fit(options.pop("model", None) or build(config), config, out, **options)
 
 
-def stopping_at(micro_step: int, number: int = signal.SIGTERM) -> Any:
-    """`clips` that sends this process a signal when it is asked for that micro-step."""
+def stopping_at(micro_step: int, number: int = signal.SIGTERM, *, source: Callable[[int], Batch] = clips) -> Any:
+    """`source` that sends this process a signal when it is asked for that micro-step."""
 
     def train_batch(index: int) -> Batch:
         if index == micro_step:
             os.kill(os.getpid(), number)
-        return clips(index)
+        return source(index)
 
     return train_batch
 

@@ -1,0 +1,186 @@
+"""Direct: what it starts from, what reaches what, how far it reaches, and that it learns."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from hwm.contracts import Batch
+from hwm.model_config import DirectConfig
+from hwm.models.direct import RELATIVE_FLOOR, Direct, moved
+
+TINY = DirectConfig(
+    grid=(8, 12), patch=4, context_grids=3, future_grids=2, reach=7, num_layers=2, num_heads=2, width=16, num_states=5,
+    map_hidden=16, map_channels=4, pairs=3,
+)  # fmt: skip
+VARIANTS = {
+    "warp": TINY,
+    "change": dataclasses.replace(TINY, warp=False),
+    "joints": dataclasses.replace(TINY, state_dim=7, velocity_rows=()),
+}
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def build(config=TINY, *, std=0.0):
+    """A fresh model; with std all weights are drawn, so that everything reaches the output."""
+    torch.manual_seed(0)
+    model = Direct(config).double()
+    for parameter in model.parameters() if std else ():
+        torch.nn.init.normal_(parameter, std=std)
+    return model
+
+
+def clips(config=TINY, num=3, frames=12, seed=7):
+    """A square that goes right by what the first state says, on a noisy ground that stays."""
+    ground = torch.randint(90, (num, 1, *config.grid, 3), generator=gen(seed), dtype=torch.uint8)
+    video, states = ground.repeat(1, frames, 1, 1, 1), torch.randn(num, frames, config.state_dim, generator=gen(seed + 1))
+    for clip in range(num):
+        places = torch.randint(config.grid[1] - 3, (frames,), generator=gen(seed + 2 + clip)).sort().values
+        states[clip, :, 0] = places / 4 - 1
+        for frame, place in enumerate(places):
+            video[clip, frame, 2:5, place : place + 3] = 240
+    return Batch(states_BFA=states, video_BFHWC=video)
+
+
+def predict(model, batch, frames=7, **options):
+    C = model.context_grids
+    return model.predict(batch.video_BFHWC[:, :C], batch.states_BFA[:, : C + frames], generator=gen(), **options).video_BKFHWC
+
+
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+def test_before_training_the_last_frame_is_copied_exactly(config):
+    batch = clips(config)
+    found = predict(build(config), batch, num_samples=2)
+    assert found.shape == (3, 2, 7, *config.grid, 3) and found.dtype == torch.uint8
+    assert torch.equal(found, batch.video_BFHWC[:, None, 2:3].expand_as(found))
+
+
+def test_loss_at_the_start_is_the_relative_error_of_copying():
+    """In the shares in which horizons are drawn: the mean over many draws is the closed form."""
+    model, batch = build(dataclasses.replace(TINY, pairs=4000)), clips()
+    terms = model.loss(batch, generator=gen())
+    assert terms["loss"] is terms["relative_mse"] and list(terms) == ["loss", "relative_mse"]
+    assert terms["loss"].item() == pytest.approx(model.first_loss(batch), abs=0.01)
+    still = dataclasses.replace(batch, video_BFHWC=batch.video_BFHWC[:, :1].repeat(1, 12, 1, 1, 1))
+    assert model.first_loss(still) == pytest.approx(0, abs=1e-9)
+    # Where every two frames differ alike, horizons do not matter.
+    flashing = torch.tensor([0, 51], dtype=torch.uint8).repeat(2)[:, None, None, None].expand(-1, *TINY.grid, 3)[None]
+    expected = 0.2**2 / (0.2**2 + RELATIVE_FLOOR)
+    one = dataclasses.replace(TINY, context_grids=3, reach=1, future_grids=1, num_states=4)
+    batch = Batch(states_BFA=torch.zeros(1, 4, 25), video_BFHWC=flashing)
+    assert build(one).first_loss(batch) == pytest.approx(expected)
+
+
+def test_loss_predicts_all_frames_of_a_clip_and_nothing_beyond(monkeypatch):
+    config = dataclasses.replace(TINY, pairs=500)
+    model, batch, seen = build(config), clips(frames=12), []
+    whole = model._relative_error
+    monkeypatch.setattr(model, "_relative_error", lambda *args: seen.append(args) or whole(*args))
+    model.loss(batch, generator=gen())
+    _, _, now, horizons = seen[0]
+    assert set(horizons.flatten().tolist()) == set(range(1, 8))  # the reach, though the clip holds 9
+    assert set(now.flatten().tolist()) == set(range(2, 11))
+    assert set((now + horizons).flatten().tolist()) == set(range(3, 12))
+    assert (horizons <= 3).double().mean() == pytest.approx((3 / 7) ** 0.5, abs=0.05)
+    model.loss(clips(frames=5), generator=gen())
+    assert seen[1][3].max() == 2 and (seen[1][2] + seen[1][3]).max() == 4
+
+
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+def test_every_frame_follows_its_own_horizon_alone(config):
+    """Predicting all frames at once or the first few gives the same ones; later states reach no earlier frame."""
+    model, batch = build(config, std=0.2), clips(config)
+    base = predict(model, batch)
+    assert len({base[:, :, i].double().mean().item() for i in range(7)}) == 7
+    for frames in range(1, 8):
+        assert torch.equal(predict(model, batch, frames), base[:, :, :frames])
+    for row in range(10):
+        states = batch.states_BFA.clone()
+        states[:, row] += 1
+        found = predict(model, dataclasses.replace(batch, states_BFA=states))
+        changed = [i for i in range(7) if not torch.equal(found[:, :, i], base[:, :, i])]
+        moving = row > 2 and bool(config.velocity_rows)  # the way the base goes holds all rows on it
+        expected = range(row - 3, 7 if moving else row - 2) if row > 2 else range(7 if row != 1 else 0)
+        assert changed == list(expected)
+
+
+def test_training_reads_the_first_and_last_frame_of_the_context_and_no_future_one():
+    model, batch = build(std=0.2), clips()
+    now, horizons = torch.tensor([[3, 4, 5]]), torch.tensor([[2, 5, 6]])
+    guesses = []
+    model.register_forward_hook(lambda module, args, output: guesses.append(output))
+    for frame in (None, *range(12)):
+        video = batch.video_BFHWC.clone()
+        if frame is not None:
+            video[:, frame] = 255 - video[:, frame]
+        model._relative_error(video, batch.states_BFA, now, horizons)
+    changed = [(guess != guesses[0]).flatten(2).any(2)[0].tolist() for guess in guesses[1:]]
+    assert changed == [[frame in (n, n - 2) for n in (3, 4, 5)] for frame in range(12)]
+
+
+def test_any_horizon_up_to_the_reach_and_none_beyond():
+    model, batch = build(), clips()
+    for frames in (0, 8):
+        with pytest.raises(ValueError, match="1 to 7 more"):
+            predict(model, batch, frames)
+    with pytest.raises(ValueError, match="works on 3 frames"):
+        model.predict(batch.video_BFHWC[:, :4], batch.states_BFA[:, :8], generator=gen())
+    with pytest.raises(ValueError, match="more than 3 frames"):
+        model.loss(clips(frames=3), generator=gen())
+    with pytest.raises(ValueError, match=r"shape \(2, 25\), got \(2, 26\)"):
+        model.set_state_statistics(torch.zeros(2, 26))
+
+
+def test_overfits_clips_that_move_and_then_follows_the_states():
+    config = dataclasses.replace(TINY, width=32, pairs=8)
+    model, batch = build(config).float(), clips(config, num=4)
+    optimizer = torch.optim.AdamW(model.parameter_groups(0.0), lr=5e-3)
+    first = model.validate(batch, generator=gen())
+    torch.testing.assert_close(first["pixel_mse"], first["pixel_mse_copy"], rtol=1e-4, atol=1e-6)
+    for step in range(250):
+        optimizer.zero_grad()
+        model.loss(batch, generator=gen(step))["loss"].backward()
+        optimizer.step()
+    scores = model.validate(batch, generator=gen())
+    assert scores["relative_mse"].shape == (4,) and scores["relative_mse"].mean() < 0.1
+    other = model.validate(dataclasses.replace(batch, states_BFA=batch.states_BFA.roll(1, 0)), generator=gen())
+    assert other["pixel_mse"].mean() > 5 * scores["pixel_mse"].mean()
+
+
+def test_frames_are_moved_by_whole_and_half_pixels():
+    frames = torch.rand(2, 1, 3, 4, 5, generator=gen(), dtype=torch.float64)
+    flow = torch.zeros(2, 1, 2, 4, 5, dtype=torch.float64)
+    torch.testing.assert_close(moved(frames, flow), frames)
+    flow[:, :, 0] = 2 / 4  # of five columns, four steps over two half sides: one pixel from the right
+    torch.testing.assert_close(moved(frames, flow), frames[..., [1, 2, 3, 4, 4]])
+    flow[:, :, 0], flow[:, :, 1] = 0, -1 / 3  # half a pixel from above
+    between = (frames + frames[..., [0, 0, 1, 2], :]) / 2
+    torch.testing.assert_close(moved(frames, flow), between)
+
+
+def test_size_by_part():
+    with torch.device("meta"):
+        model = Direct(DirectConfig())
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    D, features = 192, 4 * 25 + 2 + 2 + 16
+    assert counts["patches"] == 384 * D + D and counts["out"] == D * 320 + 320 and counts["norm"] == 2 * D
+    assert counts["states"] == features * 2 * D + 2 * D + 2 * D * D + D
+    assert counts["state_map"] == features * 512 + 512 + 512 * 512 + 512 + 512 * 2048 + 2048 + 32 * D + D
+    assert counts["blocks"] == 5 * (12 * D * D + 13 * D + 4 * D * D + 4 * D)
+    assert sum(p.numel() for p in model.parameters()) == sum(counts.values()) + 64 * D
+    named = dict(model.state_parameters())
+    assert sum(p.numel() for p in named.values()) == counts["states"] + counts["state_map"] + 5 * (4 * D * D + 4 * D)
+
+
+def test_what_cannot_be_is_refused():
+    for changes, message in (
+        ({"num_states": 6}, "must be that of the 3 \\+ 2 frames"),
+        ({"reach": 1}, "is more than model.reach"),
+        ({"velocity_rows": (25,)}, "must be below state_dim"),
+        ({"patch": 3}, "not divisible by model.patch"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(TINY, **changes)
