@@ -81,6 +81,8 @@ def fitted(config: RunConfig, robot: Embodiment) -> RunConfig:
     changes: dict[str, Any] = {"state_dim": robot.dim}
     if hasattr(model, "state_plain") and model.state_plain == usual.state_plain:
         changes["state_plain"] = robot.raw
+    if hasattr(model, "velocity_rows") and model.velocity_rows == usual.velocity_rows:
+        changes["velocity_rows"] = tuple(i for i, unit in enumerate(robot.units) if unit in ("m/s", "rad/s"))
     return replace(config, model=replace(model, **changes))
 
 
@@ -202,6 +204,13 @@ def predicted_frames(
     """
     device = next(cast(nn.Module, model).parameters()).device
     generator = torch.Generator(device).manual_seed(0)
+    if model.predicts == "video":
+        assert batch.video_BFHWC is not None
+        context, future = batch.video_BFHWC.tensor_split([model.context_grids], 1)
+        rows, future = batch.states_BFA[:, : model.context_grids + model.reach].to(device), future[:, : model.reach]
+        guess = model.predict(context.to(device), rows, generator=generator).video_BKFHWC
+        assert guess is not None
+        return future, guess[:, 0].cpu()
     decoder = FrameDecoder(tokenizer, context_grids=model.context_grids, future_grids=model.future_grids)
     grids = batch.latents_BTCHW if model.predicts == "latents" else batch.tokens_BTHW
     assert grids is not None

@@ -168,3 +168,17 @@ def test_mistakes_are_named(place, arguments, message, capsys):
     assert main([a.format(place) for a in arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and error.strip().count("\n") == 0
+
+
+DIRECT_SHAPE = ["model.grid=[32,32]", "model.num_layers=1", "model.num_heads=2", "model.width=16", "model.map_hidden=16"]
+DIRECT_SHAPE += ["data.clip=block_pairs", "data.image_size=32", "train.steps=4", "train.batch_size=4", "train.warmup_steps=0"]
+DIRECT_SHAPE += ["train.validate_every=2", "train.checkpoint_every=2", "train.sample_every=4", "train.threads=1"]
+
+
+def test_the_line_of_a_model_of_frames_needs_no_tokenizer(place):
+    run, raw = str(place / "direct"), str(place / "raw")
+    assert main(["train", "direct-tiny", "--out", run, "--data", raw, "--val", raw, "--set", *DIRECT_SHAPE]) == 0
+    assert (place / "direct/samples/step-4.png").is_file()
+    shift, scale = load_run(run).model.shift_scale
+    assert shift.abs().max() > 0 and not torch.allclose(scale, torch.ones(25))
+    assert main(["train", "direct-tiny", "--out", run + "2", "--data", str(place / "tokens"), "--set", *DIRECT_SHAPE]) == 2
