@@ -19,7 +19,7 @@ from hwm.evaluate.sampling_clips import seed_of_clip
 from hwm.evaluate.submission import check_readme, predict_samples, write_compression_submission, write_sampling_submission
 from hwm.models.st_transformer import STTransformer
 from hwm.predict import ensemble
-from hwm.predict.last_frame import predict_pictures
+from hwm.predict.last_frame import draw
 from hwm.runs import load_run, world_model
 from hwm.sampling_track import image_size_of
 from hwm.work.fingerprint import fingerprint, sources
@@ -123,11 +123,12 @@ def submit_sampling(
         combined = _combiner(combine, tolerance)
 
         def picture(i: int) -> Arrays:
-            members_BKHWC = predict_pictures(
+            members_BKFHWC = draw(
                 model,
                 coder,
                 torch.from_numpy(tests.frames(i))[None],
-                torch.from_numpy(tests.states_NFA[i : i + 1, :SAMPLING_FRAMES]),
+                torch.from_numpy(tests.states_NFA[i : i + 1]),
+                frames=[SAMPLING_FRAMES - 1],
                 image_size=image_size,
                 out_size=(size, size),
                 num_samples=samples,
@@ -137,7 +138,7 @@ def submit_sampling(
                 device=device,
                 poll=flag.check,
             )
-            return {"picture": combined(members_BKHWC)[0].numpy()}
+            return {"picture": combined(members_BKFHWC[:, :, 0])[0].numpy()}
 
         work, names = Work(out, sources(data=data), share, flag), names_of("picture", len(tests.ids))
         ways = {"samples": samples, "combine": combine, "tolerance": tolerance, "sampling": asdict(sampling), "seed": seed}

@@ -135,7 +135,7 @@ class FaultRun:
 class LevelLatents:
     """The four channels of a latent are the brightnesses, 0 to 1, of its four frames; a frame is one brightness a cell."""
 
-    name, clock, spatial_stride, channels = "levels", WAN, 4, 4
+    name, kind, clock, spatial_stride, channels = "levels", "latents", WAN, 4, 4
 
     def encode(self, video_BFHWC):
         cells_BFHW = video_BFHWC[:, :, ::4, ::4, 0].float() / 255
@@ -157,7 +157,7 @@ class Follow(nn.Module):
     """
 
     predicts, validation_key, frame_step = "latents", "mse", 4
-    context_grids, future_grids, num_states = 2, 4, 77
+    context_grids, future_grids, num_states, reach = 2, 4, 77, 0
 
     def __init__(self, temperature=0.0, twice=0.0):
         super().__init__()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hwm.clock import SAMPLING_CONTEXT, SAMPLING_FRAMES
 from hwm.contracts import Batch, LatentTokenizer, LatentWorldModel, Sampling, Tokenizer, TokenWorldModel
-from hwm.predict.last_frame import predict_pictures, shrink
+from hwm.predict.last_frame import draw, shrink
 
 CLIPS_AT_ONCE = 4
 """Clips whose pictures are in memory together; ensembles of 512x512 pictures are large."""
@@ -82,11 +82,12 @@ class FrameSampler:
     ) -> Tensor:
         """K samples of every clip, the same noise whatever the states: uint8 (B, K, H, W, 3)."""
         started = time.perf_counter()
-        frames_BKHWC = predict_pictures(
+        frames_BKFHWC = draw(
             self.model,
             self.tokenizer,
             clip.context,
             clip.states if states is None else states,
+            frames=[SAMPLING_FRAMES - 1],
             image_size=self.image_size,
             out_size=self.score_size,
             num_samples=num_samples,
@@ -97,7 +98,7 @@ class FrameSampler:
             poll=self._poll,
         )
         self.seconds += time.perf_counter() - started
-        return frames_BKHWC
+        return frames_BKFHWC[:, :, 0]
 
 
 def seed_of_clip(seed: int, number: int) -> int:

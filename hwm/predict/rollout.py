@@ -1,6 +1,7 @@
-"""Drive a world model over any horizon: what it predicted becomes its next context, and the states move along.
+"""The one way from a world model to frames: what it predicted becomes its next context, and the states move along.
 
-Three kinds of models are driven, over tokens or latents alike:
+`Dream` goes step by step and learns the states as it goes, as an environment does; `rollout` is its loop.  Four kinds of
+models are driven, over tokens, latents or frames alike:
 
 whole blocks    context and future are whole blocks of the clock (ST-Transformer, 3 + 3 grids).  The predicted grids
                 are the next context as they are; every block is decoded by itself.
@@ -11,11 +12,15 @@ part of a block context and future share one block (Masked- and Flow-HWM, 2 + 1 
 every nth frame context and future are one block of every `frame_step`-th frame (Wan: `clock.subsample`, 0, 4, ..., 76, 76).
                 A step is `num_states` rows long, 60 frames of the recording after 17; its frames are 20, 24, ..., 76, the
                 last one as the tokenizer's last.  The latest of them, 60, 64, ..., 76, are encoded as the next context.
+frames at reach any number of frames up to `reach` from one context (models of video, over `Pixels`).  The context stays the
+                anchor, from which later steps are predicted too, by all states since then; once the reach is used up the
+                last own frames are the next anchor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,20 +29,165 @@ import torch
 from torch import Tensor
 
 from hwm.clock import COSMOS, Clock, subsample
-from hwm.contracts import LatentTokenizer, LatentWorldModel, Prediction, Sampling, Tokenizer, TokenWorldModel
+from hwm.contracts import LatentTokenizer, Prediction, Sampling, Tokenizer, WorldModel
+from hwm.tokenizers.open import Pixels
 
-AnyModel = TokenWorldModel | LatentWorldModel
-AnyTokenizer = Tokenizer | LatentTokenizer
+AnyTokenizer = Tokenizer | LatentTokenizer | Pixels
 Generators = torch.Generator | Sequence[torch.Generator]
-"""One for all, or for models of latents one for each clip and sample, clips first: samples do not then depend on the batch."""
+"""One for all, or but for models of tokens one for each clip and sample, clips first: samples then ignore their company."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One prediction of a rollout and, with a tokenizer, its frames: uint8 (B, F, H, W, 3)."""
+    """One prediction of B * K rows, clips first, and its frames: uint8 (B * K, F, H, W, 3), None without a tokenizer.
+
+    Of a model of every nth frame they are each nth frame of the step.
+    """
 
     prediction: Prediction
     video_BFHWC: Tensor | None
+
+
+class Dream:
+    """A world model at work: it starts from what was seen and predicts on, step by step, as the states come.
+
+    tokenizer: of the kind that the model predicts; its clock is used.  None where no video is wanted, which a model of
+    parts of a block allows for one step only.  clock: used without a tokenizer.
+    generator: as in `Generators`.  num_samples: K futures of every clip, each with its own past.
+    sampling: None takes the model's own way.  step_frames: frames of a step, of a model with a reach; 0: as it is configured.
+    poll: called before each step; may raise.
+    context_frames, step_frames: frames of the recording that the context spans and that one step adds.
+    Raises ValueError for a tokenizer of another kind, or several generators for a model of tokens.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        tokenizer: AnyTokenizer | None,
+        *,
+        generator: Generators,
+        num_samples: int = 1,
+        sampling: Sampling | None = None,
+        clock: Clock = COSMOS,
+        step_frames: int = 0,
+        poll: Callable[[], None] = lambda: None,
+    ) -> None:
+        clock = tokenizer.clock if tokenizer is not None else clock
+        self.context_frames, self.step_frames = frames_per_step(model, clock)
+        if model.reach and step_frames:
+            self.step_frames = step_frames
+        if tokenizer is not None and model.predicts != tokenizer.kind:
+            raise ValueError(f"the model predicts {model.predicts}; tokenizer {tokenizer.name} gives {tokenizer.kind}")
+        if model.predicts == "tokens" and not isinstance(generator, torch.Generator):
+            raise ValueError("a model of tokens draws all samples from one generator; give one")
+        self.model, self.tokenizer, self.generator, self.sampling = model, tokenizer, generator, sampling
+        self.num_samples, self.poll = num_samples, poll
+        self._whole = _whole_blocks(model, clock)
+        self._num_past, self._new = clock.num_frames(model.context_grids), _new_frames(model, clock)
+        # The context: its grids, or where they are still to be encoded its frames, and the state rows from its first frame on.
+        self._grids: Tensor | None = None
+        self._seen: Tensor | None = None
+        self._rows: Tensor
+        # Frames since the anchor, of a model with a reach.
+        self._own: Tensor | None = None
+
+    def reset(self, context: Tensor, states_BFA: Tensor) -> None:
+        """Start from the context.
+
+        context: uint8 video (B, F, H, W, 3) of exactly the context's frames as recorded, to be encoded; or its grids, int64
+        tokens (B, T, h, w) or float32 latents (B, T, C, h, w).  states_BFA: raw states of its frames, (B, context_frames, A).
+        Raises ValueError for a context or states of another length, or video without a tokenizer.
+        """
+        grids, seen = context, None
+        if context.dtype == torch.uint8:
+            if self.tokenizer is None:
+                raise ValueError("a context of video needs the tokenizer that encodes it")
+            if context.shape[1] != self.context_frames:
+                raise ValueError(f"the model starts from {self.context_frames} context frames, got {context.shape[1]}")
+            seen = context[:, :: self.model.frame_step]
+            grids = self.tokenizer.encode(seen)
+        if grids.shape[1] != self.model.context_grids:
+            raise ValueError(f"the model starts from {self.model.context_grids} context grids, got {grids.shape[1]}")
+        if states_BFA.shape[:2] != (len(context), self.context_frames):
+            rows = f"{self.context_frames} state rows for each of {len(context)} clips"
+            raise ValueError(f"the context has {rows}, got {tuple(states_BFA.shape[:2])}")
+        self._own, self._num_clips = None, len(context)
+        self._grids, self._rows = self._for_samples(grids), self._for_samples(states_BFA)
+        self._seen = None if seen is None else self._for_samples(seen)
+
+    @torch.no_grad()
+    def step(self, states_BFA: Tensor, **options: Any) -> Step:
+        """Predict the next `step_frames` frames.
+
+        states_BFA: raw rows (n, A) of the frames to come for each of B clips, or of B * K samples.  Rows beyond `step_frames`
+        are look-ahead; where rows are missing the last one is repeated, as for training clips at the end of a segment
+        (reference F row 3).  options: for `model.predict`, such as targets_BTHW.
+        Raises ValueError for states of another number of clips, or without a tokenizer where one is needed.
+        """
+        if len(states_BFA) not in (self._num_clips, self._num_clips * self.num_samples):
+            wanted = f"{self._num_clips} clips or {self._num_clips * self.num_samples} samples"
+            raise ValueError(f"a step needs states of {wanted}, got {len(states_BFA)}")
+        states_BFA = states_BFA if len(states_BFA) == len(self._rows) else self._for_samples(states_BFA)
+        self.poll()
+        options |= {"generator": self.generator, "sampling": self.sampling}
+        rows_BFA = torch.cat([self._rows, states_BFA.to(self._rows)], 1)
+        if self.model.reach:
+            return self._reaching(rows_BFA, options)
+        if self._grids is None:
+            if self.tokenizer is None:
+                raise ValueError("predicted frames become the next context through the tokenizer: give the one of the context")
+            assert self._seen is not None
+            self._grids = self.tokenizer.encode(self._seen)
+        states_BFA = state_window(rows_BFA, first_frame=0, num_states=self.model.num_states)
+        prediction: Prediction = self._predict(self._grids, states_BFA, options)
+        self._rows = state_window(rows_BFA, first_frame=self.step_frames, num_states=self.context_frames)
+        context, future, video = self._grids, _future(prediction), None
+        if self._whole:
+            video = None if self.tokenizer is None else self.tokenizer.decode(future)
+            self._grids = torch.cat([context, future], 1)[:, -self.model.context_grids :]
+        else:
+            self._grids = None
+            if self.tokenizer is not None:
+                decoded = self.tokenizer.decode(torch.cat([context, future], 1))
+                past, video = decoded[:, : self._num_past], decoded[:, self._new]
+                # Of the context itself the frames as recorded, where they were given, rather than as decoded.
+                self._seen = torch.cat([past if self._seen is None else self._seen, video], 1)[:, -self._num_past :]
+        return Step(prediction, video)
+
+    def copy(self, generator: Generators | None = None) -> Dream:
+        """The same dream at the same moment, which goes on by itself; generator: None clones the state of its own."""
+        other = copy.copy(self)
+        own = self.generator
+        if generator is None:
+            generator = own.clone_state() if isinstance(own, torch.Generator) else [g.clone_state() for g in own]
+        other.generator = generator
+        return other
+
+    def _reaching(self, rows_BFA: Tensor, options: dict[str, Any]) -> Step:
+        """A step from the anchor, in two parts where the reach ends inside it."""
+        assert self._grids is not None
+        start, parts, missing = self._rows.shape[1], [], self.step_frames
+        while missing:
+            num_since = self._rows.shape[1] - self.context_frames
+            if num_since == self.model.reach:
+                assert self._own is not None
+                self._grids = torch.cat([self._grids, self._own], 1)[:, -self.context_frames :]
+                self._rows, num_since = self._rows[:, -self.context_frames :], 0
+            num = min(missing, self.model.reach - num_since)
+            more = state_window(rows_BFA, first_frame=start + self.step_frames - missing, num_states=num)
+            self._rows, missing = torch.cat([self._rows, more], 1), missing - num
+            self._own = _future(self._predict(self._grids, self._rows, options))
+            parts.append(self._own[:, -num:])
+        video = torch.cat(parts, 1)
+        return Step(Prediction(video_BKFHWC=video[:, None]), video)
+
+    def _predict(self, grids: Tensor, states_BFA: Tensor, options: dict[str, Any]) -> Prediction:
+        model: Any = self.model
+        prediction: Prediction = model.predict(grids, states_BFA, **options)
+        return prediction
+
+    def _for_samples(self, x: Tensor) -> Tensor:
+        return x.repeat_interleave(self.num_samples, 0)
 
 
 @dataclass(frozen=True)
@@ -55,16 +205,58 @@ class Rollout:
     latents_BKTCHW: Tensor | None = None
 
 
-def state_window(states_BFA: Tensor, *, first_frame: int, num_states: int) -> Tensor:
-    """The `num_states` rows from `first_frame` on, (B, num_states, A); past the end the last row is repeated.
+def rollout(
+    model: WorldModel,
+    tokenizer: AnyTokenizer | None,
+    context: Tensor,
+    states_BFA: Tensor,
+    *,
+    num_frames: int,
+    generator: Generators,
+    num_samples: int = 1,
+    sampling: Sampling | None = None,
+    clock: Clock = COSMOS,
+    poll: Callable[[], None] = lambda: None,
+) -> Rollout:
+    """Predict the `num_frames` frames of the recording after the context, K independent samples of them.
 
-    Look-ahead rows that do not exist are filled as for training clips at the end of a segment (reference F row 3).
+    context: as in `Dream.reset`.  states_BFA: raw states, row f belongs to frame f counted from the first context frame; rows
+    beyond the last frame are look-ahead.  The rest as in `Dream`.  The last prediction is made whole and its video cut.
+    Raises ValueError as `Dream`, and for states that end before the last frame asked for.
     """
+    options = {"generator": generator, "num_samples": num_samples, "sampling": sampling, "clock": clock, "poll": poll}
+    dream = Dream(model, tokenizer, step_frames=min(num_frames, model.reach), **options)  # type: ignore[arg-type]
+    seen, step_frames = dream.context_frames, dream.step_frames
+    if num_frames < model.frame_step or num_samples < 1:
+        least = f"num_frames must be at least {model.frame_step} and num_samples at least 1"
+        raise ValueError(f"{least}, got {num_frames} and {num_samples}")
+    if states_BFA.shape[1] < seen + num_frames:
+        raise ValueError(
+            f"{num_frames} frames after a context of {seen} need {seen + num_frames} state rows, "
+            f"one per frame, got {states_BFA.shape[1]}"
+        )
+    dream.reset(context, states_BFA[:, :seen])
+    steps = [dream.step(states_BFA[:, seen + first :]) for first in range(0, num_frames, step_frames)]
+    future = torch.cat([_future(step.prediction) for step in steps], 1).unflatten(0, (-1, num_samples))
+    kept, video = num_frames // model.frame_step, None
+    if tokenizer is not None:
+        videos = [step.video_BFHWC for step in steps if step.video_BFHWC is not None]
+        video = torch.cat(videos, 1)[:, :kept].unflatten(0, (-1, num_samples))
+    match model.predicts:
+        case "tokens":
+            return Rollout(video, tokens_BKTHW=future)
+        case "latents":
+            return Rollout(video, latents_BKTCHW=future)
+    return Rollout(future[:, :, :kept])
+
+
+def state_window(states_BFA: Tensor, *, first_frame: int, num_states: int) -> Tensor:
+    """The `num_states` rows from `first_frame` on, (B, num_states, A); past the end the last row is repeated."""
     rows = torch.arange(first_frame, first_frame + num_states, device=states_BFA.device)
     return states_BFA[:, rows.clamp(max=states_BFA.shape[1] - 1)]
 
 
-def frames_per_step(model: AnyModel, clock: Clock = COSMOS) -> tuple[int, int]:
+def frames_per_step(model: WorldModel, clock: Clock = COSMOS) -> tuple[int, int]:
     """Frames of the recording that the context spans and that one prediction adds.
 
     Raises ValueError for a model of none of the kinds above.
@@ -86,125 +278,7 @@ def frames_per_step(model: AnyModel, clock: Clock = COSMOS) -> tuple[int, int]:
     return clock.num_frames(context), clock.num_frames(context + future) - clock.num_frames(context)
 
 
-def rollout(
-    model: AnyModel,
-    tokenizer: AnyTokenizer | None,
-    context: Tensor,
-    states_BFA: Tensor,
-    *,
-    num_frames: int,
-    generator: Generators,
-    num_samples: int = 1,
-    sampling: Sampling | None = None,
-    clock: Clock = COSMOS,
-    poll: Callable[[], None] = lambda: None,
-) -> Rollout:
-    """Predict the `num_frames` frames of the recording after the context, K independent samples of them.
-
-    Arguments as in `rollout_steps`.  The last prediction is made whole and its video cut.
-    Raises ValueError as `rollout_steps`, and for states that end before the last frame asked for.
-    """
-    clock = tokenizer.clock if tokenizer is not None else clock
-    context_frames, step_frames = frames_per_step(model, clock)
-    if num_frames < model.frame_step or num_samples < 1:
-        least = f"num_frames must be at least {model.frame_step} and num_samples at least 1"
-        raise ValueError(f"{least}, got {num_frames} and {num_samples}")
-    if states_BFA.shape[1] < context_frames + num_frames:
-        raise ValueError(
-            f"{num_frames} frames after a context of {context_frames} need {context_frames + num_frames} state rows, "
-            f"one per frame, got {states_BFA.shape[1]}"
-        )
-    steps = rollout_steps(
-        model,
-        tokenizer,
-        context,
-        states_BFA,
-        num_steps=-(-num_frames // step_frames),
-        generator=generator,
-        num_samples=num_samples,
-        sampling=sampling,
-        clock=clock,
-        poll=poll,
-    )
-    grids, videos = [], []
-    for step in steps:
-        grids.append(_future(step.prediction))
-        if step.video_BFHWC is not None:
-            videos.append(step.video_BFHWC)
-    future = torch.cat(grids, 1).unflatten(0, (-1, num_samples))
-    kept = num_frames // model.frame_step
-    video = torch.cat(videos, 1)[:, :kept].unflatten(0, (-1, num_samples)) if videos else None
-    if model.predicts == "tokens":
-        return Rollout(video, tokens_BKTHW=future)
-    return Rollout(video, latents_BKTCHW=future)
-
-
-def rollout_steps(
-    model: AnyModel,
-    tokenizer: AnyTokenizer | None,
-    context: Tensor,
-    states_BFA: Tensor,
-    *,
-    num_steps: int,
-    generator: Generators,
-    num_samples: int = 1,
-    sampling: Sampling | None = None,
-    clock: Clock = COSMOS,
-    poll: Callable[[], None] = lambda: None,
-) -> Iterator[Step]:
-    """Predict `future_grids` grids at a time, yielding each step as it is made.
-
-    num_samples: K futures of every clip, each with its own past; the rows of a step are B * K, clips first.
-
-    tokenizer: of the kind that the model predicts; its clock is used.  None where no video is wanted, which a model of
-    parts of a block allows for one step only.  clock: used without a tokenizer.
-    context: uint8 video (B, F, H, W, 3) of exactly the context's frames as recorded, to be encoded; or its grids, int64
-    tokens (B, T, h, w) or float32 latents (B, T, C, h, w).  states_BFA: raw states, row f belongs to frame f counted from
-    the first context frame; past their end the last row is repeated.
-    Step n sees the states from n times `frames_per_step` on, its context's first frame.
-    generator: as in `Generators`.  sampling: None takes the model's own way.  poll: called before each step; may raise.
-    Raises ValueError for a context of another length, a tokenizer of the other kind or none where one is needed, or
-    several generators for a model of tokens.
-    """
-    clock = tokenizer.clock if tokenizer is not None else clock
-    context_frames, step_frames = frames_per_step(model, clock)
-    whole = _whole_blocks(model, clock)
-    if tokenizer is not None and (model.predicts == "latents") != isinstance(tokenizer, LatentTokenizer):
-        raise ValueError(f"the model predicts {model.predicts}; tokenizer {tokenizer.name} gives the other kind")
-    if tokenizer is None and not whole and num_steps > 1:
-        raise ValueError("predicted frames become the next context through the tokenizer: give the one of the context")
-    if model.predicts == "tokens" and not isinstance(generator, torch.Generator):
-        raise ValueError("a model of tokens draws all samples from one generator; give one")
-    grids, seen = _encoded(context, tokenizer, num_frames=context_frames, frame_step=model.frame_step)
-    if grids.shape[1] != model.context_grids:
-        raise ValueError(f"the model starts from {model.context_grids} context grids, got {grids.shape[1]}")
-    grids, states_BFA = grids.repeat_interleave(num_samples, 0), states_BFA.repeat_interleave(num_samples, 0)
-    seen = None if seen is None else seen.repeat_interleave(num_samples, 0)
-    num_past, new = clock.num_frames(model.context_grids), _new_frames(model, clock)
-    options: Any = {"generator": generator, "sampling": sampling}  # what a model of tokens may not be given is refused above
-    for step in range(num_steps):
-        poll()
-        states = state_window(states_BFA, first_frame=step * step_frames, num_states=model.num_states)
-        prediction = model.predict(grids, states, **options)
-        future = _future(prediction)
-        if tokenizer is None:
-            yield Step(prediction, None)
-        elif whole:
-            yield Step(prediction, tokenizer.decode(future))
-        else:
-            decoded = tokenizer.decode(torch.cat([grids, future], 1))
-            past, frames = decoded[:, :num_past], decoded[:, new]
-            yield Step(prediction, frames)
-            # Of the context itself the frames as recorded, where they were given, rather than as decoded.
-            seen = torch.cat([past if seen is None else seen, frames], 1)[:, -num_past:]
-        if whole:
-            grids = torch.cat([grids, future], 1)[:, -model.context_grids :]
-        elif step + 1 < num_steps:
-            assert tokenizer is not None and seen is not None
-            grids = tokenizer.encode(seen)
-
-
-def _new_frames(model: AnyModel, clock: Clock) -> Tensor:
+def _new_frames(model: WorldModel, clock: Clock) -> Tensor:
     """Places, in a decoded block, of the frames that a prediction adds; of one that is in it twice the last."""
     total = clock.num_frames(model.context_grids + model.future_grids)
     if model.frame_step == 1:
@@ -216,26 +290,11 @@ def _new_frames(model: AnyModel, clock: Clock) -> Tensor:
     return torch.from_numpy(np.flatnonzero(last))
 
 
-def _encoded(
-    context: Tensor, tokenizer: AnyTokenizer | None, *, num_frames: int, frame_step: int
-) -> tuple[Tensor, Tensor | None]:
-    """The grids of the context, and those of its frames that the model works on where it was given as video."""
-    if context.dtype != torch.uint8:
-        return context, None
-    if tokenizer is None:
-        raise ValueError("a context of video needs the tokenizer that encodes it")
-    if context.shape[1] != num_frames:
-        raise ValueError(f"the model starts from {num_frames} context frames, got {context.shape[1]}")
-    context = context[:, ::frame_step]
-    return tokenizer.encode(context), context
-
-
-def _whole_blocks(model: AnyModel, clock: Clock) -> bool:
+def _whole_blocks(model: WorldModel, clock: Clock) -> bool:
     return model.context_grids % clock.grids == 0 and model.future_grids % clock.grids == 0
 
 
 def _future(prediction: Prediction) -> Tensor:
-    """The predicted grids of sample 0, tokens or latents."""
-    future_BKT = prediction.latents_BKTCHW if prediction.tokens_BKTHW is None else prediction.tokens_BKTHW
-    assert future_BKT is not None
-    return future_BKT[:, 0]
+    """What was predicted in sample 0: tokens, latents or frames."""
+    found = (prediction.tokens_BKTHW, prediction.latents_BKTCHW, prediction.video_BKFHWC)
+    return next(future[:, 0] for future in found if future is not None)

@@ -8,7 +8,7 @@ from hwm.model_config import FlowConfig, FSQConfig, MaskedConfig, STConfig
 from hwm.models.flow import FlowHWM
 from hwm.models.masked import MaskedHWM
 from hwm.models.st_transformer import STTransformer
-from hwm.predict.last_frame import predict_frame
+from hwm.predict.last_frame import draw
 from hwm.predict.rollout import rollout
 from hwm.tokenizers.open import new_tokenizer
 
@@ -42,20 +42,20 @@ def test_it_is_the_sixtieth_frame_of_the_rollout(name, seen):
     if name == "masked":
         torch.manual_seed(0)
         model = MaskedHWM(MaskedConfig(**{**vars(model.config), "steps": 1})).eval()  # nothing is left to chance
-    found = predict_frame(model, coder, video, states, num_samples=1, seeds=[5], sampling=still)
+    found = draw(model, coder, video, states, frames=[76], num_samples=1, seeds=[5], sampling=still)
     plain = rollout(
         model, coder, video[:, -seen:], states[:, 17 - seen :], num_frames=60, generator=torch.Generator(), sampling=still
     )
-    assert found.shape == (1, 1, 32, 32, 3) and found.dtype == torch.uint8
-    assert torch.equal(found, plain.video_BKFHWC[:, :, -1])
+    assert found.shape == (1, 1, 1, 32, 32, 3) and found.dtype == torch.uint8
+    assert torch.equal(found, plain.video_BKFHWC[:, :, -1:])
 
 
 def test_a_strided_clip_ends_in_it(strided):
     video = torch.arange(17, dtype=torch.uint8).view(1, 17, 1, 1, 1).expand(2, -1, 8, 8, 3)
     states = torch.zeros(2, 97, 2)
     states[:, 76, 0], states[:, 77:, 0] = 100, 50
-    found = predict_frame(strided.Model(twice=20), strided.Tokenizer(), video, states, num_samples=2, seeds=[0, 1])
-    assert found.shape == (2, 2, 8, 8, 3) and (found == 16 + 100 + 20).all()
+    found = draw(strided.Model(twice=20), strided.Tokenizer(), video, states, frames=[76], num_samples=2, seeds=[0, 1])
+    assert found.shape == (2, 2, 1, 8, 8, 3) and (found == 16 + 100 + 20).all()
 
 
 @pytest.mark.parametrize("name", ["flow", "strided"])
@@ -66,7 +66,7 @@ def test_samples_depend_neither_on_their_company_nor_on_their_number(name, strid
     def predict(which, **options):
         seeds = [10 + i for i in which]
         options = {"num_samples": 5, "members_at_once": 4, "sampling": WARM, **options}
-        return predict_frame(model, coder, video[which], states[which], seeds=seeds, **options).int()
+        return draw(model, coder, video[which], states[which], frames=[76], seeds=seeds, **options).int()
 
     five = predict([0, 1, 2])
     assert five.flatten(0, 1).flatten(1).unique(dim=0).shape[0] == 15
@@ -86,7 +86,7 @@ def test_samples_of_tokens_are_those_of_their_clip(name):
     def predict(which, num_samples=3):
         seeds = [10 + i for i in which]
         options = {"num_samples": num_samples, "seeds": seeds, "members_at_once": 3, "sampling": WARM}
-        return predict_frame(model, coder, video[which], states[which], **options)
+        return draw(model, coder, video[which], states[which], frames=[76], **options)
 
     three = predict([0, 1, 2])
     assert three.flatten(0, 1).flatten(1).unique(dim=0).shape[0] == 9
@@ -95,18 +95,20 @@ def test_samples_of_tokens_are_those_of_their_clip(name):
 
 def test_without_chance_all_samples_are_equal():
     (model, coder), (video, states) = family("st"), clips(2)
-    found = predict_frame(model, coder, video, states, num_samples=2, seeds=[0, 1])
+    found = draw(model, coder, video, states, frames=[76], num_samples=2, seeds=[0, 1])
     assert torch.equal(found[:, 0], found[:, 1])
 
 
 def test_what_does_not_fit_is_refused(strided):
     video, states = clips(2)
     model, coder = strided.Model(), strided.Tokenizer()
-    with pytest.raises(ValueError, match="17 frames and 77 states, got 17 and 76"):
-        predict_frame(model, coder, video, states[:, :76], num_samples=1, seeds=[0, 1])
-    with pytest.raises(ValueError, match="got 16 and 77"):
-        predict_frame(model, coder, video[:, 1:], states, num_samples=1, seeds=[0, 1])
+    with pytest.raises(ValueError, match="frame 76 needs 77 states, got 76"):
+        draw(model, coder, video, states[:, :76], frames=[76], num_samples=1, seeds=[0, 1])
+    with pytest.raises(ValueError, match="context of 17 frames, the clip shows 16"):
+        draw(model, coder, video[:, 1:], states, frames=[76], num_samples=1, seeds=[0, 1])
+    with pytest.raises(ValueError, match=r"frames 16 \+ n \* 4, n from 1 on; asked for \[18\]"):
+        draw(model, coder, video, states, frames=[18], num_samples=1, seeds=[0, 1])
     with pytest.raises(ValueError, match="2 clips need as many seeds"):
-        predict_frame(model, coder, video, states, num_samples=1, seeds=[0])
+        draw(model, coder, video, states, frames=[76], num_samples=1, seeds=[0])
     with pytest.raises(ValueError, match="at least 1 sample"):
-        predict_frame(model, coder, video, states, num_samples=0, seeds=[0, 1])
+        draw(model, coder, video, states, frames=[76], num_samples=0, seeds=[0, 1])

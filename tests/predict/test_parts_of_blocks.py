@@ -13,7 +13,7 @@ from hwm.contracts import Prediction, Sampling
 from hwm.model_config import FlowConfig, FSQConfig, MaskedConfig
 from hwm.models.flow import FlowHWM
 from hwm.models.masked import MaskedHWM
-from hwm.predict.rollout import frames_per_step, rollout, rollout_steps
+from hwm.predict.rollout import Dream, frames_per_step, rollout
 from hwm.tokenizers.open import new_tokenizer, open_tokenizer
 
 
@@ -35,7 +35,7 @@ class Count(nn.Module):
 
     def __init__(self, predicts="tokens", context_grids=2, future_grids=1, num_states=17):
         super().__init__()
-        self.predicts, self.frame_step, self.num_states, self.seen = predicts, 1, num_states, []
+        self.predicts, self.frame_step, self.reach, self.num_states, self.seen = predicts, 1, 0, num_states, []
         self.context_grids, self.future_grids = context_grids, future_grids
 
     def predict(self, context, states_BFA, *, generator, num_samples=1, sampling=None):
@@ -203,11 +203,10 @@ def test_without_a_tokenizer_one_step(brightness):
 
 def test_steps_come_one_by_one(brightness):
     model = Count()
-    steps = rollout_steps(
-        model, brightness, grey([0] * 9), zeros(9), num_steps=1000, generator=torch.Generator()
-    )
-    assert levels(next(steps).video_BFHWC[0]) == [1] * 8
-    assert levels(next(steps).video_BFHWC[0]) == [2] * 8 and len(model.seen) == 2
+    dream = Dream(model, brightness, generator=torch.Generator())
+    dream.reset(grey([0] * 9), zeros(9))
+    assert levels(dream.step(zeros(1)).video_BFHWC[0]) == [1] * 8
+    assert levels(dream.step(zeros(1)).video_BFHWC[0]) == [2] * 8 and len(model.seen) == 2
 
 
 def test_what_does_not_fit_is_refused(brightness):

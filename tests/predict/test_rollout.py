@@ -5,13 +5,13 @@ from hwm.clock import COSMOS, WAN
 from hwm.contracts import Prediction, Sampling
 from hwm.model_config import STConfig
 from hwm.models.st_transformer import STTransformer
-from hwm.predict.rollout import frames_per_step, rollout, rollout_steps, state_window
+from hwm.predict.rollout import Dream, frames_per_step, rollout, state_window
 
 
 class Recorder:
     """Token = first token of the context's last grid + 1, + number of the state row that leads to the grid."""
 
-    predicts, frame_step = "tokens", 1
+    predicts, frame_step, reach = "tokens", 1, 0
 
     def __init__(self, context_grids=3, future_grids=3, num_states=40):
         self.context_grids, self.future_grids, self.num_states = context_grids, future_grids, num_states
@@ -87,7 +87,7 @@ def test_the_video_ends_with_the_last_frame_asked_for():
 class Decoder:
     """Every frame shows the number of its token."""
 
-    clock, name = COSMOS, "numbers"
+    kind, clock, name = "tokens", COSMOS, "numbers"
 
     def __init__(self):
         self.calls = []
@@ -112,13 +112,11 @@ def test_every_block_is_decoded_by_itself():
 
 def test_predictions_come_one_by_one():
     model = Recorder()
-    blocks = rollout_steps(
-        model, None, torch.zeros(1, 3, 1, 1).long(), states(17 * 5, 1), num_steps=4, generator=torch.Generator()
-    )
-    next(blocks)
-    assert len(model.seen) == 1
-    next(blocks)
-    assert len(model.seen) == 2
+    dream = Dream(model, None, generator=torch.Generator())
+    dream.reset(torch.zeros(1, 3, 1, 1).long(), states(17, 1))
+    for count in (1, 2):
+        dream.step(states(17 * 5, 1))
+        assert len(model.seen) == count
 
 
 def test_state_window_repeats_the_last_row():
