@@ -22,21 +22,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from hwm.config import RunConfig, TrainConfig
 from hwm.contracts import Batch
-from hwm.training import checkpoint, weights
-from hwm.training.device import autocast, choose_device, cpu_threads, own_randomness, seed_of
+from hwm.training import checkpoint
+from hwm.training.device import choose_device, cpu_threads, own_randomness
+from hwm.training.learner import Learner
 from hwm.training.metrics import MetricsLog
-from hwm.training.optim import Ema, adamw, load_optimizer_tensors, lr_at, optimizer_tensors
-from hwm.training.parallel import Parallel
+from hwm.training.optim import lr_at
 from hwm.training.processes import ALONE, Processes, under_launcher
 from hwm.training.run_folder import DONE, claimed, config_hash, mark_done, read_done, settle_config
-from hwm.training.validation import evaluating, validate
 from hwm.work.files import write_picture
 from hwm.work.progress import Counter
 from hwm.work.signals import StopFlag
@@ -114,16 +111,13 @@ def fit(
         own_randomness(device),
     ):
         processes.on_first(lambda: settle_config(out, config))
-        parallel = Parallel(model.to(device), train, processes, device)
-        optimizer = adamw(model, train, device=device)
-        ema = Ema(model, train.ema) if train.ema else None
+        learner = Learner(model, config, device=device, processes=processes)
 
         # Continue from the newest whole checkpoint, if there is one.
         checkpoints = out / "checkpoints"
-        position = _restore(checkpoints, model, optimizer, ema, config=config, say=progress.say, processes=processes)
+        position = _restore(checkpoints, learner, config=config, say=progress.say, processes=processes)
         saved = position
         metrics = _open_metrics(out, train, position) if processes.first else None
-        generator = torch.Generator(device)
         start = time.monotonic() - (metrics.seconds if metrics else 0.0)  # as if all sessions had been one
         clips, busy = 0, 0.0
 
@@ -139,10 +133,8 @@ def fit(
 
                 # First what is owed at this step; a run that was stopped in the middle of it pays it on its return.
                 if validation_batches is not None and due(train.validate_every) and position.validated < step and not stopping:
-                    with evaluating(model, ema):
-                        scores = validate(
-                            model, validation_batches, device=device, seed=config.seed, stop=stop, processes=processes
-                        )
+                    with learner.evaluating():
+                        scores = learner.validate(validation_batches, stop=stop)
                     if scores is not None:
                         if metrics:
                             seconds = time.monotonic() - start
@@ -155,14 +147,12 @@ def fit(
                 if (due(train.checkpoint_every) or ending or position.best_step == step) and position != saved:
                     if metrics:
                         metrics.sync()
-                    tensors = {"model": model.state_dict(), "optimizer": optimizer_tensors(model, optimizer)}
-                    tensors |= {"ema": ema.average} if ema else {}
                     state = dataclasses.asdict(position) | {"config": config_hash(config)}
-                    checkpoint.save(checkpoints, state, tensors, keep=train.keep_checkpoints, processes=processes)
+                    checkpoint.save(checkpoints, state, learner.tensors(), keep=train.keep_checkpoints, processes=processes)
                     saved = position
 
                 if preview and due(train.sample_every) and not stopping:
-                    with evaluating(model, ema):
+                    with learner.evaluating():
                         picture = preview(model)
                     if processes.first:
                         write_picture(out / "samples" / f"step-{step}.png", picture)
@@ -172,44 +162,15 @@ def fit(
 
                 # Then one update: `accumulate` micro-steps, each with randomness of its own number, dealt out in turns.
                 began, lr = time.monotonic(), lr_at(step, train)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                sums: dict[str, torch.Tensor] = {}
-                turns = range(processes.rank, processes.rank + train.accumulate, processes.world)
-                for turn in turns:
-                    if turn >= processes.world and processes.any(stop):
-                        break
-                    # Where turns do not come out even, the last one is taken again and counts nothing.
-                    counts = turn < train.accumulate
-                    micro_step = step * train.accumulate + min(turn, train.accumulate - 1)
-                    torch.manual_seed(seed_of(config.seed, "dropout", micro_step))
-                    generator.manual_seed(seed_of(config.seed, "loss", micro_step))
-                    batch = train_batch(micro_step).to(device)
-                    with parallel.micro_step(last=turn == turns[-1]):
-                        with autocast(device, train.precision):
-                            terms = parallel.loss(batch, generator=generator)
-                        # Gradients are averaged over the processes; this makes it the mean over the step's micro-steps.
-                        (terms["loss"] * (counts * processes.world / train.accumulate)).backward()
-                    for name, term in terms.items():
-                        sums[name] = sums.get(name, 0) + term.detach().float() * (counts / train.accumulate)
-                else:
-                    clips += len(batch) * train.accumulate
-                    parameters = [p for p in model.parameters() if p.grad is not None]
-                    grad_norm = total_norm(parameters)
-                    *terms_N, norm = torch.stack([*sums.values(), grad_norm]).tolist()
-                    values = dict(zip(sums, processes.sum(terms_N))) | {"grad_norm": norm}
-                    _expect_finite(values, step=step, accumulate=train.accumulate, kept=saved.step)
-                    if train.clip_norm:
-                        nn.utils.clip_grads_with_norm_(parameters, train.clip_norm, grad_norm)
-                    optimizer.step()
-                    if ema:
-                        ema.update(model, step + 1)
-                    position = dataclasses.replace(position, step=step + 1)
-                    processes.after_first_step()
-                optimizer.zero_grad()
-                if position.step == step:  # stopped between two micro-steps: the step is taken again, whole
+                values = learner.gradients(step, train_batch, stop=stop)
+                if values is None:  # stopped between two micro-steps: the step is taken again, whole
                     continue
+                _expect_finite(values, step=step, accumulate=train.accumulate, kept=saved.step)
+                learner.update(lr, number=step + 1)
+                position = dataclasses.replace(position, step=step + 1)
+                processes.after_first_step()
 
+                clips += train.batch_size * train.accumulate
                 busy += time.monotonic() - began
                 progress.move(step + 1, train.steps)
                 if (step + 1) % train.log_every == 0 or step == 0:
@@ -262,12 +223,6 @@ def _open_metrics(out: Path, train: TrainConfig, position: Position) -> MetricsL
     return MetricsLog(out / "metrics.jsonl", step=position.step, validated=position.validated, tensorboard=tensorboard)
 
 
-def total_norm(parameters: list[nn.Parameter]) -> torch.Tensor:
-    """The global norm of the gradients, whole also where processes hold shares of them."""
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
-
-
 def _judge(position: Position, scores: dict[str, float], *, key: str, say: Callable[[str], None]) -> Position:
     """The position after a validation: best or not."""
     if key not in scores:
@@ -281,16 +236,9 @@ def _judge(position: Position, scores: dict[str, float], *, key: str, say: Calla
 
 
 def _restore(
-    checkpoints: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    ema: Ema | None,
-    *,
-    config: RunConfig,
-    say: Callable[[str], None],
-    processes: Processes,
+    checkpoints: Path, learner: Learner, *, config: RunConfig, say: Callable[[str], None], processes: Processes
 ) -> Position:
-    """Load the newest whole checkpoint into model, optimiser and average; without one the run starts at step 0.
+    """Load the newest whole checkpoint into the learner; without one the run starts at step 0.
 
     It may have been written by any number of processes.
     """
@@ -301,14 +249,7 @@ def _restore(
     state, stored = checkpoint.load_state(folder), checkpoint.stored(folder)
     if state.pop("config") != config_hash(config):
         raise ValueError(f"{folder}: was trained with another configuration than config.toml; choose another folder")
-    here = model.state_dict()
-    weights.expect_same(stored.sizes("model"), here, where=folder / "model.safetensors")
-    tensors = {name: torch.empty_like(tensor) for name, tensor in here.items()}
-    stored.read_into("model", tensors)
-    model.load_state_dict(tensors)  # rather than in place: a model may have something to say to what it is given
-    load_optimizer_tensors(model, optimizer, stored)
-    if ema:
-        ema.load(stored)
+    learner.load(stored, where=folder)
     position = Position(**state)
 
     def settle_best() -> bool:

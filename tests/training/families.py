@@ -8,7 +8,6 @@ validation and prediction with shared weights what they are with whole ones, bef
 
 from __future__ import annotations
 
-import copy
 import os
 import sys
 from dataclasses import replace
@@ -22,10 +21,8 @@ from hwm.config import RunConfig, TrainConfig
 from hwm.contracts import Batch
 from hwm.model_config import DirectConfig, FlowConfig, FSQConfig, MaskedConfig, STConfig, WanConfig
 from hwm.models.build import build_model
-from hwm.training.optim import Ema
-from hwm.training.parallel import Parallel
+from hwm.training.learner import Learner
 from hwm.training.processes import joined
-from hwm.training.validation import evaluating
 
 ST = STConfig(
     vocab_size=32, grid=(2, 2), num_layers=2, num_heads=2, width=16, mlp_ratio=2, state_hidden=16, num_states=34, dropout=0.1
@@ -68,7 +65,7 @@ def write_base(folder: Path) -> None:
 
 
 def batch_of(config: Any, number: int) -> Batch:
-    clips = 1 if isinstance(config, FSQConfig) else 2
+    clips = 1 if config.role == "tokenizer" else 2
     return config.example(clips, generator=torch.Generator().manual_seed(number), image_size=8)
 
 
@@ -93,7 +90,7 @@ def whole(tensor: torch.Tensor | None) -> torch.Tensor | None:
 def answers(model: Any, config: Any) -> dict[str, torch.Tensor]:
     batch = batch_of(config, 50)
     found = {f"validate {name}": score for name, score in model.validate(batch, generator=gen(1)).items()}
-    if isinstance(config, FSQConfig):
+    if config.role == "tokenizer":
         return found | {"encode": model.encode(batch.video_BFHWC)}
     (grids,) = (x for x in (batch.tokens_BTHW, batch.latents_BTCHW, batch.video_BFHWC) if x is not None)
     prediction = model.predict(grids[:, : model.context_grids], batch.states_BFA, generator=gen(2))
@@ -113,13 +110,16 @@ def expect_equal(name: str, found: dict[str, Any], expected: dict[str, Any]) -> 
 
 def compare(name: str, config: Any, mode: str, processes: Any) -> None:
     alone, shared = build(config), build(config)
-    train = TrainConfig(parallel="fsdp" if "fsdp" in mode else "ddp", recompute="recompute" in mode, compile="compile" in mode)
+    train = TrainConfig(
+        parallel="fsdp" if "fsdp" in mode else "ddp", recompute="recompute" in mode, compile="compile" in mode, ema=0.9
+    )
     expected_losses = []
     for rank in range(processes.world):
         terms = alone.loss(batch_of(config, rank), generator=gen(100 + rank))
         (terms["loss"] / processes.world).backward()
         expected_losses.append(terms["loss"].detach())
-    parallel = Parallel(shared, train, processes, torch.device("cpu"))
+    learner = Learner(shared, RunConfig(model=config, train=train), device=torch.device("cpu"), processes=processes)
+    parallel, ema = learner.parallel, learner.ema
     for _ in range(2):  # the second step meets what the first one left behind
         shared.zero_grad()
         for last in (False, True):  # two micro-steps, of which the first counts nothing
@@ -130,14 +130,15 @@ def compare(name: str, config: Any, mode: str, processes: Any) -> None:
         found = {n: whole(p.grad) for n, p in shared.named_parameters()}
         expect_equal(f"{name} {mode} gradient", found, {n: p.grad for n, p in alone.named_parameters()})
 
-    ema, ema_alone = Ema(shared, 0.9), Ema(alone, 0.9)
-    for average in (*ema.average.values(), *ema_alone.average.values()):
+    reference = Learner(alone, RunConfig(model=config, train=TrainConfig(ema=0.9)), device=torch.device("cpu"))
+    plain = reference.ema
+    for average in (*ema.average.values(), *plain.average.values()):
         average.mul_(1.01)
-    plain = copy.deepcopy(ema_alone)
     for averaged in (False, True, False):
-        with evaluating(shared, ema if averaged else None):
+        learner.ema, reference.ema = (ema, plain) if averaged else (None, None)
+        with learner.evaluating():
             here = answers(shared, config)
-        with evaluating(alone, plain if averaged else None):
+        with reference.evaluating():
             expect_equal(f"{name} {mode} {'averaged' if averaged else 'trained'}", here, answers(alone, config))
     terms = parallel.loss(batch_of(config, processes.rank), generator=gen(100 + processes.rank))
     torch.testing.assert_close(terms["loss"].detach(), expected_losses[processes.rank], rtol=1e-4, atol=2e-6)

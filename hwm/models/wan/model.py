@@ -211,7 +211,7 @@ class WanWorldModel(LatentFlow):
         output_BTCHW = self._network(x_BTCHW, past_BTCHW, x_BTCHW.new_full((len(x_BTCHW),), sigma), modulation_BTM)
         if self.config.output == "velocity":
             return -output_BTCHW
-        return (output_BTCHW - x_BTCHW) / max(sigma, flow.LAST_SPAN)
+        return (x_BTCHW - output_BTCHW) / -max(sigma, flow.LAST_SPAN)
 
     def _mean(self, past_BTCHW: Tensor, states: Tensor, *, guidance: float) -> Tensor:
         """Where the velocity points at noise level 1 from the centre of the noise; never guided."""
