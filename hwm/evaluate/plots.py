@@ -73,8 +73,9 @@ def draw(panels: Sequence[Panel], styles: Mapping[str, Json] | None = None, *, a
     look |= {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "xtick.color": MUTED, "ytick.color": MUTED}
     columns = min(across, len(panels))
     lines = -(-len(panels) // columns)
+    wide = columns > 1 or any(len(name) > 30 for panel in panels for name, _ in panel.rows)
     with rc_context(look):
-        figure = Figure(figsize=(9.2 if columns > 1 else 5.6, height * lines), dpi=170)
+        figure = Figure(figsize=(9.2 if wide else 5.6, height * lines), dpi=170)
         axes = figure.subplots(lines, columns, squeeze=False).flatten()
     labels = list(dict.fromkeys(label for panel in panels for label in panel.curves))
     known = {label: {"color": CYCLE[i % len(CYCLE)], "linewidth": 1.8, "band": True} for i, label in enumerate(labels)}
@@ -106,7 +107,7 @@ def _curves(axis: Any, panel: Panel, styles: Mapping[str, Json]) -> None:
     for label, points in panel.curves.items():
         style = dict(styles[label])
         band, x = style.pop("band", False), [place for place, _ in points]
-        few = {"marker": "o", "markersize": 3.5} if len(points) < 9 else {}
+        few = {"marker": "o", "markersize": 3.5} if len(points) < 8 else {}
         axis.plot(x, [value.mean for _, value in points], label=label, **(few | style))
         if band and all(value.low is not None for _, value in points):
             low, high = [value.low for _, value in points], [value.high for _, value in points]

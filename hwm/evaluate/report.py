@@ -150,20 +150,22 @@ def page(scores: Scores, protocol: Protocol, record: Json) -> str:
 def _tiles(scores: Scores, protocol: Protocol) -> Iterator[tuple[str, str, str]]:
     """Title, number and small print of the numbers behind the verdict."""
     s, (first, *rest), headline = scores.settings, METRICS, scores.headline
-    copy, own, copied = s["copy"], scores.of(headline, first.name).mean, scores.of(s["copy"], first.name).mean
+    copy, psnr, copied = s["copy"], scores.of(headline, first.name).mean, scores.of(s["copy"], first.name).mean
 
     def against(title: str, one: str, other: str) -> tuple[str, str, str]:
         found = scores.difference(one, other).value
         interval = "" if found.low is None else f"{found.low:.2f} to {found.high:.2f}"
         return title, f"{found.mean:+.2f} dB", interval
 
-    yield f"PSNR, {table.places(protocol, s['span'])}", f"{own:.2f} dB", f"copying {copied:.2f} dB"
+    yield f"PSNR, {table.places(protocol, s['span'])}", f"{psnr:.2f} dB", f"copying {copied:.2f} dB"
     yield against("over copying", headline, copy)
     yield against("over permuted states", s["control"], s["permuted"])
     if single := table.one_sample(scores):
         yield against(f"over {single}", headline, single)
     for metric in [m.name for m in rest if m.better == "one"] + list(s["perceptual"]):
-        look, found = shown(metric), {x.row: x.value.mean for x in scores.select(metric=metric)[::-1] if x.span in (LAST, ALL)}
+        of_verdict = {"metric": metric, "reference": s["reference"], "span": s["span"]}
+        own = scores.select(**of_verdict) or [x for x in scores.select(metric=metric) if x.span in (LAST, ALL)]
+        look, found = shown(metric), {x.row: x.value.mean for x in own}
         way = "truth: 1" if look.better == "one" else f"{look.better} is better"
         if headline in found and copy in found:
             yield f"{look.title} ({way})", f"{found[headline]:.{look.digits}f}", f"copying {found[copy]:.{look.digits}f}"

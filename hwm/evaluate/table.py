@@ -100,7 +100,7 @@ def tokens_tables(scores: Scores) -> list[Table]:
     if single:
         values = [s.note if s.note and isnan(s.value.mean) else s.value.text(shown(s.metric).digits) for s in single]
         rows = [[s.metric, value, shown(s.metric).about] for s, value in zip(single, values)]
-        head = ["score", "value", "where tokens lie outside of the ids kept"]
+        head = ["score", "value", "what becomes of tokens outside of the ids kept"]
         tables.append(Table(f"{single[0].row}, {ALL_GRIDS}", head, rows))
     return tables
 
