@@ -16,8 +16,8 @@ from benchmarks.timing import compare, extra_memory, machine
 from hwm.clock import COSMOS
 from hwm.contracts import Batch
 from hwm.data import layout
-from hwm.data.clips import TokenClips, sample_indices
-from hwm.data.onex import TokenDataset, open_dataset
+from hwm.data.clips import Clips, sample_indices
+from hwm.data.onex import open_dataset
 from hwm.data.writers import TokenShardWriter, write_dataset_metadata, write_tokenizer_info
 
 GRID, NUM_STATES, BATCH = (16, 16), 64, 16
@@ -38,7 +38,7 @@ class PlainClips:
                     self.windows.append((i, start))
 
     def batch(self, indices: np.ndarray) -> Batch:
-        """The same clips as TokenClips gives."""
+        """The same clips as Clips gives."""
         clips, rows = [], []
         for index in indices:
             shard, start = self.windows[index]
@@ -77,12 +77,10 @@ def main() -> None:
         root = Path(folder)
         write(root, num_shards=num_shards, frames=frames)
 
-        def open_ours() -> TokenClips:
-            dataset = open_dataset(root)
-            assert isinstance(dataset, TokenDataset)
-            return TokenClips(dataset, num_states=NUM_STATES)
+        def open_ours() -> Clips:
+            return Clips(open_dataset(root), kind="block_pairs", num_states=NUM_STATES)
 
-        def first_batch(clips: TokenClips | PlainClips, num_clips: int) -> Batch:
+        def first_batch(clips: Clips | PlainClips, num_clips: int) -> Batch:
             return clips.batch(sample_indices(seed=0, step=0, batch_size=BATCH, num_clips=num_clips))
 
         ours, plain = open_ours(), PlainClips(root, num_shards)

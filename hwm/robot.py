@@ -1,4 +1,4 @@
-"""The robot's state vector: names, units, limits, published statistics; other embodiments by a TOML file."""
+"""What the numbers of a robot's state mean: a robot is one TOML file with names, units and statistics (`robots/`)."""
 
 from __future__ import annotations
 
@@ -37,31 +37,6 @@ class Embodiment:
         return len(self.names)
 
 
-_SIDE = ("SHOULDER_PITCH", "SHOULDER_ROLL", "SHOULDER_YAW", "ELBOW_PITCH", "ELBOW_YAW", "WRIST_PITCH", "WRIST_ROLL")
-
-EVE = Embodiment(
-    name="1x-eve",
-    names=(
-        *("HIP_YAW", "HIP_ROLL", "HIP_PITCH", "KNEE_PITCH", "ANKLE_ROLL", "ANKLE_PITCH"),
-        *(f"LEFT_{j}" for j in _SIDE),
-        *(f"RIGHT_{j}" for j in _SIDE),
-        *("NECK_PITCH", "LEFT_HAND_CLOSURE", "RIGHT_HAND_CLOSURE", "LINEAR_VELOCITY", "ANGULAR_VELOCITY"),
-    ),
-    units=("rad",) * 21 + ("0 open..1 closed",) * 2 + ("m/s", "rad/s"),
-    raw=(21, 22),
-    # Statistics over the 1X v2.0 train split as published with Humanoid World Models (reference A.3).
-    mean=(
-        *(0.00118, -0.00675, -0.2305, 0.2757, 0.00472, -0.0387, 0.1643, 0.1904, -0.2703, -1.3330, -0.0999, 0.1234),
-        *(0.0551, 0.0317, -0.2349, 0.3477, -1.3107, 0.2111, 0.1135, -0.0480, 0.3625, 0.1766, 0.3532, 0.0709, 0.00424),
-    ),
-    std=(
-        *(0.0549, 0.0293, 0.1604, 0.2619, 0.0183, 0.1122, 0.3396, 0.1963, 0.2113, 0.3544, 0.2956, 0.2451),
-        *(0.2388, 0.3980, 0.2170, 0.2325, 0.4515, 0.3095, 0.2633, 0.2771, 0.1842, 0.3558, 0.4632, 0.2448, 0.2289),
-    ),
-)
-"""The 1X EVE humanoid: 21 joint angles, two hand closures, base velocity; order of the 1X v2.0 dataset card."""
-
-
 def read_embodiment(path: str | Path) -> Embodiment:
     """Read an embodiment from TOML with keys name, names, units, raw, mean, std.
 
@@ -81,6 +56,12 @@ def read_embodiment(path: str | Path) -> Embodiment:
         raise ValueError(f"{path}: key {error} is missing; an embodiment needs name, names, units, mean, std") from None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+ROBOTS = Path(__file__).parent / "robots"
+"""Robots that are known: one file each, to be copied as `robot.toml` beside the data of such a robot."""
+EVE = read_embodiment(ROBOTS / "eve.toml")
+"""The 1X EVE humanoid, whose data need no such file."""
 
 
 def normalisation(mean: np.ndarray, std: np.ndarray, robot: Embodiment = EVE, floor: float = 1e-3) -> np.ndarray:

@@ -23,7 +23,7 @@ from hwm.data.describe import state_statistics
 from hwm.data.onex import open_dataset, read_robot
 from hwm.models.build import build_model
 from hwm.predict.decoding import FrameDecoder
-from hwm.robot import Embodiment, normalisation
+from hwm.robot import EVE, normalisation
 from hwm.safe_load.paths import is_file
 from hwm.tokenizers.open import open_tokenizer
 from hwm.training import checkpoint, weights
@@ -69,13 +69,14 @@ def open_clips(config: RunConfig, folder: str | Path, *, training: bool) -> Clip
     return Clips(dataset, **cut, num_states=0 if model.kind == "video" else model.num_states)
 
 
-def fitted(config: RunConfig, robot: Embodiment) -> RunConfig:
-    """The configuration for a robot of another width than the family's own, as far as it says nothing else.
+def fitted(config: RunConfig) -> RunConfig:
+    """The configuration for the robot of its training data, where that has other states than the family's own robot.
 
-    robot: of the training data.  The recipes are for EVE; who sets model.state_dim to another number keeps it.
+    Recipes are for EVE.  What is set to another number than the family's own stays as it is set.
     """
     model: Any = config.model
     usual: Any = type(model)()
+    robot = read_robot(config.data.train) if config.data.train else EVE
     if model.role == "tokenizer" or robot.dim == usual.state_dim or model.state_dim not in (usual.state_dim, robot.dim):
         return config
     changes: dict[str, Any] = {"state_dim": robot.dim}
@@ -94,7 +95,7 @@ def train(config: RunConfig, out: str | Path, *, processes: Processes = ALONE) -
     out = Path(out)
     if not config.data.train:
         raise ValueError("data.train is empty: give the training data with --data FOLDER")
-    config = dealt_out(fitted(config, read_robot(config.data.train)), out, world=processes.world)
+    config = dealt_out(fitted(config), out, world=processes.world)
 
     def opened(folder: str, *, training: bool) -> Clips:
         # The first process compares the files with their checksums and notes it: the others need not.
@@ -126,7 +127,7 @@ def check(config: RunConfig, out: Path, *, world: int) -> FitResult | None:
     """
     if not config.data.train:
         raise ValueError("data.train is empty: give the training data with --data FOLDER")
-    config = dealt_out(fitted(config, read_robot(config.data.train)), out, world=world)
+    config = dealt_out(fitted(config), out, world=world)
     if done := already_done(out, config):
         return done
     open_clips(config, config.data.train, training=True)

@@ -1,9 +1,17 @@
-"""The state vector and its normalisation."""
+"""The state vector and its normalisation; another robot from its data to its run."""
+
+import json
+import shutil
 
 import numpy as np
 import pytest
 
-from hwm.robot import EVE, normalisation, read_embodiment
+from hwm.cli import main
+from hwm.config import override
+from hwm.data.writers import RawShardWriter, write_dataset_metadata
+from hwm.recipes import recipe
+from hwm.robot import EVE, ROBOTS, normalisation, read_embodiment
+from hwm.runs import fitted, load_run, open_clips
 
 
 def test_eve_is_the_published_order():
@@ -34,3 +42,38 @@ def test_an_embodiment_from_a_file(tmp_path):
     path.write_text('name="arm"\n')
     with pytest.raises(ValueError, match="'names' is missing"):
         read_embodiment(path)
+
+
+def test_another_robot_is_one_file_beside_the_data(tmp_path, capsys):
+    rng, raw, tokens, run = np.random.default_rng(0), tmp_path / "raw", tmp_path / "tokens", tmp_path / "run"
+    raw.mkdir()
+    shutil.copy(ROBOTS / "franka.toml", raw / "robot.toml")
+    with RawShardWriter(raw, shard=0, height=32, width=32) as writer:
+        frames = rng.integers(0, 255, (80, 32, 32, 3), dtype=np.uint8)
+        writer.append(frames, rng.normal(size=(80, 8)).astype(np.float32), 0)
+    write_dataset_metadata(raw, num_shards=1, num_images=80)
+    assert main(["data", "describe", str(raw), "--sheet", str(tmp_path / "sheet.png")]) == 0
+    described = capsys.readouterr().out
+    assert "robot: franka-panda" in described and "GRIPPER" in described
+    assert main(["tokenize", str(raw), str(tokens), "--workers", "1"]) == 0
+    train = ["train", "st-tiny", "--data", str(tokens), "--set", "model.grid=[4,4]", "train.steps=2", "train.validate_every=0"]
+    assert main([*train, "--out", str(run)]) == 0
+    assert load_run(run).config.model.state_dim == 8
+    assert main([*train, "--out", str(run)]) == 0, "the same command finds the run complete"
+
+    capsys.readouterr()
+    assert main([*train, "model.state_dim=7", "--out", str(tmp_path / "other")]) == 2
+    assert "franka-panda has 8 state dimensions, the model reads 7" in capsys.readouterr().err
+    (tokens / "robot.toml").unlink()
+    with pytest.raises(ValueError, match="state width 25"):
+        open_clips(load_run(run).config, tokens, training=False)
+
+
+def test_recipes_are_fitted_to_the_robot_of_the_data(tmp_path):
+    shutil.copy(ROBOTS / "franka.toml", tmp_path / "robot.toml")
+    wan = override(recipe("wan-tiny"), [f"data.train={json.dumps(str(tmp_path))}"])
+    assert (fitted(wan).model.state_dim, fitted(wan).model.state_plain) == (8, (7,))
+    other = override(wan, ["model.state_dim=9", "model.state_plain=[1]"])
+    assert fitted(other) == other, "what was set stays"
+    (tmp_path / "robot.toml").unlink()
+    assert fitted(wan) == wan

@@ -14,7 +14,7 @@ from hwm.doctor.expectation import first_loss
 from hwm.doctor.trial import Trial
 from hwm.doctor.verdict import Examination
 from hwm.models.build import build_model
-from hwm.runs import prepared_model
+from hwm.runs import fitted, prepared_model
 from hwm.training.device import choose_device, cpu_threads, own_randomness
 from hwm.training.run_folder import dealt_out
 
@@ -70,7 +70,7 @@ def _recipe(exam: Examination, config: RunConfig, *, out: Path, nproc: int, quic
     dealt: list[RunConfig] = []
 
     def settle() -> Any:
-        dealt.append(dealt_out(config, out, world=nproc))
+        dealt.append(dealt_out(fitted(config), out, world=nproc))
         return recipe.settings(dealt[0], out)
 
     exam.ask("settings", settle)

@@ -129,7 +129,7 @@ def states(dataset: Dataset) -> Iterator[Verdict]:
     found += f" ({', '.join(still[:3])})" if still else ""
     if strange:
         found += f"; far from {robot.name}'s usual: {', '.join(strange[:3])}"
-        yield warn("states", found, "check their units and order, or describe the robot in embodiment.toml")
+        yield warn("states", found, "check their units and order, or describe the robot in robot.toml")
         return
     yield graded("states", found, "check the recording: a model learns nothing from these", warns=bool(still))
 
