@@ -27,7 +27,7 @@ from hwm.evaluate.pictures import (
 )  # fmt: skip
 from hwm.evaluate.plots import Panel, draw, training_plot
 from hwm.evaluate.protocols import COMPRESSION, HWM, SAMPLING
-from hwm.evaluate.report import write_report
+from hwm.evaluate.report import render, write_report
 from hwm.evaluate.scores import (
     ALL,
     ALL_GRIDS,
@@ -43,8 +43,7 @@ from hwm.evaluate.scores import (
     frame_span,
     grid_span,
 )  # fmt: skip
-from hwm.evaluate.table import text_table, verdict
-from hwm.experiments.page import Section, Table, page
+from hwm.evaluate.table import Table, text_table, verdict
 
 HOSTILE = "<script>alert('[1]')</script>"
 COPY = "copy last frame"
@@ -324,12 +323,14 @@ def test_plots_take_curves_rows_bars_and_columns():
 
 def test_an_experiment_has_a_page_in_the_same_look(written):
     table = Table("ours", ["variant", "PSNR, dB"], [[HOSTILE, "1.23 [0.90, 1.60]"], ["b", "–"]], strong="b")
-    part = Section("Steps", "About them.", tables=[table], links={"Reports": {"a": "scores/a/report.html"}})
-    pictures = Section("Pictures", pictures=[{"seen": (b"jpeg", ""), "truth": (b"jpeg", "20.00 dB")}])
-    html = page(HOSTILE, "Lead & more.", [part, pictures], {"x": HOSTILE})
+    png = draw([Panel(columns=(1, 2))])
+    part = {"title": "Steps", "about": "About them.", "plots": {"two": png}, "tables": [table]}
+    part |= {"pictures": [{"seen": (b"jpeg", ""), "truth": (b"jpeg", "20.00 dB")}], "links": {"Reports": {"a": "a/r.html"}}}
+    html = render("experiments/experiment.html.j2", title=HOSTILE, lead="Lead & more.", sections=[part], record={"x": HOSTILE})
     found = Page(html)
-    assert found.links == ["scores/a/report.html"] and "Lead & more." in found.text and found.text.count(HOSTILE) == 4
+    assert found.links == ["a/r.html"] and "Lead & more." in found.text and found.text.count(HOSTILE) == 4
     assert "1.23 0.90 to 1.60" in found.text and "20.00 dB" in found.text and "About them." in found.text
+    assert all(source.startswith("data:image/") for source in found.sources) and len(found.sources) == 3
     style = re.compile("<style>.*?</style>", re.DOTALL)
     assert style.search(html)[0] == style.search(written[1])[0]
     assert table.markdown().splitlines()[2] == f"| {HOSTILE} | 1.23 [0.90, 1.60] |"
