@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from hwm.config import RunConfig, TrainConfig
-from hwm.doctor import cost, data, loopback, machine, place, recipe, step
+from hwm.doctor import fit, machine, trial
 from hwm.doctor.costs import RecipeCosts, recipe_costs
-from hwm.doctor.ending import ending_at_once, temporary_folder
 from hwm.doctor.expectation import first_loss
 from hwm.doctor.trial import Trial
-from hwm.doctor.verdict import Examination
+from hwm.doctor.verdict import Examination, ending_at_once, ok, temporary_folder, warn
 from hwm.models.build import build_model
 from hwm.runs import fitted, prepared_model
 from hwm.training.device import choose_device, cpu_threads, own_randomness
@@ -26,7 +25,7 @@ def examine(
     nproc: int = 1,
     quick: bool = False,
     say: Callable[[str], None] = print,
-    least_disk: float = place.LEAST_DISK,
+    least_disk: float = machine.LEAST_DISK,
 ) -> Examination:
     """All checks, each told to `say` as one line as soon as it is known, and the sentence at the end.
 
@@ -44,26 +43,26 @@ def examine(
 
 
 def _machine(exam: Examination, config: RunConfig | None, *, out: Path, nproc: int, least_disk: float) -> None:
-    train, cache = config.train if config else TrainConfig(), place.cache_folder()
+    train, cache = config.train if config else TrainConfig(), machine.cache_folder()
     exam.ask("versions", machine.versions)
     exam.ask("torch build", lambda: machine.build(machine.torch.version.cuda, machine.nvidia_gpus()))
     usable = exam.ask("device", machine.device, train, nproc=nproc)
     exam.ask("cores", machine.cores, train, nproc=nproc)
     exam.ask("memory", machine.memory)
-    exam.ask("disk", place.disk, "disk", out, least=least_disk)
-    exam.ask("cache disk", place.disk, "cache disk", cache, least=least_disk / 4)
-    exam.ask("cache folder", place.cache_writing, cache)
-    exam.ask("open files", place.open_files)
-    exam.ask("extras", place.extras, config)
-    exam.ask("writing", _in_folder, out, place.writing)
-    exam.ask("file locks", _in_folder, out, place.locking)
+    exam.ask("disk", machine.disk, "disk", out, least=least_disk)
+    exam.ask("cache disk", machine.disk, "cache disk", cache, least=least_disk / 4)
+    exam.ask("cache folder", machine.cache_writing, cache)
+    exam.ask("open files", machine.open_files)
+    exam.ask("extras", machine.extras, config)
+    exam.ask("writing", _in_folder, out, machine.writing)
+    exam.ask("file locks", _in_folder, out, machine.locking)
     if train.compile:
-        exam.ask("compiler", _in_folder, out, lambda folder: place.compiler(folder, cuda=bool(machine.torch.version.cuda)))
+        exam.ask("compiler", _in_folder, out, lambda folder: machine.compiler(folder, cuda=bool(machine.torch.version.cuda)))
     if usable:
         exam.ask("arithmetic", machine.speed, train)
     if nproc > 1:
-        exam.ask("shared memory", place.shared_memory)
-        exam.ask("processes", loopback.exchange)
+        exam.ask("shared memory", machine.shared_memory)
+        exam.ask("processes", machine.exchange)
 
 
 def _recipe(exam: Examination, config: RunConfig, *, out: Path, nproc: int, quick: bool) -> None:
@@ -71,7 +70,7 @@ def _recipe(exam: Examination, config: RunConfig, *, out: Path, nproc: int, quic
 
     def settle() -> Any:
         dealt.append(dealt_out(fitted(config), out, world=nproc))
-        return recipe.settings(dealt[0], out)
+        return fit.settings(dealt[0], out)
 
     exam.ask("settings", settle)
     if not dealt:
@@ -81,70 +80,70 @@ def _recipe(exam: Examination, config: RunConfig, *, out: Path, nproc: int, quic
 
     def count() -> Any:
         counted.append(recipe_costs(config))
-        return recipe.memory(counted[0], free=recipe.device_memory(config), nproc=nproc)
+        return fit.memory(counted[0], free=fit.device_memory(config), nproc=nproc)
 
     fits = exam.ask("training memory", count)
     if counted:
-        exam.ask("checkpoints' disk", recipe.disk, counted[0], out)
-    given = data.Given()
+        exam.ask("checkpoints' disk", fit.disk, counted[0], out)
+    given = fit.Given()
     usable = _data(exam, config, given, quick=quick)
     if not fits or not usable:
         why = "the data cannot be used" if fits else "it would not fit into memory" if counted else "the model cannot be built"
-        exam.ask("training step", lambda: data.warn("training step", f"not tried: {why}", "mend what failed above"))
+        exam.ask("training step", lambda: warn("training step", f"not tried: {why}", "mend what failed above"))
         return
     _step(exam, config, counted[0], given, out=out, nproc=nproc, quick=quick)
 
 
-def _data(exam: Examination, config: RunConfig, given: data.Given, *, quick: bool) -> bool:
+def _data(exam: Examination, config: RunConfig, given: fit.Given, *, quick: bool) -> bool:
     """Whether training could read its clips."""
     if not config.data.train:
-        exam.ask("data", lambda: data.ok("data", "none given: the recipe runs on random clips"))
+        exam.ask("data", lambda: ok("data", "none given: the recipe runs on random clips"))
         return True
-    usable = exam.ask("training data", data.sound, "training data", config.data.train, quick=quick)
-    usable = usable and exam.ask("training clips", data.fits, config, given, training=True)
+    usable = exam.ask("training data", fit.sound, "training data", config.data.train, quick=quick)
+    usable = usable and exam.ask("training clips", fit.fits, config, given, training=True)
     if config.data.val:
-        held = exam.ask("held-out data files", data.sound, "held-out files", config.data.val, quick=quick)
-        held = held and exam.ask("held-out clips", data.fits, config, given, training=False)
+        held = exam.ask("held-out data files", fit.sound, "held-out files", config.data.val, quick=quick)
+        held = held and exam.ask("held-out clips", fit.fits, config, given, training=False)
     if given.train is None:
         return False
-    exam.ask("open shards", data.files, given)
-    exam.ask("tokenizer", data.tokenizer, config, given.train.dataset)
+    exam.ask("open shards", fit.files, given)
+    exam.ask("tokenizer", fit.tokenizer, config, given.train.dataset)
     if usable:
-        usable = exam.ask("states", data.states, given.train.dataset)
+        usable = exam.ask("states", fit.states, given.train.dataset)
     if usable and given.val is not None and held:
-        exam.ask("held-out data", data.held_out, given.train.dataset, given.val.dataset)
+        exam.ask("held-out data", fit.held_out, given.train.dataset, given.val.dataset)
     return usable
 
 
 def _step(
-    exam: Examination, config: RunConfig, costs: RecipeCosts, given: data.Given, *, out: Path, nproc: int, quick: bool
+    exam: Examination, config: RunConfig, costs: RecipeCosts, given: fit.Given, *, out: Path, nproc: int, quick: bool
 ) -> None:
     device = choose_device(config.train.device)
     trials: list[Trial] = []
 
     def start() -> Any:
-        clips = cost.affordable(config, costs, device=device, quick=quick)
+        clips = trial.affordable(config, costs, device=device, quick=quick)
         model = build_model(config) if given.train is None else prepared_model(config, given.train)
         trials.append(Trial(config, model, device, given.train, clips=clips))
-        return step.started(trials[0])
+        return trial.started(trials[0])
 
     with cpu_threads(config.train.threads), own_randomness(device):
         if not exam.ask("model", start):
             return
-        trial = trials[0]
-        finite = exam.ask("first loss", first_loss, trial)
-        finite = exam.ask("gradients", step.gradients, trial) and finite
-        exam.ask("repeated step", step.repeated, trial)
+        it = trials[0]
+        finite = exam.ask("first loss", first_loss, it)
+        finite = exam.ask("gradients", trial.gradients, it) and finite
+        exam.ask("repeated step", trial.repeated, it)
         if finite:
-            exam.ask("learning", step.learning, trial, steps=4 if quick else 8)
-            exam.ask("states used", step.states_used, trial)
-        exam.ask("checkpoint", _in_folder, out, lambda folder: step.round_trip(trial, folder))
+            exam.ask("learning", trial.learning, it, steps=4 if quick else 8)
+            exam.ask("states used", trial.states_used, it)
+        exam.ask("checkpoint", _in_folder, out, lambda folder: trial.round_trip(it, folder))
         if finite:
-            exam.ask("time", cost.cost, trial, costs, nproc=nproc)
+            exam.ask("time", trial.measured, it, costs, nproc=nproc)
 
 
 def _in_folder(out: Path, check: Callable[[Path], Any]) -> list[Any]:
     """Run a check in a temporary folder where the run would live, and remove it."""
-    with temporary_folder(place.existing(out)) as folder:
+    with temporary_folder(machine.existing(out)) as folder:
         found = check(folder)
         return list(found) if isinstance(found, Iterator) else [found]

@@ -1,7 +1,9 @@
 """What a recipe needs, reckoned before anything is loaded: memory by micro-batch, FLOP a step, hours on a card.
 
-All of it is our arithmetic and no measurement: a fifth is added to what is counted, for workspace and fragmentation,
-and cards are taken to reach 40 % of their peak.  Method: hwm/training/costs.py.
+A step runs on fake tensors, which have shapes and types over the meta device and no numbers: nothing is loaded, computed
+or allocated, so a model of 5 B parameters is counted on a laptop.  The activations are the tensors that the CPU's
+kernels keep for the backward pass; CUDA's keep nearly the same (the mask of dropout is smaller there).  Not counted is
+what lives for a moment: a fifth is added, for workspace and fragmentation, and cards are taken to reach 40 % of their peak.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from hwm.models.build import build_model
 from hwm.training.device import autocast
 from hwm.training.parallel import recompute_blocks
 
+CPU = torch.device("cpu")
 GB = 1e9
 WORKSPACE = 1.2
 UTILISATION = 0.4
@@ -140,17 +143,6 @@ def _whole_step(config: RunConfig, recompute: bool = False) -> StepCosts:
         recompute_blocks(built)
     size = config.data.image_size
     return count_step(built, lambda clips: model.example(clips, image_size=size), precision=config.train.precision)
-
-
-# What training needs, counted and not run: bytes of weights, of their training state and of activations, and FLOP.
-#
-# A step runs on fake tensors, which have shapes and types over the meta device and no numbers: nothing is loaded,
-# computed or allocated, so a model of 5 B parameters is counted on a laptop.  The activations are the tensors that the
-# CPU's kernels keep for the backward pass; CUDA's keep nearly the same (the mask of dropout is smaller there).  Not
-# counted: workspace, fragmentation, what lives for a moment.
-
-
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,30 @@
-"""Verdicts: one line each, in the order in which they become known, and the sentence at the end."""
+"""Verdicts: one line each, in the order in which they become known, and the sentence at the end.
+
+Between two of them the stop flag is polled.  A check may be long, and raising an exception inside of it from a signal handler
+is no way: torch calls Python from C++ that takes no exception there and aborts.  So a thread that hears of the signal
+gives the main one a moment, then clears up and ends the process itself.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
-from hwm.work.signals import StopFlag, Stopped
+from hwm.work.signals import SIGNALS, StopFlag, Stopped
 
+GRACE = 1.0
+"""Seconds in which a check may come to its end after a signal."""
 Status = Literal["ok", "warn", "FAIL"]
 
 
@@ -47,6 +63,31 @@ def graded(name: str, found: str, remedy: str, *, fails: bool = False, warns: bo
     """FAIL or warn with the remedy, or ok without."""
     bad = fails or warns
     return Verdict("FAIL" if fails else "warn" if bad else "ok", name, found, remedy if bad else "")
+
+
+def size(count: float) -> str:
+    """Bytes, with a prefix of ten."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.1f} TB" if count < 1e4 else f"{count:.2g} TB"
+
+
+def count(number: int, what: str) -> str:
+    """So many of a thing."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def span(seconds: float) -> str:
+    """A time, in the unit that suits it."""
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
 @dataclass
@@ -113,3 +154,50 @@ def _of_exception(name: str, error: Exception) -> Verdict:
     if isinstance(error, OSError):
         return fail(name, text, "check the folder, its rights and the free space")
     return fail(name, f"{type(error).__name__}: {text}", "an unexpected error: please report it with this line")
+
+
+_folders: set[Path] = set()
+
+
+@contextmanager
+def temporary_folder(where: Path) -> Iterator[Path]:
+    """A folder that is gone afterwards, whatever happens short of SIGKILL."""
+    with tempfile.TemporaryDirectory(prefix=".hwm-doctor-", dir=where) as name:
+        _folders.add(Path(name))
+        try:
+            yield Path(name)
+        finally:
+            _folders.discard(Path(name))
+
+
+@contextmanager
+def ending_at_once() -> Iterator[StopFlag]:
+    """A stop flag; a second after SIGINT, SIGTERM or SIGHUP the process ends, whether it was polled or not."""
+    with StopFlag() as stop:
+        if threading.current_thread() is not threading.main_thread():
+            yield stop
+            return
+        told, tell = socket.socketpair()
+        tell.setblocking(False)
+        before, left = signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False), threading.Event()
+        watcher = threading.Thread(target=_watch, args=(told, left), daemon=True)
+        watcher.start()
+        try:
+            yield stop
+        finally:
+            left.set()
+            signal.set_wakeup_fd(before)
+            tell.close()
+            watcher.join()
+            told.close()
+
+
+def _watch(told: socket.socket, left: threading.Event) -> None:
+    while heard := told.recv(1):
+        if heard[0] not in SIGNALS or left.wait(GRACE):
+            continue
+        for folder in list(_folders):
+            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError, ValueError):
+            print(f"hwm doctor: stopped by {signal.Signals(heard[0]).name}", file=sys.stderr, flush=True)
+        os._exit(128 + heard[0])

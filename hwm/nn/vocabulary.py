@@ -89,7 +89,7 @@ class Vocabulary(nn.Module):
     def log_probabilities(self, hidden_ND: Tensor) -> Tensor:
         """log p of every id, (N, V) float32 or float64: for a chunk of rows, not for a batch."""
         joint_NV = None
-        for part_Nv in reversed(self._logits(hidden_ND).split(self.factors, 1)):
+        for part_Nv in reversed(self.logits(hidden_ND).split(self.factors, 1)):
             part_Nv = part_Nv.log_softmax(1)
             joint_NV = part_Nv if joint_NV is None else (joint_NV[:, :, None] + part_Nv[:, None, :]).flatten(1)
         assert joint_NV is not None
@@ -130,10 +130,10 @@ class Vocabulary(nn.Module):
                 if sampling.temperature == 0:
                     drawn_nK = self._greedy(hidden_nD)[:, None].expand(-1, num_draws)
                 elif self._flat or filtered:
-                    logits_nV = self._logits(hidden_nD) if self._flat else self.log_probabilities(hidden_nD)
+                    logits_nV = self.logits(hidden_nD) if self._flat else self.log_probabilities(hidden_nD)
                     drawn_nK = draw(logits_nV, sampling, generator=generator, num=num_draws)
                 else:
-                    logits = self._logits(hidden_nD).split(self.factors, 1)
+                    logits = self.logits(hidden_nD).split(self.factors, 1)
                     drawn_nK = self._joined(draw_digits(logits, sampling.temperature, generator=generator, num=num_draws))
                 parts.append(TokenReading(drawn_nK))
             elif apart:
@@ -159,7 +159,7 @@ class Vocabulary(nn.Module):
     ) -> TokenReading:
         """The reading from the digits' own distributions, without the joint table."""
         target_digits = None if targets_N is None else self.digits(targets_N).unbind(-1)
-        logits = self._logits(hidden_ND).split(self.factors, 1)
+        logits = self.logits(hidden_ND).split(self.factors, 1)
         digits = draw_digits(logits, sampling.temperature, generator=generator, num=num_draws)
         drawn_NK = self._joined(digits)
         nll_N = codes_NC = None
@@ -206,7 +206,7 @@ class Vocabulary(nn.Module):
         rows = chunk_rows(self.weight)
         return max(1, rows * len(self.weight) // self.vocab_size) if joint else rows
 
-    def _logits(self, hidden_ND: Tensor) -> Tensor:
+    def logits(self, hidden_ND: Tensor) -> Tensor:
         """Logits of all digits side by side, float32 (float64 for float64)."""
         logits = F.linear(hidden_ND, *self._head())
         return logits if logits.dtype == torch.float64 else logits.float()

@@ -418,7 +418,7 @@ def test_temperature_divides_the_logits():
     context, _ = split(model, batch)
     masked = torch.zeros_like(batch.tokens_BTHW, dtype=torch.bool)
     masked[:, 2] = True
-    logits = model.vocabulary._logits(outputs(model, batch.tokens_BTHW, batch.states_BFA, masked).flatten(0, 2))
+    logits = model.vocabulary.logits(outputs(model, batch.tokens_BTHW, batch.states_BFA, masked).flatten(0, 2))
     entropies = []
     for temperature in (0.3, 1.0, 4.0):
         for sampling in (Sampling(temperature=temperature), None):
