@@ -118,7 +118,7 @@ MAX_CONFIG_BYTES = 1_000_000
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain nested dict of a config, tuples as lists."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    return json.loads(json.dumps(dataclasses.asdict(config)))  # noqa: TID251, of json.dumps in the same line
 
 
 def from_dict(cls: type[T], table: dict[str, Any], where: str = "config") -> T:
@@ -199,7 +199,7 @@ def override(config: T, assignments: list[str]) -> T:
 
 def _parse_value(text: str) -> Any:
     try:
-        return tomllib.loads(f"v = {text}")["v"]
+        return tomllib.loads(f"v = {text}")["v"]  # noqa: TID251, one value of the command line
     except (tomllib.TOMLDecodeError, RecursionError):
         return text
 

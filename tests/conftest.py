@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).parent))  # for `moving_square`
 sys.path.insert(0, str(Path(__file__).parent / "faults"))  # for `fault_table`
 
 from catalogue import FAULTS

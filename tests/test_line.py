@@ -6,10 +6,11 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from moving_square import write_moving
 
 from hwm.cli import main
 from hwm.data.testsets import write_compression_test_set
-from hwm.data.writers import RawShardWriter, write_dataset_metadata, write_tokenizer_info
+from hwm.data.writers import write_tokenizer_info
 from hwm.model_config import FSQConfig
 from hwm.runs import load_run
 from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer
@@ -22,17 +23,8 @@ SHAPE += ["train.checkpoint_every=3", "train.sample_every=3", "train.threads=1"]
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Raw data of a square that moves with the first state, a tokenizer, and the tokens."""
-    root, rng = tmp_path_factory.mktemp("line"), np.random.default_rng(0)
-    for shard in range(2):
-        with RawShardWriter(root / "raw", shard=shard, height=32, width=32) as writer:
-            for segment in range(3):
-                states = rng.normal(size=(70, 25)).astype(np.float32).cumsum(0) * 0.1
-                frames = np.full((70, 32, 32, 3), 90, np.uint8)
-                for frame, state in zip(frames, states):
-                    x = int(np.clip(12 + 6 * state[0], 0, 24))
-                    frame[8:16, x : x + 8] = 200
-                writer.append(frames, states, segment)
-    write_dataset_metadata(root / "raw", num_shards=2, num_images=420)
+    root = tmp_path_factory.mktemp("line")
+    write_moving(root / "raw", rng=np.random.default_rng(0), frames=70, segments=3, shards=2)
     torch.manual_seed(0)
     save_tokenizer(FSQTokenizer(FSQConfig(levels=(8, 5, 5), channels=8, depth=1)), root / "coder")
     assert main(["tokenize", str(root / "raw"), str(root / "tokens"), "--tokenizer", str(root / "coder"), "--workers", "1"]) == 0

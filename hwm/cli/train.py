@@ -1,4 +1,4 @@
-"""The verb that trains: on this machine, on several processes of it, or as one process of a torchrun job."""
+"""The verbs around training: train a recipe, check beforehand whether it will go well, list the recipes and their needs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import sys
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
     from hwm.config import RunConfig
     from hwm.doctor.costs import RecipeCosts
     from hwm.recipes import Recipe
-
 
 
 def train(
@@ -44,15 +45,10 @@ def train(
         nproc: Processes on this machine, one a GPU; they share every step's clips.  0: one, in this process.
         set: Changes, such as train.steps=500 model.width=256 train.parallel=fsdp.
     """
-    from hwm.config import RunConfig, from_toml, override
-    from hwm.recipes import recipe as find_recipe
-
     if bool(recipe) == bool(config):
         raise ValueError("give either a recipe or --config FILE")
-    chosen = from_toml(RunConfig, config) if config else find_recipe(recipe)
-    changes = [f"data.train={json.dumps(data)}"] * bool(data) + [f"data.val={json.dumps(val)}"] * bool(val)
-    changes += [f"tokenizer={json.dumps(tokenizer)}"] * bool(tokenizer) + [f"seed={seed}"] * (seed is not None)
-    chosen = override(chosen, [*changes, *set])
+    more = [f"tokenizer={json.dumps(tokenizer)}"] * bool(tokenizer) + [f"seed={seed}"] * (seed is not None)
+    chosen = _configured(recipe, config, data, val, [*more, *set])
     if nproc < 0:
         raise ValueError(f"--nproc must be 1 or more, got {nproc}")
 
@@ -77,6 +73,15 @@ def train(
         return 128 + (result.signal or signal.SIGTERM)
     print(f"{out}: {result.step} steps")
     return 0
+
+
+def _configured(recipe: str, file: Path | None, data: str, val: str, changes: Sequence[str]) -> RunConfig:
+    """A recipe, or the file of a configuration, with what the command line changes."""
+    from hwm.config import RunConfig, from_toml, override
+    from hwm.recipes import recipe as find
+
+    given = [f"data.{name}={json.dumps(folder)}" for name, folder in (("train", data), ("val", val)) if folder]
+    return override(from_toml(RunConfig, file) if file else find(recipe), [*given, *changes])
 
 
 def _as_one_of_many(config: RunConfig, out: Path) -> int:
@@ -104,18 +109,12 @@ def _as_one_of_many(config: RunConfig, out: Path) -> int:
         print(f"hwm train: error in process {rank}: {message}", file=sys.stderr)
         tell_outcome({"error": message})
     except Exception:
-        import traceback
-
         # The rule when another process died: the peers' connections break.  The launcher then starts all again.
         print(f"hwm train: process {rank} stops: {traceback.format_exc(limit=-2)}", file=sys.stderr)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-
-# The verb that checks a machine, a dataset and a recipe together before hours are spent.
 
 
 def doctor(
@@ -147,19 +146,12 @@ def doctor(
         json_output: Print one JSON object at the end; the lines go to standard error.
         quick: Leave out the check of every byte of the data and take fewer steps.
     """
-    from hwm.config import RunConfig, from_toml, override
-    from hwm.recipes import recipe as find_recipe
-
     if recipe and config:
         raise ValueError("give either a recipe or --config FILE, not both")
     if nproc < 1:
         raise ValueError(f"--nproc must be at least 1, got {nproc}")
-    chosen = None
-    if recipe or config:
-        chosen = from_toml(RunConfig, config) if config else find_recipe(recipe)
-        changes = [f"data.train={json.dumps(data)}"] * bool(data) + [f"data.val={json.dumps(val)}"] * bool(val)
-        chosen = override(chosen, [*changes, *set])
-    elif data or val or set:
+    chosen = _configured(recipe, config, data, val, set) if recipe or config else None
+    if chosen is None and (data or val or set):
         raise ValueError("--data, --val and --set need a recipe; `hwm data check FOLDER` checks data alone")
 
     from hwm.doctor import examine
@@ -169,10 +161,6 @@ def doctor(
     if json_output:
         print(json.dumps(found.as_dict(), indent=1))
     return 1 if found.failed else 0
-
-
-
-# The verb that lists the recipes and reckons what they need.
 
 
 def recipes(name: str = "", /, *, costs: bool = False, json_output: bool = False) -> int:
@@ -209,15 +197,14 @@ def recipes(name: str = "", /, *, costs: bool = False, json_output: bool = False
 
 
 def _count(entry: Recipe, *, costs: bool) -> Any:
-    """RecipeCosts, or only StateCosts; None for a Wan model without the libraries that it is made of."""
+    """RecipeCosts, or only StateCosts; None for a model without the libraries that it is made of."""
     from hwm.doctor.costs import recipe_costs, state_costs
-    from hwm.model_config import WanConfig
 
     config = entry.build()
     try:
         return recipe_costs(config, both=False) if costs else state_costs(config)
     except ValueError:
-        if isinstance(config.model, WanConfig):
+        if config.model.needs:
             return None
         raise
 

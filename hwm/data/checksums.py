@@ -171,7 +171,7 @@ def _notes(root: Path) -> Path | None:
 def _read_notes(root: Path) -> dict[str, Any]:
     path = _notes(root)
     try:
-        notes = json.loads(path.read_bytes()) if path else {}
+        notes = json.loads(path.read_bytes()) if path else {}  # noqa: TID251, our own notes
     except (OSError, ValueError, RecursionError):
         return {}  # none, or damaged: then everything is read
     return notes if isinstance(notes, dict) else {}

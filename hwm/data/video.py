@@ -265,7 +265,7 @@ def _map(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 def _decode(path: Path, target: Path, shape: tuple[int, ...], size: int) -> None:
     expected, done = shape[0], 0
     with atomic_path(target) as temporary:
-        frames = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        frames = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)  # noqa: TID251, writes a new file
         for part in iter_frames(path, size=size):
             if done + len(part) > expected:
                 raise ValueError(f"{path}: has more frames than the {expected} state rows; {MISMATCH}")

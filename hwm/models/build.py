@@ -19,14 +19,14 @@ def build_model(config: RunConfig) -> Any:
     module, name = family.module.split(":")
     try:
         for needed in (*family.needs, module):
-            importlib.import_module(needed)
+            importlib.import_module(needed)  # noqa: TID251, named by a class of this package
     except ImportError as error:
         if not family.needs:
             raise
         needs, label = " and ".join(family.needs), type(family).__name__.removesuffix("Config")
         extra = f"pip install 'humanoid-world-models[{family.family}]'"
         raise ValueError(f"a {label} model needs {needs} ({error}): {extra}") from None
-    make = getattr(importlib.import_module(module), name)
+    make = getattr(importlib.import_module(module), name)  # noqa: TID251, named by a class of this package
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return make(family, name=config.recipe) if family.role == "tokenizer" else make(family)

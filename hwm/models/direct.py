@@ -103,6 +103,10 @@ class Direct(nn.Module):
         encoders = ("states.", "state_map.")
         return [(n, p) for n, p in self.named_parameters() if n.startswith(encoders) or ".modulation." in n]
 
+    def idle_parameters(self) -> list[str]:
+        """None."""
+        return []
+
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for AdamW: decay on matrices, none on biases, norms and positions."""
         return decay_groups(self, weight_decay)

@@ -26,7 +26,7 @@ class MetricsLog:
         kept = [line for line in lines if _belongs(line, step, validated)]
         if kept != lines:
             write_text(path, "".join(kept))
-        self.seconds: float = json.loads(kept[-1]).get("seconds", 0.0) if kept else 0.0
+        self.seconds: float = json.loads(kept[-1]).get("seconds", 0.0) if kept else 0.0  # noqa: TID251, our own lines, errors caught
         """Training time up to the last line kept."""
         self.events: Any = None
         if tensorboard is not None:
@@ -65,7 +65,7 @@ class MetricsLog:
 
 def _belongs(line: str, step: int, validated: int) -> bool:
     try:
-        record = json.loads(line)
+        record = json.loads(line)  # noqa: TID251, our own lines, errors caught
         is_validation = any(key.startswith("val/") for key in record)
         return line.endswith("\n") and record["step"] <= (validated if is_validation else step)
     except (ValueError, TypeError, KeyError, RecursionError):

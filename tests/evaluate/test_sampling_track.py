@@ -6,11 +6,11 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from moving_square import moving, write_moving
 
 from hwm.cli import main
 from hwm.data.testsets import write_compression_test_set, write_sampling_test_set
 from hwm.data.video import read_video
-from hwm.data.writers import RawShardWriter, write_dataset_metadata
 from hwm.model_config import FSQConfig
 from hwm.submit import submit_sampling
 from hwm.tokenizers.autoencoder import ContinuousTokenizer
@@ -24,24 +24,10 @@ SHAPE += ["model.channels=3", "model.steps=2", "train.steps=2", "train.batch_siz
 SHAPE += ["train.checkpoint_every=2", "train.sample_every=0", "train.threads=1", "train.ema=0.0"]
 
 
-def moving(rng, num_frames):
-    """A square that moves with the first state."""
-    states = rng.normal(size=(num_frames, 25)).astype(np.float32).cumsum(0) * 0.1
-    frames = np.full((num_frames, 32, 32, 3), 90, np.uint8)
-    for frame, state in zip(frames, states):
-        x = int(np.clip(12 + 6 * state[0], 0, 24))
-        frame[8:16, x : x + 8] = 200
-    return frames, states
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     root, rng = tmp_path_factory.mktemp("track"), np.random.default_rng(0)
-    for shard in range(2):
-        with RawShardWriter(root / "raw", shard=shard, height=32, width=32) as writer:
-            for segment in range(3):
-                writer.append(*moving(rng, 100), segment)
-    write_dataset_metadata(root / "raw", num_shards=2, num_images=600)
+    write_moving(root / "raw", rng=rng, frames=100, segments=3, shards=2)
     torch.manual_seed(0)
     config = FSQConfig(levels=(5, 5, 5), channels=8, depth=1, continuous=True, temporal_stride=4, block=21)
     save_tokenizer(ContinuousTokenizer(config), root / "coder")

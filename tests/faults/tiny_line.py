@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from moving_square import write_moving
 from tiny_training import CONFIG
 
 from hwm.clock import COSMOS
 from hwm.config import override, to_toml
-from hwm.data.writers import RawShardWriter, TokenShardWriter, write_dataset_metadata, write_tokenizer_info
+from hwm.data.writers import TokenShardWriter, write_dataset_metadata, write_tokenizer_info
 from hwm.model_config import FSQConfig
 from hwm.tokenizers.autoencoder import FSQTokenizer
 from hwm.tokenizers.open import save_tokenizer
@@ -42,20 +43,9 @@ def token_data(root: Path, *, shards: int = 2, segments: tuple[int, ...] = (70, 
     return root
 
 
-def raw_data(root: Path, *, shards: int = 2, frames: int = 70, side: int = 32) -> Path:
+def raw_data(root: Path, *, shards: int = 2, frames: int = 70) -> Path:
     """A raw dataset of a bright square that moves."""
-    rng = np.random.default_rng(0)
-    for shard in range(shards):
-        with RawShardWriter(root, shard=shard, height=side, width=side) as writer:
-            for segment in range(2):
-                states = rng.normal(size=(frames, 25)).astype(np.float32).cumsum(0) * 0.1
-                video = np.full((frames, side, side, 3), 90, np.uint8)
-                for frame, state in zip(video, states):
-                    x = int(np.clip(12 + 6 * state[0], 0, side - 8))
-                    frame[8:16, x : x + 8] = 200
-                writer.append(video, states, segment)
-    write_dataset_metadata(root, num_shards=shards, num_images=2 * shards * frames)
-    return root
+    return write_moving(root, rng=np.random.default_rng(0), frames=frames, segments=2, shards=shards)
 
 
 def tokenizer(folder: Path) -> Path:
