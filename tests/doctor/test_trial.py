@@ -15,7 +15,7 @@ from hwm.doctor import trial
 from hwm.doctor.costs import recipe_costs
 from hwm.doctor.expectation import first_loss
 from hwm.doctor.trial import Trial
-from hwm.model_config import FlowConfig, FSQConfig, MaskedConfig
+from hwm.model_config import DirectConfig, FlowConfig, FSQConfig, MaskedConfig
 from hwm.models.build import build_model
 from hwm.models.st_transformer import STTransformer
 from hwm.nn.vocabulary import Vocabulary
@@ -23,6 +23,10 @@ from hwm.runs import open_clips
 
 MASKED = MaskedConfig(vocab_size=64, grid=(2, 2), num_layers=2, num_heads=2, width=16, mlp_ratio=2, unshared_blocks=1)
 FLOW = FlowConfig(channels=3, grid=(4, 4), num_layers=2, num_heads=2, width=24, mlp_ratio=2, unshared_blocks=1)
+DIRECT = DirectConfig(
+    grid=(8, 8), patch=4, context_grids=3, future_grids=2, num_states=5, num_layers=2, num_heads=2, width=16, map_hidden=16,
+    map_channels=4,
+)  # fmt: skip
 
 
 def start_of(config=None, *, model=None, source=None, **train):
@@ -170,6 +174,7 @@ VARIANTS = [
 VARIANTS += [replace(MASKED, attention="split", sharing="full", unshared_blocks=0), replace(ST, factors=(), dropout=0.0)]
 VARIANTS += [replace(FLOW, **options) for options in ({}, {"output": "data"}, {"target": "change", "relative_loss": True})]
 VARIANTS += [replace(WAN, **options) for options in ({}, {"output": "data", "target": "change", "relative_loss": True})]
+VARIANTS += [DIRECT, replace(DIRECT, warp=False)]
 
 
 @pytest.mark.parametrize("model", VARIANTS, ids=lambda m: m.family)
