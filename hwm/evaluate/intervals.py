@@ -19,8 +19,8 @@ class Interval:
     """A mean over clips and its confidence interval; low and high are None where fewer than two groups exist."""
 
     mean: float
-    low: float | None
-    high: float | None
+    low: float | None = None
+    high: float | None = None
 
     def excludes_zero(self) -> bool:
         """Whether zero lies outside the interval; False without an interval."""

@@ -257,19 +257,18 @@ def ensemble_plot(scores: Scores) -> bytes | None:
         fine = [sizes[0] * (sizes[-1] / sizes[0]) ** (i / 60) for i in range(61)]
         name = "fit: pooled error = floor + variance / N"
         saturation = Saturation(fit["floor"], fit["variance"])
-        left[name] = [(n, Interval(saturation.psnr_at(n), None, None)) for n in fine]
+        left[name] = [(n, Interval(saturation.psnr_at(n))) for n in fine]
         styles[name] = {"color": MUTED, "linewidth": 1, "marker": ""}
         levels |= {} if fit["clipped"] else {limit: fit["psnr_limit"]}
 
     def place(row: str) -> tuple[float, Interval]:
-        return scores.of(row, sharp).mean, Interval(scores.of(row, psnr).mean, None, None)
+        return scores.of(row, sharp).mean, Interval(scores.of(row, psnr).mean)
 
     right: dict[str, Points] = {label: [place(row) for row in means]}
     others = [row for row in scores.names("model") if row not in means and scores.select(row=row, metric=sharp)]
-    for row, marker in zip([*others, copy], [*"^DsPvX*"[: len(others)], "o"]):
+    for row, marker in [*zip(others, itertools.cycle("^DsPvX*")), (copy, "o")]:
         right[row] = [place(row)]
         styles[row] = {"color": OTHER if row == copy else THIRD, "linestyle": "", "marker": marker, "markersize": 6}
-    styles[copy]["linewidth"] = 1.4
     head, marks = shown(psnr).head, {label: [str(n) for n in sizes]}
     averaged = Panel("PSNR against samples averaged", "samples averaged", head, left, levels=levels, log=True, ticks=sizes)
     x = "gradient energy over the truth's (1: as sharp)"
@@ -280,7 +279,7 @@ def calibration_plot(found: Json) -> bytes:
     """Predicted against real error, error left when the most uncertain pixels are removed, and ranks of the truth."""
 
     def line(x: Sequence[float], y: Sequence[float]) -> Points:
-        return [(a, Interval(b, None, None)) for a, b in zip(x, y)]
+        return [(a, Interval(b)) for a, b in zip(x, y)]
 
     top, removed = 1.05 * max(*found["predicted"], 1), [100 * share for share in found["fractions"]]
     dashed = {"color": MUTED, "linewidth": 1, "linestyle": "--", "marker": ""}
@@ -331,7 +330,7 @@ def training_plot(records: Sequence[Json]) -> bytes | None:
         label, key = TRAINING.get(group, (group, group))
         own = {SERIES.get(name.rpartition("_")[2], "validation"): name for name, word in first.items() if word == group}
         curves = {
-            series: [(r["step"], Interval(r[name], None, None)) for r in records if r.get(name) is not None]
+            series: [(r["step"], Interval(r[name])) for r in records if r.get(name) is not None]
             for series, name in ({"training": key} | own).items()
         }
         panels.append(Panel("", "step", label, {series: points for series, points in curves.items() if points}))
