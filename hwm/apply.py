@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,14 +12,16 @@ from torch import Tensor
 
 from hwm.contracts import LatentTokenizer, Sampling, Tokenizer
 from hwm.data.clips import Clips, recorded
+from hwm.data.onex import open_dataset
 from hwm.data.video import VideoWriter
 from hwm.data.windows import state_rows
 from hwm.evaluate.baselines import unigram_counts
-from hwm.evaluate.blocks import evaluate
 from hwm.evaluate.networks import Lpips
-from hwm.evaluate.old_report import RESULTS, write_report
 from hwm.evaluate.perceptual import InceptionFeatures, TokenizerFeatures, VideoFeatures
-from hwm.evaluate.results import EvaluationResult
+from hwm.evaluate.protocols import PROTOCOLS, Protocol, Scoring, own_protocol
+from hwm.evaluate.report import write_report
+from hwm.evaluate.scores import Scores
+from hwm.evaluate.scoring import evaluate
 from hwm.predict.rollout import rollout
 from hwm.runs import Run, load_run, open_clips, spread, world_model
 from hwm.tokenizers.open import open_tokenizer
@@ -33,75 +35,91 @@ PAST_COLOUR, FUTURE_COLOUR = (156, 163, 175), (29, 78, 216)
 """RGB of the bar below a video, before and after the prediction begins."""
 UNIGRAM_CLIPS = 2000
 """Training clips, evenly spread, from which the token frequencies of the unigram baseline are counted."""
-TOP_LOGITS = 500
 
 
 def evaluate_run(
     folder: Path,
+    scoring: Scoring = Scoring(),  # noqa: B008
     *,
     data: Path,
     video: Path | None = None,
+    tuning: Path | None = None,
     out: Path,
-    clips: int = 96,
-    batch_size: int = 16,
-    seed: int = 0,
-    which: str = "best",
-    changes: tuple[str, ...] = (),
-    decode: Literal["mean", "sample"] = "mean",
-    inception: Path | None = None,
-    lpips: tuple[Path, ...] = (),
-    tokenizer: str = "",
-    trust: bool = False,
-    device: str = "cpu",
     command: str = "",
     share: Share = Share(),  # noqa: B008
     stop: StopFlag | None = None,
-) -> EvaluationResult:
-    """Score a run of any family on the one protocol; write results.json and report.html into `out`.
+) -> Scores:
+    """Score a run of any family by a protocol; write its results and its report into `out`.
 
     What was scored is kept in `out` until the report is written, so that the same call goes on where it was stopped, even
     killed, and gives the same numbers.
 
-    data: held-out tokens or latents.  video: the raw dataset they were made from, to score against the recorded frames
-    too.  changes: overrides of how the model predicts (`runs.load_run`).  decode: which reading the verdict is about.
-    inception: weights for FID.  lpips: weights of AlexNet and of the LPIPS heads, in one file or two.
+    data: held-out tokens or latents, as the model predicts them; raw video for a protocol of ensembles or a model of video.
+    video: the raw dataset that tokens or latents were made from, to score against the recorded frames too.
+    tuning: other raw video to choose blur and blend of ensembles on; None: the first clips of `data`.
     share: of the clips that this process scores; others, called alike, score the rest, and who is last writes the report.
     stop: asked between steps; None: one of its own, which SIGTERM and its kin raise.
-    Raises ValueError when the data is not of the run's tokenizer or the video is not theirs, Elsewhere where another process
-    writes the report, Stopped where it was told to stop.
+    Raises ValueError when the data is not of the run's tokenizer, the video is not theirs or an option would do nothing,
+    Elsewhere where another process writes the report, Stopped where it was told to stop.
     """
+    given = scoring.changed() | {"video": video, "tuning": tuning}
+    asked = PROTOCOLS.get(scoring.protocol)
+    if asked is not None:
+        asked.refuse(given)
+    device = scoring.device
     with listening(stop) as flag:
-        work = Work(out / RESULTS, sources(video=video, inception=inception, lpips=lpips), share, flag)
-        run = load_run(folder, which=which, device=device, changes=changes)
-        model = world_model(run)
-        held_out = open_clips(run.config, data, training=False)
-        coder = _tokenizer_of(run, held_out, tokenizer, trust=trust, device=device)
-        features: list[VideoFeatures] = [TokenizerFeatures(device=device)]
+        run = load_run(folder, which=scoring.which, device=device, changes=scoring.set)
+        model, own = world_model(run), own_protocol(run.config.data.clip)
+        protocol = asked or own
+        protocol.refuse(given)
+        of_video = protocol.ensembles or model.predicts == "video"
+        if not of_video and protocol != own:
+            raise ValueError(f"{folder}: the run learned from clips that are scored by --protocol {own.name}")
+        inception, lpips = scoring.inception, scoring.lpips
+        made_of = sources(data=data, video=video, tuning=tuning, inception=inception, lpips=lpips)
+        work = Work(out / protocol.results, made_of, share, flag)
+        side = 0 if protocol.ensembles else run.config.data.image_size
+        held_out = recorded_clips(data, protocol, side) if of_video else open_clips(run.config, data, training=False)
+        coder = tokenizer_of(run, scoring.tokenizer, trust=scoring.trust, device=device)
+        if not of_video:
+            _check_made_by(held_out, coder)
+        features: list[VideoFeatures] = [TokenizerFeatures(device=device)] if len(protocol.scored) > 1 else []
         if inception is not None:
             features.append(InceptionFeatures(inception, device=device))
+        counted = model.predicts == "tokens" and not protocol.ensembles
         with Counter("evaluating", unit="clips") as counter:
-            result = evaluate(
+            scores = evaluate(
                 model,
                 coder,
                 held_out,
+                protocol,
+                scoring,
                 video=recorded(held_out, video, size=held_out.dataset.grid[0] * coder.spatial_stride) if video else None,
+                tuning_clips=None if tuning is None else recorded_clips(tuning, protocol, side),
                 segments=held_out.segments(),
-                num_clips=min(clips, len(held_out)),
-                batch_size=batch_size,
-                seed=seed,
-                decode=decode,
-                unigram_counts=_unigram(run) if model.predicts == "tokens" else None,
-                neutral_state_A=model.neutral_state_A.cpu(),
-                top_k=TOP_LOGITS,
+                unigram_counts=_unigram(run) if counted else None,
                 features=features,
                 lpips=Lpips(lpips[0], lpips[1] if len(lpips) > 1 else None, device=device) if lpips else None,
                 device=device,
                 progress=counter,
                 work=work,
             )
-        write_report(out, result, run_folder=run.folder, command=command)
-        work.remove(result.settings["fingerprint"])
-    return result
+        write_report(out, scores, protocol=protocol, run_folder=run.folder, command=command)
+        work.remove(scores.settings["fingerprint"])
+    return scores
+
+
+def recorded_clips(folder: Path, protocol: Protocol, side: int = 0) -> Clips:
+    """A protocol's clips of a raw dataset, which share no frame, of which the seen and the scored frames are given.
+
+    side: in pixels, of the frames; 0: as recorded.  Raises ValueError for data of another kind.
+    """
+    dataset: Any = open_dataset(folder)
+    if dataset.kind != "video":
+        what = protocol.title.lower()
+        raise ValueError(f"{folder}: the {what} is scored on recorded video; give the raw dataset (videos as .mp4)")
+    kept = np.append(np.arange(protocol.num_seen), protocol.scored)
+    return Clips(dataset.resized(side) if side else dataset, kind=protocol.clip, overlap=False, kept=kept)
 
 
 def predict_video(
@@ -127,7 +145,8 @@ def predict_video(
     model, clips = world_model(run), open_clips(run.config, data, training=False)
     if not 0 <= clip < len(clips):
         raise ValueError(f"{data}: has clips 0..{len(clips) - 1}, not {clip}")
-    coder = _tokenizer_of(run, clips, tokenizer)
+    coder = tokenizer_of(run, tokenizer)
+    _check_made_by(clips, coder)
     clock = coder.clock
     num_context = clock.num_frames(model.context_grids)
     shard, first = clips.dataset.shards[clips.index.shard[clip]], int(clips.index.start[clip])
@@ -164,15 +183,11 @@ def write_pair(out: Path, left_FHWC: np.ndarray, right_FHWC: np.ndarray, *, num_
         writer.write(pair.repeat(repeat, 0))
 
 
-def _tokenizer_of(
-    run: Run, clips: Clips, name: str, *, trust: bool = False, device: str = "cpu"
-) -> Tokenizer | LatentTokenizer:
-    """The tokenizer of the run (or `name`), after checking that it made this data."""
-    coder = tokenizer_of(run, name, trust=trust, device=device)
+def _check_made_by(clips: Clips, coder: Tokenizer | LatentTokenizer) -> None:
+    """Raise ValueError for data that another tokenizer has made."""
     made_by = clips.dataset.tokenizer
     if made_by and made_by.get("fingerprint") != coder.fingerprint():
         raise ValueError(f"{clips.dataset.root}: was encoded by another tokenizer ({made_by.get('name')}) than {coder.name}")
-    return coder
 
 
 def tokenizer_of(run: Run, name: str = "", *, trust: bool = False, device: str = "cpu") -> Tokenizer | LatentTokenizer:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from hwm.apply import evaluate_run, predict_video
 from hwm.config import RunConfig, override
-from hwm.evaluate.results import EvaluationResult
+from hwm.evaluate.protocols import Scoring
+from hwm.evaluate.report import text_table
+from hwm.evaluate.scores import Scores
 from hwm.prepare import encoded, simulated
 from hwm.recipes import recipe
 from hwm.runs import train
@@ -46,7 +48,8 @@ def run_demo(out: Path, *, minutes: float = 0.0, seed: int = 0, workers: int = 0
 
     _say(4, "evaluating in rooms never seen in training")
     video = raw / f"{tokens.test.name}_raw"
-    scores = evaluate_run(out / "run", data=tokens.test, video=video, out=out, clips=CLIPS, seed=seed, command="hwm demo")
+    scoring = Scoring(clips=CLIPS, seed=seed)
+    scores = evaluate_run(out / "run", scoring, data=tokens.test, video=video, out=out, command="hwm demo")
     predict_video(out / "run", data=tokens.test, out=out / "rollout.mp4")
     _print_outcome(scores, out, seconds=time.monotonic() - started)
     return 0
@@ -67,9 +70,7 @@ def _say(number: int, what: str) -> None:
     print(f"\n[{number}/4] {what}", flush=True)
 
 
-def _print_outcome(scores: EvaluationResult, out: Path, *, seconds: float) -> None:
-    from hwm.evaluate.old_table import text_table
-
+def _print_outcome(scores: Scores, out: Path, *, seconds: float) -> None:
     print()
     print(text_table(scores))
     print(f"\n{seconds / 60:.1f} minutes.  Report: {out / 'report.html'}   rollout: {out / 'rollout.mp4'}")

@@ -10,13 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hwm.apply import TOP_LOGITS, tokenizer_of
+from hwm.apply import tokenizer_of
 from hwm.clock import SAMPLING_FRAMES
 from hwm.contracts import Sampling
 from hwm.data.testsets import CompressionTestSet, SamplingTestSet, open_test_set
-from hwm.evaluate.rows import own_temperature
-from hwm.evaluate.sampling_clips import seed_of_clip
+from hwm.evaluate.scoring import TOP_LOGITS
 from hwm.evaluate.submission import check_readme, predict_samples, write_compression_submission, write_sampling_submission
+from hwm.evaluate.ways import seed_of
 from hwm.models.st_transformer import STTransformer
 from hwm.predict import ensemble
 from hwm.predict.last_frame import draw
@@ -118,7 +118,7 @@ def submit_sampling(
         if readme is not None:
             readme = readme | {"method": readme["method"] or f"hwm {run.config.recipe}".strip()}
             check_readme(readme, out)
-        own = own_temperature(model) or float(samples > 1)
+        own = model.temperature or float(samples > 1)
         sampling = Sampling(temperature=own if temperature is None else temperature)
         combined = _combiner(combine, tolerance)
 
@@ -132,7 +132,7 @@ def submit_sampling(
                 image_size=image_size,
                 out_size=(size, size),
                 num_samples=samples,
-                seeds=[seed_of_clip(seed, tests.ids[i])],
+                seeds=[seed_of(seed, tests.ids[i])],
                 members_at_once=members_at_once,
                 sampling=sampling,
                 device=device,

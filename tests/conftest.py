@@ -163,7 +163,7 @@ class Follow(nn.Module):
     def __init__(self, temperature=0.0, twice=0.0):
         super().__init__()
         self.gain = nn.Parameter(torch.ones(1))
-        self.config = SimpleNamespace(temperature=temperature)
+        self.config, self.temperature = SimpleNamespace(grid=(8, 8)), temperature
         self.twice, self.seen = twice, []
 
     @property
@@ -178,7 +178,7 @@ class Follow(nn.Module):
         steps_BF[:, -1] += self.twice / 255
         future = context_BTCHW[:, -1:, -1:] + steps_BF.view(-1, 4, 4, 1, 1)
         future = future[:, None].expand(-1, num_samples, -1, -1, -1, -1)
-        temperature = self.config.temperature if sampling is None else sampling.temperature
+        temperature = self.temperature if sampling is None else sampling.temperature
         if temperature:
             future = future + temperature / 255 * noise(tuple(future.shape), generator=generator)
         return Prediction(latents_BKTCHW=future)

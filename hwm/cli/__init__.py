@@ -87,7 +87,8 @@ def _run(arguments: list[str]) -> int:
     # `--json` is what people type; the function's parameter has another name because json is a module here.
     rest = ["--json-output" if a == "--json" else a for a in arguments[1:]]
     try:
-        return tyro.cli(functions[verb], args=rest, prog=f"hwm {verb}", config=(tyro.conf.FlagCreatePairsOff,)) or 0
+        style = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+        return tyro.cli(functions[verb], args=rest, prog=f"hwm {verb}", config=style) or 0
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Stopped as stop:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from hwm.evaluate.protocols import PROTOCOLS, Scoring
 from hwm.work.share import chosen_share
 from hwm.work.signals import StopFlag
 
@@ -12,106 +14,45 @@ from hwm.work.signals import StopFlag
 def evaluate(
     run: Path,
     /,
+    scoring: Scoring = Scoring(),  # noqa: B008
     *,
     data: Path,
-    protocol: Literal["blocks", "sampling"] = "blocks",
     video: Path | None = None,
     tuning: Path | None = None,
     out: Path | None = None,
-    clips: int = 96,
-    tuning_clips: int = 16,
-    batch_size: int = 16,
-    members: tuple[int, ...] = (),
-    temperature: float | None = None,
-    score_size: int = 0,
-    seed: int = 0,
-    which: Literal["best", "last"] = "best",
-    set: tuple[str, ...] = (),
-    decode: Literal["mean", "sample"] | None = None,
-    inception: Path | None = None,
-    lpips: tuple[Path, ...] = (),
-    tokenizer: str = "",
     part: tuple[int, int] | None = None,
-    trust: bool = False,
-    device: str = "cpu",
 ) -> int:
     """Score a run on held-out data: numbers as JSON and a page with curves, tables and pictures.
 
-    Two protocols, each the same for every family.  blocks: all future frames of token or latent clips, reference and
-    baselines through the same tokenizer (results.json, report.html).  sampling: the 77th frame after 17 seen ones, against
-    the recorded picture, by one sample and by ensembles (results_sampling.json, report_sampling.html).
+    Protocols are the same for every family.  compression and hwm write results.json and report.html, sampling writes
+    results_sampling.json and report_sampling.html.
 
     The same command goes on where it was stopped or killed, with the same numbers.  Under torchrun, srun or as a Slurm array
     the processes share the clips, and the one that finds all of them scored writes the report.
 
     Args:
         run: Run folder.
-        data: blocks: tokens or latents to score on, as the model predicts them.  sampling: raw video.
-        protocol: What is predicted and scored.
-        video: blocks: the raw dataset the data were made from, to score against the original video as well.
+        scoring: What decides the numbers.
+        data: Tokens or latents to score on, as the model predicts them; raw video for sampling and for models of video.
+        video: compression, hwm: the raw dataset the data were made from, to score against the original video as well.
         tuning: sampling: other raw video, on which blur and blend are chosen; default: the first clips of the data.
         out: Folder for the results; default: the run folder.
-        clips: Number of clips, spread evenly over the dataset.
-        tuning_clips: sampling: Number of clips to choose blur and blend on.
-        batch_size: Clips at a time; sampling: predictions at a time.
-        members: sampling: Sizes of the ensembles; default: 1 5 20.
-        temperature: sampling: Of the samples; default: the model's own, or 1 where that is 0.
-        score_size: sampling: Side in pixels at which pictures are scored; default: as recorded.
-        seed: Seed of sampling and of the confidence intervals.
-        which: The best checkpoint of the validation while training, or the last.
-        set: Changes to how the model predicts, such as model.steps=4 model.guidance=1.
-        decode: blocks: The reading that the verdict is about: the mean of what is predicted (default), or a sample of it.
-        inception: Inception weights (pt_inception-2015-12-05-6726825d.pth) for FID; without them blocks only gives TFD, a
-            distance in the features of the shipped tokenizer.
-        lpips: AlexNet weights and LPIPS heads (alexnet-owt-7be5be79.pth alex.pth) for LPIPS.
-        tokenizer: Tokenizer for the pixels; default: the one named by the run.
         part: k n: score only the k-th of n shares; by default torchrun, srun or a Slurm array says which.  0 1: all, also there.
-        trust: Allow a TorchScript tokenizer to run.
-        device: cpu, or cuda.
     """
-    of_blocks = {"--video": video is not None, "--decode": decode is not None}
-    of_sampling = {"--tuning": tuning is not None, "--members": bool(members), "--temperature": temperature is not None}
-    of_sampling |= {"--score-size": bool(score_size), "--tuning-clips": tuning_clips != 16}
-    if protocol == "sampling":
-        _only("--protocol blocks", of_blocks)
-    else:
-        _only("--protocol sampling", of_sampling)
     with StopFlag() as stop:
+        from hwm.apply import evaluate_run
+        from hwm.evaluate.report import text_table
         from hwm.training.device import own_device
         from hwm.work.parts import Elsewhere
 
-        share, device = chosen_share(part), own_device(device)
-        common: dict[str, Any] = {"data": data, "out": out or run, "clips": clips, "seed": seed, "which": which, "changes": set}
-        common |= {"inception": inception, "lpips": lpips, "tokenizer": tokenizer, "trust": trust, "device": device}
-        common |= {"share": share, "stop": stop}
+        share, out = chosen_share(part), out or run
+        scoring = replace(scoring, device=own_device(scoring.device))
         try:
-            if protocol == "sampling":
-                from hwm.evaluate.sampling import MEMBERS
-                from hwm.evaluate.sampling_report import REPORT
-                from hwm.evaluate.sampling_table import text_table as sampling_table
-                from hwm.sampling_track import evaluate_sampling_run
-
-                result = evaluate_sampling_run(
-                    run,
-                    tuning=tuning,
-                    tuning_clips=tuning_clips,
-                    members=members or MEMBERS,
-                    members_at_once=batch_size,
-                    score_size=score_size,
-                    temperature=temperature,
-                    **common,
-                )
-                table, page = sampling_table(result), REPORT
-            else:
-                from hwm.apply import evaluate_run
-                from hwm.evaluate.old_table import text_table
-
-                scores = evaluate_run(run, video=video, batch_size=batch_size, decode=decode or "mean", **common)
-                table, page = text_table(scores), "report.html"
+            scores = evaluate_run(run, scoring, data=data, video=video, tuning=tuning, out=out, share=share, stop=stop)
         except Elsewhere as told:
             print(told)
             return 0
-    print(f"\n{table}\n\nreport: {(out or run) / page}")
+    print(f"\n{text_table(scores)}\n\nreport: {out / PROTOCOLS[scores.protocol].report}")
     return 0
 
 

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from hwm.contracts import Batch, Kind, Prediction, Sampling
-from hwm.evaluate.results import COPY_FRAME, MEAN_OF_CONTEXT
 
 
 def copy_last_frame(context_BFHWC: Tensor, *, num_frames: int) -> Tensor:
@@ -31,41 +30,21 @@ def copy_last_grid(context: Tensor, *, num_grids: int) -> Tensor:
     return context[:, -1:].repeat_interleave(num_grids, 1)
 
 
-FRAME_BASELINES: dict[str, Callable[..., Tensor]] = {COPY_FRAME: copy_last_frame, MEAN_OF_CONTEXT: mean_of_context}
-"""From context frames (B, F, H, W, C) and a number of frames to future frames."""
+def unigram_counts(batches: Iterable[Tensor], *, vocab_size: int) -> Tensor:
+    """How often each id occurs in training tokens: int64 (V,).
 
-
-def unigram_counts(batches: Iterable[Tensor], *, vocab_size: int, per_position: bool = False) -> Tensor:
-    """How often each id occurs in training tokens: int64 (V,), or (H, W, V) per position.
-
-    batches: token tensors (..., H, W) in [0, vocab_size).  Raises ValueError where there are none.
+    batches: token tensors of any shape in [0, vocab_size).  Raises ValueError where there are none.
     """
-    counts: Tensor | None = None
-    for tokens in batches:
-        height, width = tokens.shape[-2:]
-        cells = torch.arange(height * width).view(height, width) if per_position else torch.zeros(height, width).long()
-        size = (height * width if per_position else 1) * vocab_size
-        found = torch.bincount((tokens + cells * vocab_size).flatten(), minlength=size)
-        found = found.view(height, width, vocab_size) if per_position else found
-        counts = found if counts is None else counts + found
-    if counts is None:
+    counts = [torch.bincount(tokens.flatten(), minlength=vocab_size) for tokens in batches]
+    if not counts:
         raise ValueError("token frequencies need at least one batch of training tokens")
-    return counts
+    return torch.stack(counts).sum(0)
 
 
-def unigram_nll(tokens_BTHW: Tensor, counts: Tensor) -> Tensor:
-    """-log of the add-one smoothed frequency of each token in nats, float64 (B, T, H, W).
-
-    counts: (V,) or per position (H, W, V), from `unigram_counts`.  Raises ValueError for another grid.
-    """
-    smoothed = counts.to(torch.float64) + 1
-    table = smoothed.sum(-1, keepdim=True).log() - smoothed.log()
-    if counts.ndim == 1:
-        return table[tokens_BTHW]
-    if counts.shape[:2] != tokens_BTHW.shape[-2:]:
-        raise ValueError(f"unigram counts are for a grid {tuple(counts.shape[:2])}, got {tuple(tokens_BTHW.shape[-2:])}")
-    rows, columns = torch.meshgrid(*(torch.arange(n) for n in counts.shape[:2]), indexing="ij")
-    return table[rows, columns, tokens_BTHW]
+def unigram_nll(tokens_BTHW: Tensor, counts_V: Tensor) -> Tensor:
+    """-log of the add-one smoothed frequency of each token in nats, float64 (B, T, H, W)."""
+    smoothed = counts_V.to(torch.float64) + 1
+    return (smoothed.sum().log() - smoothed.log())[tokens_BTHW]
 
 
 class CopyLastGrid(nn.Module):
@@ -79,6 +58,7 @@ class CopyLastGrid(nn.Module):
     predicts: Kind = "tokens"
     validation_key = "ce_auto"
     frame_step = 1
+    temperature, reach = 0.0, 0
     reach = 0
     temperature = 0.0
 
@@ -103,6 +83,11 @@ class CopyLastGrid(nn.Module):
     def first_loss(self, batch: Batch) -> float | None:
         """None: it starts with what it believes of staying."""
         return None
+
+    @property
+    def neutral_state_A(self) -> Tensor:
+        """Any: states are not used."""
+        return torch.zeros(1)
 
     def _nll(self, previous_BTHW: Tensor, target_BTHW: Tensor) -> Tensor:
         stay, move = self._log_probabilities()

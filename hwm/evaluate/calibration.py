@@ -8,7 +8,6 @@ little more than the spread itself.  And the truth falls with the same chance on
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -24,51 +23,6 @@ NUM_BINS = 20
 """Points of the reliability curve, as many pixels in each as ties allow."""
 FRACTIONS = np.linspace(0, 0.98, 50)
 """Shares of the pixels that are removed for the sparsification curves."""
-
-
-@dataclass(frozen=True)
-class CalibrationResult:
-    """How well spread predicts error, over the pixels and clips of an evaluation.  Errors are in levels of 0..255.
-
-    num_clips, num_members: N and K.
-    predicted, rmse, counts: the reliability curve.  Pixels in rising order of their predicted error, in bins of about
-        equal count: root mean square of the predicted and of the real error, and the number of pixels.
-    expected_calibration_error: mean over pixels of |rmse - predicted| of their bin.
-    error_to_spread: root mean squared error over predicted error; 1 calibrated, 2 overconfident by two, inf where the
-        members never differ and yet err.
-    pixel_correlation, clip_correlation: Spearman's rank correlation of predicted and real error, over all pixels and
-        over the means of the clips; 0 also where nothing varies.
-    fractions, sparsification, oracle, random: mean squared error that remains when this share of the pixels is removed,
-        the most uncertain first; the most wrong first, the best there is; and any, which changes nothing.
-    ause: area between sparsification and oracle over the full error; 0 is the best order.  ause_random: the same of
-        the random order, which a useful spread is well below.
-    ranks: share of the truth's values on each rank among the K members, (K + 1).  Flat is calibrated, high ends mean
-        too little spread.  rank_deviation: share that would have to move to make it flat, 0 to below 1.
-    """
-
-    num_clips: int
-    num_members: int
-    predicted: tuple[float, ...]
-    rmse: tuple[float, ...]
-    counts: tuple[int, ...]
-    expected_calibration_error: float
-    error_to_spread: float
-    pixel_correlation: float
-    clip_correlation: float
-    fractions: tuple[float, ...]
-    sparsification: tuple[float, ...]
-    oracle: tuple[float, ...]
-    random: tuple[float, ...]
-    ause: float
-    ause_random: float
-    ranks: tuple[float, ...]
-    rank_deviation: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; an infinite ratio is None."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-        return values | {"error_to_spread": self.error_to_spread if math.isfinite(self.error_to_spread) else None}
 
 
 class Calibration:
@@ -132,8 +86,23 @@ class Calibration:
         state = np.random.SeedSequence([self._seed, clip]).generate_state(1)[0]
         return torch.rand(num, generator=torch.Generator().manual_seed(int(state)), dtype=torch.float64)
 
-    def result(self) -> CalibrationResult:
-        """All of it.  Raises ValueError where nothing was added."""
+    def result(self) -> dict[str, Any]:
+        """How well spread predicts error, over the pixels and clips of an evaluation; errors are in levels of 0..255.
+
+        predicted, rmse: the reliability curve.  Pixels in rising order of their predicted error, in bins of about equal count:
+            root mean square of the predicted and of the real error.
+        expected_calibration_error: mean over pixels of |rmse - predicted| of their bin.
+        error_to_spread: root mean squared error over predicted error; 1 calibrated, 2 overconfident by two, inf where the
+            members never differ and yet err.
+        pixel_correlation, clip_correlation: Spearman's rank correlation of predicted and real error, over all pixels and
+            over the means of the clips; 0 also where nothing varies.
+        fractions, sparsification, oracle, random: mean squared error that remains when this share of the pixels is removed,
+            the most uncertain first; the most wrong first, the best there is; and any, which changes nothing.
+        ause, ause_random: area between sparsification (or random) and oracle over the full error; 0 is the best order.
+        ranks: share of the truth's values on each rank among the K members, (K + 1).  Flat is calibrated, high ends mean
+            too little spread.  rank_deviation: share that would have to move to make it flat, 0 to below 1.
+        Raises ValueError where nothing was added.
+        """
         if self._ranks is None or not self._clips:
             raise ValueError("no clips were added: there is no calibration to report")
         per_pixel, per_error = self._counts.sum(1), self._counts.sum(0)
@@ -141,31 +110,21 @@ class Calibration:
         counts, predicted, squares = self._reliability(per_pixel)
         predicted, rmse = np.sqrt(predicted / counts), np.sqrt(squares / counts)
         error, expected = math.sqrt(self._squares.sum() / total), math.sqrt(self._predicted.sum() / total)
-        sparsification = _remaining(per_pixel, self._squares)
-        oracle = _remaining(per_error, self._squares_by_error)
+        sparsification, oracle = _remaining(per_pixel, self._squares), _remaining(per_error, self._squares_by_error)
         random = np.full_like(oracle, error**2)
         scale = error**2 or 1.0
         ranks = self._ranks / self._ranks.sum()
-        clips = np.stack(self._clips)
-        return CalibrationResult(
-            num_clips=len(clips),
-            num_members=len(ranks) - 1,
-            predicted=_plain(predicted),
-            rmse=_plain(rmse),
-            counts=tuple(int(c) for c in counts),
-            expected_calibration_error=float(counts @ np.abs(rmse - predicted) / total),
-            error_to_spread=error / expected if expected else (math.inf if error else 1.0),
-            pixel_correlation=_rank_correlation(self._counts),
-            clip_correlation=_rank_correlation(_table(clips)),
-            fractions=_plain(FRACTIONS),
-            sparsification=_plain(sparsification),
-            oracle=_plain(oracle),
-            random=_plain(random),
-            ause=float(np.trapezoid(sparsification - oracle, FRACTIONS) / scale),
-            ause_random=float(np.trapezoid(random - oracle, FRACTIONS) / scale),
-            ranks=_plain(ranks),
-            rank_deviation=float(np.abs(ranks - 1 / len(ranks)).sum() / 2),
-        )
+        curves = {"predicted": predicted, "rmse": rmse, "fractions": FRACTIONS, "sparsification": sparsification}
+        curves |= {"oracle": oracle, "random": random, "ranks": ranks}
+        return {name: values.tolist() for name, values in curves.items()} | {
+            "expected_calibration_error": float(counts @ np.abs(rmse - predicted) / total),
+            "error_to_spread": error / expected if expected else (math.inf if error else 1.0),
+            "pixel_correlation": _rank_correlation(self._counts),
+            "clip_correlation": _rank_correlation(_table(np.stack(self._clips))),
+            "ause": float(np.trapezoid(sparsification - oracle, FRACTIONS) / scale),
+            "ause_random": float(np.trapezoid(random - oracle, FRACTIONS) / scale),
+            "rank_deviation": float(np.abs(ranks - 1 / len(ranks)).sum() / 2),
+        }
 
     def _reliability(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Fine bins joined into coarse ones of about equal count: pixels, predicted and real squared error."""
@@ -213,7 +172,3 @@ def _rank_correlation(counts: np.ndarray) -> float:
     variances = [sums @ r**2 for sums, r in zip((counts.sum(1), counts.sum(0)), ranks)]
     # Ranks are halves of whole numbers: where all are tied the variance is exactly 0.
     return float(ranks[0] @ counts @ ranks[1] / math.sqrt(variances[0] * variances[1])) if min(variances) > 0 else 0.0
-
-
-def _plain(values: np.ndarray) -> tuple[float, ...]:
-    return tuple(float(v) for v in values)

@@ -11,13 +11,14 @@ import gc
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from hwm.evaluate.results import Cost
+from hwm.evaluate.scores import Cost
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 ON_CUDA = "allocated on the GPU by this process, weights included"
@@ -25,37 +26,45 @@ ON_LINUX = "resident memory above what the process held before, weights not incl
 UNKNOWN = "not measured: this system does not let a process reset its peak of resident memory"
 
 
-def measure_cost(
-    model: nn.Module,
-    *,
-    predict: Callable[[], object],
-    predict_and_decode: Callable[[], object],
-    batch_size: int,
-    device: torch.device | str,
-    repeats: int = 3,
-) -> Cost:
-    """Time and memory of predicting one batch.
+@dataclass(frozen=True)
+class Timed:
+    """Something that is timed: the median of `repeats` runs, in seconds or as a rate.
 
-    predict: predicts `batch_size` futures as tokens or latents.  predict_and_decode: the same and their frames.
-    repeats: timed runs of each, of which the median counts, after one run that does not.
+    rate: predictions in one run, whose number a second is wanted; 0: seconds.  warm: whether a run that does not count precedes.
     """
+
+    name: str
+    run: Callable[[], object]
+    repeats: int = 3
+    rate: int = 0
+    warm: bool = False
+
+    def figure(self, device: torch.device) -> float:
+        """The figure of all its runs."""
+        median = statistics.median(seconds_of(self.run, device) for _ in range(self.repeats))
+        return self.rate / median if self.rate else median
+
+
+def measure_cost(model: nn.Module, timed: Sequence[Timed], *, device: torch.device | str, how: str) -> Cost:
+    """Time of predictions, and the peak memory of the last of them.  how: in words."""
     device = torch.device(device)
     weights = list(model.parameters())
-    rates = []
-    for run in (predict, predict_and_decode):
-        run()
-        rates.append(batch_size / statistics.median(seconds_of(run, device) for _ in range(repeats)))
-    peak, meaning = peak_memory(predict, device=device)
+    figures: dict[str, float] = {}
+    for each in timed:
+        if each.warm:
+            each.run()
+    for each in timed[:-1]:
+        figures[each.name] = each.figure(device)
+    last = timed[-1]
+    peak, meaning = peak_memory(lambda: figures.update({last.name: last.figure(device)}), device=device)
     return Cost(
         parameters=sum(weight.numel() for weight in weights),
         weight_bytes=sum(weight.numel() * weight.element_size() for weight in weights),
         device=device.type,
-        batch_size=batch_size,
-        repeats=repeats,
-        samples_per_second=rates[0],
-        samples_per_second_decoded=rates[1],
+        figures=figures,
         peak_bytes=peak,
         peak_meaning=meaning,
+        how=how,
     )
 
 

@@ -1,4 +1,4 @@
-"""Scores of pictures and of token distributions: PSNR, SSIM, cross-entropy, top-k cross-entropy.
+"""Scores of pictures and of token distributions: PSNR, SSIM, how sharp a picture is beside the truth, top-k cross-entropy.
 
 Everything is computed per picture or per token; averaging over clips, with intervals, is `intervals.py`.
 """
@@ -28,7 +28,7 @@ def mean_squared_error(pred: Tensor, truth: Tensor) -> Tensor:
 
     pred, truth: uint8 (..., H, W, C).  Raises ValueError for other dtypes or different shapes.
     """
-    _check_pictures(pred, truth)
+    _check(pred, truth)
     difference = pred.to(torch.int32) - truth.to(torch.int32)
     return difference.square_().flatten(-3).sum(-1).to(torch.float64) / math.prod(pred.shape[-3:])
 
@@ -46,14 +46,6 @@ def psnr(pred: Tensor, truth: Tensor) -> Tensor:
     return psnr_of_mse(mean_squared_error(pred, truth))
 
 
-def pooled_psnr(pred: Tensor, truth: Tensor) -> float:
-    """PSNR in dB of the squared error pooled over all pictures; never above the mean of their PSNRs.
-
-    pred, truth: uint8 (..., H, W, C).
-    """
-    return float(psnr_of_mse(mean_squared_error(pred, truth).mean()))
-
-
 def ssim(pred: Tensor, truth: Tensor) -> Tensor:
     """Structural similarity of each picture, averaged over channels, float64 of shape (...).
 
@@ -61,7 +53,7 @@ def ssim(pred: Tensor, truth: Tensor) -> Tensor:
     K1 = 0.01, K2 = 0.03: the default of scikit-image's `structural_similarity`, equal to it to 1e-6.
     Raises ValueError for smaller pictures.
     """
-    _check_pictures(pred, truth)
+    _check(pred, truth)
     height, width, channels = pred.shape[-3:]
     if min(height, width) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs pictures of at least 7x7 pixels, got {height}x{width}")
@@ -153,34 +145,6 @@ def _nll_uniform_rest(kept: Tensor, own: Tensor, covered: Tensor, num_rest: int)
     return torch.where(covered, -own, math.log(max(num_rest, 1)) - torch.log(rest))
 
 
-def topk_cross_entropy(
-    indices: Tensor,
-    values: Tensor,
-    target: Tensor,
-    *,
-    missing: MissingPolicy = "floor",
-    epsilon: float = 1e-8,
-    vocab_size: int = 64000,
-) -> tuple[float, float]:
-    """Mean top-k cross-entropy in nats and the coverage, the share of targets inside the k (reference B.3).
-
-    Arguments as in `topk_nll`.  With "ignore" and nothing covered, the cross-entropy is nan.
-    """
-    nll, covered = topk_nll(indices, values, target, missing=missing, epsilon=epsilon, vocab_size=vocab_size)
-    return float(nll.nanmean()), float(covered.to(torch.float64).mean())
-
-
-def _check_pictures(pred: Tensor, truth: Tensor) -> None:
-    if pred.dtype != torch.uint8 or truth.dtype != torch.uint8:
-        raise ValueError(f"pictures are compared as uint8, got {pred.dtype} and {truth.dtype}")
-    if pred.shape != truth.shape or pred.ndim < 3:
-        raise ValueError(f"pictures must both be (..., H, W, C), got {tuple(pred.shape)} and {tuple(truth.shape)}")
-
-
-
-# How sharp a picture is beside the truth: stand-ins for perceptual metrics that need no weights.
-
-
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in luminance (ITU-R BT.601)."""
 GMSD_CONSTANT = 170.0
@@ -196,7 +160,7 @@ def gmsd(pred_BHWC: Tensor, truth_BHWC: Tensor) -> Tensor:
     sample standard deviation of the similarity.  pred_BHWC, truth_BHWC: uint8 (..., H, W, 3), at least 4x4.
     Raises ValueError for other pictures.
     """
-    _check(pred_BHWC, truth_BHWC, least=4)
+    _check(pred_BHWC, truth_BHWC, least=4, colours=True)
     first, second = (_prewitt_magnitude(_halved(_luminance(x))) for x in (pred_BHWC, truth_BHWC))
     similarity = (2 * first * second + GMSD_CONSTANT) / (first.square() + second.square() + GMSD_CONSTANT)
     return similarity.flatten(-2).to(torch.float64).std(-1)
@@ -210,35 +174,18 @@ def sharpness(pred_BHWC: Tensor, truth_BHWC: Tensor) -> Tensor:
     give 1.  Detail at half its contrast gives 1/4; noise counts as detail: read it beside PSNR or `gmsd`.
     pred_BHWC, truth_BHWC: uint8 (..., H, W, 3), at least 2x2.  Raises ValueError for other pictures.
     """
-    _check(pred_BHWC, truth_BHWC, least=2)
+    _check(pred_BHWC, truth_BHWC, least=2, colours=True)
     pred, truth = (_gradient_energy(x).flatten(-2).mean(-1) for x in (pred_BHWC, truth_BHWC))
     return (pred + ROUNDING_ENERGY) / (truth + ROUNDING_ENERGY)
 
 
-def sharpness_where(pred_BHWC: Tensor, truth_BHWC: Tensor, mask_BHW: Tensor) -> Tensor:
-    """`sharpness` over the pixels where the mask is True, float64 (B,); nan for a picture in which there are none.
-
-    mask_BHW: bool (..., H, W), for example where the members of an ensemble agree.  The last row and column are not
-    looked at.  Raises ValueError for a mask of another shape or dtype.
-    """
-    _check(pred_BHWC, truth_BHWC, least=2)
-    if mask_BHW.dtype != torch.bool or mask_BHW.shape != pred_BHWC.shape[:-1]:
-        raise ValueError(
-            f"the mask must be bool {tuple(pred_BHWC.shape[:-1])}, got {mask_BHW.dtype} {tuple(mask_BHW.shape)}"
-        )
-    inside = mask_BHW[..., :-1, :-1]
-    pred, truth = ((_gradient_energy(x) * inside).flatten(-2).sum(-1) for x in (pred_BHWC, truth_BHWC))
-    count = inside.flatten(-2).sum(-1)
-    ratio = (pred + count * ROUNDING_ENERGY) / (truth + count * ROUNDING_ENERGY)
-    return torch.where(count > 0, ratio, torch.nan)
-
-
-def _check(pred: Tensor, truth: Tensor, *, least: int) -> None:
+def _check(pred: Tensor, truth: Tensor, *, least: int = 1, colours: bool = False) -> None:
     if pred.dtype != torch.uint8 or truth.dtype != torch.uint8:
         raise ValueError(f"pictures are compared as uint8, got {pred.dtype} and {truth.dtype}")
-    if pred.shape != truth.shape or pred.ndim < 3 or pred.shape[-1] != 3 or min(pred.shape[-3:-1]) < least:
-        shapes = f"{tuple(pred.shape)} and {tuple(truth.shape)}"
-        raise ValueError(f"pictures must both be (..., H, W, 3), at least {least}x{least}, got {shapes}")
+    wrong = pred.shape != truth.shape or pred.ndim < 3
+    if wrong or (colours and pred.shape[-1] != 3) or min(pred.shape[-3:-1]) < least:
+        shapes, size = f"{tuple(pred.shape)} and {tuple(truth.shape)}", f", at least {least}x{least}" if least > 1 else ""
+        raise ValueError(f"pictures must both be (..., H, W, {3 if colours else 'C'}){size}, got {shapes}")
 
 
 def _luminance(x_BHWC: Tensor) -> Tensor:

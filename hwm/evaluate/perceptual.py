@@ -1,6 +1,7 @@
 """Scores by what a network sees in the frames: Frechet distances between sets of features, LPIPS clip by clip.
 
-Every row is compared with the reconstruction of the true future, on all future frames.
+Every row is compared with the verdict's reference, on all scored frames.  The features give a distance its name: only those
+of the FID Inception network give an "FID".
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from hwm.clock import Clock
 from hwm.evaluate.frechet import Moments, check_finite, frechet_distance
 from hwm.evaluate.intervals import Interval, interval, intervals, paired_difference, resamples, symmetric_interval
 from hwm.evaluate.networks import load_inception
-from hwm.evaluate.results import ALL_FRAMES, RECONSTRUCTION, Difference, PerceptualScores
+from hwm.evaluate.scenes import View
+from hwm.evaluate.scores import Difference, Score, frame_span
 from hwm.tokenizers.open import load_tokenizer
 from hwm.work.parts import Arrays, Columns, inside, under
 
@@ -56,24 +58,23 @@ class PerceptualScorer:
     def measure(
         self,
         rows: dict[str, Tensor],
-        truth: Tensor,
+        view: View,
         *,
-        blocks: Callable[[Tensor], Tensor],
         first_clip: int,
         poll: Callable[[], None] = lambda: None,
     ) -> Arrays:
         """What one batch of clips, numbered from `first_clip`, adds to the scores.
 
-        rows, truth: future frames, uint8 (B, F, H, W, 3).  blocks: puts the past frames of the future's first block
-        before them.  poll: called now and then; may raise.
+        rows: future frames, uint8 (B, F, H, W, 3).  view: the seen frames and the true future.
+        poll: called now and then; may raise.
         """
-        started = time.perf_counter()
+        started, (past, truth) = time.perf_counter(), view
         group = self._group[first_clip : first_clip + len(truth)]
         found: Arrays = {}
         for features in self.features:
             for name, frames in {_TRUTH: truth, **rows}.items():
                 poll()
-                found_BND = features(blocks(frames), num_future_frames=frames.shape[1]).cpu()
+                found_BND = features(past, frames).cpu()
                 found |= under(f"moments/{features.name}/{name}", _packed(found_BND, group))
         if self.lpips is not None:
             for name, frames in rows.items():
@@ -92,31 +93,29 @@ class PerceptualScorer:
                 old = parts[g]
                 parts[g] = new if old is None else old + new
 
-    def summary(self, headline: str, *, seed: int) -> tuple[list[PerceptualScores], list[Difference]]:
-        """Scores of every row, and the headline's paired differences to every other row."""
-        started = time.perf_counter()
+    def summary(
+        self, headline: str, *, reference: str, span: str, seed: int
+    ) -> tuple[list[Score], list[Difference]]:
+        """Scores of every row, and the headline's paired differences to every other row.  reference, span: what was measured."""
+        started, place = time.perf_counter(), (reference, span)
         scores, differences = [], []
         for features in self.features:
             found = self._distances(features.name, seed=seed)
             for name, distance in found.items():
-                scores.append(PerceptualScores(name, features.name, _not_negative(distance.interval()), note=distance.note))
+                scores.append(Score(name, features.name, *place, _not_negative(distance.interval()), distance.note))
                 if name != headline:
                     change = found[headline].minus(distance).interval()
-                    differences.append(
-                        Difference(headline, name, features.name, RECONSTRUCTION, ALL_FRAMES, change, share_higher=None)
-                    )
+                    differences.append(Difference(headline, name, features.name, *place, change, share_higher=None))
         values = {name: value_NF.numpy() for name, value_NF in self._columns.inside("lpips").items()}
-        if values:
-            for name, value in values.items():
-                mean = interval(value.mean(1), groups=self.segments, seed=seed)
-                per_frame = intervals(value, groups=self.segments, seed=seed)
-                scores.append(PerceptualScores(name, LPIPS, mean, per_frame))
-            own = values[headline].mean(1)
-            for name in (name for name in values if name != headline):
-                other = values[name].mean(1)
+        for name, value in values.items():
+            scores.append(Score(name, LPIPS, *place, interval(value.mean(1), groups=self.segments, seed=seed)))
+            if value.shape[1] > 1:
+                each = enumerate(intervals(value, groups=self.segments, seed=seed))
+                scores += [Score(name, LPIPS, reference, frame_span(f + 1), found) for f, found in each]
+            if name != headline:
+                own, other = values[headline].mean(1), value.mean(1)
                 change = paired_difference(own, other, groups=self.segments, seed=seed)
-                share = float((own > other).mean())
-                differences.append(Difference(headline, name, LPIPS, RECONSTRUCTION, ALL_FRAMES, change, share))
+                differences.append(Difference(headline, name, LPIPS, *place, change, float((own > other).mean())))
         self.seconds += time.perf_counter() - started
         return scores, differences
 
@@ -194,12 +193,6 @@ def _weighted(parts: list[Moments], weights_RG: np.ndarray) -> list[Moments]:
     return [Moments(round(c), s, o) for c, s, o in zip(counts.tolist(), sums_RD, outers_RDD)]
 
 
-
-# Features of predicted frames between which a Frechet distance is taken.
-#
-# The features give the distance its name: only those of the FID Inception network give an "FID".
-
-
 FRAMES_AT_ONCE = 16
 """Frames that go through Inception together; each costs about 50 MB of activations."""
 
@@ -209,8 +202,8 @@ class VideoFeatures(Protocol):
 
     name: str
 
-    def __call__(self, video_BFHWC: Tensor, *, num_future_frames: int) -> Tensor:
-        """uint8 video of context and future to float32 (B, N, D): N features of its last `num_future_frames`."""
+    def __call__(self, past_BFHWC: Tensor, future_BFHWC: Tensor) -> Tensor:
+        """uint8 seen and future frames to float32 (B, N, D): N features of the future."""
 
 
 class TokenizerFeatures:
@@ -229,19 +222,19 @@ class TokenizerFeatures:
         self._tokenizer = load_tokenizer("fsq-8x8x8", device=str(device))
 
     @torch.no_grad()
-    def __call__(self, video_BFHWC: Tensor, *, num_future_frames: int) -> Tensor:
-        """uint8 video (B, F, H, W, 3) of whole 17-frame blocks to float32 (B, grids * h * w, 192).
+    def __call__(self, past_BFHWC: Tensor, future_BFHWC: Tensor) -> Tensor:
+        """uint8 frames (B, F, H, W, 3), together whole 17-frame blocks, to float32 (B, grids * h * w, 192).
 
         The grids are those that cover a future frame; they do not depend on context before their block.
-        Raises ValueError for a video that is not whole blocks, or no future in it.
+        Raises ValueError for frames that are not whole blocks, or no future.
         """
         clock: Clock = self._tokenizer.clock
-        num_frames = video_BFHWC.shape[1]
-        _check_future(num_frames, num_future_frames)
-        if num_frames % clock.block:
-            raise ValueError(f"TFD needs videos of whole blocks of {clock.block} frames, got {num_frames} frames")
-        grid = clock.grid_of(num_frames - num_future_frames)
-        block, skipped = divmod(grid, clock.grids)  # blocks are encoded independently; those of the context are not needed
+        video_BFHWC, num_past = torch.cat([past_BFHWC, future_BFHWC], 1), past_BFHWC.shape[1]
+        _check_future(future_BFHWC)
+        if video_BFHWC.shape[1] % clock.block:
+            raise ValueError(f"TFD needs videos of whole blocks of {clock.block} frames, got {video_BFHWC.shape[1]} frames")
+        # Blocks are encoded independently; those of the context are not needed.
+        block, skipped = divmod(clock.grid_of(num_past), clock.grids)
         features_BTDHW = self._tokenizer.features(video_BFHWC[:, block * clock.block :].to(self.device))[:, skipped:]
         return features_BTDHW.float().movedim(2, -1).flatten(1, 3)
 
@@ -260,14 +253,14 @@ class InceptionFeatures:
         self._inception = load_inception(weights, device=device)
 
     @torch.no_grad()
-    def __call__(self, video_BFHWC: Tensor, *, num_future_frames: int) -> Tensor:
-        """uint8 video (B, F, H, W, 3) to float32 (B, num_future_frames, 2048).  Raises ValueError for no future in it."""
-        _check_future(video_BFHWC.shape[1], num_future_frames)
-        frames_NCHW = video_BFHWC[:, -num_future_frames:].flatten(0, 1).movedim(-1, 1)
+    def __call__(self, past_BFHWC: Tensor, future_BFHWC: Tensor) -> Tensor:
+        """uint8 frames (B, F, H, W, 3) to float32 (B, F, 2048).  Raises ValueError for no future."""
+        _check_future(future_BFHWC)
+        frames_NCHW = future_BFHWC.flatten(0, 1).movedim(-1, 1)
         features = [self._inception(part.to(self.device)) for part in frames_NCHW.split(FRAMES_AT_ONCE)]
-        return torch.cat(features).unflatten(0, (len(video_BFHWC), -1))
+        return torch.cat(features).unflatten(0, (len(future_BFHWC), -1))
 
 
-def _check_future(num_frames: int, num_future_frames: int) -> None:
-    if not 0 < num_future_frames <= num_frames:
-        raise ValueError(f"expected between 1 and {num_frames} future frames, got {num_future_frames}")
+def _check_future(future_BFHWC: Tensor) -> None:
+    if not future_BFHWC.shape[1]:
+        raise ValueError("there are no future frames to look at")

@@ -11,8 +11,7 @@ from typing import Any
 
 from hwm.evaluate.intervals import Interval
 from hwm.evaluate.metrics import shown
-from hwm.evaluate.protocols import PROTOCOLS
-from hwm.evaluate.sampling_results import mean_of
+from hwm.evaluate.protocols import PROTOCOLS, mean_of
 from hwm.evaluate.scores import TOKENS, Scores, frame_span, grid_span
 from hwm.evaluate.table import OF_PICTURES, compared_tokens, places, short, verdict_differences
 from hwm.evaluate.tuning import Saturation

@@ -5,9 +5,9 @@ One loop (`scoring.evaluate`) scores every family by any of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from hwm.clock import SAMPLING_CONTEXT, SAMPLING_FRAMES
 from hwm.data.windows import Window
@@ -24,6 +24,7 @@ class Protocol:
     references: what they are held against, the verdict's first; "original" only where the recorded video is at hand.
     span: the verdict's: the last scored frame, or the mean over all.
     ensembles: whether predictions are drawn as ensembles, each sample from a generator of its own clip and number.
+    examples: number of clips that are shown.
     results, report: names of the files that are written.
     """
 
@@ -35,26 +36,87 @@ class Protocol:
     references: tuple[str, ...]
     span: str
     ensembles: bool
+    examples: int
     results: str
     report: str
+
+    def refuse(self, given: dict[str, Any]) -> None:
+        """Raise ValueError for options that would do nothing here.  given: values of options, an empty one is not given."""
+        other = OF_ONE_PREDICTION if self.ensembles else OF_ENSEMBLES
+        names = [f"--{name.replace('_', '-')}" for name in other if given.get(name)]
+        if names:
+            kinds = [protocol.name for protocol in PROTOCOLS.values() if protocol.ensembles != self.ensembles]
+            raise ValueError(f"{', '.join(names)}: only with --protocol {' or '.join(kinds)}")
 
 
 COMPRESSION = Protocol(
     "compression", "Compression track", "block_pairs", 17, tuple(range(17, 34)),
-    (RECONSTRUCTION, ORIGINAL), LAST, False, "results.json", "report.html",
+    (RECONSTRUCTION, ORIGINAL), LAST, False, 6, "results.json", "report.html",
 )  # fmt: skip
 """Two blocks of 17 frames: the second predicted from the first, its last frame scored (SYSTEMS.md section 1)."""
 HWM = Protocol(
     "hwm", "Humanoid World Models", "blocks", 9, tuple(range(9, 17)),
-    (RECONSTRUCTION, ORIGINAL), ALL, False, "results.json", "report.html",
+    (RECONSTRUCTION, ORIGINAL), ALL, False, 6, "results.json", "report.html",
 )  # fmt: skip
 """One block: 8 frames predicted from 9, their mean scored (HWM paper section 3)."""
 SAMPLING = Protocol(
     "sampling", "Sampling track", "sampling", SAMPLING_CONTEXT, (SAMPLING_FRAMES - 1,),
-    (ORIGINAL,), LAST, True, "results_sampling.json", "report_sampling.html",
+    (ORIGINAL,), LAST, True, 4, "results_sampling.json", "report_sampling.html",
 )  # fmt: skip
 """77 frames of which 17 are seen and the last is scored, as a picture (SYSTEMS.md section 4)."""
 PROTOCOLS = {protocol.name: protocol for protocol in (COMPRESSION, HWM, SAMPLING)}
+OF_ONE_PREDICTION = ("video", "decode")
+"""Options that do nothing where ensembles are drawn."""
+OF_ENSEMBLES = ("tuning", "members", "score_size", "tuning_clips")
+"""Options that do nothing where they are not."""
+
+
+def own_protocol(clip: Window) -> Protocol:
+    """The protocol of a model that learned from these clips."""
+    return next((protocol for protocol in PROTOCOLS.values() if protocol.clip == clip), HWM)
+
+
+# Names of rows.
+EXPECTED_CODE = "model, expected code"
+LIKELY_TOKENS, SAMPLED_TOKENS = "model, most likely tokens", "model, sampled tokens"
+STILL_LATENTS, SAMPLED_LATENTS = "model, latents at temperature 0", "model, sampled latents"
+STILL_FRAMES, SAMPLED_FRAMES = "model, frames", "model, sampled frames"
+ZEROED, PERMUTED = "model, states zeroed", "model, states permuted"
+TEACHER_FORCED, AUTOREGRESSIVE = "model, teacher-forced", "model, autoregressive"
+UNIGRAM = "unigram"
+CEILING = "tokenizer alone"
+COPY_FRAME, COPY_GRID, MEAN_OF_CONTEXT = "copy last frame", "copy last grid", "mean of context"
+COPY_BLURRED = f"{COPY_FRAME}, blurred"
+ONE_SAMPLE = "one sample"
+BLURRED, MATCHED = "one sample, blurred", "one sample, histogram matched"
+BLURRED_MATCHED = "one sample, blurred and matched"
+STILL = "one prediction at temperature 0"
+"""Of models of tokens the most likely future, of models of latents the mean of all."""
+
+
+def mean_of(num_members: int) -> str:
+    """Name of the row of a pixel mean."""
+    return ONE_SAMPLE if num_members == 1 else f"mean of {num_members}"
+
+
+def zeroed(num_members: int) -> str:
+    """Name of the row of a pixel mean of predictions with neutral states."""
+    return f"{mean_of(num_members)}, states zeroed"
+
+
+def permuted(num_members: int) -> str:
+    """Name of the row of a pixel mean of predictions with another clip's states."""
+    return f"{mean_of(num_members)}, states permuted"
+
+
+def medoid_of(num_members: int) -> str:
+    """Name of the row of the member nearest to all."""
+    return f"medoid of {num_members}"
+
+
+def blend_of(num_members: int) -> str:
+    """Name of the row of the spread-aware blend."""
+    return f"blend of {num_members}"
 
 
 @dataclass(frozen=True)
@@ -65,13 +127,15 @@ class Scoring:
     """
 
     protocol: Literal["own", "compression", "hwm", "sampling"] = "own"
-    """What is predicted and scored.  own: compression or hwm, by the clips that the run learned from."""
+    """What is predicted and scored.  compression, hwm: all future frames of clips as the model predicts them, reference and
+    baselines through the same tokenizer.  sampling: the 77th frame after 17 seen ones, against the recorded picture, by one
+    sample and by ensembles.  own: by the clips that the run learned from."""
     clips: int = 96
-    """Number of clips, spread evenly over the dataset; 0: all."""
+    """Clips to score, spread evenly over the dataset; 0: all."""
     batch_size: int = 16
     """Clips at a time; of ensembles, predictions at a time."""
     decode: Literal["mean", "sample"] = "mean"
-    """The reading that the verdict is about, where no ensembles are drawn: the mean of what is predicted, or a sample."""
+    """compression, hwm: the reading that the verdict is about, the mean of what is predicted or a sample."""
     members: tuple[int, ...] = (1, 5, 20)
     """sampling: sizes of the ensembles."""
     tuning_clips: int = 16
@@ -87,7 +151,8 @@ class Scoring:
     set: tuple[str, ...] = ()
     """Changes to how the model predicts, such as model.steps=4 model.guidance=1."""
     inception: Path | None = None
-    """Inception weights (pt_inception-2015-12-05-6726825d.pth) for FID."""
+    """Inception weights (pt_inception-2015-12-05-6726825d.pth) for FID; without them compression and hwm only give TFD, a
+    distance in the features of the shipped tokenizer."""
     lpips: tuple[Path, ...] = ()
     """AlexNet weights and LPIPS heads (alexnet-owt-7be5be79.pth alex.pth) for LPIPS."""
     tokenizer: str = ""
@@ -96,3 +161,7 @@ class Scoring:
     """Allow a TorchScript tokenizer to run."""
     device: str = "cpu"
     """cpu, or cuda."""
+
+    def changed(self) -> dict[str, Any]:
+        """The settings that are not the default."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}

@@ -1,184 +1,350 @@
-"""Scores of every clip, batch by batch: the model with each kind of states, the baselines, the tokenizer."""
+"""The one loop that scores every family by every protocol: look at some clips, draw, make the rows, measure, go on.
+
+What is measured of a batch of clips is kept as plain arrays (`work.parts`), so that a scoring goes on where it was stopped
+and is shared with other processes; the table of means, intervals and differences is made from all of them (`summary`).
+"""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hwm.evaluate.baselines import FRAME_BASELINES, copy_last_grid
-from hwm.evaluate.metrics import mean_squared_error, psnr_of_mse, ssim
-from hwm.evaluate.perceptual import PerceptualScorer
-from hwm.evaluate.results import CEILING, COPY_GRID, ORIGINAL, RECONSTRUCTION, Example
-from hwm.evaluate.rows import LatentRows, TokenRows
-from hwm.evaluate.token_scores import TokenScorer
-from hwm.predict.decoding import FrameDecoder
-from hwm.work.parts import Arrays, Columns, Times, inside, seconds, under
+from hwm.contracts import Sampling
+from hwm.evaluate.calibration import Calibration
+from hwm.evaluate.cost import Timed, measure_cost
+from hwm.evaluate.metrics import METRICS, mean_squared_error, psnr
+from hwm.evaluate.perceptual import Lpips, PerceptualScorer, VideoFeatures
+from hwm.evaluate.protocols import CEILING, COPY_FRAME, Protocol, Scoring
+from hwm.evaluate.scenes import Scene, Scenes, from_another_segment, spread
+from hwm.evaluate.scores import ALL, LAST, RECONSTRUCTION, Cost, Example, Row, Scores
+from hwm.evaluate.summary import Means, of_frames, saturation
+from hwm.evaluate.token_scores import ROWS, TokenScorer
+from hwm.evaluate.tuning import Tuner, set_apart
+from hwm.evaluate.ways import Drawn, Predictor, Ways, ensembles, readings
+from hwm.predict.ensemble import spread as spread_of
+from hwm.work.fingerprint import fingerprint
+from hwm.work.parts import Arrays, Columns, Times, Work, inside, names_of, progress_of, seconds, sizes_of, under
+
+CLIPS_AT_ONCE = 4
+"""Clips whose ensembles are in memory together; those of 512x512 pictures are large."""
+OTHER_ROWS = [*ROWS, Row(CEILING, "ceiling", "the true future, through the tokenizer")]
+"""Rows that are not made of frames that were predicted."""
+TOP_LOGITS = 500
+"""Logits kept for the truncated cross-entropy, as many as a submission holds."""
 
 
-class ClipScores:
-    """Runs model, tokenizer and baselines on batches of clips, and joins the scores per clip, row and grid or frame.
+def evaluate(
+    model: Any,
+    tokenizer: Any,
+    clips: Any,
+    protocol: Protocol,
+    scoring: Scoring = Scoring(),  # noqa: B008
+    *,
+    video: Callable[[np.ndarray], Tensor] | None = None,
+    tuning_clips: Any = None,
+    segments: Sequence[int] | np.ndarray | None = None,
+    unigram_counts: Tensor | None = None,
+    top_k: int = TOP_LOGITS,
+    features: Sequence[VideoFeatures] = (),
+    lpips: Lpips | None = None,
+    cost_repeats: int = 3,
+    num_examples: int | None = None,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+    work: Work | None = None,
+) -> Scores:
+    """Score a model's predictions with true, neutral and permuted states, beside what needs no model.
 
-    tokens: None for a model of latents.  poll: called now and then while a batch is measured; may raise.
+    clips: tokens or latents made by `tokenizer`, as the model predicts them, or recorded video, with their states: an object
+    with a length and `batch(indices)`.  scoring: its files, tokenizer and device are the caller's to open.
+    video: gives the recorded frames of clips of grids, uint8 (B, F, H, W, C) of the size the tokenizer decodes to.
+    tuning_clips: other clips to choose blur and blend of ensembles on; None: the first of `clips`, whose segments are not scored.
+    segments: the segment of every clip; intervals then resample segments, and permuted states are of another segment.
+    unigram_counts: see `baselines.unigram_counts`, from training tokens.  top_k: logits kept of models of tokens.
+    features, lpips: networks that look at the frames.  cost_repeats: timed predictions for the cost; 0 leaves it out.
+    num_examples: clips kept to look at, from each of that many equal parts the one whose future moves most, whatever the model
+    made of it; None: the protocol's number.  progress: called with clips done and clips in all, of this process.
+    work: how it goes on where it was stopped, and is shared with other processes; None: in memory, alone.
+    Everything but `seconds` and `cost` repeats with the same seed.
+    Raises ValueError for clips or a tokenizer that do not fit the model, or too few clips; Elsewhere where another process
+    has the result; Stopped where `work` was told to stop.
     """
+    started = time.perf_counter()
+    work, seed = work or Work(), scoring.seed
+    num_examples = protocol.examples if num_examples is None else num_examples
+    if model.predicts != tokenizer.kind:
+        raise ValueError(f"the model predicts {model.predicts}, which the tokenizer {tokenizer.name} does not decode")
+    chosen, groups, tuning_numbers = _chosen(clips, tuning_clips, segments, protocol, scoring)
+    source = chosen[from_another_segment(len(chosen), groups, seed)]
+    scenes = Scenes(model, tokenizer, clips, protocol, video=video, score_size=scoring.score_size, device=device)
+    own = float(model.temperature)
+    temperature = (own or float(protocol.ensembles)) if scoring.temperature is None else scoring.temperature
+    is_own = scoring.temperature is None and temperature == own
+    ways = ensembles(scoring.members) if protocol.ensembles else readings(model, temperature=temperature, decode=scoring.decode)
+    tokens = None
+    if model.predicts == "tokens" and not protocol.ensembles:
+        top_k = min(top_k, tokenizer.vocab_size)
+        tokens = TokenScorer(vocab_size=tokenizer.vocab_size, unigram_counts=unigram_counts, top_k=top_k)
+    predictor = Predictor(
+        model, tokenizer, scenes, sampling=None if is_own else Sampling(temperature=temperature), seed=seed,
+        members_at_once=scoring.batch_size, top_k=top_k, device=device, poll=work.stop.check,
+    )  # fmt: skip
+    at_once = CLIPS_AT_ONCE if protocol.ensembles else scoring.batch_size
+    first = scenes.look(chosen[:at_once], others=source[:at_once])
+    perceptual_names = [feature.name for feature in features] + (["LPIPS"] if lpips is not None else [])
+    settings = _settings(protocol, first, ways) | {
+        "predicts": model.predicts,
+        "frame_step": model.frame_step,
+        "num_clips": len(chosen),
+        "num_segments": None if groups is None else len(np.unique(groups)),
+        "seed": seed,
+        "sampling": asdict(Sampling(temperature=temperature)),
+        "own_sampling": is_own,
+        "decode": scoring.decode,
+        "tokenizer": tokenizer.name,
+        "tokenizer_fingerprint": tokenizer.fingerprint(),
+        "context_grids": model.context_grids,
+        "future_grids": model.future_grids,
+        "image_size": list(predictor.image_size(first)),
+        "perceptual": perceptual_names,
+        "confidence": 0.95,
+        "zeroed_states": [round(float(v), 6) for v in model.neutral_state_A],
+    }
+    if tokens is not None:
+        size = tokenizer.vocab_size
+        settings |= {"top_k": top_k, "vocab_size": size, "uniform_cross_entropy": math.log(size)}
+    settings["fingerprint"] = key = fingerprint(
+        model,
+        settings=settings,
+        scoring=asdict(scoring) | {"inception": None, "lpips": (), "device": torch.device(device).type},
+        clips=[chosen, source, groups, first.context, first.future, *first.states.values(), *first.view],
+        tuning=[tuning_clips is not None, tuning_numbers],
+        counts=unigram_counts,
+        examples=num_examples,
+        sources=list(work.sources),
+    )
+    parts = work.open(key)
+    tuning_sizes, sizes = sizes_of(len(tuning_numbers), at_once), sizes_of(len(chosen), at_once)
+    for_tuning, scored = names_of("tuning", len(tuning_sizes)), names_of("part", len(sizes))
+    done = progress_of(progress, [*tuning_sizes, *work.share.of(sizes)])
+    times, tuner, tuning = Times(), Tuner(), None
 
-    def __init__(
-        self,
-        rows: TokenRows | LatentRows,
-        decoder: FrameDecoder,
-        *,
-        tokens: TokenScorer | None,
-        perceptual: PerceptualScorer,
-        poll: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.rows, self.decoder, self.tokens, self.perceptual, self.poll = rows, decoder, tokens, perceptual, poll
-        self.times = Times()
-        self._columns = Columns()
-        self._examples: dict[int, tuple[float, Example]] = {}
+    def tune(part: int) -> Arrays:
+        begun = time.perf_counter()
+        scene = scenes.look(tuning_numbers[part * at_once : (part + 1) * at_once], clips=tuning_clips)
+        found = tuner.measure(predictor.samples(scene, ways.members[-1])[:, :, -1], *scene.last())
+        return found | seconds(total=time.perf_counter() - begun)
+
+    before = time.perf_counter() - started
+    if for_tuning:
+        work.fill(parts, for_tuning, tune, done=done, all_of_them=True)
+        for arrays in work.read(parts, for_tuning):
+            times.add(arrays)
+            tuner.add(arrays)
+        tuning = tuner.choose("the first clips, whose segments are not scored" if tuning_clips is None else "other clips")
+
+    perceptual = PerceptualScorer(features, lpips, segments=groups, num_clips=len(chosen))
+    calibration = Calibration(seed=seed) if ways.members and ways.members[-1] > 1 else None
+    gallery = Gallery(num_examples, len(chosen))
 
     @torch.no_grad()
-    def measure(
-        self,
-        context: Tensor,
-        future: Tensor,
-        states: dict[str, Tensor],
-        *,
-        seed: int,
-        original_BFHWC: Tensor | None,
-        clip_numbers: np.ndarray,
-        first_clip: int,
-        bins: np.ndarray | None,
-    ) -> Arrays:
-        """Scores of one batch; nothing of it is kept here.
-
-        context, future: true tokens or latents.  states: true, zeroed and permuted.
-        clip_numbers: in the dataset.  first_clip: place of the first one among all clips that are scored.
-        bins: for each clip the number of the example it may become; None keeps none.
-        """
-        started = time.perf_counter()
-        spent = self.rows.seconds, self.decoder.seconds, self.perceptual.seconds
-        found: Arrays = {}
-        if isinstance(self.rows, TokenRows):
-            assert self.tokens is not None
-            predictions = self.rows.predict(context, future, states, seed=seed, poll=self.poll)
-            found |= under("tokens", self.tokens.measure(predictions, context, future))
-            rows = self.rows.frames(context, predictions)
-        else:
-            rows = self.rows.frames(context, states, seed=seed, poll=self.poll)
-        truth = self.decoder.future(context, future)
-        past, rows[COPY_GRID] = self.decoder.past_and_repeated(context, copy_last_grid(context, num_grids=future.shape[1]))
-        num_frames = truth.shape[1]
-        rows |= {name: baseline(past, num_frames=num_frames) for name, baseline in FRAME_BASELINES.items()}
+    def measure(part: int) -> Arrays:
+        begun, predicting, looking = time.perf_counter(), predictor.seconds, perceptual.seconds
+        start = part * at_once
+        these = slice(start, start + at_once)
+        scene = scenes.look(chosen[these], first=start, others=source[these])
+        drawn = Drawn(predictor, scene, tuning)
+        found = {} if tokens is None else under("tokens", tokens.measure(drawn))
+        rows = _rows(drawn, ways)
         pixels = -time.perf_counter()
-        found |= self._frames(RECONSTRUCTION, rows, truth)
+        found |= under("pixels", _pixels(rows, scene, poll=work.stop.check))
         pixels += time.perf_counter()
-        found |= under(
-            "perceptual",
-            self.perceptual.measure(
-                rows, truth, blocks=lambda f: self.decoder.whole_blocks(past, f), first_clip=first_clip, poll=self.poll
-            ),
-        )
-        headline, recorded = rows[self.rows.headline], None
-        if original_BFHWC is not None:
-            recorded_past, recorded = self._recorded(original_BFHWC.cpu(), past, truth)
-            rows |= {name: baseline(recorded_past, num_frames=num_frames) for name, baseline in FRAME_BASELINES.items()}
-            pixels -= time.perf_counter()
-            found |= self._frames(ORIGINAL, {**rows, CEILING: truth}, recorded)
-            pixels += time.perf_counter()
-        if bins is not None:
-            found |= _examples(clip_numbers, bins, past, truth, headline, recorded)
+        frames = next(iter(rows.values()))
+        looked_at = {way.row.name: frames[way.row.name] for way in ways.all if way.looked_at and way.row.name in frames}
+        found |= under("perceptual", perceptual.measure(looked_at, scene.view, first_clip=start, poll=work.stop.check))
+        samples = None
+        if calibration is not None:
+            samples = drawn.samples(ways.members[-1])[:, :, -1]
+            found |= under("calibration", calibration.measure(samples, scene.last()[1], first_clip=start))
+        found |= under("gallery", gallery.measure(scene, frames, ways, samples))
         return found | seconds(
-            model=self.rows.seconds - spent[0],
-            tokenizer=self.decoder.seconds - spent[1],
+            predictions=predictor.seconds - predicting,
             pixel_scores=pixels,
-            perceptual_scores=self.perceptual.seconds - spent[2],
-            total=time.perf_counter() - started,
+            perceptual_scores=perceptual.seconds - looking,
+            total=time.perf_counter() - begun,
         )
 
-    def add(self, arrays: Arrays) -> None:
-        """Take in what was measured of the next clips."""
-        self.times.add(arrays)
-        self.perceptual.add(inside("perceptual", arrays))
-        if self.tokens is not None:
-            self.tokens.add(inside("tokens", arrays))
-        self._columns.add(inside("pixels", arrays))
-        examples = inside("examples", arrays)
-        for part in sorted({int(key.partition("/")[0]) for key in examples}):
-            of_part = inside(str(part), examples)
-            motion = float(of_part["motion"][0])
-            if part not in self._examples or motion > self._examples[part][0]:
-                self._examples[part] = motion, _example(of_part)
+    work.fill(parts, scored, measure, done=done)
+    started, columns = time.perf_counter(), Columns()
+    for arrays in work.read(parts, scored):
+        times.add(arrays)
+        columns.add(inside("pixels", arrays))
+        perceptual.add(inside("perceptual", arrays))
+        gallery.add(inside("gallery", arrays))
+        if tokens is not None:
+            tokens.add(inside("tokens", arrays))
+        if calibration is not None:
+            calibration.add(inside("calibration", arrays))
 
-    @property
-    def mse(self) -> dict[tuple[str, str], Tensor]:
-        """Mean squared error (N, F) by reference and row."""
-        return self._of("mse")
-
-    @property
-    def ssim(self) -> dict[tuple[str, str], Tensor]:
-        """SSIM (N, F) by reference and row."""
-        return self._of("ssim")
-
-    @property
-    def examples(self) -> list[Example]:
-        """The clips to look at, in their order."""
-        return [self._examples[part][1] for part in sorted(self._examples)]
-
-    def _of(self, metric: str) -> dict[tuple[str, str], Tensor]:
-        found = {}
-        for key, values_NF in self._columns.inside(metric).items():
-            reference, _, name = key.partition("/")
-            found[reference, name] = values_NF
-        return found
-
-    def _frames(self, reference: str, rows: dict[str, Tensor], truth: Tensor) -> Arrays:
-        found: Arrays = {}
-        for name, frames in rows.items():
-            self.poll()
-            found[f"pixels/mse/{reference}/{name}"] = mean_squared_error(frames, truth).numpy()
-            found[f"pixels/ssim/{reference}/{name}"] = ssim(frames, truth).numpy()
-        return found
-
-    def _recorded(self, original: Tensor, past: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-        """Context and future of the recorded video, after checking that it is the size that is decoded."""
-        wanted = (len(past), past.shape[1] + truth.shape[1], *past.shape[2:])
-        if original.dtype != torch.uint8 or tuple(original.shape) != wanted:
-            raise ValueError(
-                f"the recorded video must be uint8 {wanted} as the tokenizer decodes it, got {original.dtype} "
-                f"{tuple(original.shape)}; resize it by area first"
-            )
-        return original[:, : past.shape[1]], original[:, past.shape[1] :]
+    means = Means(groups, seed)
+    found, differences = of_frames(columns, ways, means)
+    looked = perceptual.seconds
+    place = {"reference": settings["reference"], "span": LAST if settings["scored_frames"] == 1 else ALL}
+    for scores, more in ([tokens.summary(means)] if tokens else []) + [perceptual.summary(ways.headline, seed=seed, **place)]:
+        found, differences = found + scores, differences + more
+    times.spent["perceptual scores"] += perceptual.seconds - looked
+    facts = {
+        "calibration": None if calibration is None else calibration.result(),
+        "saturation": saturation(found, ways),
+        "tuning": None if tuning is None else asdict(tuning),
+    }
+    named = {row.name: row for row in [*OTHER_ROWS, *(way.row for way in ways.all)]}
+    result = Scores(
+        protocol=protocol.name,
+        headline=ways.headline,
+        settings=settings,
+        rows=[named[name] for name in dict.fromkeys(score.row for score in found)],
+        scores=found,
+        differences=differences,
+        facts={name: fact for name, fact in facts.items() if fact is not None},
+        seconds=times.spent,
+        cost=_cost(predictor, scenes.look(chosen[: 1 if ways.members else at_once]), ways, cost_repeats),
+        examples=gallery.examples(),
+    )
+    result.seconds["total"] += before + time.perf_counter() - started
+    return result
 
 
-def _examples(
-    clips: np.ndarray, bins: np.ndarray, past: Tensor, truth: Tensor, frames: Tensor, recorded: Tensor | None
-) -> Arrays:
-    """From each bin of a batch the clip whose recorded future moves most: its frames and figures, under "examples/BIN/"."""
-    motion = mean_squared_error(truth[:, -1], past[:, -1])
-    found: Arrays = {}
-    for part in np.unique(bins):
-        mine = np.flatnonzero(bins == part)
-        i = int(mine[motion.numpy()[mine].argmax()])  # the first of equals
-        own = {"context": past[i], "truth": truth[i], "prediction": frames[i]}
-        if recorded is not None:
-            own["original"] = recorded[i]
-        psnrs = psnr_of_mse(torch.stack([mean_squared_error(frames[i, -1], truth[i, -1]), motion[i]]))
-        facts = {"clip": clips[i : i + 1], "motion": motion[i : i + 1].double().numpy(), "psnr": psnrs.double().numpy()}
-        found |= under(f"examples/{part}", facts | {name: video.numpy().copy() for name, video in own.items()})
+def _chosen(
+    clips: Any, tuning_clips: Any, segments: Any, protocol: Protocol, scoring: Scoring
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Numbers of the clips that are scored, their segments, and numbers of those that blur and blend are chosen on."""
+    groups, pool, tuning = None if segments is None else np.asarray(segments), np.arange(len(clips)), np.arange(0)
+    if protocol.ensembles:
+        if scoring.tuning_clips < 2:
+            raise ValueError(f"blur and blend are chosen on clips of their own: at least 2, got {scoring.tuning_clips}")
+        if tuning_clips is None:
+            tuning, pool = set_apart(len(clips), groups, num_tuning=scoring.tuning_clips)
+        else:
+            tuning = spread(len(tuning_clips), scoring.tuning_clips)
+    chosen = pool[spread(len(pool), scoring.clips)]
+    return chosen, None if groups is None else groups[chosen], tuning
+
+
+def _settings(protocol: Protocol, scene: Scene, ways: Ways) -> dict[str, Any]:
+    """What the protocol and the first clips say."""
+    past, truth = scene.view
+    return {
+        "protocol": protocol.name,
+        "span": protocol.span,
+        "references": list(scene.views),
+        "reference": next(iter(scene.views)),
+        "context_frames": past.shape[1],
+        "future_frames": truth.shape[1] if scene.future is not None else protocol.scored[-1] + 1 - protocol.num_seen,
+        "scored_frames": truth.shape[1],
+        "recorded_size": list(scene.context.shape[2:4]) if scene.future is None else list(truth.shape[2:4]),
+        "score_size": list(truth.shape[2:4]),
+        "copy": COPY_FRAME,
+        "control": ways.control,
+        "zeroed": ways.zeroed,
+        "permuted": ways.permuted,
+        "members": list(ways.members),
+        "ensembles": list(ways.sizes),
+    }
+
+
+def _rows(drawn: Drawn, ways: Ways) -> dict[str, dict[str, Tensor]]:
+    """Frames of every row by the reference that it is held against; the tokenizer alone is a row where that is another."""
+    scene, found = drawn.scene, {}
+    own = {way.row.name: way.make(drawn, scene.view.past) for way in ways.all if not way.of_past}
+    for reference, (past, _) in scene.views.items():
+        rows = own | {way.row.name: way.make(drawn, past) for way in ways.all if way.of_past}
+        if reference != RECONSTRUCTION and RECONSTRUCTION in scene.views:
+            rows[CEILING] = scene.views[RECONSTRUCTION].truth
+        found[reference] = {name: frames for name, frames in rows.items() if frames is not None}
     return found
 
 
-def _example(arrays: Arrays) -> Example:
-    psnr, psnr_copy = arrays["psnr"].tolist()
-    return Example(
-        clip=int(arrays["clip"][0]),
-        context=arrays["context"],
-        truth=arrays["truth"],
-        prediction=arrays["prediction"],
-        psnr=psnr,
-        psnr_copy=psnr_copy,
-        original=arrays.get("original"),
-    )
+def _pixels(rows: dict[str, dict[str, Tensor]], scene: Scene, *, poll: Callable[[], None]) -> Arrays:
+    """Every metric of every frame of every row against every reference, (B, F)."""
+    found: Arrays = {}
+    for reference, by_name in rows.items():
+        for name, frames in by_name.items():
+            poll()
+            for metric in METRICS:
+                found[f"{metric.name}/{reference}/{name}"] = metric.of(frames, scene.views[reference].truth).double().numpy()
+    return found
+
+
+def _cost(predictor: Predictor, scene: Scene, ways: Ways, repeats: int) -> Cost | None:
+    """Of the headline's prediction with nothing else beside it."""
+    if not repeats:
+        return None
+    spent, batch, largest = predictor.seconds, len(scene.numbers), max(ways.members, default=1)
+    if ways.members:
+        timed = [Timed("seconds, 1 sample", lambda: predictor.samples(scene, 1), repeats=repeats)]
+        if largest > 1:
+            timed.append(Timed(f"seconds, {largest} samples", lambda: predictor.samples(scene, largest), repeats=1))
+        how = f"one clip, {predictor.members_at_once} samples at a time, encoding and decoding included"
+    else:
+        timed = [
+            Timed("samples/s decoded", lambda: predictor.bare(scene, decode=True, **ways.reading), repeats, batch, warm=True),
+            Timed("samples/s", lambda: predictor.bare(scene, decode=False, **ways.reading), repeats, batch, warm=True),
+        ]
+        how = f"median of {repeats} predictions of {batch} clips"
+    cost = measure_cost(predictor.model, timed, device=predictor.device, how=how)
+    predictor.seconds = spent
+    return cost
+
+
+class Gallery:
+    """Keeps, from each of equal stretches of the clips, the one whose last frame differs most from the last seen one."""
+
+    def __init__(self, num_examples: int, num_clips: int) -> None:
+        self._stretch_of = np.arange(num_clips) * num_examples // num_clips
+        self._wanted = num_examples
+        self._kept: dict[int, tuple[float, Example]] = {}
+
+    def measure(self, scene: Scene, rows: dict[str, Tensor], ways: Ways, samples_BKHWC: Tensor | None) -> Arrays:
+        """The best clips of a scene, by stretch, with their pictures.  samples_BKHWC: of an ensemble, of the last frame."""
+        found: Arrays = {}
+        if not self._wanted:
+            return found
+        seen, truth = scene.last()
+        past, future = scene.view
+        motion = mean_squared_error(truth, seen).numpy()
+        stretches = self._stretch_of[scene.first : scene.first + len(scene.numbers)]
+        shown = {way.row.name: rows[way.row.name] for way in ways.all if way.shown}
+        pictures = {"seen": past if future.shape[1] > 1 else past[:, -1:], "truth": future}
+        pictures |= {reference: view.truth for reference, view in scene.views.items() if view is not scene.view} | shown
+        for stretch in np.unique(stretches):
+            mine = np.flatnonzero(stretches == stretch)
+            i = int(mine[motion[mine].argmax()])  # the first of equals
+            facts = {"motion": motion[i : i + 1], "clip": scene.numbers[i : i + 1]}
+            if samples_BKHWC is not None:
+                facts["spread"] = spread_of(samples_BKHWC[i : i + 1])[0].numpy()
+            psnrs = {name: np.array([float(psnr(frames[i, -1], truth[i]))]) for name, frames in rows.items()}
+            frames = {name: video[i].numpy().copy() for name, video in pictures.items()}
+            found |= under(str(stretch), facts | under("pictures", frames) | under("psnr", psnrs))
+        return found
+
+    def add(self, arrays: Arrays) -> None:
+        """Take in what was measured of the next clips."""
+        for stretch in sorted({int(key.partition("/")[0]) for key in arrays}):
+            own = inside(str(stretch), arrays)
+            motion = float(own["motion"][0])
+            if stretch not in self._kept or motion > self._kept[stretch][0]:
+                psnrs = {name: float(value[0]) for name, value in inside("psnr", own).items()}
+                example = Example(int(own["clip"][0]), inside("pictures", own), psnrs, own.get("spread"))
+                self._kept[stretch] = motion, example
+
+    def examples(self) -> list[Example]:
+        """What was kept, in the order of the clips."""
+        return [self._kept[stretch][1] for stretch in sorted(self._kept)]

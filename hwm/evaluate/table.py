@@ -8,8 +8,7 @@ from math import isnan
 
 from hwm.evaluate.intervals import Interval
 from hwm.evaluate.metrics import METRICS, shown
-from hwm.evaluate.protocols import PROTOCOLS, Protocol
-from hwm.evaluate.sampling_results import mean_of
+from hwm.evaluate.protocols import PROTOCOLS, Protocol, mean_of
 from hwm.evaluate.scores import ALL, ALL_GRIDS, LAST, ORIGINAL, RECONSTRUCTION, TOKENS, Cost, Difference, Score, Scores
 
 TRUTHS = {RECONSTRUCTION: "the tokenizer's reconstruction of the truth", ORIGINAL: "the recorded video"}

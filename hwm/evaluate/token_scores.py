@@ -7,21 +7,41 @@ import torch
 from torch import Tensor
 
 from hwm.contracts import Prediction
+from hwm.evaluate import scenes
 from hwm.evaluate.baselines import copy_last_grid, unigram_nll
+from hwm.evaluate.intervals import Interval
 from hwm.evaluate.metrics import MISSING_POLICIES, topk_nll
-from hwm.evaluate.results import AUTOREGRESSIVE, COPY_GRID
+from hwm.evaluate.protocols import AUTOREGRESSIVE, COPY_GRID, PERMUTED, TEACHER_FORCED, UNIGRAM, ZEROED
+from hwm.evaluate.scores import ALL_GRIDS, TOKENS, Difference, Row, Score, grid_span
+from hwm.evaluate.summary import Means
+from hwm.evaluate.ways import Drawn
 from hwm.work.parts import Arrays, Columns
+
+ROWS = (
+    Row(TEACHER_FORCED, "model", "each grid given the true one before it"),
+    Row(AUTOREGRESSIVE, "model", "each grid given the predicted one before it"),
+    Row(ZEROED, "states"),
+    Row(PERMUTED, "states"),
+    Row(COPY_GRID, "baseline"),
+    Row(UNIGRAM, "baseline", "the frequency of each token in training"),
+)
 
 
 class TokenScorer:
-    """Measures batches, one score per clip, row and grid, and joins them."""
+    """Measures scenes, one score per clip, row and grid, and joins them.  top_k: logits that predictions are cut to."""
 
-    def __init__(self, *, vocab_size: int, unigram_counts: Tensor | None) -> None:
-        self.vocab_size, self.unigram_counts = vocab_size, unigram_counts
+    def __init__(self, *, vocab_size: int, unigram_counts: Tensor | None, top_k: int) -> None:
+        self.vocab_size, self.unigram_counts, self.top_k = vocab_size, unigram_counts, top_k
         self._columns = Columns()
 
-    def measure(self, predictions: dict[str, Prediction], context: Tensor, future: Tensor) -> Arrays:
-        """Scores of the predictions of one batch, and of the baselines that need no model."""
+    def measure(self, drawn: Drawn) -> Arrays:
+        """Scores of the predictions of a scene, teacher-forced where grids follow grids, and of what needs no model."""
+        context, future = drawn.scene.context, drawn.scene.future
+        assert future is not None
+        predictions = {AUTOREGRESSIVE: drawn.prediction()}
+        predictions |= {ZEROED: drawn.prediction(scenes.ZEROED), PERMUTED: drawn.prediction(scenes.PERMUTED)}
+        if future.shape[1] > 1:
+            predictions[TEACHER_FORCED] = drawn.prediction(forced=True)
         found: Arrays = {}
         for name, prediction in predictions.items():
             if prediction.nll_BTHW is not None:
@@ -32,7 +52,7 @@ class TokenScorer:
         copied = copy_last_grid(context, num_grids=future.shape[1])
         found[f"right/{COPY_GRID}"] = per_grid(copied == future).numpy()
         if self.unigram_counts is not None:
-            found["nll/unigram"] = per_grid(unigram_nll(future, self.unigram_counts)).numpy()
+            found[f"nll/{UNIGRAM}"] = per_grid(unigram_nll(future, self.unigram_counts)).numpy()
         return found | self._top_k(predictions[AUTOREGRESSIVE], future)
 
     def _top_k(self, prediction: Prediction, future: Tensor) -> Arrays:
@@ -55,29 +75,38 @@ class TokenScorer:
         """Take in what was measured of the next clips."""
         self._columns.add(arrays)
 
-    @property
-    def nll(self) -> dict[str, Tensor]:
-        """Cross-entropy by row, (N, T)."""
-        return self._columns.inside("nll")
+    def summary(self, means: Means) -> tuple[list[Score], list[Difference]]:
+        """Cross-entropy and accuracy of every row and grid, the truncated cross-entropies, and what the states are worth."""
+        nll, found = self._columns.inside("nll"), []
+        for metric, by_row in (("cross-entropy", nll), ("accuracy", self._columns.inside("right"))):
+            for row in (row.name for row in ROWS if row.name in by_row):
+                found.append(Score(row, metric, TOKENS, ALL_GRIDS, means.one(by_row[row].mean(1))))
+                each = enumerate(means.each(by_row[row]))
+                found += [Score(row, metric, TOKENS, grid_span(t + 1), value) for t, value in each]
+        place = {"metric": "cross-entropy", "reference": TOKENS, "span": ALL_GRIDS}
+        differences = [
+            means.difference(AUTOREGRESSIVE, other, nll[AUTOREGRESSIVE].mean(1), nll[other].mean(1), **place)
+            for other in (ZEROED, PERMUTED)
+            if AUTOREGRESSIVE in nll
+        ]
+        return found + self._truncated(means), differences
 
-    @property
-    def right(self) -> dict[str, Tensor]:
-        """Share of right tokens by row, (N, T)."""
-        return self._columns.inside("right")
-
-    @property
-    def top_nll(self) -> dict[str, Tensor]:
-        """Cross-entropy from the top k by policy, (N,); "uniform_rest" only of a model that gives log-probabilities."""
-        found = self._columns.inside("top_nll")
-        signs = self._columns["log_probabilities"] if found else torch.zeros(0)
+    def _truncated(self, means: Means) -> list[Score]:
+        """The coverage, and the top-k cross-entropy under every rule for what lies outside (reference B.3)."""
+        if "covered" not in self._columns:  # the model gives no logits
+            return []
+        covered, nll = self._columns["covered"], self._columns.inside("top_nll")
+        signs = self._columns["log_probabilities"]
         if not (bool((signs > 0).any()) and bool((signs >= 0).all())):
-            found.pop("uniform_rest", None)
+            del nll["uniform_rest"]
+        found = [Score(AUTOREGRESSIVE, "coverage", TOKENS, ALL_GRIDS, means.one(covered))]
+        for policy in MISSING_POLICIES:
+            value, note = Interval(float("nan"), None, None), "the model gives logits, not log-probabilities"
+            if policy in nll:
+                value, note = means.one(nll[policy], covered.numpy() if policy == "ignore" else None), ""
+            name = f"top-{self.top_k} cross-entropy, {policy}"
+            found.append(Score(AUTOREGRESSIVE, name, TOKENS, ALL_GRIDS, value, note))
         return found
-
-    @property
-    def covered(self) -> Tensor | None:
-        """Share of tokens inside the top k, (N,); None where the model gives no logits."""
-        return self._columns["covered"] if "covered" in self._columns else None
 
 
 def per_grid(values_BTHW: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,6 @@ import torch
 from torch import Tensor
 
 from hwm.evaluate.metrics import mean_squared_error, psnr, psnr_of_mse
-from hwm.evaluate.sampling_results import Tuning
 from hwm.predict import ensemble
 from hwm.predict.postprocess import gaussian_blur
 from hwm.work.parts import Arrays, Columns
@@ -21,6 +21,21 @@ TOLERANCES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 """Tolerances of the blend to choose from, in levels of 0..255 (ours)."""
 ALLOWED_LOSS = 0.05
 """PSNR in dB that the blend may cost against the mean on the tuning clips (ours)."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What was chosen on `num_clips` clips that are not scored.
+
+    sigma_sample, sigma_copy: standard deviations in pixels of the scored size, of the blur of a sample and of the copy.
+    tolerance: of the blend; None without an ensemble.  source: where the clips come from.
+    """
+
+    source: str
+    num_clips: int
+    sigma_sample: float
+    sigma_copy: float
+    tolerance: float | None
 
 
 class Tuner:

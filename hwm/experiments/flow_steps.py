@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hwm.evaluate.results import COPY_FRAME, RECONSTRUCTION, SAMPLED_LATENTS
+from hwm.evaluate_old.results import COPY_FRAME, RECONSTRUCTION, SAMPLED_LATENTS
 from hwm.experiments import pages, plots
 from hwm.experiments.plan import Plan
 from hwm.recipes import recipe

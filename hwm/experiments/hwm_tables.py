@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hwm.evaluate.results import COPY_FRAME, PERMUTED, RECONSTRUCTION, ZEROED
+from hwm.evaluate_old.results import COPY_FRAME, PERMUTED, RECONSTRUCTION, ZEROED
 from hwm.experiments import pages, plots
 from hwm.experiments.plan import Plan
 from hwm.experiments.published import TABLES

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hwm.evaluate import page
-from hwm.evaluate.page import details, image, section, table, text
+from hwm.evaluate_old import page
+from hwm.evaluate_old.page import details, image, section, table, text
 
 __all__ = ["document", "html_table", "image", "links", "markdown_table", "section"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hwm.apply import evaluate_run
+from hwm.evaluate_old.apply import evaluate_run
 from hwm.experiments.jobs import Training, train_all
 from hwm.prepare import Sets, encoded, simulated
 from hwm.recipes import recipe

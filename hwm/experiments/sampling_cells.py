@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hwm.evaluate.results import COPY_FRAME, PERCEPTUAL_DIGITS
-from hwm.evaluate.sampling_results import mean_of
+from hwm.evaluate_old.results import COPY_FRAME, PERCEPTUAL_DIGITS
+from hwm.evaluate_old.sampling_results import mean_of
 from hwm.experiments import pages
 
 Json = dict[str, Any]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hwm.evaluate.page import encoded, text
-from hwm.evaluate.results import COPY_FRAME
-from hwm.evaluate.sampling_plots import calibration_plot, ensemble_plot
-from hwm.evaluate.sampling_results import ONE_SAMPLE, mean_of
+from hwm.evaluate_old.page import encoded, text
+from hwm.evaluate_old.results import COPY_FRAME
+from hwm.evaluate_old.sampling_plots import calibration_plot, ensemble_plot
+from hwm.evaluate_old.sampling_results import ONE_SAMPLE, mean_of
 from hwm.experiments import pages, sampling_cells, sampling_plots
 
 Json = dict[str, Any]

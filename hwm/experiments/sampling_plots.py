@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from hwm.evaluate.old_plots import INK, MUTED, legend_below, new_figure, png, title
-from hwm.evaluate.results import COPY_FRAME
-from hwm.evaluate.sampling_results import ONE_SAMPLE, STILL
+from hwm.evaluate_old.old_plots import INK, MUTED, legend_below, new_figure, png, title
+from hwm.evaluate_old.results import COPY_FRAME
+from hwm.evaluate_old.sampling_results import ONE_SAMPLE, STILL
 from hwm.experiments.sampling_cells import name_of
 
 Json = dict[str, Any]

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-from hwm.evaluate.old_pictures import jpeg
-from hwm.evaluate.sampling import CONTROL_MEMBERS
-from hwm.evaluate.sampling_report import RESULTS
-from hwm.evaluate.sampling_results import SamplingResult
-from hwm.sampling_track import evaluate_sampling_run
+from hwm.evaluate_old.old_pictures import jpeg
+from hwm.evaluate_old.sampling import CONTROL_MEMBERS
+from hwm.evaluate_old.sampling_report import RESULTS
+from hwm.evaluate_old.sampling_results import SamplingResult
+from hwm.evaluate_old.sampling_track import evaluate_sampling_run
 from hwm.training import checkpoint
 from hwm.work.files import atomic_path
 from hwm.work.progress import Counter

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hwm.config import RunConfig, from_toml
-from hwm.evaluate.results import COPY_FRAME
-from hwm.evaluate.sampling_report import REPORT
-from hwm.evaluate.sampling_results import STILL, mean_of, permuted, zeroed
+from hwm.evaluate_old.results import COPY_FRAME
+from hwm.evaluate_old.sampling_report import REPORT
+from hwm.evaluate_old.sampling_results import STILL, mean_of, permuted, zeroed
 from hwm.experiments.plan import Plan
 from hwm.experiments.published import SAMPLING
 from hwm.experiments.sampling_cells import markdown

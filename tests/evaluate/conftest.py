@@ -18,7 +18,7 @@ LEVELS = 16
 class GreyTokenizer:
     """Ids are grey levels 17 * id of 4x4 cells, averaged over the frames of a grid; exact on such pictures."""
 
-    name, clock, spatial_stride, vocab_size = "grey", COSMOS, 4, LEVELS
+    name, kind, clock, spatial_stride, vocab_size = "grey", "tokens", COSMOS, 4, LEVELS
 
     @property
     def codes_VC(self):
@@ -45,7 +45,7 @@ class GreyTokenizer:
 class GreyLatents:
     """Latents are the grey of the same cells, one channel from 0 to 1; so is what decodes to them."""
 
-    name, clock, spatial_stride, channels = "grey latents", COSMOS, 4, 1
+    name, kind, clock, spatial_stride, channels = "grey latents", "latents", COSMOS, 4, 1
 
     def encode(self, video_BFHWC):
         return GreyTokenizer().encode(video_BFHWC)[:, :, None].float() / (LEVELS - 1)
@@ -96,7 +96,7 @@ class MovingClips:
 class Mover(torch.nn.Module):
     """Predicts the roll that the states command, sure of it but for a share `doubt` spread over all other ids."""
 
-    predicts = "tokens"
+    predicts, frame_step, reach, temperature, neutral_state_A = "tokens", 1, 0, 0.0, torch.zeros(2)
 
     def __init__(self, doubt=0.01, context_grids=3, future_grids=3):
         super().__init__()
@@ -140,16 +140,16 @@ class LatentMover(torch.nn.Module):
     """Predicts the roll that the states command; noise in proportion to the temperature, which is 1 by itself."""
 
     predicts, context_grids, future_grids, num_states = "latents", 2, 1, 17
+    frame_step, reach, temperature, neutral_state_A = 1, 0, 1.0, torch.zeros(2)
 
     def __init__(self, noise=0.05):
         super().__init__()
-        self.config = SimpleNamespace(temperature=1.0)
         self.noise = torch.nn.Parameter(torch.full((3,), noise))
 
     @torch.no_grad()
     def predict(self, context_BTCHW, states_BFA, *, generator, num_samples=1, sampling=None):
         assert states_BFA.shape[1] == self.num_states
-        temperature = self.config.temperature if sampling is None else sampling.temperature
+        temperature = self.temperature if sampling is None else sampling.temperature
         future = move(context_BTCHW[:, -1], states_BFA, 2)[:, None, None].expand(-1, num_samples, -1, -1, -1, -1)
         noise = torch.randn(future.shape, generator=generator) * self.noise[0] * temperature
         return Prediction(latents_BKTCHW=future + noise)

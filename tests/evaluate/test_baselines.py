@@ -44,15 +44,6 @@ def test_unigram_is_the_add_one_smoothed_frequency():
     assert nll.flatten().exp().reciprocal().tolist() == pytest.approx([3 / 11, 7 / 11, 1 / 11, 1 / 11])
 
 
-def test_unigram_per_position():
-    train = torch.tensor([[[[0, 1]]], [[[0, 2]]]])
-    counts = unigram_counts([train], vocab_size=3, per_position=True)
-    assert counts.tolist() == [[[2, 0, 0], [0, 1, 1]]]
-    assert unigram_nll(torch.tensor([[[[0, 0]]]]), counts).flatten().exp().tolist() == pytest.approx([5 / 3, 5 / 1])
-    with pytest.raises(ValueError, match="grid"):
-        unigram_nll(torch.zeros(1, 1, 2, 2, dtype=torch.long), counts)
-
-
 def test_unigram_without_tokens_is_refused():
     with pytest.raises(ValueError, match="at least one batch"):
         unigram_counts([], vocab_size=3)

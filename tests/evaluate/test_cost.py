@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from hwm.evaluate.cost import measure_cost, peak_memory
+from hwm.evaluate.cost import Timed, measure_cost, peak_memory
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -17,18 +17,20 @@ def test_rates_are_clips_over_the_median_time_after_a_warm_up():
         calls[name] += 1
         time.sleep(0.3 if calls[name] in (1, slow) else seconds)  # a slow warm-up and one slow repeat do not count
 
-    cost = measure_cost(
-        model,
-        predict=lambda: sleep("predict", 0.02, 3),
-        predict_and_decode=lambda: sleep("decode", 0.05, 4),
-        batch_size=4,
-        device="cpu",
-        repeats=3,
-    )
-    assert 4 / 0.06 < cost.samples_per_second <= 4 / 0.02
-    assert 4 / 0.12 < cost.samples_per_second_decoded <= 4 / 0.05
-    assert (cost.parameters, cost.weight_bytes, cost.batch_size, cost.repeats) == (55, 440, 4, 3)
-    assert calls == {"predict": 5, "decode": 4}  # warm-up, three repeats, and one for the memory
+    timed = [
+        Timed("rate decoded", lambda: sleep("decode", 0.05, 4), repeats=3, rate=4, warm=True),
+        Timed("rate", lambda: sleep("predict", 0.02, 3), repeats=3, rate=4, warm=True),
+    ]
+    cost = measure_cost(model, timed, device="cpu", how="so")
+    assert 4 / 0.06 < cost.figures["rate"] <= 4 / 0.02
+    assert 4 / 0.12 < cost.figures["rate decoded"] <= 4 / 0.05
+    assert (cost.parameters, cost.weight_bytes, cost.how) == (55, 440, "so")
+    assert calls == {"predict": 4, "decode": 4}  # warm-up and three repeats
+
+
+def test_without_a_rate_the_figure_is_the_seconds_of_a_run():
+    cost = measure_cost(nn.Linear(1, 1), [Timed("seconds", lambda: time.sleep(0.03), repeats=1)], device="cpu", how="")
+    assert 0.03 <= cost.figures["seconds"] < 0.09
 
 
 @linux

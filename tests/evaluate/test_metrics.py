@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from hwm.evaluate.metrics import PSNR_CAP, pooled_psnr, psnr, ssim, topk_cross_entropy, topk_nll
+from hwm.evaluate.metrics import METRICS, PSNR_CAP, psnr, ssim, topk_nll
 
 
 def pictures(seed, *shape):
@@ -39,8 +39,9 @@ def test_psnr_closed_forms():
     pred = truth + torch.tensor([0, 1, 255 - 100], dtype=torch.uint8).view(3, 1, 1, 1)
     assert psnr(pred, truth).tolist() == pytest.approx([PSNR_CAP, 20 * math.log10(255), 20 * math.log10(255 / 155)])
     # Pooling averages the errors 1 and 155^2 before the logarithm.
-    assert pooled_psnr(pred[1:], truth[1:]) == pytest.approx(10 * math.log10(255**2 / ((1 + 155**2) / 2)))
-    assert pooled_psnr(pred, truth) <= psnr(pred, truth).mean()
+    metric = METRICS[0]
+    pooled = metric.score(metric.of(pred[1:], truth[1:]).mean()).item()
+    assert metric.pooled == "pooled psnr" and pooled == pytest.approx(10 * math.log10(255**2 / ((1 + 155**2) / 2)))
 
 
 def test_leading_axes_are_kept():
@@ -70,9 +71,8 @@ INDICES = torch.tensor([7, 1, 4, 0])
 
 def score(target, missing, values=None, **options):
     values = PROBS.log() if values is None else values
-    return topk_cross_entropy(
-        INDICES[None], values[None], torch.tensor([target]), missing=missing, vocab_size=10, **options
-    )
+    nll, covered = topk_nll(INDICES[None], values[None], torch.tensor([target]), missing=missing, vocab_size=10, **options)
+    return nll.item(), float(covered)
 
 
 @pytest.mark.parametrize(
@@ -120,16 +120,16 @@ def test_with_all_ids_kept_every_policy_is_the_cross_entropy(seed):
     values, indices = logits.topk(12, -1)
     expected = torch.nn.functional.cross_entropy(logits, target).item()
     for missing in ("floor", "min", "uniform_rest", "fill_min", "ignore"):
-        ce, coverage = topk_cross_entropy(indices, values, target, missing=missing, vocab_size=12)
-        assert (ce, coverage) == (pytest.approx(expected, abs=1e-5), 1.0)
+        nll, covered = topk_nll(indices, values, target, missing=missing, vocab_size=12)
+        assert nll.mean().item() == pytest.approx(expected, abs=1e-5) and covered.all()
 
 
 def test_wrong_top_k_input_is_refused():
     with pytest.raises(ValueError, match="one of floor"):
         score(1, "guess")
     with pytest.raises(ValueError, match="indices"):
-        topk_cross_entropy(INDICES, PROBS, torch.tensor([1]))
+        topk_nll(INDICES, PROBS, torch.tensor([1]))
     with pytest.raises(ValueError, match="1 to 3"):
-        topk_cross_entropy(INDICES[None], PROBS[None], torch.tensor([1]), vocab_size=3)
+        topk_nll(INDICES[None], PROBS[None], torch.tensor([1]), vocab_size=3)
 
 

@@ -9,9 +9,10 @@ import torch
 from hwm.contracts import Batch
 from hwm.evaluate import perceptual
 from hwm.evaluate.baselines import unigram_counts
-from hwm.evaluate.blocks import evaluate
 from hwm.evaluate.perceptual import PerceptualScorer
-from hwm.evaluate.sampling import evaluate_sampling
+from hwm.evaluate.protocols import COMPRESSION, SAMPLING, Scoring
+from hwm.evaluate.scenes import View
+from hwm.evaluate.scoring import evaluate
 from hwm.training.device import own_device
 from hwm.work.fingerprint import fingerprint, source
 from hwm.work.parts import Columns, Elsewhere, PartsFolder, Work, names_of, progress_of, sizes_of
@@ -152,8 +153,8 @@ class Wide:
 
     name = "FID"
 
-    def __call__(self, video_BFHWC, *, num_future_frames):
-        means = video_BFHWC[:, -num_future_frames:].float().mean((2, 3, 4))
+    def __call__(self, past_BFHWC, future_BFHWC):
+        means = future_BFHWC.float().mean((2, 3, 4))
         return means[..., None] * torch.linspace(0, 1, 600)
 
 
@@ -163,7 +164,7 @@ def test_few_wide_features_are_kept_as_they_are_and_give_the_same_moments():
 
     def measure(scorer, these):
         rows = {"row": frames.flip(0)[these]}
-        return scorer.measure(rows, frames[these], blocks=lambda f: f, first_clip=these.start)
+        return scorer.measure(rows, View(frames[these], frames[these]), first_clip=these.start)
 
     whole.add(measure(whole, slice(0, 6)))
     for start in (0, 2, 4):
@@ -172,7 +173,7 @@ def test_few_wide_features_are_kept_as_they_are_and_give_the_same_moments():
         parted.add(arrays)
     for key, (moments, *_) in whole._moments.items():
         assert torch.allclose(parted._moments[key][0].outer_DD, moments.outer_DD)
-    distances = [scorer.summary("row", seed=0)[0][0].all_frames.mean for scorer in (whole, parted)]
+    distances = [scorer.summary("row", reference="", span="", seed=0)[0][0].value.mean for scorer in (whole, parted)]
     assert distances[0] == pytest.approx(distances[1])
 
 
@@ -181,8 +182,8 @@ class Brightness:
 
     name = "TFD"
 
-    def __call__(self, video_BFHWC, *, num_future_frames):
-        pixels = video_BFHWC[:, -num_future_frames:].float().flatten(2)
+    def __call__(self, past_BFHWC, future_BFHWC):
+        pixels = future_BFHWC.float().flatten(2)
         return torch.stack([pixels.mean(2), pixels.std(2)], -1)
 
 
@@ -203,8 +204,8 @@ def settled(result):
     """All of a result but its times, examples included."""
     found = result.to_json()
     found.pop("seconds")
-    shown = [{k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(e).items()} for e in result.examples]
-    return json.dumps([found, shown])
+    pictures = [[array.tolist() for array in example.pictures.values()] for example in result.examples]
+    return json.dumps([found, pictures, [(example.clip, example.psnr) for example in result.examples]])
 
 
 @pytest.fixture
@@ -214,9 +215,9 @@ def score_blocks(world, monkeypatch):
 
     def run(work=None, seed=0, batch_size=2):
         return evaluate(
-            world.Mover(doubt=0.01), world.tokenizer, world.clips, video=world.clips.video, segments=world.segments,
-            num_clips=0, batch_size=batch_size, seed=seed, unigram_counts=counts, features=[Brightness()],
-            num_examples=3, cost_repeats=0, work=work,
+            world.Mover(doubt=0.01), world.tokenizer, world.clips, COMPRESSION,
+            Scoring(clips=0, batch_size=batch_size, seed=seed), video=world.clips.video, segments=world.segments,
+            unigram_counts=counts, features=[Brightness()], num_examples=3, cost_repeats=0, work=work,
         )  # fmt: skip
 
     return run
@@ -235,9 +236,11 @@ def score_frames(strided):
             return Batch(states_BFA=self.states[indices], video_BFHWC=self.video[indices])
 
     def run(work=None, seed=0):
-        return evaluate_sampling(
-            strided.Model(temperature=10.0), strided.Tokenizer(), Clips(), image_size=(16, 16), num_tuning=4, num_clips=0,
-            members=(1, 3), seed=seed, num_examples=2, cost_repeats=0, work=work,
+        model = strided.Model(temperature=10.0)
+        model.config.grid = (4, 4)
+        return evaluate(
+            model, strided.Tokenizer(), Clips(), SAMPLING, Scoring(tuning_clips=4, clips=0, members=(1, 3), seed=seed),
+            num_examples=2, cost_repeats=0, work=work,
         )  # fmt: skip
 
     return run

@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from hwm.evaluate.blocks import evaluate
 from hwm.evaluate.frechet import Moments, frechet_distance
 from hwm.evaluate.perceptual import MOST_RESAMPLED_FEATURES, NUM_RESAMPLES, PerceptualScorer, TokenizerFeatures
-from hwm.evaluate.results import ALL_FRAMES, RECONSTRUCTION, STILL_LATENTS
+from hwm.evaluate.protocols import HWM, SAMPLED_LATENTS, STILL_LATENTS, Scoring
+from hwm.evaluate.scenes import View
+from hwm.evaluate.scores import ALL, RECONSTRUCTION
+from hwm.evaluate.scoring import evaluate
 
 
 class MeanColour:
@@ -14,9 +16,9 @@ class MeanColour:
     def __init__(self, name="TFD", width=2):
         self.name, self.width = name, width
 
-    def __call__(self, video_BFHWC, *, num_future_frames):
-        assert video_BFHWC.shape[1] == 17 and num_future_frames == 8  # the whole block
-        colour = video_BFHWC[:, -num_future_frames:].float().mean((2, 3))[..., :2] / 255
+    def __call__(self, past_BFHWC, future_BFHWC):
+        assert (past_BFHWC.shape[1], future_BFHWC.shape[1]) == (9, 8)
+        colour = future_BFHWC.float().mean((2, 3))[..., :2] / 255
         return torch.cat([colour, colour[..., :1].expand(-1, -1, self.width - 2)], -1)
 
 
@@ -28,8 +30,11 @@ class Drawn:
     def __init__(self, features):
         self._features = iter(features)
 
-    def __call__(self, video_BFHWC, *, num_future_frames):
+    def __call__(self, past_BFHWC, future_BFHWC):
         return next(self._features)
+
+
+PLACE = {"reference": RECONSTRUCTION, "span": ALL}
 
 
 def mean_difference(a, b):
@@ -49,45 +54,38 @@ def scored(features, *, lpips=None, num=40, segments=None, parts=4):
     rows = {"near": clips(num, 4, 0), "far": clips(num, 40, 1)}
     for start in range(0, num, num // parts):
         part = slice(start, start + num // parts)
-        scorer.add(
-            scorer.measure(
-                {name: frames[part] for name, frames in rows.items()},
-                truth[part],
-                blocks=lambda frames, part=part: torch.cat([past[part], frames], 1),
-                first_clip=start,
-            )
-        )
+        these = {name: frames[part] for name, frames in rows.items()}
+        scorer.add(scorer.measure(these, View(past[part], truth[part]), first_clip=start))
     return scorer, rows, truth
 
 
 def test_distances_are_those_of_all_clips_at_once():
     scorer, rows, truth = scored([MeanColour()], segments=np.arange(40) // 4)
-    scores, differences = scorer.summary("near", seed=0)
+    scores, differences = scorer.summary("near", **PLACE, seed=0)
     moments = {}
     for name, frames in {**rows, "truth": truth}.items():
-        block = torch.cat([frames[:, :1].expand(-1, 9, -1, -1, -1), frames], 1)
-        moments[name] = Moments.of(MeanColour()(block, num_future_frames=8).flatten(0, 1))
-    by_name = {row.name: row for row in scores}
+        moments[name] = Moments.of(MeanColour()(frames[:, :1].expand(-1, 9, -1, -1, -1), frames).flatten(0, 1))
+    by_name = {score.row: score for score in scores}
     for name in rows:
-        value = by_name[name].all_frames
+        value = by_name[name].value
         assert value.mean == pytest.approx(frechet_distance(moments[name], moments["truth"]), rel=1e-9)
         assert 0 <= value.low < value.mean < value.high
     (change,) = differences
-    assert (change.first, change.second, change.metric, change.span) == ("near", "far", "TFD", ALL_FRAMES)
-    assert change.difference.mean == pytest.approx(by_name["near"].all_frames.mean - by_name["far"].all_frames.mean)
-    assert change.difference.high < 0 and change.share_higher is None
+    assert (change.first, change.second, change.metric, change.span) == ("near", "far", "TFD", ALL)
+    assert change.value.mean == pytest.approx(by_name["near"].value.mean - by_name["far"].value.mean)
+    assert change.value.high < 0 and change.share_higher is None
 
 
 def test_intervals_are_of_segments_and_repeat_with_the_seed():
     def interval(seed, segments):
-        return scored([MeanColour()], segments=segments)[0].summary("near", seed=seed)[0][1].all_frames
+        return scored([MeanColour()], segments=segments)[0].summary("near", **PLACE, seed=seed)[0][1].value
 
     assert interval(0, None) == interval(0, None) != interval(1, None)
     by_clip, by_segment = interval(0, None), interval(0, np.arange(40) // 10)
     assert by_clip.mean == pytest.approx(by_segment.mean)
     assert by_segment.high - by_segment.low != pytest.approx(by_clip.high - by_clip.low, rel=0.01)
-    alone = scored([MeanColour()], segments=np.zeros(40))[0].summary("near", seed=0)[0][0]
-    assert alone.all_frames.low is None and alone.note == "one segment"
+    alone = scored([MeanColour()], segments=np.zeros(40))[0].summary("near", **PLACE, seed=0)[0][0]
+    assert alone.value.low is None and alone.note == "one segment"
 
 
 def test_the_interval_holds_the_true_distance_about_as_often_as_it_says():
@@ -97,16 +95,16 @@ def test_the_interval_holds_the_true_distance_about_as_often_as_it_says():
         a, b = torch.randn(2, 60, 1, 2, generator=g, dtype=torch.float64)
         scorer = PerceptualScorer([Drawn([a, b + shift])], None, segments=None, num_clips=60)
         frames = torch.zeros(60, 1, 1, 1, 3, dtype=torch.uint8)
-        scorer.add(scorer.measure({"row": frames}, frames, blocks=lambda frames: frames, first_clip=0))
-        value = scorer.summary("row", seed=seed)[0][0].all_frames
+        scorer.add(scorer.measure({"row": frames}, View(frames, frames), first_clip=0))
+        value = scorer.summary("row", **PLACE, seed=seed)[0][0].value
         held += value.low <= 2 * shift**2 <= value.high
     assert held >= 51
 
 
 def test_wide_features_get_no_interval_and_say_why():
-    scores, differences = scored([MeanColour("FID", width=MOST_RESAMPLED_FEATURES + 1)])[0].summary("near", seed=0)
-    assert all(row.all_frames.low is None and "too many" in row.note for row in scores)
-    assert differences[0].difference.low is None
+    scores, differences = scored([MeanColour("FID", width=MOST_RESAMPLED_FEATURES + 1)])[0].summary("near", **PLACE, seed=0)
+    assert all(row.value.low is None and "too many" in row.note for row in scores)
+    assert differences[0].value.low is None
 
 
 def test_many_segments_share_groups():
@@ -114,35 +112,29 @@ def test_many_segments_share_groups():
     scorer = scored([MeanColour()], num=num)[0]
     assert scorer.num_groups == 64 and np.bincount(scorer._group).min() >= num // 64
     assert np.all(np.diff(scorer._group) >= 0)
-    assert scorer.summary("near", seed=0)[0][0].all_frames.low is not None and NUM_RESAMPLES > 1
+    assert scorer.summary("near", **PLACE, seed=0)[0][0].value.low is not None and NUM_RESAMPLES > 1
 
 
 def test_lpips_is_averaged_like_psnr():
     scorer, rows, truth = scored([], lpips=mean_difference, segments=np.arange(40) // 4)
-    scores, (change,) = scorer.summary("near", seed=0)
-    for row in scores:
-        direct = mean_difference(rows[row.name], truth)
-        assert row.all_frames.mean == pytest.approx(direct.mean().item())
-        assert [v.mean for v in row.per_frame] == pytest.approx(direct.mean(0).tolist())
-    assert change.difference.high < 0 and change.share_higher == 0
+    scores, (change,) = scorer.summary("near", **PLACE, seed=0)
+    for name, frames in rows.items():
+        direct = mean_difference(frames, truth)
+        mean, *per_frame = (score.value.mean for score in scores if score.row == name)
+        assert mean == pytest.approx(direct.mean().item()) and per_frame == pytest.approx(direct.mean(0).tolist())
+    assert change.value.high < 0 and change.share_higher == 0
 
 
 def test_the_protocol_scores_every_row_by_the_shipped_tokenizer(world):
-    result = evaluate(
-        world.LatentMover(noise=0.3),
-        world.latent_tokenizer,
-        world.latents,
-        segments=world.segments,
-        features=[TokenizerFeatures()],
-        lpips=mean_difference,
-        cost_repeats=0,
-    )
-    assert result.settings["perceptual"] == ["TFD", "LPIPS"]
-    scores = {(row.metric, row.name): row.all_frames.mean for row in result.perceptual}
-    rows = {row.name for row in result.pixels if row.reference == RECONSTRUCTION}
-    assert scores.keys() == {(metric, name) for metric in ("TFD", "LPIPS") for name in rows}
-    assert scores["TFD", STILL_LATENTS] == pytest.approx(0, abs=1e-6) and scores["LPIPS", STILL_LATENTS] == 0
-    assert scores["TFD", "model, sampled latents"] > 10 * max(scores["TFD", STILL_LATENTS], 1e-6)
-    gap = result.difference(STILL_LATENTS, "mean of context", metric="TFD", span=ALL_FRAMES, reference=RECONSTRUCTION)
-    assert gap.difference.mean < 0
-    assert result.seconds["perceptual scores"] > 0
+    scores = evaluate(
+        world.LatentMover(noise=0.3), world.latent_tokenizer, world.latents, HWM, Scoring(), segments=world.segments,
+        features=[TokenizerFeatures()], lpips=mean_difference, cost_repeats=0,
+    )  # fmt: skip
+    assert scores.settings["perceptual"] == ["TFD", "LPIPS"]
+    rows = {score.row for score in scores.select(metric="psnr", reference=RECONSTRUCTION)}
+    for metric in ("TFD", "LPIPS"):
+        assert {score.row for score in scores.select(metric=metric)} == rows
+        assert scores.of(STILL_LATENTS, metric).mean == pytest.approx(0, abs=1e-6)
+    assert scores.of(SAMPLED_LATENTS, "TFD").mean > 10 * max(scores.of(STILL_LATENTS, "TFD").mean, 1e-6)
+    assert scores.difference(STILL_LATENTS, "mean of context", "TFD").value.mean < 0
+    assert scores.seconds["perceptual scores"] > 0

@@ -48,7 +48,7 @@ def test_frame_76_is_scored(place, capsys):
     assert record["settings"]["protocol"] == "sampling" and record["settings"]["frame_step"] == 4
     assert record["settings"]["num_clips"] == 4 and record["settings"]["members"] == [1, 3]
     assert {"copy last frame", "mean of 3", "blend of 3", "mean of 3, states permuted"} < {r["name"] for r in record["rows"]}
-    assert record["cost"]["seconds_one"] > 0 and record["config"]["recipe"] == "wan-tiny"
+    assert record["cost"]["figures"]["seconds, 1 sample"] > 0 and record["config"]["recipe"] == "wan-tiny"
     assert "<html" in (place / "scores" / "report_sampling.html").read_text()
     assert "mean of 3 minus copy last frame" in capsys.readouterr().out
 
@@ -108,8 +108,9 @@ def test_a_stopped_submission_goes_on_from_its_pictures_to_the_same_bytes(place,
     ("arguments", "message"),
     [
         ("evaluate {}/run --protocol sampling --data {}/latents", "give the raw dataset"),
-        ("evaluate {}/run --protocol sampling --data {}/raw --decode mean", "--decode: only with --protocol blocks"),
-        ("evaluate {}/run --data {}/latents --members 1 5", "--members: only with --protocol sampling"),
+        ("evaluate {}/run --data {}/raw --decode sample", "--decode: only with --protocol compression or hwm"),
+        ("evaluate {}/run --protocol hwm --data {}/latents --members 1 2", "--members: only with --protocol sampling"),
+        ("evaluate {}/run --protocol hwm --data {}/latents", "scored by --protocol sampling"),
         ("evaluate {}/run --protocol sampling --data {}/raw", "too few"),
         ("evaluate {}/run --protocol sampling --data {}/raw --tuning {}/latents", "give the raw dataset"),
         ("predict {}/run --data {}/raw --clip 6", "has clips 0..5"),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from scipy.signal import convolve2d
 
-from hwm.evaluate.metrics import ROUNDING_ENERGY, gmsd, sharpness, sharpness_where
+from hwm.evaluate.metrics import ROUNDING_ENERGY, gmsd, sharpness
 
 
 def pictures(seed, *shape, noise=30):
@@ -69,19 +69,6 @@ def test_sharpness_falls_with_blur_and_flat_pictures_are_finite():
     assert bool(sharpness(truth, flat).isfinite().all())
 
 
-def test_a_mask_selects_its_pixels():
-    pred, truth = pictures(3, 3, 12, 20, 3)
-    pred[:, :, 10:] = truth[:, :, 10:]
-    mask = torch.zeros(3, 12, 20, dtype=torch.bool)
-    mask[0, :, 10:] = True
-    mask[1, :, :9] = True
-    found = sharpness_where(pred, truth, mask)
-    assert found[0].item() == 1
-    assert found[1].item() == pytest.approx(sharpness(pred[1, :, :10], truth[1, :, :10]).item())
-    assert found[2].isnan()
-    assert torch.allclose(sharpness_where(pred, truth, torch.ones_like(mask)), sharpness(pred, truth))
-
-
 def test_leading_axes_are_kept():
     pred, truth = pictures(4, 2, 5, 8, 9, 3)
     assert gmsd(pred, truth).shape == sharpness(pred, truth).shape == (2, 5)
@@ -96,5 +83,3 @@ def test_wrong_pictures_are_refused():
         gmsd(truth[:, :3], truth[:, :3])
     with pytest.raises(ValueError, match="both be"):
         sharpness(truth, truth[:, 1:])
-    with pytest.raises(ValueError, match="mask must be bool"):
-        sharpness_where(truth, truth, torch.ones(1, 8, 8))

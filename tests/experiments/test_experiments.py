@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hwm.data.writers import RawShardWriter, write_dataset_metadata
-from hwm.evaluate import perceptual
+from hwm.evaluate_old import perceptual
 from hwm.experiments import flow_steps as steps_module
 from hwm.experiments.flow_steps import flow_steps, verdict
 from hwm.experiments.hwm_tables import hwm_tables

@@ -11,7 +11,7 @@ import torch
 from hwm.cli.use import experiment
 from hwm.config import override
 from hwm.data.writers import RawShardWriter, write_dataset_metadata
-from hwm.evaluate.sampling_results import mean_of
+from hwm.evaluate_old.sampling_results import mean_of
 from hwm.experiments import sampling_grid
 from hwm.experiments.plan import Plan
 from hwm.experiments.published import SAMPLING

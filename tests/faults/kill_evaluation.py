@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))  # for `tiny_tra
 from tiny_training import CONFIG, MODEL
 
 from hwm.contracts import Batch
-from hwm.evaluate.blocks import evaluate
+from hwm.evaluate.protocols import COMPRESSION, Scoring
+from hwm.evaluate.scoring import evaluate
 from hwm.model_config import FSQConfig
 from hwm.models.st_transformer import STTransformer
 from hwm.tokenizers.autoencoder import FSQTokenizer
@@ -48,12 +49,11 @@ def scored(out: Path | None, num_clips: int) -> str:
     for weights in model.parameters():
         torch.nn.init.normal_(weights, std=0.3)
     work = None if out is None else Work(out / "results.json", share=share_from_environment())
-    result = evaluate(
-        model.eval(), coder.eval(), RandomClips(num_clips), num_clips=0, batch_size=BATCH, cost_repeats=0, work=work
-    )
+    scoring = Scoring(clips=0, batch_size=BATCH)
+    result = evaluate(model.eval(), coder.eval(), RandomClips(num_clips), COMPRESSION, scoring, cost_repeats=0, work=work)
     record = result.to_json()
     record.pop("seconds")
-    return json.dumps([record, [example.prediction.tolist() for example in result.examples]])
+    return json.dumps([record, [example.pictures[result.headline].tolist() for example in result.examples]])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hwm.evaluate.intervals import Interval
-from hwm.evaluate.results import COPY_FRAME, Difference, plain
+from hwm.evaluate_old.results import COPY_FRAME, Difference, plain
 
 SCORED = "frame 76"
 """What every score is of."""

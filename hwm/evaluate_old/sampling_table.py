@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hwm.evaluate.old_table import align, number, over_copying, size, use_of_states
-from hwm.evaluate.results import COPY_FRAME, PERCEPTUAL_DIGITS
-from hwm.evaluate.sampling_results import ONE_SAMPLE, SamplingCost, SamplingResult, mean_of, permuted
+from hwm.evaluate_old.old_table import align, number, over_copying, size, use_of_states
+from hwm.evaluate_old.results import COPY_FRAME, PERCEPTUAL_DIGITS
+from hwm.evaluate_old.sampling_results import ONE_SAMPLE, SamplingCost, SamplingResult, mean_of, permuted
 
 
 def verdict(result: SamplingResult) -> list[str]:

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 
 import hwm
-from hwm.evaluate import page, sections
-from hwm.evaluate.old_table import cost_rows, verdict
-from hwm.evaluate.page import Json
-from hwm.evaluate.results import EvaluationResult, Example
+from hwm.evaluate_old import page, sections
+from hwm.evaluate_old.old_table import cost_rows, verdict
+from hwm.evaluate_old.page import Json
+from hwm.evaluate_old.results import EvaluationResult, Example
 from hwm.safe_load.paths import is_file
 from hwm.safe_load.text import read_json_lines, read_toml
 from hwm.work.files import atomic_path

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from hwm.evaluate import old_pictures as pictures
-from hwm.evaluate import page, sampling_plots, sections
-from hwm.evaluate.metrics import PSNR_CAP
-from hwm.evaluate.old_report import environment, read_run
-from hwm.evaluate.page import Json
-from hwm.evaluate.results import COPY_FRAME, PERCEPTUAL_DIGITS
-from hwm.evaluate.sampling_pictures import FULL_SCALE, panels
-from hwm.evaluate.sampling_results import ONE_SAMPLE, FrameExample, SamplingResult, mean_of, permuted
-from hwm.evaluate.sampling_table import cost_rows, verdict
+from hwm.evaluate_old import old_pictures as pictures
+from hwm.evaluate_old import page, sampling_plots, sections
+from hwm.evaluate_old.metrics import PSNR_CAP
+from hwm.evaluate_old.old_report import environment, read_run
+from hwm.evaluate_old.page import Json
+from hwm.evaluate_old.results import COPY_FRAME, PERCEPTUAL_DIGITS
+from hwm.evaluate_old.sampling_pictures import FULL_SCALE, panels
+from hwm.evaluate_old.sampling_results import ONE_SAMPLE, FrameExample, SamplingResult, mean_of, permuted
+from hwm.evaluate_old.sampling_table import cost_rows, verdict
 from hwm.work.files import atomic_path
 
 RESULTS, REPORT = "results_sampling.json", "report_sampling.html"

@@ -19,16 +19,16 @@ from torch import Tensor, nn
 
 from hwm.clock import SAMPLING_FRAMES
 from hwm.contracts import LatentTokenizer, LatentWorldModel, Sampling, Tokenizer, TokenWorldModel
-from hwm.evaluate.baselines import mean_of_context
-from hwm.evaluate.calibration import Calibration
-from hwm.evaluate.clip_choice import from_another_segment, spread
-from hwm.evaluate.perceptual import Lpips, VideoFeatures
-from hwm.evaluate.results import COPY_FRAME, MEAN_OF_CONTEXT
-from hwm.evaluate.rows import STILL as TEMPERATURE_0
-from hwm.evaluate.rows import own_temperature
-from hwm.evaluate.sampling_clips import CLIPS_AT_ONCE, Clips, FrameSampler, SeenClips, seen_clips
-from hwm.evaluate.sampling_pictures import Gallery
-from hwm.evaluate.sampling_results import (
+from hwm.evaluate_old.baselines import mean_of_context
+from hwm.evaluate_old.calibration import Calibration
+from hwm.evaluate_old.clip_choice import from_another_segment, spread
+from hwm.evaluate_old.perceptual import Lpips, VideoFeatures
+from hwm.evaluate_old.results import COPY_FRAME, MEAN_OF_CONTEXT
+from hwm.evaluate_old.rows import STILL as TEMPERATURE_0
+from hwm.evaluate_old.rows import own_temperature
+from hwm.evaluate_old.sampling_clips import CLIPS_AT_ONCE, Clips, FrameSampler, SeenClips, seen_clips
+from hwm.evaluate_old.sampling_pictures import Gallery
+from hwm.evaluate_old.sampling_results import (
     BLURRED,
     BLURRED_MATCHED,
     COPY_BLURRED,
@@ -43,9 +43,9 @@ from hwm.evaluate.sampling_results import (
     permuted,
     zeroed,
 )
-from hwm.evaluate.sampling_scores import FrameScorer
-from hwm.evaluate.sampling_summary import differences, measured_cost, saturation
-from hwm.evaluate.tuning import Tuner, set_apart
+from hwm.evaluate_old.sampling_scores import FrameScorer
+from hwm.evaluate_old.sampling_summary import differences, measured_cost, saturation
+from hwm.evaluate_old.tuning import Tuner, set_apart
 from hwm.predict import ensemble
 from hwm.predict.postprocess import gaussian_blur, match_histograms
 from hwm.work.fingerprint import fingerprint

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from hwm.data.video import VideoWriter
-from hwm.evaluate.results import Example
+from hwm.evaluate_old.results import Example
 
 PANELS = ("context", "truth", "prediction", "error")
 PANEL_SIZE = 224

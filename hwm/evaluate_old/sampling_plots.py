@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from hwm.evaluate.old_plots import INK, MUTED, legend_below, new_figure, png, title
-from hwm.evaluate.page import Json
-from hwm.evaluate.results import COPY_FRAME
-from hwm.evaluate.sampling_results import STILL
-from hwm.evaluate.tuning import Saturation
+from hwm.evaluate_old.old_plots import INK, MUTED, legend_below, new_figure, png, title
+from hwm.evaluate_old.page import Json
+from hwm.evaluate_old.results import COPY_FRAME
+from hwm.evaluate_old.sampling_results import STILL
+from hwm.evaluate_old.tuning import Saturation
 
 ACCENT, OTHER, THIRD = "#1d4ed8", "#d97706", "#be185d"
 

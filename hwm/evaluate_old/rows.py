@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hwm.contracts import LatentWorldModel, Prediction, Sampling, Tokenizer, TokenWorldModel
-from hwm.evaluate.results import (
+from hwm.evaluate_old.results import (
     AUTOREGRESSIVE,
     EXPECTED_CODE,
     LIKELY_TOKENS,

@@ -9,10 +9,10 @@ from typing import Any, cast
 import numpy as np
 from torch import nn
 
-from hwm.evaluate.cost import peak_memory, seconds_of
-from hwm.evaluate.results import COPY_FRAME, MEAN_OF_CONTEXT, Difference
-from hwm.evaluate.sampling_clips import Clips, FrameSampler, seen_clips
-from hwm.evaluate.sampling_results import (
+from hwm.evaluate_old.cost import peak_memory, seconds_of
+from hwm.evaluate_old.results import COPY_FRAME, MEAN_OF_CONTEXT, Difference
+from hwm.evaluate_old.sampling_clips import Clips, FrameSampler, seen_clips
+from hwm.evaluate_old.sampling_results import (
     BLURRED,
     COPY_BLURRED,
     ONE_SAMPLE,
@@ -24,8 +24,8 @@ from hwm.evaluate.sampling_results import (
     permuted,
     zeroed,
 )
-from hwm.evaluate.sampling_scores import FrameScorer
-from hwm.evaluate.tuning import fit_saturation
+from hwm.evaluate_old.sampling_scores import FrameScorer
+from hwm.evaluate_old.tuning import fit_saturation
 
 
 def differences(

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from hwm.evaluate.metrics import mean_squared_error, psnr
-from hwm.evaluate.results import COPY_FRAME
-from hwm.evaluate.sampling_clips import SeenClips
-from hwm.evaluate.sampling_results import ONE_SAMPLE, FrameExample, blend_of, mean_of
+from hwm.evaluate_old.metrics import mean_squared_error, psnr
+from hwm.evaluate_old.results import COPY_FRAME
+from hwm.evaluate_old.sampling_clips import SeenClips
+from hwm.evaluate_old.sampling_results import ONE_SAMPLE, FrameExample, blend_of, mean_of
 from hwm.predict import ensemble
 from hwm.work.parts import Arrays, inside, under
 

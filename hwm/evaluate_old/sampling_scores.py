@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from hwm.evaluate.metrics import gmsd, mean_squared_error, psnr_of_mse, sharpness, ssim
-from hwm.evaluate.perceptual import Lpips, PerceptualScorer, VideoFeatures
-from hwm.evaluate.results import ORIGINAL, Difference
-from hwm.evaluate.sampling_results import SCORED, EnsembleSize, FrameScores
-from hwm.evaluate.summary import Means
+from hwm.evaluate_old.metrics import gmsd, mean_squared_error, psnr_of_mse, sharpness, ssim
+from hwm.evaluate_old.perceptual import Lpips, PerceptualScorer, VideoFeatures
+from hwm.evaluate_old.results import ORIGINAL, Difference
+from hwm.evaluate_old.sampling_results import SCORED, EnsembleSize, FrameScores
+from hwm.evaluate_old.summary import Means
 from hwm.work.parts import Arrays, Columns, inside, seconds, under
 
 METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

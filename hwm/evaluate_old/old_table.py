@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hwm.evaluate.intervals import Interval
-from hwm.evaluate.results import (
+from hwm.evaluate_old.results import (
     AUTOREGRESSIVE,
     COPY_FRAME,
     PERCEPTUAL_DIGITS,

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterable
 from typing import Any
 
-from hwm.evaluate.results import (
+from hwm.evaluate_old.results import (
     AUTOREGRESSIVE,
     CEILING,
     COPY_FRAME,

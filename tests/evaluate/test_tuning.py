@@ -1,11 +1,14 @@
 import math
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwm.evaluate.metrics import PSNR_CAP
-from hwm.evaluate.tuning import fit_saturation
+from hwm.evaluate.metrics import PSNR_CAP, psnr
+from hwm.evaluate.tuning import SIGMAS, Tuner, fit_saturation, largest_tolerance, set_apart
+from hwm.predict.postprocess import gaussian_blur
 
 
 def mse(psnr):
@@ -65,3 +68,29 @@ def test_bad_points_are_refused(sizes, errors, message):
         fit_saturation(sizes, errors)
     with pytest.raises(ValueError, match="at least 1"):
         fit_saturation([1, 2], [2.0, 1.0]).psnr_at(0)
+
+
+def test_set_apart():
+    tuning, left = set_apart(6, np.array([7, 7, 7, 8, 8, 9]), num_tuning=2)
+    assert tuning.tolist() == [0, 1] and left.tolist() == [3, 4, 5]
+    assert [part.tolist() for part in set_apart(4, None, num_tuning=2)] == [[0, 1], [2, 3]]
+    with pytest.raises(ValueError, match="--tuning"):
+        set_apart(6, np.array([7, 7, 7, 7, 7, 9]), num_tuning=2)
+
+
+def test_the_blend_takes_the_largest_tolerance_of_little_cost():
+    assert largest_tolerance([20.0, 20.1, 19.96, 19.94, 19.951], (0, 1, 2, 3, 4)) == 4
+    assert largest_tolerance([20.0, 19.9], (0, 1)) == 0
+
+
+def test_the_chosen_blur_is_the_one_of_best_psnr_and_the_smallest_of_equals():
+    g = torch.Generator().manual_seed(5)
+    truth = gaussian_blur(torch.randint(0, 256, (4, 32, 32, 3), generator=g).to(torch.uint8), sigma=2)
+    noisy = (truth.int() + torch.randint(-60, 61, truth.shape, generator=g)).clamp(0, 255).to(torch.uint8)
+    tuner = Tuner()
+    for part in (slice(0, 3), slice(3, 4)):
+        tuner.add(tuner.measure(noisy[part, None], truth[part], truth[part]))
+    found = tuner.choose("here")
+    scores = [psnr(gaussian_blur(noisy, sigma=sigma), truth).mean() for sigma in SIGMAS]
+    assert found.sigma_sample == SIGMAS[int(np.argmax(scores))] and 0.5 < found.sigma_sample < 6
+    assert found.sigma_copy == 0 and found.num_clips == 4

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 
-from hwm.evaluate import old_pictures as pictures
-from hwm.evaluate import old_plots as plots
-from hwm.evaluate import page
-from hwm.evaluate.metrics import PSNR_CAP
-from hwm.evaluate.page import Json
-from hwm.evaluate.results import (
+from hwm.evaluate_old import old_pictures as pictures
+from hwm.evaluate_old import old_plots as plots
+from hwm.evaluate_old import page
+from hwm.evaluate_old.metrics import PSNR_CAP
+from hwm.evaluate_old.page import Json
+from hwm.evaluate_old.results import (
     AUTOREGRESSIVE,
     COPY_FRAME,
     ORIGINAL,

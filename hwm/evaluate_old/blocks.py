@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from hwm.contracts import LatentTokenizer, LatentWorldModel, Sampling, Tokenizer, TokenWorldModel
-from hwm.evaluate.block_clips import Clips, load, seed_of_batch
-from hwm.evaluate.clip_choice import from_another_segment, spread
-from hwm.evaluate.cost import measure_cost
-from hwm.evaluate.perceptual import Lpips, PerceptualScorer, VideoFeatures
-from hwm.evaluate.results import (
+from hwm.evaluate_old.block_clips import Clips, load, seed_of_batch
+from hwm.evaluate_old.clip_choice import from_another_segment, spread
+from hwm.evaluate_old.cost import measure_cost
+from hwm.evaluate_old.perceptual import Lpips, PerceptualScorer, VideoFeatures
+from hwm.evaluate_old.results import (
     ALL_FRAMES,
     ORIGINAL,
     PERMUTED,
@@ -36,10 +36,10 @@ from hwm.evaluate.results import (
     Cost,
     EvaluationResult,
 )
-from hwm.evaluate.rows import TRUE_STATES, LatentRows, TokenRows
-from hwm.evaluate.scoring import ClipScores
-from hwm.evaluate.summary import summarise
-from hwm.evaluate.token_scores import TokenScorer
+from hwm.evaluate_old.rows import TRUE_STATES, LatentRows, TokenRows
+from hwm.evaluate_old.scoring import ClipScores
+from hwm.evaluate_old.summary import summarise
+from hwm.evaluate_old.token_scores import TokenScorer
 from hwm.predict.decoding import FrameDecoder
 from hwm.work.fingerprint import fingerprint
 from hwm.work.parts import Arrays, Work, names_of, progress_of, sizes_of

@@ -1,0 +1,107 @@
+"""What a prediction costs: parameters, predictions a second, peak memory (HWM paper Tables 1 and 2).
+
+The paper's "samples per second" counts predicted latents, its memory is the GPU's peak during inference; batch size
+and hardware are not printed there, so figures from here compare with each other only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hwm.evaluate_old.results import Cost
+
+STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+ON_CUDA = "allocated on the GPU by this process, weights included"
+ON_LINUX = "resident memory above what the process held before, weights not included"
+UNKNOWN = "not measured: this system does not let a process reset its peak of resident memory"
+
+
+def measure_cost(
+    model: nn.Module,
+    *,
+    predict: Callable[[], object],
+    predict_and_decode: Callable[[], object],
+    batch_size: int,
+    device: torch.device | str,
+    repeats: int = 3,
+) -> Cost:
+    """Time and memory of predicting one batch.
+
+    predict: predicts `batch_size` futures as tokens or latents.  predict_and_decode: the same and their frames.
+    repeats: timed runs of each, of which the median counts, after one run that does not.
+    """
+    device = torch.device(device)
+    weights = list(model.parameters())
+    rates = []
+    for run in (predict, predict_and_decode):
+        run()
+        rates.append(batch_size / statistics.median(seconds_of(run, device) for _ in range(repeats)))
+    peak, meaning = peak_memory(predict, device=device)
+    return Cost(
+        parameters=sum(weight.numel() for weight in weights),
+        weight_bytes=sum(weight.numel() * weight.element_size() for weight in weights),
+        device=device.type,
+        batch_size=batch_size,
+        repeats=repeats,
+        samples_per_second=rates[0],
+        samples_per_second_decoded=rates[1],
+        peak_bytes=peak,
+        peak_meaning=meaning,
+    )
+
+
+def peak_memory(run: Callable[[], object], *, device: torch.device | str) -> tuple[int | None, str]:
+    """Peak memory in bytes while `run` runs, and what is counted; None and the reason where that cannot be told."""
+    device = torch.device(device)
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device), ON_CUDA
+    if device.type != "cpu":
+        return None, UNKNOWN
+    _give_back_free_memory()
+    try:
+        CLEAR_REFS.write_text("5")  # proc(5): resets the high-water mark of the resident set
+        before = _resident("VmRSS")
+    except (OSError, LookupError):
+        return None, UNKNOWN
+    run()
+    return max(0, _resident("VmHWM") - before), ON_LINUX
+
+
+def seconds_of(run: Callable[[], object], device: torch.device) -> float:
+    """Wall time of `run`, what it left running on the GPU included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def _resident(name: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+) kB", STATUS.read_text(), re.MULTILINE)
+    if found is None:
+        raise LookupError(name)
+    return int(found[1]) * 1024
+
+
+def _give_back_free_memory() -> None:
+    """Let the C library return freed memory, which would otherwise serve the measured run unseen."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError, TypeError):
+        return  # not glibc: the peak is then a lower bound

@@ -1,0 +1,362 @@
+"""Scores of pictures and of token distributions: PSNR, SSIM, cross-entropy, top-k cross-entropy.
+
+Everything is computed per picture or per token; averaging over clips, with intervals, is `intervals.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PSNR_CAP = 100.0
+"""PSNR in dB given to identical pictures, whose true value is infinite and would spoil every mean."""
+
+SSIM_WINDOW = 7
+
+MissingPolicy = Literal["floor", "min", "uniform_rest", "fill_min", "ignore"]
+MISSING_POLICIES: tuple[MissingPolicy, ...] = get_args(MissingPolicy)
+
+
+def mean_squared_error(pred: Tensor, truth: Tensor) -> Tensor:
+    """Mean squared difference of each picture, float64 of shape (...).
+
+    pred, truth: uint8 (..., H, W, C).  Raises ValueError for other dtypes or different shapes.
+    """
+    _check_pictures(pred, truth)
+    difference = pred.to(torch.int32) - truth.to(torch.int32)
+    return difference.square_().flatten(-3).sum(-1).to(torch.float64) / math.prod(pred.shape[-3:])
+
+
+def psnr_of_mse(mse: Tensor) -> Tensor:
+    """PSNR in dB of a mean squared error on the 0..255 scale, at most `PSNR_CAP`."""
+    return (10 * torch.log10(255.0**2 / mse)).clamp(max=PSNR_CAP)
+
+
+def psnr(pred: Tensor, truth: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each picture in dB, float64 of shape (...); identical pictures give `PSNR_CAP`.
+
+    pred, truth: uint8 (..., H, W, C); the maximum is 255 and the error runs over H, W and C (reference B.4).
+    """
+    return psnr_of_mse(mean_squared_error(pred, truth))
+
+
+def pooled_psnr(pred: Tensor, truth: Tensor) -> float:
+    """PSNR in dB of the squared error pooled over all pictures; never above the mean of their PSNRs.
+
+    pred, truth: uint8 (..., H, W, C).
+    """
+    return float(psnr_of_mse(mean_squared_error(pred, truth).mean()))
+
+
+def ssim(pred: Tensor, truth: Tensor) -> Tensor:
+    """Structural similarity of each picture, averaged over channels, float64 of shape (...).
+
+    pred, truth: uint8 (..., H, W, C), H and W at least 7.  A 7x7 uniform window with sample covariance and
+    K1 = 0.01, K2 = 0.03: the default of scikit-image's `structural_similarity`, equal to it to 1e-6.
+    Raises ValueError for smaller pictures.
+    """
+    _check_pictures(pred, truth)
+    height, width, channels = pred.shape[-3:]
+    if min(height, width) < SSIM_WINDOW:
+        raise ValueError(f"SSIM needs pictures of at least 7x7 pixels, got {height}x{width}")
+    # A few pictures at a time stay in the processor's cache; large batches run several times slower.
+    chunk = max(1, 2**17 // (height * width * channels))
+    x, y = pred.reshape(-1, height, width, channels), truth.reshape(-1, height, width, channels)
+    scores = [_ssim(a, b) for a, b in zip(x.split(chunk), y.split(chunk))]
+    return torch.cat(scores).reshape(pred.shape[:-3]) if len(x) else torch.zeros(pred.shape[:-3], dtype=torch.float64)
+
+
+def _ssim(x: Tensor, y: Tensor) -> Tensor:
+    """SSIM from exact integer window sums: with n pixels a window, n^2 times every mean and covariance fits int32."""
+    n = SSIM_WINDOW**2
+    x, y = x.to(torch.int32), y.to(torch.int32)
+    sum_x, sum_y, sum_xx, sum_yy, sum_xy = (_window_sums(z) for z in (x, y, x * x, y * y, x * y))
+    product, squares = sum_x * sum_y, sum_x * sum_x + sum_y * sum_y
+    covariance, variances = n * sum_xy - product, n * (sum_xx + sum_yy) - squares
+    c1, c2 = (0.01 * 255 * n) ** 2, (0.03 * 255 * n) ** 2
+    sample = n / (n - 1)
+    similarity = (2.0 * product + c1) / (squares + c1) * ((2.0 * sample * covariance + c2) / (sample * variances + c2))
+    return similarity.flatten(1).mean(1, dtype=torch.float64)
+
+
+def _window_sums(x: Tensor) -> Tensor:
+    """Sums over all 7x7 windows of axes H and W of (N, H, W, C), by doubling: 7 = 1 + 2 + 4."""
+    for axis in (1, 2):
+        length = x.shape[axis]
+        two = x.narrow(axis, 0, length - 1) + x.narrow(axis, 1, length - 1)
+        four = two.narrow(axis, 0, length - 3) + two.narrow(axis, 2, length - 3)
+        out = length - SSIM_WINDOW + 1
+        x = four.narrow(axis, 0, out) + two.narrow(axis, 4, out) + x.narrow(axis, 6, out)
+    return x
+
+
+def topk_nll(
+    indices: Tensor,
+    values: Tensor,
+    target: Tensor,
+    *,
+    missing: MissingPolicy = "floor",
+    epsilon: float = 1e-8,
+    vocab_size: int = 64000,
+) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood in nats of each token under a truncated distribution, and where it is covered.
+
+    indices: integers (..., K), the ids kept.  values: floats (..., K), their logits.  target: integers (...).
+    missing: what a target outside the K ids is given; the scoring server's rule is unknown (reference B.3):
+        "floor"         softmax over the K; a miss has probability `epsilon`.
+        "min"           a miss joins the K with the smallest of their logits: softmax over K + 1.
+        "uniform_rest"  values are log-probabilities; a miss has an equal part of what they leave.
+        "fill_min"      all other ids have the smallest logit: softmax over the vocabulary.
+        "ignore"        softmax over the K; a miss has nan and is to be left out.  Optimistic, never for comparison.
+    Returns float64 nll (...) and bool covered (...).
+    Raises ValueError for wrong shapes, an unknown policy or, with "uniform_rest", values that are not
+    log-probabilities.
+    """
+    if missing not in MISSING_POLICIES:
+        raise ValueError(f"missing must be one of {', '.join(MISSING_POLICIES)}, got {missing!r}")
+    if indices.shape != values.shape or indices.shape[:-1] != target.shape:
+        shapes = (tuple(indices.shape), tuple(values.shape), tuple(target.shape))
+        raise ValueError(f"top-k scores need indices (..., K), values (..., K) and target (...), got {shapes}")
+    num_kept = indices.shape[-1]
+    if not 0 < num_kept <= vocab_size:
+        raise ValueError(f"top-k scores need 1 to {vocab_size} values a token, got {num_kept}")
+    values = values.to(torch.float64)
+    hit = indices == target[..., None]
+    covered = hit.any(-1)
+    kept = torch.logsumexp(values, -1)
+    own = torch.where(hit, values, -torch.inf).amax(-1)
+    lowest = values.amin(-1)
+    if missing == "fill_min" and num_kept < vocab_size:
+        kept = torch.logaddexp(kept, lowest + math.log(vocab_size - num_kept))
+    if missing == "uniform_rest":
+        return _nll_uniform_rest(kept, own, covered, vocab_size - num_kept), covered
+    miss = {
+        "floor": torch.full_like(kept, -math.log(epsilon)),
+        "min": torch.logaddexp(kept, lowest) - lowest,
+        "fill_min": kept - lowest,
+        "ignore": torch.full_like(kept, torch.nan),
+    }[missing]
+    return torch.where(covered, kept - own, miss), covered
+
+
+def _nll_uniform_rest(kept: Tensor, own: Tensor, covered: Tensor, num_rest: int) -> Tensor:
+    if bool((kept > 1e-3).any()):
+        raise ValueError('the policy "uniform_rest" needs log-probabilities, but some values sum to more than 1')
+    # Probabilities that come from float32 cannot tell a smaller rest from nothing.
+    rest = (-torch.expm1(kept)).clamp(min=torch.finfo(torch.float32).eps)
+    return torch.where(covered, -own, math.log(max(num_rest, 1)) - torch.log(rest))
+
+
+def topk_cross_entropy(
+    indices: Tensor,
+    values: Tensor,
+    target: Tensor,
+    *,
+    missing: MissingPolicy = "floor",
+    epsilon: float = 1e-8,
+    vocab_size: int = 64000,
+) -> tuple[float, float]:
+    """Mean top-k cross-entropy in nats and the coverage, the share of targets inside the k (reference B.3).
+
+    Arguments as in `topk_nll`.  With "ignore" and nothing covered, the cross-entropy is nan.
+    """
+    nll, covered = topk_nll(indices, values, target, missing=missing, epsilon=epsilon, vocab_size=vocab_size)
+    return float(nll.nanmean()), float(covered.to(torch.float64).mean())
+
+
+def _check_pictures(pred: Tensor, truth: Tensor) -> None:
+    if pred.dtype != torch.uint8 or truth.dtype != torch.uint8:
+        raise ValueError(f"pictures are compared as uint8, got {pred.dtype} and {truth.dtype}")
+    if pred.shape != truth.shape or pred.ndim < 3:
+        raise ValueError(f"pictures must both be (..., H, W, C), got {tuple(pred.shape)} and {tuple(truth.shape)}")
+
+
+
+# How sharp a picture is beside the truth: stand-ins for perceptual metrics that need no weights.
+
+
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in luminance (ITU-R BT.601)."""
+GMSD_CONSTANT = 170.0
+"""Keeps the similarity of nearly flat places near 1 (Xue et al. 2014, for 0..255)."""
+ROUNDING_ENERGY = 1 / 3
+"""Gradient energy that rounding to whole levels adds to a picture: two differences of two errors of variance 1/12."""
+
+
+def gmsd(pred_BHWC: Tensor, truth_BHWC: Tensor) -> Tensor:
+    """Gradient magnitude similarity deviation of each picture, float64 (B,): 0 is identical, lower is better.
+
+    Xue et al. 2014, as in their code: luminance, averaged over 2x2 pixels, Prewitt gradients with zeros beyond the edge,
+    sample standard deviation of the similarity.  pred_BHWC, truth_BHWC: uint8 (..., H, W, 3), at least 4x4.
+    Raises ValueError for other pictures.
+    """
+    _check(pred_BHWC, truth_BHWC, least=4)
+    first, second = (_prewitt_magnitude(_halved(_luminance(x))) for x in (pred_BHWC, truth_BHWC))
+    similarity = (2 * first * second + GMSD_CONSTANT) / (first.square() + second.square() + GMSD_CONSTANT)
+    return similarity.flatten(-2).to(torch.float64).std(-1)
+
+
+def sharpness(pred_BHWC: Tensor, truth_BHWC: Tensor) -> Tensor:
+    """Gradient energy of each picture as a ratio to the truth's, float64 (B,): 1 as sharp as the truth, 0 flat.
+
+    (ours) The energy is the mean over pixels of dx^2 + dy^2, the differences of luminance to the next pixel right and
+    below (the last row and column have none).  `ROUNDING_ENERGY` is added to both, so that flat pictures of a flat truth
+    give 1.  Detail at half its contrast gives 1/4; noise counts as detail: read it beside PSNR or `gmsd`.
+    pred_BHWC, truth_BHWC: uint8 (..., H, W, 3), at least 2x2.  Raises ValueError for other pictures.
+    """
+    _check(pred_BHWC, truth_BHWC, least=2)
+    pred, truth = (_gradient_energy(x).flatten(-2).mean(-1) for x in (pred_BHWC, truth_BHWC))
+    return (pred + ROUNDING_ENERGY) / (truth + ROUNDING_ENERGY)
+
+
+def sharpness_where(pred_BHWC: Tensor, truth_BHWC: Tensor, mask_BHW: Tensor) -> Tensor:
+    """`sharpness` over the pixels where the mask is True, float64 (B,); nan for a picture in which there are none.
+
+    mask_BHW: bool (..., H, W), for example where the members of an ensemble agree.  The last row and column are not
+    looked at.  Raises ValueError for a mask of another shape or dtype.
+    """
+    _check(pred_BHWC, truth_BHWC, least=2)
+    if mask_BHW.dtype != torch.bool or mask_BHW.shape != pred_BHWC.shape[:-1]:
+        raise ValueError(
+            f"the mask must be bool {tuple(pred_BHWC.shape[:-1])}, got {mask_BHW.dtype} {tuple(mask_BHW.shape)}"
+        )
+    inside = mask_BHW[..., :-1, :-1]
+    pred, truth = ((_gradient_energy(x) * inside).flatten(-2).sum(-1) for x in (pred_BHWC, truth_BHWC))
+    count = inside.flatten(-2).sum(-1)
+    ratio = (pred + count * ROUNDING_ENERGY) / (truth + count * ROUNDING_ENERGY)
+    return torch.where(count > 0, ratio, torch.nan)
+
+
+def _check(pred: Tensor, truth: Tensor, *, least: int) -> None:
+    if pred.dtype != torch.uint8 or truth.dtype != torch.uint8:
+        raise ValueError(f"pictures are compared as uint8, got {pred.dtype} and {truth.dtype}")
+    if pred.shape != truth.shape or pred.ndim < 3 or pred.shape[-1] != 3 or min(pred.shape[-3:-1]) < least:
+        shapes = f"{tuple(pred.shape)} and {tuple(truth.shape)}"
+        raise ValueError(f"pictures must both be (..., H, W, 3), at least {least}x{least}, got {shapes}")
+
+
+def _luminance(x_BHWC: Tensor) -> Tensor:
+    red, green, blue = x_BHWC.to(torch.float32).unbind(-1)
+    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+
+
+def _gradient_energy(x_BHWC: Tensor) -> Tensor:
+    y = _luminance(x_BHWC).to(torch.float64)
+    right, below = y[..., :-1, 1:] - y[..., :-1, :-1], y[..., 1:, :-1] - y[..., :-1, :-1]
+    return right.square() + below.square()
+
+
+def _halved(y_BHW: Tensor) -> Tensor:
+    """Means of 2x2 pixels; an odd last row or column is averaged with zeros, as their code does."""
+    height, width = y_BHW.shape[-2:]
+    even = F.pad(y_BHW, (0, width % 2, 0, height % 2))
+    return (even[..., ::2, ::2] + even[..., 1::2, ::2] + even[..., ::2, 1::2] + even[..., 1::2, 1::2]) / 4
+
+
+def _prewitt_magnitude(y_BHW: Tensor) -> Tensor:
+    flat = F.pad(y_BHW, (1, 1, 1, 1))
+    across, down = flat.unfold(-2, 3, 1).mean(-1), flat.unfold(-1, 3, 1).mean(-1)
+    dx, dy = across[..., 2:] - across[..., :-2], down[..., 2:, :] - down[..., :-2, :]
+    return (dx.square() + dy.square()).sqrt()
+
+
+def _as_it_is(value: Tensor) -> Tensor:
+    return value
+
+
+Better = Literal["higher", "lower", "one"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score of a picture against the truth.
+
+    name: as the table of scores has it.  title, unit, digits: how it is shown.  better: which way, or "one" where 1 is best.
+    of: uint8 pictures (..., H, W, 3) and their truth to float64 (...); this is what is averaged when clips are pooled.
+    score: from that, also pooled, to the score.  about: what a reader of the numbers has to know, in sentences.
+    """
+
+    name: str
+    title: str
+    unit: str
+    digits: int
+    better: Better
+    of: Callable[[Tensor, Tensor], Tensor]
+    score: Callable[[Tensor], Tensor] = _as_it_is
+    about: str = ""
+
+    @property
+    def pooled(self) -> str:
+        """Name under which the score of the pooled measure is found; empty where it is the mean of the scores."""
+        return "" if self.score is _as_it_is else f"pooled {self.name}"
+
+
+METRICS = (
+    Metric("psnr", "PSNR", "dB", 2, "higher", mean_squared_error, psnr_of_mse,
+           f"PSNR is the mean over pictures, of which identical ones count as {PSNR_CAP:g} dB; pooled: of the mean error."),
+    Metric("ssim", "SSIM", "", 3, "higher", ssim, about="SSIM: uniform window of 7x7."),
+    Metric("gmsd", "GMSD", "", 3, "lower", gmsd,
+           about="GMSD: gradient magnitude similarity deviation, lower is better."),
+    Metric("sharpness", "sharpness", "", 3, "one", sharpness,
+           about="Sharpness: gradient energy over the truth's, 1 is as sharp; noise counts as detail."),
+)  # fmt: skip
+"""Every score of pictures that an evaluation makes: a new one is a function and a line here."""
+
+
+class Shown(NamedTuple):
+    """How a score is shown, in the words of `Metric`."""
+
+    title: str
+    unit: str = ""
+    digits: int = 3
+    better: Better = "higher"
+    about: str = ""
+
+    @property
+    def head(self) -> str:
+        """Title and unit."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+
+_COMPARED = "A Fréchet distance compares sets of frames: it sees that a copied frame is sharp, not that it is the wrong one."
+OTHERS = {
+    "TFD": Shown("TFD", "", 4, "lower", "TFD is the tokenizer Fréchet distance: the Fréchet distance between the features of "
+                 "the shipped tokenizer's encoder on predicted and on true frames, at every place of every grid. It is not an "
+                 f"FID: the features are of another network, and its values compare with other TFDs only. {_COMPARED}"),
+    "FID": Shown("FID", "", 2, "lower", "FID is the Fréchet distance between the features of the Inception network of the "
+                 "given weight file, every frame by itself. It is biased upwards, the more the fewer frames: published values "
+                 f"use many thousands. {_COMPARED}"),
+    "LPIPS": Shown("LPIPS", "", 4, "lower",
+                   "LPIPS is the learned perceptual distance of two pictures, frame by frame, with the given weight files."),
+    "cross-entropy": Shown("cross-entropy", "nats", 3, "lower"),
+    "accuracy": Shown("accuracy"),
+    "coverage": Shown("coverage", "", 4, "higher", "share of the true tokens among the ids kept"),
+}  # fmt: skip
+"""How scores are shown that are no `Metric`: of feature networks and of token distributions."""
+
+
+MISSES: dict[str, str] = {
+    "floor": "softmax over the kept; a miss has probability 1e-8",
+    "min": "a miss joins with the smallest kept logit",
+    "uniform_rest": "a miss has an equal part of the probability left",
+    "fill_min": "all others have the smallest kept logit",
+    "ignore": "misses left out: optimistic, not for comparison",
+}
+"""What a `MissingPolicy` makes of tokens outside of the ids kept, in words."""
+
+
+def shown(name: str) -> Shown:
+    """How the score of this name is shown; one that is told nowhere like a known one whose name it holds, under its own."""
+    for m in METRICS:
+        if name in (m.name, m.pooled):
+            return Shown(m.title if name == m.name else f"pooled {m.title}", m.unit, m.digits, m.better, m.about)
+    if name in OTHERS:
+        return OTHERS[name]
+    alike = next((OTHERS[known] for known in OTHERS if known in name), Shown(name))
+    return alike._replace(title=name, about=MISSES.get(name.rpartition(", ")[2], ""))

@@ -1,0 +1,273 @@
+"""Scores by what a network sees in the frames: Frechet distances between sets of features, LPIPS clip by clip.
+
+Every row is compared with the reconstruction of the true future, on all future frames.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hwm.clock import Clock
+from hwm.evaluate.frechet import Moments, check_finite, frechet_distance
+from hwm.evaluate.intervals import Interval, interval, intervals, paired_difference, resamples, symmetric_interval
+from hwm.evaluate.networks import load_inception
+from hwm.evaluate_old.results import ALL_FRAMES, RECONSTRUCTION, Difference, PerceptualScores
+from hwm.tokenizers.open import load_tokenizer
+from hwm.work.parts import Arrays, Columns, inside, under
+
+LPIPS = "LPIPS"
+_TRUTH = ""
+MOST_GROUPS = 64
+"""Groups of clips whose moments are kept apart; more segments than this share groups (ours)."""
+NUM_RESAMPLES = 64
+"""Resamples of a Frechet distance: enough for its standard error, to within a tenth (ours)."""
+MOST_RESAMPLED_FEATURES = 256
+"""Wider features get no interval: their distance takes seconds (ours)."""
+
+Lpips = Callable[[Tensor, Tensor], Tensor]
+"""uint8 frames (B, F, H, W, 3) twice to float32 (B, F)."""
+
+
+class PerceptualScorer:
+    """Measures batches and sums them up: moments of every feature, row and group of segments, LPIPS of every row and clip.
+
+    segments: (N,) the segment of every clip; None: each clip its own.  seconds: time spent by this object.
+    """
+
+    def __init__(
+        self, features: Sequence[VideoFeatures], lpips: Lpips | None, *, segments: np.ndarray | None, num_clips: int
+    ) -> None:
+        self.features, self.lpips, self.seconds = features, lpips, 0.0
+        self.segments = np.arange(num_clips) if segments is None else segments
+        _, rank = np.unique(self.segments, return_inverse=True)
+        self.num_groups = min(int(rank.max()) + 1, MOST_GROUPS)
+        self._group = rank * self.num_groups // (int(rank.max()) + 1)
+        self._moments: dict[tuple[str, str], list[Moments | None]] = {}
+        self._columns = Columns()
+
+    def measure(
+        self,
+        rows: dict[str, Tensor],
+        truth: Tensor,
+        *,
+        blocks: Callable[[Tensor], Tensor],
+        first_clip: int,
+        poll: Callable[[], None] = lambda: None,
+    ) -> Arrays:
+        """What one batch of clips, numbered from `first_clip`, adds to the scores.
+
+        rows, truth: future frames, uint8 (B, F, H, W, 3).  blocks: puts the past frames of the future's first block
+        before them.  poll: called now and then; may raise.
+        """
+        started = time.perf_counter()
+        group = self._group[first_clip : first_clip + len(truth)]
+        found: Arrays = {}
+        for features in self.features:
+            for name, frames in {_TRUTH: truth, **rows}.items():
+                poll()
+                found_BND = features(blocks(frames), num_future_frames=frames.shape[1]).cpu()
+                found |= under(f"moments/{features.name}/{name}", _packed(found_BND, group))
+        if self.lpips is not None:
+            for name, frames in rows.items():
+                poll()
+                found[f"lpips/{name}"] = self.lpips(frames, truth).double().cpu().numpy()
+        self.seconds += time.perf_counter() - started
+        return found
+
+    def add(self, arrays: Arrays) -> None:
+        """Take in what was measured of the next batch."""
+        self._columns.add({key: array for key, array in arrays.items() if key.startswith("lpips/")})
+        for key in dict.fromkeys(key.rpartition("/")[0] for key in arrays if key.startswith("moments/")):
+            _, metric, name = key.split("/", 2)
+            parts = self._moments.setdefault((metric, name), [None] * self.num_groups)
+            for g, new in _unpacked(inside(key, arrays)).items():
+                old = parts[g]
+                parts[g] = new if old is None else old + new
+
+    def summary(self, headline: str, *, seed: int) -> tuple[list[PerceptualScores], list[Difference]]:
+        """Scores of every row, and the headline's paired differences to every other row."""
+        started = time.perf_counter()
+        scores, differences = [], []
+        for features in self.features:
+            found = self._distances(features.name, seed=seed)
+            for name, distance in found.items():
+                scores.append(PerceptualScores(name, features.name, _not_negative(distance.interval()), note=distance.note))
+                if name != headline:
+                    change = found[headline].minus(distance).interval()
+                    differences.append(
+                        Difference(headline, name, features.name, RECONSTRUCTION, ALL_FRAMES, change, share_higher=None)
+                    )
+        values = {name: value_NF.numpy() for name, value_NF in self._columns.inside("lpips").items()}
+        if values:
+            for name, value in values.items():
+                mean = interval(value.mean(1), groups=self.segments, seed=seed)
+                per_frame = intervals(value, groups=self.segments, seed=seed)
+                scores.append(PerceptualScores(name, LPIPS, mean, per_frame))
+            own = values[headline].mean(1)
+            for name in (name for name in values if name != headline):
+                other = values[name].mean(1)
+                change = paired_difference(own, other, groups=self.segments, seed=seed)
+                share = float((own > other).mean())
+                differences.append(Difference(headline, name, LPIPS, RECONSTRUCTION, ALL_FRAMES, change, share))
+        self.seconds += time.perf_counter() - started
+        return scores, differences
+
+    def _distances(self, metric: str, *, seed: int) -> dict[str, _Distance]:
+        """Distances to the truth by row, resampled alike for all rows and the truth."""
+        parts = {
+            name: [part for part in found if part is not None]
+            for (kind, name), found in self._moments.items()
+            if kind == metric
+        }
+        truth = parts.pop(_TRUTH)
+        groups, width = len(truth), len(truth[0].sum_D)
+        note = "" if groups > 1 else "one segment" if self.num_groups == 1 else f"{width} features are too many to resample"
+        # The first draw is the clips as they are.
+        draws = np.concatenate([np.ones((1, groups)), resamples(groups, seed)[: NUM_RESAMPLES if groups > 1 else 0]])
+        truths = _weighted(truth, draws)
+        return {
+            name: _Distance(np.array([frechet_distance(a, b) for a, b in zip(_weighted(part, draws), truths)]), groups, note)
+            for name, part in parts.items()
+        }
+
+
+def _packed(features_BND: Tensor, group: np.ndarray) -> Arrays:
+    """The moments of the features of clips, by group; of fewer wide features than they are wide these themselves, smaller."""
+    width = features_BND.shape[-1]
+    if width > MOST_RESAMPLED_FEATURES:
+        group = np.zeros_like(group)
+        if features_BND.shape[:2].numel() < width:
+            check_finite(features_BND)
+            return {"features": features_BND.float().flatten(0, 1).numpy()}
+    groups = np.unique(group)
+    parts = [Moments.of(features_BND[torch.from_numpy(group == g)].flatten(0, 1)) for g in groups]
+    return {
+        "groups": groups,
+        "counts": np.array([part.count for part in parts]),
+        "sums": torch.stack([part.sum_D for part in parts]).numpy(),
+        "outers": torch.stack([part.outer_DD for part in parts]).numpy(),
+    }
+
+
+def _unpacked(arrays: Arrays) -> dict[int, Moments]:
+    """Moments by group."""
+    if "features" in arrays:
+        return {0: Moments.of(torch.from_numpy(arrays["features"]))}
+    numbers = zip(arrays["groups"].tolist(), arrays["counts"].tolist())
+    sums, outers = (torch.from_numpy(arrays[key]) for key in ("sums", "outers"))
+    return {group: Moments(count, sums[i], outers[i]) for i, (group, count) in enumerate(numbers)}
+
+
+@dataclass(frozen=True)
+class _Distance:
+    """A distance, or a difference of two, on all clips and on every resample of them: values (1 + R,)."""
+
+    values: np.ndarray
+    num_groups: int
+    note: str
+
+    def interval(self) -> Interval:
+        return symmetric_interval(float(self.values[0]), self.values[1:], num_groups=self.num_groups)
+
+    def minus(self, other: _Distance) -> _Distance:
+        return _Distance(self.values - other.values, self.num_groups, self.note)
+
+
+def _not_negative(value: Interval) -> Interval:
+    return value if value.low is None else Interval(value.mean, max(0.0, value.low), value.high)
+
+
+def _weighted(parts: list[Moments], weights_RG: np.ndarray) -> list[Moments]:
+    """Moments of resamples in which part g occurs weights_RG[r, g] times."""
+    weights = torch.from_numpy(np.ascontiguousarray(weights_RG, dtype=np.float64))
+    counts = weights @ torch.tensor([part.count for part in parts], dtype=torch.float64)
+    sums_RD = weights @ torch.stack([part.sum_D for part in parts])
+    outers_RDD = torch.tensordot(weights, torch.stack([part.outer_DD for part in parts]), 1)
+    return [Moments(round(c), s, o) for c, s, o in zip(counts.tolist(), sums_RD, outers_RDD)]
+
+
+
+# Features of predicted frames between which a Frechet distance is taken.
+#
+# The features give the distance its name: only those of the FID Inception network give an "FID".
+
+
+FRAMES_AT_ONCE = 16
+"""Frames that go through Inception together; each costs about 50 MB of activations."""
+
+
+class VideoFeatures(Protocol):
+    """Features of the future of videos.  `name`: what the Frechet distance between them is called."""
+
+    name: str
+
+    def __call__(self, video_BFHWC: Tensor, *, num_future_frames: int) -> Tensor:
+        """uint8 video of context and future to float32 (B, N, D): N features of its last `num_future_frames`."""
+
+
+class TokenizerFeatures:
+    """Activations of the encoder of the shipped tokenizer fsq-8x8x8, at every place of the future's grids (ours).
+
+    The distance between them is the TFD (tokenizer-feature distance): it compares local appearance and motion,
+    over 8x8 pixels and their surroundings and over 8 frames.  It needs no further file and is NOT an FID: the
+    network was trained to reconstruct the built-in robot's pictures, not to recognise objects, and sees no whole
+    frame.  Values compare with other TFDs only.
+    """
+
+    name = "TFD"
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self._tokenizer = load_tokenizer("fsq-8x8x8", device=str(device))
+
+    @torch.no_grad()
+    def __call__(self, video_BFHWC: Tensor, *, num_future_frames: int) -> Tensor:
+        """uint8 video (B, F, H, W, 3) of whole 17-frame blocks to float32 (B, grids * h * w, 192).
+
+        The grids are those that cover a future frame; they do not depend on context before their block.
+        Raises ValueError for a video that is not whole blocks, or no future in it.
+        """
+        clock: Clock = self._tokenizer.clock
+        num_frames = video_BFHWC.shape[1]
+        _check_future(num_frames, num_future_frames)
+        if num_frames % clock.block:
+            raise ValueError(f"TFD needs videos of whole blocks of {clock.block} frames, got {num_frames} frames")
+        grid = clock.grid_of(num_frames - num_future_frames)
+        block, skipped = divmod(grid, clock.grids)  # blocks are encoded independently; those of the context are not needed
+        features_BTDHW = self._tokenizer.features(video_BFHWC[:, block * clock.block :].to(self.device))[:, skipped:]
+        return features_BTDHW.float().movedim(2, -1).flatten(1, 3)
+
+
+class InceptionFeatures:
+    """The pool3 features of the FID Inception network, of every future frame by itself.
+
+    weights: the user's file pt_inception-2015-12-05-6726825d.pth, or the same tensors as safetensors.
+    Raises ValueError for a file that is not it.
+    """
+
+    name = "FID"
+
+    def __init__(self, weights: str | Path, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self._inception = load_inception(weights, device=device)
+
+    @torch.no_grad()
+    def __call__(self, video_BFHWC: Tensor, *, num_future_frames: int) -> Tensor:
+        """uint8 video (B, F, H, W, 3) to float32 (B, num_future_frames, 2048).  Raises ValueError for no future in it."""
+        _check_future(video_BFHWC.shape[1], num_future_frames)
+        frames_NCHW = video_BFHWC[:, -num_future_frames:].flatten(0, 1).movedim(-1, 1)
+        features = [self._inception(part.to(self.device)) for part in frames_NCHW.split(FRAMES_AT_ONCE)]
+        return torch.cat(features).unflatten(0, (len(video_BFHWC), -1))
+
+
+def _check_future(num_frames: int, num_future_frames: int) -> None:
+    if not 0 < num_future_frames <= num_frames:
+        raise ValueError(f"expected between 1 and {num_frames} future frames, got {num_future_frames}")

@@ -1,0 +1,451 @@
+"""The loop on worlds in closed form, for the families of tokens and of latents, by the protocols of one prediction."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hwm.contracts import Batch, Sampling
+from hwm.evaluate.baselines import CopyLastGrid, unigram_counts
+from hwm.evaluate.metrics import METRICS, PSNR_CAP, Metric, psnr, ssim
+from hwm.evaluate.protocols import (
+    AUTOREGRESSIVE,
+    CEILING,
+    COMPRESSION,
+    COPY_FRAME,
+    COPY_GRID,
+    EXPECTED_CODE,
+    HWM,
+    LIKELY_TOKENS,
+    MEAN_OF_CONTEXT,
+    PERMUTED,
+    SAMPLED_LATENTS,
+    SAMPLED_TOKENS,
+    SAMPLING,
+    STILL_LATENTS,
+    TEACHER_FORCED,
+    UNIGRAM,
+    ZEROED,
+    Scoring,
+    own_protocol,
+)
+from hwm.evaluate.scenes import from_another_segment, spread
+from hwm.evaluate.scores import ALL, ALL_GRIDS, LAST, ORIGINAL, RECONSTRUCTION, TOKENS, Scores, frame_span
+from hwm.evaluate.scoring import evaluate
+from hwm.evaluate.ways import seed_of
+from hwm.model_config import FlowConfig, FSQConfig, MaskedConfig, STConfig
+from hwm.models.flow import FlowHWM
+from hwm.models.masked import MaskedHWM
+from hwm.models.st_transformer import STTransformer
+from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer
+
+BASELINES = (COPY_FRAME, COPY_GRID, MEAN_OF_CONTEXT)
+NEXT_TOKEN = {"reference": TOKENS, "span": ALL_GRIDS}
+
+
+def score(model, tokenizer, clips, protocol=COMPRESSION, **options):
+    """Scored on all clips; options of `Scoring` and of `evaluate` alike."""
+    names = {f.name for f in dataclasses.fields(Scoring)}
+    scoring = Scoring(**{"clips": 0, "batch_size": 8} | {k: v for k, v in options.items() if k in names})
+    options = {"cost_repeats": 0, "num_examples": 0} | {k: v for k, v in options.items() if k not in names}
+    return evaluate(model, tokenizer, clips, protocol, scoring, **options)
+
+
+@pytest.fixture(scope="module")
+def perfect(world):
+    """A mover over tokens that knows the future, on pairs of blocks."""
+    counts = unigram_counts([world.clips.tokens[:, :3]], vocab_size=world.vocab_size)
+    options = {"video": world.clips.video, "segments": world.segments, "unigram_counts": counts}
+    return score(world.Mover(doubt=0.01), world.tokenizer, world.clips, batch_size=5, num_examples=3, **options)
+
+
+@pytest.fixture(scope="module")
+def of_tokens(world):
+    model = world.Mover(doubt=0.01, context_grids=2, future_grids=1)
+    options = {"video": world.blocks.video, "segments": world.segments}
+    return score(model, world.tokenizer, world.blocks, HWM, batch_size=5, **options)
+
+
+@pytest.fixture(scope="module")
+def of_latents(world):
+    options = {"video": world.latents.video, "segments": world.segments, "cost_repeats": 1}
+    return score(world.LatentMover(), world.latent_tokenizer, world.latents, HWM, batch_size=5, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "best", "protocol"),
+    [("perfect", LIKELY_TOKENS, COMPRESSION), ("of_tokens", LIKELY_TOKENS, HWM), ("of_latents", STILL_LATENTS, HWM)],
+)
+def test_a_perfect_model_scores_perfectly(kind, best, protocol, request):
+    scores = request.getfixturevalue(kind)
+    settings, num_frames = scores.settings, len(protocol.scored)
+    assert (scores.protocol, settings["protocol"]) == (protocol.name, protocol.name) and settings["span"] == protocol.span
+    assert settings["context_frames"] == protocol.num_seen and settings["future_frames"] == num_frames
+    for reference in protocol.references:
+        at = {"reference": reference}
+        for metric in ("psnr", "pooled psnr"):
+            assert {scores.of(best, metric, span=span, **at).mean for span in (LAST, ALL)} == {PSNR_CAP}
+        assert scores.of(best, "ssim", span=ALL, **at).mean == scores.of(best, "sharpness", **at).mean == 1
+        assert scores.of(best, "gmsd", **at).mean == 0
+        frames = [score.span for score in scores.select(row=best, metric="psnr", **at)]
+        assert frames == [LAST, ALL, *(frame_span(f + 1) for f in range(num_frames))]
+    assert scores.of(CEILING, "psnr", reference=ORIGINAL).mean == PSNR_CAP
+    for name in (ZEROED, PERMUTED):
+        assert scores.difference(scores.headline, name).value.low > 0
+
+
+def test_every_metric_is_measured_of_every_row(perfect, of_latents):
+    for scores in (perfect, of_latents):
+        rows = set(scores.names("model", "states", "baseline", "ceiling"))
+        for reference in (RECONSTRUCTION, ORIGINAL):
+            of_frames = {score.row for score in scores.select(metric="psnr", reference=reference)}
+            of_others = {TEACHER_FORCED, AUTOREGRESSIVE, UNIGRAM} | ({CEILING} if reference == RECONSTRUCTION else set())
+            assert of_frames == rows - of_others
+            for metric in METRICS:
+                assert {score.row for score in scores.select(metric=metric.name, reference=reference)} == of_frames
+
+
+@pytest.mark.parametrize("protocol", [COMPRESSION, HWM, SAMPLING])
+def test_a_new_metric_is_one_line(protocol, monkeypatch, world, strided):
+    def brightness(pred, truth):
+        return (pred.double() - truth.double()).abs().flatten(-3).mean(-1)
+
+    added = (*METRICS, Metric("brightness", "brightness", "levels", 1, "lower", brightness, lambda x: 2 * x))
+    for place in ("hwm.evaluate.metrics", "hwm.evaluate.scoring", "hwm.evaluate.summary"):
+        monkeypatch.setattr(f"{place}.METRICS", added)
+    if protocol is SAMPLING:
+        video, states = torch.randint(0, 256, (6, 77, 32, 32, 3), dtype=torch.uint8), torch.zeros(6, 77, 2)
+        options = {"members": (1, 2), "tuning_clips": 2}
+        scores = score(strided.Model(), strided.Tokenizer(), Filmed(video, states), protocol, **options)
+    elif protocol is HWM:
+        scores = score(world.LatentMover(), world.latent_tokenizer, world.latents, protocol)
+    else:
+        scores = score(world.Mover(), world.tokenizer, world.clips, protocol)
+    assert {s.row for s in scores.select(metric="brightness")} == {s.row for s in scores.select(metric="psnr")}
+    found, pooled = (scores.of(COPY_FRAME, name).mean for name in ("brightness", "pooled brightness"))
+    assert found > 1 and found == pytest.approx(pooled)
+
+
+def test_the_states_matter_to_a_model_that_uses_them(perfect):
+    for name in (ZEROED, PERMUTED):
+        assert perfect.of(name, "accuracy", **NEXT_TOKEN).mean < 0.7
+        gap = perfect.difference(EXPECTED_CODE, name).value
+        assert gap.low > 0 and gap.mean > 5
+        nats = perfect.difference(AUTOREGRESSIVE, name, "cross-entropy", **NEXT_TOKEN)
+        assert nats.value.high < 0 and nats.share_higher == 0
+    # Zeroed states stop this world.
+    assert perfect.of(ZEROED, "psnr").mean == pytest.approx(perfect.of(COPY_GRID, "psnr").mean, abs=0.2)
+
+
+def test_baselines_equal_a_direct_computation(perfect, of_latents, world):
+    for scores, clips, seen in ((perfect, world.clips, 17), (of_latents, world.latents, 9)):
+        frames = clips.video(np.arange(12))
+        past, future = frames[:, :seen], frames[:, seen:]
+        last, mean = past[:, -1:], past.float().mean(1, keepdim=True).round().to(torch.uint8)
+        for reference in (RECONSTRUCTION, ORIGINAL):  # these tokenizers lose nothing
+            for name, picture in ((COPY_FRAME, last), (MEAN_OF_CONTEXT, mean)):
+                copied, at = picture.expand_as(future), {"reference": reference}
+                assert scores.of(name, "psnr", span=LAST, **at).mean == pytest.approx(psnr(copied, future)[:, -1].mean().item())
+                assert scores.of(name, "ssim", span=ALL, **at).mean == pytest.approx(ssim(copied, future).mean().item())
+                for f, expected in enumerate(psnr(copied, future).mean(0).tolist()):
+                    assert scores.of(name, "psnr", span=frame_span(f + 1), **at).mean == pytest.approx(expected)
+    stays = (world.clips.tokens[:, 3:] == world.clips.tokens[:, 2:3]).double().mean().item()
+    assert perfect.of(COPY_GRID, "accuracy", **NEXT_TOKEN).mean == pytest.approx(stays)
+
+
+def test_the_protocol_is_the_same_for_both_kinds(of_tokens, of_latents):
+    def of_baselines(scores):
+        return [score for score in scores.scores if score.row in BASELINES and score.reference != TOKENS]
+
+    assert of_baselines(of_tokens) == of_baselines(of_latents)
+    own = {"predicts", "top_k", "vocab_size", "uniform_cross_entropy", "tokenizer", "tokenizer_fingerprint", "sampling"}
+    own |= {"fingerprint", "control"}
+    same = [{k: v for k, v in scores.settings.items() if k not in own} for scores in (of_tokens, of_latents)]
+    assert same[0] == same[1]
+
+
+def test_scores_of_tokens(perfect, of_tokens, of_latents, world):
+    for name in (TEACHER_FORCED, AUTOREGRESSIVE):
+        assert perfect.of(name, "accuracy", **NEXT_TOKEN).mean == 1
+        assert perfect.of(name, "cross-entropy", **NEXT_TOKEN).mean == pytest.approx(-math.log(0.99), rel=1e-5)
+        assert perfect.of(name, "accuracy", reference=TOKENS, span="grid 3").mean == 1
+    assert perfect.of(AUTOREGRESSIVE, "coverage", **NEXT_TOKEN).mean == 1 and perfect.settings["top_k"] == world.vocab_size
+    top = [score for score in perfect.scores if score.metric.startswith("top-16 cross-entropy, ")]
+    assert [score.metric.partition(", ")[2] for score in top] == ["floor", "min", "uniform_rest", "fill_min", "ignore"]
+    full = perfect.of(AUTOREGRESSIVE, "cross-entropy", **NEXT_TOKEN).mean
+    assert all(score.value.mean == pytest.approx(full, abs=1e-5) for score in top)
+    with_one_grid = {score.row for score in of_tokens.select(metric="accuracy")}  # there is nothing to force
+    assert with_one_grid == {AUTOREGRESSIVE, ZEROED, PERMUTED, COPY_GRID}
+    assert not of_latents.select(reference=TOKENS) and "vocab_size" not in of_latents.settings
+
+
+def test_coverage_counts_what_a_small_top_k_holds(world):
+    scores = score(CopyLastGrid(vocab_size=16), world.tokenizer, world.clips, top_k=1)
+    copied = scores.of(COPY_GRID, "accuracy", **NEXT_TOKEN).mean
+    assert scores.of(AUTOREGRESSIVE, "coverage", **NEXT_TOKEN).mean == pytest.approx(copied)
+    ce = {s.metric.partition(", ")[2]: s.value.mean for s in scores.scores if s.metric.startswith("top-1 ")}
+    assert ce["floor"] == pytest.approx((1 - copied) * math.log(1e8))
+    assert ce["min"] == pytest.approx((1 - copied) * math.log(2))
+    assert ce["ignore"] == pytest.approx(0)
+    full = scores.of(AUTOREGRESSIVE, "cross-entropy", **NEXT_TOKEN).mean
+    assert ce["uniform_rest"] == pytest.approx(full, rel=1e-5)  # the rest of this model is uniform
+
+
+def test_copying_as_a_model_equals_copying_as_a_baseline(world):
+    scores = score(CopyLastGrid(vocab_size=16), world.tokenizer, world.clips, decode="sample")
+    assert scores.headline == LIKELY_TOKENS
+    gap = scores.difference(LIKELY_TOKENS, COPY_GRID, span=ALL).value
+    assert (gap.mean, gap.low, gap.high) == (0, 0, 0)
+    assert scores.of(PERMUTED, "psnr", span=ALL) == scores.of(LIKELY_TOKENS, "psnr", span=ALL)
+    assert scores.settings["references"] == [RECONSTRUCTION]
+
+
+def test_samples_are_drawn_at_the_models_own_temperature(of_latents):
+    assert of_latents.settings["sampling"]["temperature"] == 1.0 and of_latents.settings["own_sampling"]
+    assert of_latents.headline == STILL_LATENTS
+    mse = 10 ** (-of_latents.of(SAMPLED_LATENTS, "pooled psnr").mean / 10)
+    # Noise of 0.05 that is cut off at black and white, which half of two of sixteen levels loses.
+    assert mse == pytest.approx(0.05**2 * 15 / 16, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "headline", "rows"),
+    [
+        ({"decode": "sample"}, SAMPLED_LATENTS, {SAMPLED_LATENTS, STILL_LATENTS}),
+        ({"decode": "sample", "temperature": 0.0}, STILL_LATENTS, {STILL_LATENTS}),
+        ({"temperature": 0.0}, STILL_LATENTS, {STILL_LATENTS}),
+        ({"temperature": 2.0}, STILL_LATENTS, {SAMPLED_LATENTS, STILL_LATENTS}),
+    ],
+)
+def test_the_headline_follows_from_what_was_asked(world, options, headline, rows):
+    scores = score(world.LatentMover(), world.latent_tokenizer, world.latents, HWM, **options)
+    assert scores.headline == headline and scores.names("model", "states", "baseline") == [row.name for row in scores.rows]
+    assert {row.name for row in scores.rows} == rows | {ZEROED, PERMUTED, *BASELINES}
+    if options.get("temperature") == 2.0:
+        noise = 10 ** (-scores.of(SAMPLED_LATENTS, "pooled psnr").mean / 20)
+        assert noise == pytest.approx(0.1, rel=0.1)
+
+
+def test_sampled_tokens_have_a_name_of_their_own(world):
+    scores = score(CopyLastGrid(vocab_size=16), world.tokenizer, world.clips, temperature=1.0, decode="sample")
+    assert scores.headline == SAMPLED_TOKENS and not scores.settings["own_sampling"]
+
+
+def test_rows_with_other_states_are_made_like_the_headline_from_the_same_noise(world):
+    class Deaf(world.LatentMover):
+        def predict(self, context_BTCHW, states_BFA, **options):
+            return super().predict(context_BTCHW, torch.zeros_like(states_BFA), **options)
+
+    for decode in ("mean", "sample"):
+        scores = score(Deaf(), world.latent_tokenizer, world.latents, HWM, decode=decode)
+        for name in (ZEROED, PERMUTED):
+            assert scores.of(name, "psnr") == scores.of(scores.headline, "psnr")
+
+
+class Held:
+    """Grids in memory."""
+
+    def __init__(self, grids, states):
+        self.grids, self.states = grids, states
+
+    def __len__(self):
+        return len(self.grids)
+
+    def batch(self, indices):
+        key = "latents_BTCHW" if self.grids.is_floating_point() else "tokens_BTHW"
+        return Batch(states_BFA=self.states[indices], **{key: self.grids[indices]})
+
+
+class Filmed(Held):
+    """Video in memory."""
+
+    def batch(self, indices):
+        return Batch(states_BFA=self.states[indices], video_BFHWC=self.grids[indices])
+
+
+def network(family):
+    """A network with random weights, its tokenizer, grids of it, states, and the frames they were made of."""
+    torch.manual_seed(0)
+    num_frames = 34 if family == "st" else 17
+    video, states = torch.randint(0, 256, (6, num_frames, 16, 16, 3), dtype=torch.uint8), torch.randn(6, 64, 25)
+    code = {"levels": (3, 3, 2), "channels": 8, "depth": 1}
+    streams = {"grid": (2, 2), "num_layers": 2, "num_heads": 2, "width": 24}
+    tokenizer = FSQTokenizer(FSQConfig(**code)).eval()
+    if family == "st":
+        sizes = {"grid": (2, 2), "num_layers": 1, "num_heads": 2, "width": 16, "state_hidden": 8, "num_states": 34}
+        model = STTransformer(STConfig(vocab_size=18, **sizes))
+    elif family == "masked":
+        model = MaskedHWM(MaskedConfig(vocab_size=18, remask="confidence", **streams))
+    else:
+        tokenizer = ContinuousTokenizer(FSQConfig(continuous=True, **code)).eval()
+        model = FlowHWM(FlowConfig(channels=3, patch=1, steps=2, **streams))
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.3)
+    with torch.no_grad():
+        grids = torch.cat([tokenizer.encode(block) for block in video.split(17, 1)], 1)
+    return model.eval(), tokenizer, grids, states, video
+
+
+@pytest.mark.parametrize("family", ["st", "masked", "flow"])
+def test_the_networks_equal_a_direct_computation(family):
+    model, tokenizer, grids, states, video = network(family)
+    protocol = COMPRESSION if family == "st" else HWM
+    options = {"video": lambda i: video[i], "top_k": 7, "batch_size": 6, "cost_repeats": 1}
+    scores = score(model, tokenizer, Held(grids, states), protocol, **options)
+    context, future = grids[:, : model.context_grids], grids[:, model.context_grids :]
+    options = {"generator": torch.Generator().manual_seed(seed_of(0, 0))}
+    if family == "flow":
+        found = model.predict(context, states[:, :17], sampling=Sampling(temperature=0), **options)
+        frames = tokenizer.decode(torch.cat([context, found.latents_BKTCHW[:, 0]], 1))
+    else:
+        options |= {"targets_BTHW": future, "codes_VC": tokenizer.codes_VC, "top_k_logits": 18}
+        found = model.predict(context, states[:, : model.num_states], **options)
+        frames = tokenizer.decode_codes(torch.cat([tokenizer.codes_VC[context], found.codes_BTHWC], 1))
+    seen = protocol.num_seen
+    frames, truth = frames[:, seen:], tokenizer.decode(grids)[:, seen:]
+    assert scores.headline == (STILL_LATENTS if family == "flow" else EXPECTED_CODE)
+    assert scores.of(scores.headline, "psnr", span=ALL).mean == pytest.approx(psnr(frames, truth).mean().item(), abs=1e-3)
+    at = {"reference": ORIGINAL, "span": ALL}
+    expected = ssim(frames, video[:, seen:]).mean().item()
+    assert scores.of(scores.headline, "ssim", **at).mean == pytest.approx(expected, abs=1e-4)
+    assert scores.of(CEILING, "psnr", **at).mean == pytest.approx(psnr(truth, video[:, seen:]).mean().item())
+    assert scores.cost.parameters == sum(p.numel() for p in model.parameters())
+    assert {"samples/s", "samples/s decoded"} == set(scores.cost.figures) and min(scores.cost.figures.values()) > 0
+    if family != "flow":
+        nll = scores.of(AUTOREGRESSIVE, "cross-entropy", **NEXT_TOKEN).mean
+        assert nll == pytest.approx(found.nll_BTHW.mean().item(), rel=1e-5)
+        hits = found.top_indices_BTHWK == future[..., None]
+        for name, kept in (("accuracy", 1), ("coverage", 7)):
+            expected = hits[..., :kept].any(-1).double().mean().item()
+            assert scores.of(AUTOREGRESSIVE, name, **NEXT_TOKEN).mean == pytest.approx(expected)
+        assert not any(math.isnan(s.value.mean) for s in scores.scores)  # the networks give log-probabilities
+
+
+def test_the_networks_agree_with_their_own_validation():
+    model, tokenizer, grids, states, _ = network("st")
+    scores = score(model, tokenizer, Held(grids, states))
+    batch = Batch(states_BFA=states[:, :34], tokens_BTHW=grids)
+    found = model.validate(batch, generator=torch.Generator().manual_seed(0))
+    for name, key in ((TEACHER_FORCED, "teacher"), (AUTOREGRESSIVE, "auto")):
+        for metric, own in (("cross-entropy", "ce"), ("accuracy", "accuracy")):
+            expected = found[f"{own}_{key}"].mean().item()
+            assert scores.of(name, metric, **NEXT_TOKEN).mean == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["tokens", "latents"])
+def test_everything_but_time_and_memory_repeats(kind, world):
+    def run(seed):
+        options = {"seed": seed, "batch_size": 4, "decode": "sample", "cost_repeats": 1}
+        if kind == "tokens":
+            model, options = CopyLastGrid(vocab_size=16), options | {"temperature": 1.0}
+            found = score(model, world.tokenizer, world.clips, **options).to_json()
+        else:
+            found = score(world.LatentMover(), world.latent_tokenizer, world.latents, HWM, **options).to_json()
+        assert found.pop("seconds") and found.pop("cost")["parameters"] == 3
+        return json.dumps(found, allow_nan=False)
+
+    assert run(3) == run(3) != run(4)
+
+
+def test_the_batch_size_changes_nothing_for_a_greedy_model(world, perfect):
+    counts = unigram_counts([world.clips.tokens[:, :3]], vocab_size=world.vocab_size)
+    options = {"video": world.clips.video, "segments": world.segments, "unigram_counts": counts}
+    again = score(world.Mover(doubt=0.01), world.tokenizer, world.clips, batch_size=12, num_examples=3, **options)
+    assert again.scores == perfect.scores
+    assert [e.clip for e in again.examples] == [e.clip for e in perfect.examples]
+
+
+def test_examples_are_what_they_say(perfect, world):
+    assert len(perfect.examples) == 3
+    for part, example in enumerate(perfect.examples):
+        assert part * 4 <= example.clip < (part + 1) * 4
+        frames, shown = world.clips.video([example.clip])[0].numpy(), example.pictures
+        assert np.array_equal(shown["seen"], frames[:17])
+        assert np.array_equal(shown["truth"], frames[17:]) and np.array_equal(shown[ORIGINAL], frames[17:])
+        expected = psnr(torch.from_numpy(shown[EXPECTED_CODE][-1]), torch.from_numpy(frames[-1])).item()
+        assert example.psnr[EXPECTED_CODE] == pytest.approx(expected)
+        expected = psnr(torch.from_numpy(frames[16]), torch.from_numpy(frames[-1])).item()
+        assert example.psnr[COPY_FRAME] == pytest.approx(expected) and example.spread is None
+
+
+def test_json_holds_every_number_and_no_nan_and_is_read_again(perfect):
+    table = json.loads(json.dumps(perfect.to_json(), allow_nan=False))
+    assert "examples" not in table and table["schema"] == 2 and len(table["scores"]) == len(perfect.scores)
+    assert Scores.from_json(table) == dataclasses.replace(perfect, examples=[])
+    for old, found in (({"headline": "x", "pixels": []}, 1), ({"schema": 3}, 3)):
+        with pytest.raises(ValueError, match=f"r.json: its schema is {found}, this version reads 2; score the run again"):
+            Scores.from_json(old, where="r.json")
+
+
+@pytest.mark.parametrize("sizes", [[1] * 7, [2, 2, 2], [3, 1, 1, 1], [1, 4, 2, 3]])
+def test_permuted_states_come_from_another_segment(sizes):
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    for seed in range(20):
+        source = from_another_segment(len(groups), groups, seed)
+        assert sorted(source) == list(range(len(groups)))
+        assert (groups[source] != groups).all()
+
+
+def test_permuted_states_never_stay_even_in_one_segment():
+    for num in (2, 3, 8):
+        source = from_another_segment(num, np.zeros(num), 0)
+        assert sorted(source) == list(range(num)) and (source != np.arange(num)).all()
+
+
+def test_clips_are_spread_evenly():
+    assert spread(10, 5).tolist() == [0, 2, 4, 6, 8]
+    assert spread(3, 64).tolist() == spread(3, 0).tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="at least 2"):
+        spread(1, 0)
+
+
+def test_a_run_is_scored_by_the_clips_it_learned_from():
+    assert [own_protocol(clip) for clip in ("block_pairs", "blocks", "sampling")] == [COMPRESSION, HWM, SAMPLING]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "given", "named"),
+    [
+        (HWM, {"members": (1, 2), "seed": 3}, "--members: only with --protocol sampling"),
+        (COMPRESSION, {"tuning": "x", "score_size": 8}, "--tuning, --score-size: only with --protocol sampling"),
+        (SAMPLING, {"video": "x", "decode": "sample"}, "--video, --decode: only with --protocol compression or hwm"),
+    ],
+)
+def test_options_that_would_do_nothing_are_named(protocol, given, named):
+    with pytest.raises(ValueError, match=named):
+        protocol.refuse(given)
+    protocol.refuse({"seed": 3, "temperature": 0.5} | dict.fromkeys(given))
+
+
+def test_only_what_is_set_counts_as_changed():
+    assert Scoring().changed() == {} and Scoring(clips=3, members=(1, 2)).changed() == {"clips": 3, "members": (1, 2)}
+
+
+def test_what_does_not_fit_is_refused(world):
+    class Short:
+        def __len__(self):
+            return 4
+
+        def batch(self, indices):
+            whole = world.clips.batch(indices)
+            return Batch(states_BFA=whole.states_BFA[:, :20], tokens_BTHW=whole.tokens_BTHW)
+
+    with pytest.raises(ValueError, match="34 state rows"):
+        score(world.Mover(), world.tokenizer, Short())
+    with pytest.raises(ValueError, match="9 token grids"):
+        score(CopyLastGrid(vocab_size=16, future_grids=6), world.tokenizer, world.clips)
+    parted = Held(world.clips.tokens[:, :4], world.clips.states)
+    with pytest.raises(ValueError, match="whole blocks of 3 grids; the model has 2 context and 2 future grids"):
+        score(world.Mover(context_grids=2, future_grids=2), world.tokenizer, parted)
+    with pytest.raises(ValueError, match="3 latent grids"):
+        score(world.LatentMover(), world.latent_tokenizer, world.blocks)
+    with pytest.raises(ValueError, match="does not decode"):
+        score(world.LatentMover(), world.tokenizer, world.latents)
+    with pytest.raises(ValueError, match="does not decode"):
+        score(world.Mover(), world.latent_tokenizer, world.clips)
+    small = lambda indices: world.clips.video(indices)[:, :, ::2]  # noqa: E731
+    with pytest.raises(ValueError, match="recorded video"):
+        score(world.Mover(), world.tokenizer, world.clips, video=small)
