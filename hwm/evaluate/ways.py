@@ -23,7 +23,7 @@ from hwm.evaluate.scenes import PERMUTED, TRUE, ZEROED, Scene, Scenes
 from hwm.evaluate.scores import Row
 from hwm.evaluate.tuning import Tuning
 from hwm.predict import ensemble
-from hwm.predict.last_frame import predict_pictures
+from hwm.predict.last_frame import draw
 from hwm.predict.postprocess import gaussian_blur, match_histograms
 
 STILL = Sampling(temperature=0.0)
@@ -44,7 +44,7 @@ class Predictor:
         self, model: Any, tokenizer: Any, scenes: Scenes, *, sampling: Sampling | None, seed: int, members_at_once: int,
         top_k: int, device: torch.device | str, poll: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
-        self.model, self.tokenizer, self.decoder, self.sampling = model, tokenizer, lambda: scenes.decoder, sampling
+        self.model, self.tokenizer, self.scenes, self.sampling = model, tokenizer, scenes, sampling
         self.seed, self.members_at_once, self.top_k, self.device, self.poll = seed, members_at_once, top_k, device, poll
         self.seconds = 0.0
 
@@ -70,11 +70,11 @@ class Predictor:
         if expected:
             if prediction.codes_BTHWC is None:
                 raise ValueError("the model gives no expected codes; evaluate its tokens with decode='sample'")
-            video = self.decoder().expected_future(scene.context, prediction.codes_BTHWC)
+            video = self.scenes.decoder.expected_future(scene.context, prediction.codes_BTHWC)
         else:
             grids = prediction.latents_BKTCHW if prediction.tokens_BKTHW is None else prediction.tokens_BKTHW
             assert grids is not None
-            video = self.decoder().future(scene.context, grids[:, 0])
+            video = self.scenes.decoder.future(scene.context, grids[:, 0])
         self.seconds += time.perf_counter() - started
         return video
 
@@ -97,11 +97,12 @@ class Predictor:
         """K samples of the scored frames of recorded video, the same noise whatever the states: uint8 (B, K, F, H, W, 3)."""
         started = time.perf_counter()
         height, width = scene.view.truth.shape[2:4]
-        frames_BKHWC = predict_pictures(
+        video_BKFHWC = draw(
             self.model,
             self.tokenizer,
             scene.context,
             scene.states[states],
+            frames=self.scenes.protocol.scored,
             image_size=self.image_size(scene),
             out_size=(height, width),
             num_samples=num_samples,
@@ -112,7 +113,7 @@ class Predictor:
             poll=self.poll,
         )
         self.seconds += time.perf_counter() - started
-        return frames_BKHWC[:, :, None]
+        return video_BKFHWC
 
 
 def seed_of(seed: int, number: int) -> int:
