@@ -9,8 +9,9 @@ Shape letters used in names everywhere (`x_BTSD` has shape (B, T, S, D)):
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # the configurations, which import nothing slow, read `Kind` here
     from collections.abc import Iterable, Sequence
@@ -241,3 +242,72 @@ class VideoWorldModel(WorldModel, Protocol):
         sampling: Sampling | None = None,
     ) -> Prediction:
         """Predict K futures of the uint8 context, video_BKFHWC, of as many frames as there are state rows after its own."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What every configuration knows of its family besides its values.
+
+    module: where the model is, as "module:class".  needs: modules of the extra named like the family, if it has one.
+    kind: what the model learns from.  role: a world model, or a tokenizer, which others stand on.
+    prediction_settings: fields that say how a trained model predicts, and so may change after training.
+    may_be_zero, any_sign: whole numbers that need not be 1 or more, and numbers that may be negative.
+    """
+
+    module: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
+    kind: ClassVar[Kind]
+    role: ClassVar[Literal["world model", "tokenizer"]] = "world model"
+    prediction_settings: ClassVar[tuple[str, ...]] = ()
+    may_be_zero: ClassVar[tuple[str, ...]] = ()
+    any_sign: ClassVar[tuple[str, ...]] = ()
+
+    family: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a number that none can have: NaN, infinite, too small for what it counts, not divisible."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, bool | str):
+                    continue
+                if not math.isfinite(number):
+                    raise ValueError(f"model.{field.name} must be a finite number, got {value}")
+                least = 0 if isinstance(number, float) or field.name in self.may_be_zero else 1
+                if number < least and field.name not in self.any_sign:
+                    raise ValueError(f"model.{field.name} must be at least {least}, got {value}")
+        sizes: Any = self
+        if hasattr(self, "mlp_ratio") and sizes.width % sizes.num_heads:
+            raise ValueError(f"model.width {sizes.width} is not divisible by model.num_heads {sizes.num_heads}")
+        if getattr(self, "dropout", 0.0) >= 1:
+            raise ValueError("model.dropout must lie in [0, 1)")
+        if hasattr(self, "patch") and (sizes.grid[0] % sizes.patch or sizes.grid[1] % sizes.patch):
+            raise ValueError(f"model.grid {sizes.grid} is not divisible by model.patch {sizes.patch}")
+
+    @property
+    def solver_steps(self) -> int | None:
+        """Passes of the network that a prediction takes, as configured; None where the family has no such number."""
+        steps: int | None = getattr(self, "steps", None)
+        return steps
+
+    def precision_rule(self, precision: str) -> None:
+        """Raise ValueError where the model cannot be trained in train.precision."""
+
+    def example(self, num_clips: int, *, generator: torch.Generator | None = None, image_size: int = 0) -> Batch:
+        """Random clips of the model's shape: uniform ids or bytes, normal latents and states.
+
+        image_size: side of frames in pixels where the configuration leaves it to the data; 0: 64.
+        """
+        import torch
+
+        sizes: Any = self
+        states = torch.randn(num_clips, sizes.num_states, sizes.state_dim, generator=generator)
+        shape = (num_clips, sizes.context_grids + sizes.future_grids)
+        if self.kind == "tokens":
+            tokens = torch.randint(sizes.vocab_size, (*shape, *sizes.grid), generator=generator)
+            return Batch(states_BFA=states, tokens_BTHW=tokens)
+        if self.kind == "video":
+            video = torch.randint(256, (*shape, *sizes.grid, 3), generator=generator, dtype=torch.uint8)
+            return Batch(states_BFA=states, video_BFHWC=video)
+        latents = torch.randn(*shape, sizes.channels, *sizes.grid, generator=generator)
+        return Batch(states_BFA=states, latents_BTCHW=latents)

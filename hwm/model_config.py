@@ -1,108 +1,126 @@
 """Frozen configurations of the models and of the tokenizer, one class a family.  Nothing here imports torch.
 
-A class tells all that others ask of its family: see `Family`.
+A class tells all that others ask of its family: see `hwm.contracts.Family`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from hwm.contracts import Kind
+from hwm.contracts import Batch, Family, Kind
 
 if TYPE_CHECKING:
     import torch
 
-    from hwm.contracts import Batch
-
-MAY_BE_ZERO = frozenset(
-    {"unshared_blocks", "place_channels", "lora_rank", "lora_alpha", "state_frequencies", "state_plain", "velocity_rows"}
-)
-ANY_SIGN = frozenset({"state_offset", "time_mean", "guidance"})
-
-
-def expect_plausible(config: Any) -> None:
-    """Raise ValueError for a number of a model that none can have: NaN, infinite, or too small for what it counts."""
-    for field in fields(config):
-        value = getattr(config, field.name)
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, bool | str):
-                continue
-            if not math.isfinite(number):
-                raise ValueError(f"model.{field.name} must be a finite number, got {value}")
-            least = 0 if isinstance(number, float) or field.name in MAY_BE_ZERO else 1
-            if number < least and field.name not in ANY_SIGN:
-                raise ValueError(f"model.{field.name} must be at least {least}, got {value}")
-
-
-class Family:
-    """What a configuration knows of its family besides its values; the members of every class here.
-
-    module: where the model is, as "module:class".  needs: modules of the extra named like the family, if it has one.
-    kind: what the model learns from.  role: a world model, or a tokenizer, which others stand on.
-    prediction_settings: fields that say how a trained model predicts, and so may change after training.
-    """
-
-    module: ClassVar[str]
-    needs: ClassVar[tuple[str, ...]] = ()
-    kind: ClassVar[Kind]
-    role: ClassVar[Literal["world model", "tokenizer"]] = "world model"
-    prediction_settings: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def solver_steps(self) -> int | None:
-        """Passes of the network that a prediction takes, as configured; None where the family has no such number."""
-        steps: int | None = getattr(self, "steps", None)
-        return steps
-
-    def precision_rule(self, precision: str) -> None:
-        """Raise ValueError where the model cannot be trained in train.precision."""
-
-    def example(self, num_clips: int, *, generator: torch.Generator | None = None, image_size: int = 0) -> Batch:
-        """Random clips of the model's shape: uniform ids or bytes, normal latents and states.
-
-        image_size: side of frames in pixels where the configuration leaves it to the data; 0: 64.
-        """
-        import torch
-
-        from hwm.contracts import Batch
-
-        sizes: Any = self
-        states = torch.randn(num_clips, sizes.num_states, sizes.state_dim, generator=generator)
-        shape = (num_clips, sizes.context_grids + sizes.future_grids)
-        if self.kind == "tokens":
-            tokens = torch.randint(sizes.vocab_size, (*shape, *sizes.grid), generator=generator)
-            return Batch(states_BFA=states, tokens_BTHW=tokens)
-        if self.kind == "video":
-            video = torch.randint(256, (*shape, *sizes.grid, 3), generator=generator, dtype=torch.uint8)
-            return Batch(states_BFA=states, video_BFHWC=video)
-        latents = torch.randn(*shape, sizes.channels, *sizes.grid, generator=generator)
-        return Batch(states_BFA=states, latents_BTCHW=latents)
-
-
 @dataclass(frozen=True)
-class STConfig(Family):
-    """ST-Transformer of the compression track (SYSTEMS.md section 1).  Defaults are the published model."""
+class Tokens(Family):
+    """What the families over token grids have in common."""
 
-    module: ClassVar[str] = "hwm.models.st_transformer:STTransformer"
     kind: ClassVar[Kind] = "tokens"
 
-    family: Literal["st"] = "st"
     vocab_size: int = 64000
     factors: tuple[int, ...] = ()
     """Mixed radix of a factorised vocabulary, lowest digit first; empty: one table over all ids (the paper)."""
     grid: tuple[int, int] = (32, 32)
-    context_grids: int = 3
-    future_grids: int = 3
-    num_layers: int = 24
     num_heads: int = 8
     width: int = 512
     mlp_ratio: int = 4
+    state_dim: int = 25
+    init_std: float = 0.02
+    """Standard deviation of the initial weights; a narrow model wants more than the published 0.02."""
+    code_loss: float = 0.0
+    """Weight of the squared error of the expected digits of a factorised vocabulary, as codes in [-1, 1] (ours)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        product = math.prod(self.factors)
+        if self.factors and product != self.vocab_size:
+            raise ValueError(f"model.factors {self.factors} multiply to {product}, not vocab_size {self.vocab_size}")
+        if self.code_loss and not self.factors:
+            raise ValueError("model.code_loss needs model.factors: only the digits of a quantiser have an order")
+        if self.init_std <= 0:
+            raise ValueError("model.init_std must be positive")
+
+
+@dataclass(frozen=True)
+class Latents(Family):
+    """What the families that carry noise to latents have in common."""
+
+    kind: ClassVar[Kind] = "latents"
+    prediction_settings: ClassVar[tuple[str, ...]] = ("steps", "temperature", "guidance", "solver")
+    any_sign: ClassVar[tuple[str, ...]] = ("guidance", "time_mean")
+
+    channels: int = 16
+    """Channels of the latents."""
+    grid: tuple[int, int] = (16, 16)
+    """Height and width of the latents."""
+    patch: int = 2
+    """Side of the square of latent cells that make one token."""
+    context_grids: int = 2
+    state_dim: int = 25
+    target: Literal["latents", "change"] = "latents"
+    """What the flow ends in: the future latents (the documents) or their change from the last past one (ours)."""
+    output: Literal["velocity", "data"] = "velocity"
+    """What the network gives: the velocity (the documents), or what the flow ends in, from which it follows (ours)."""
+    relative_loss: bool = False
+    """Weigh each clip's error by the inverse of the size of what is predicted, as PSNR does (ours)."""
+    condition_dropout: float = 0.15
+    """Probability that a training clip loses its condition, for guidance."""
+    steps: int = 50
+    """Solver steps of prediction."""
+    solver: str = "euler"
+    """A name in `hwm.nn.flow_matching.SOLVERS`."""
+    guidance: float = 1.0
+    """Scale of classifier-free guidance; 1 switches it off."""
+    temperature: float = 1.0
+    """Scale of the initial noise in prediction; 0 gives the mean of all futures, in one step."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.condition_dropout >= 1:
+            raise ValueError("model.condition_dropout must lie in [0, 1)")
+        if self.guidance != 1 and not self.condition_dropout:
+            raise ValueError("model.guidance other than 1 needs model.condition_dropout: it compares with no condition")
+
+
+@dataclass(frozen=True)
+class Streams(Family):
+    """What both Humanoid World Models have in common: streams of past and future, video and actions."""
+
+    may_be_zero: ClassVar[tuple[str, ...]] = ("unshared_blocks",)
+
+    context_grids: int = 2
+    future_grids: int = 1
+    num_states: int = 17
+    mlp_ratio: int = 4
+    attention: Literal["joint", "split"] = "joint"
+    sharing: Literal["stream", "modality", "full"] = "stream"
+    """Which streams share weights after the first `unshared_blocks`."""
+    unshared_blocks: int = 4
+    place_context: bool = False
+    """Future tokens also carry the context of their place (ours); a narrow model takes long to find it itself."""
+    state_changes: bool = False
+    """States enter beside their change from the last past frame, on which most of what moves depends (ours)."""
+    state_modulation: bool = False
+    """The pooled state of a future grid also modulates the norms of its tokens, from nothing (ours)."""
+
+
+@dataclass(frozen=True)
+class STConfig(Tokens):
+    """ST-Transformer of the compression track (SYSTEMS.md section 1).  Defaults are the published model."""
+
+    module: ClassVar[str] = "hwm.models.st_transformer:STTransformer"
+    any_sign: ClassVar[tuple[str, ...]] = ("state_offset",)
+
+    family: Literal["st"] = "st"
+    context_grids: int = 3
+    future_grids: int = 3
+    num_layers: int = 24
     dropout: float = 0.1
     qk_norm: bool = True
     qkv_bias: bool = True
-    state_dim: int = 25
     num_states: int = 64
     """State rows read, from the first context frame; the 34 frames of two blocks and look-ahead."""
     state_hidden: int = 2048
@@ -113,74 +131,34 @@ class STConfig(Family):
     state_injection: Literal["add", "modulate"] = "add"
     """add: the step's state vector is added to all its tokens (the paper).  modulate: it also scales and shifts every
     normalisation, from zero (ours; small models learn to use states sooner)."""
-    init_std: float = 0.02
-    """Standard deviation of the initial weights; a narrow model wants more than the published 0.02."""
     loss_on: Literal["future", "all"] = "future"
-    code_loss: float = 0.0
-    """Weight of the squared error of the expected digits of a factorised vocabulary, as codes in [-1, 1] (ours)."""
     scheduled_sampling: float = 0.0
     """Probability that an input token of the future is the model's own prediction instead of the truth."""
 
     def __post_init__(self) -> None:
-        expect_plausible(self)
-        if self.width % self.num_heads:
-            raise ValueError(f"model.width {self.width} is not divisible by model.num_heads {self.num_heads}")
-        product = 1
-        for factor in self.factors:
-            product *= factor
-        if self.factors and product != self.vocab_size:
-            raise ValueError(f"model.factors {self.factors} multiply to {product}, not vocab_size {self.vocab_size}")
-        if self.code_loss and not self.factors:
-            raise ValueError("model.code_loss needs model.factors: only the digits of a quantiser have an order")
-        if self.init_std <= 0:
-            raise ValueError("model.init_std must be positive")
-        if not 0 <= self.scheduled_sampling <= 1 or not 0 <= self.dropout < 1:
-            raise ValueError("model.scheduled_sampling must lie in [0, 1] and model.dropout in [0, 1)")
+        super().__post_init__()
+        if self.scheduled_sampling > 1:
+            raise ValueError("model.scheduled_sampling must lie in [0, 1]")
 
 
 @dataclass(frozen=True)
-class MaskedConfig(Family):
+class MaskedConfig(Streams, Tokens):
     """Masked-HWM (SYSTEMS.md section 2).  Defaults are the published base variant."""
 
     module: ClassVar[str] = "hwm.models.masked:MaskedHWM"
-    kind: ClassVar[Kind] = "tokens"
     prediction_settings: ClassVar[tuple[str, ...]] = ("steps", "temperature", "remask")
 
     family: Literal["masked"] = "masked"
-    vocab_size: int = 64000
-    factors: tuple[int, ...] = ()
-    """Mixed radix of a factorised vocabulary, lowest digit first; empty: one table over all ids (the paper)."""
-    grid: tuple[int, int] = (32, 32)
-    context_grids: int = 2
-    future_grids: int = 1
     num_layers: int = 24
-    num_heads: int = 8
-    width: int = 512
-    mlp_ratio: int = 4
-    attention: Literal["joint", "split"] = "joint"
-    sharing: Literal["stream", "modality", "full"] = "stream"
-    """Which streams share feed-forward weights after the first `unshared_blocks`."""
-    unshared_blocks: int = 4
     visibility: Literal["causal", "full", "released"] = "causal"
     """Which temporal slots see which (nn/streams.py slot_visibility); with "causal" the past is computed once."""
     qk_norm: bool = False
     learned_positions: bool = True
     """Learned positions added to the tokens beside the rotary ones, as in the release."""
-    place_context: bool = False
-    """Future tokens also carry the context tokens of their place (ours); a narrow model takes long to find them itself."""
     dropout: float = 0.4
     """Dropout of the feed-forward layers, as in the release."""
-    state_dim: int = 25
-    num_states: int = 17
-    state_changes: bool = False
-    """States enter beside their change from the last past frame, on which most of what moves depends (ours)."""
-    state_modulation: bool = False
-    """The pooled state of a grid also scales and shifts the norms of its video tokens, from zero (ours)."""
-    init_std: float = 0.02
     max_corruption: float = 0.2
     """Largest rate of random token replacement in training."""
-    code_loss: float = 0.0
-    """Weight of the squared error of the expected digits of a factorised vocabulary, as codes in [-1, 1] (ours)."""
     steps: int = 2
     """Refinement steps of a grid in prediction."""
     temperature: float = 0.0
@@ -189,63 +167,29 @@ class MaskedConfig(Family):
     """Which tokens are predicted again in the next step: a random choice, or the least certain ones."""
 
     def __post_init__(self) -> None:
-        expect_plausible(self)
-        _check_streams(self)
-        if self.factors and math.prod(self.factors) != self.vocab_size:
-            raise ValueError(f"model.factors {self.factors} do not multiply to vocab_size {self.vocab_size}")
-        if self.code_loss and not self.factors:
-            raise ValueError("model.code_loss needs model.factors: only the digits of a quantiser have an order")
-        if self.max_corruption > 1 or self.init_std <= 0:
-            raise ValueError("model.max_corruption must lie in [0, 1] and init_std be positive")
+        super().__post_init__()
+        if self.max_corruption > 1:
+            raise ValueError("model.max_corruption must lie in [0, 1]")
 
 
 @dataclass(frozen=True)
-class FlowConfig(Family):
+class FlowConfig(Streams, Latents):
     """Flow-HWM (SYSTEMS.md section 3).  Defaults are the published base variant."""
 
     module: ClassVar[str] = "hwm.models.flow:FlowHWM"
-    kind: ClassVar[Kind] = "latents"
-    prediction_settings: ClassVar[tuple[str, ...]] = ("steps", "temperature", "guidance", "solver")
 
     family: Literal["flow"] = "flow"
-    channels: int = 16
-    """Channels of the latents."""
-    grid: tuple[int, int] = (16, 16)
-    """Height and width of the latents."""
-    patch: int = 2
-    """Side of the square of latent cells that make one token."""
-    context_grids: int = 2
-    future_grids: int = 1
     num_layers: int = 15
     num_heads: int = 16
     width: int = 1152
     """15 layers of 1152 give the paper's four sizes exactly; its printed 17 x 1172 has no rotary heads (SYSTEMS.md)."""
-    mlp_ratio: int = 4
-    attention: Literal["joint", "split"] = "joint"
-    sharing: Literal["stream", "modality", "full"] = "stream"
-    """Which streams share modulation, projections and feed-forward weights after the first `unshared_blocks`."""
-    unshared_blocks: int = 4
     context_sees: Literal["all", "context"] = "all"
     """all: joint attention in all directions (the paper).  context: past and actions see only each other and stand at
     time 1, so they are computed once for all sampling steps (ours)."""
     qk_norm: bool = True
     dropout: float = 0.0
-    state_dim: int = 25
-    num_states: int = 17
-    state_changes: bool = False
-    """States enter beside their change from the last past frame, on which most of what moves depends (ours)."""
-    state_modulation: bool = False
-    """The pooled states of the future grids join the timestep in the modulation (ours)."""
-    place_context: bool = False
-    """Future tokens also carry the past latents of their place (ours); a narrow model takes long to find them itself."""
     learned_positions: bool = False
     """Learned positions added to all tokens beside the rotary ones (ours for this family)."""
-    target: Literal["latents", "change"] = "latents"
-    """What the flow ends in: the future latents (the paper) or their change from the last past one (ours)."""
-    output: Literal["velocity", "data"] = "velocity"
-    """What the network gives: the velocity (the paper), or what the flow ends in, from which the velocity follows (ours)."""
-    relative_loss: bool = False
-    """Weigh each clip's error by the inverse of the size of what is predicted, as PSNR does (ours)."""
     sigma_min: float = 1e-4
     """Noise left at time 1; the paper keeps it and prints no value."""
     time_sampling: Literal["uniform", "logit_normal"] = "logit_normal"
@@ -254,40 +198,27 @@ class FlowConfig(Family):
     """Mean of that normal distribution; negative trains more where there is most noise (ours)."""
     time_per_grid: bool = False
     """Each future grid gets a noise level of its own in training."""
-    condition_dropout: float = 0.15
-    """Probability that a training clip loses context and actions together, for guidance."""
     shortcut: float = 0.0
     """Share of a training batch that learns to take two steps in one (ours; Frans et al. 2024); 0: plain flow."""
     steps: int = 50
     """Solver steps of prediction; a power of two up to 128 for a shortcut model's own step sizes."""
-    solver: str = "euler"
-    """A name in `hwm.nn.flow_matching.SOLVERS`."""
     guidance: float = 3.0
-    """Scale of classifier-free guidance; 1 switches it off."""
-    temperature: float = 1.0
-    """Scale of the initial noise in prediction; 0 gives the mean of all futures, in one step."""
 
     def __post_init__(self) -> None:
-        expect_plausible(self)
-        _check_streams(self)
-        if self.grid[0] % self.patch or self.grid[1] % self.patch:
-            raise ValueError(f"model.grid {self.grid} is not divisible by model.patch {self.patch}")
-        if not 0 <= self.sigma_min < 1 or not 0 <= self.condition_dropout < 1 or not 0 <= self.shortcut < 1:
-            raise ValueError("model.sigma_min, condition_dropout and shortcut must lie in [0, 1)")
-        if self.guidance != 1 and not self.condition_dropout:
-            raise ValueError("model.guidance other than 1 needs model.condition_dropout: it compares with no condition")
+        super().__post_init__()
+        if self.sigma_min >= 1 or self.shortcut >= 1:
+            raise ValueError("model.sigma_min and shortcut must lie in [0, 1)")
         if self.shortcut and self.solver != "euler":
             raise ValueError('model.shortcut needs model.solver "euler": its velocities are already means over a step')
 
 
 @dataclass(frozen=True)
-class WanConfig(Family):
+class WanConfig(Latents):
     """Wan2.2 TI2V with video and state conditioning (SYSTEMS.md section 4).  Defaults are the published 5 B model."""
 
     module: ClassVar[str] = "hwm.models.wan.model:WanWorldModel"
     needs: ClassVar[tuple[str, ...]] = ("diffusers", "peft")
-    kind: ClassVar[Kind] = "latents"
-    prediction_settings: ClassVar[tuple[str, ...]] = ("steps", "temperature", "guidance", "solver")
+    may_be_zero: ClassVar[tuple[str, ...]] = ("place_channels", "lora_rank", "lora_alpha", "state_frequencies", "state_plain")
 
     family: Literal["wan"] = "wan"
     base: str = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
@@ -300,8 +231,6 @@ class WanConfig(Family):
     channels: int = 48
     grid: tuple[int, int] = (32, 32)
     """Height and width of the latents: 32 for frames of 512 pixels, 16 for 256."""
-    patch: int = 2
-    context_grids: int = 2
     future_grids: int = 4
     num_layers: int = 30
     num_heads: int = 24
@@ -319,7 +248,6 @@ class WanConfig(Family):
     """Dropout behind attention and in the feed-forward layers; Wan is trained without (ours, for few clips)."""
     checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
-    state_dim: int = 25
     num_states: int = 77
     state_hidden: int = 256
     state_plain: tuple[int, ...] = (21, 22)
@@ -336,12 +264,6 @@ class WanConfig(Family):
     """Every latent cell also carries the context latents of its place, as channels (ours; Wan's I2V 14B does likewise)."""
     place_channels: int = 0
     """Learned channels of every latent cell: where it is, which a narrow model takes long to find by rotation (ours)."""
-    target: Literal["latents", "change"] = "latents"
-    """What the flow ends in: the future latents (the report) or their change from the last past one (ours)."""
-    output: Literal["velocity", "data"] = "velocity"
-    """What the network gives: the velocity (the report), or what the flow ends in, from which it follows (ours)."""
-    relative_loss: bool = False
-    """Weigh each clip's error by the inverse of the size of what is predicted, as PSNR does (ours)."""
     condition_dropout: float = 0.1
     """Probability that a training clip loses its states, for guidance; the report prints none."""
     time_sampling: Literal["uniform", "logit_normal"] = "uniform"
@@ -349,17 +271,9 @@ class WanConfig(Family):
     shift: float = 5.0
     """Shift of noise levels towards noise, sigma -> shift sigma / (1 + (shift - 1) sigma), in training and prediction."""
     steps: int = 20
-    solver: str = "euler"
-    """A name in `hwm.nn.flow_matching.SOLVERS`."""
-    guidance: float = 1.0
-    """Scale of guidance by the states; 1 switches it off."""
-    temperature: float = 1.0
-    """Scale of the initial noise in prediction; 0 gives the mean of all futures, in one step."""
 
     def __post_init__(self) -> None:
-        expect_plausible(self)
-        if self.grid[0] % self.patch or self.grid[1] % self.patch:
-            raise ValueError(f"model.grid {self.grid} is not divisible by model.patch {self.patch}")
+        super().__post_init__()
         if self.head_width % 2 or self.head_width < 6:
             raise ValueError(f"model.head_width must be even and at least 6, for rotations in three axes, got {self.head_width}")
         ours = self.place_context or self.place_channels or self.target != "latents" or self.output != "velocity"
@@ -369,12 +283,8 @@ class WanConfig(Family):
             raise ValueError("model.dtype is the type in which model.base is loaded; a model from scratch is float32")
         if self.lora_rank and not self.base:
             raise ValueError("model.lora_rank adapts a pretrained model.base; to train from scratch set model.lora_rank=0")
-        if not 0 <= self.condition_dropout < 1 or not 0 <= self.dropout < 1:
-            raise ValueError("model.condition_dropout and dropout must lie in [0, 1)")
         if self.shift <= 0:
             raise ValueError("model.shift must be positive")
-        if self.guidance != 1 and not self.condition_dropout:
-            raise ValueError("model.guidance other than 1 needs model.condition_dropout: it compares with no states")
 
     def precision_rule(self, precision: str) -> None:
         """Float32: autocast would take timesteps and their embedding, which Wan keeps in float32, to bfloat16."""
@@ -382,19 +292,12 @@ class WanConfig(Family):
             raise ValueError('a Wan model brings its precision along: set model.dtype="bfloat16" and train.precision="float32"')
 
 
-def _check_streams(config: MaskedConfig | FlowConfig) -> None:
-    """Raise ValueError for what neither Humanoid World Model can be."""
-    if config.width % config.num_heads:
-        raise ValueError(f"model.width {config.width} is not divisible by model.num_heads {config.num_heads}")
-    if config.dropout >= 1:
-        raise ValueError("model.dropout must lie in [0, 1)")
-
-
 @dataclass(frozen=True)
 class DirectConfig(Family):
     """Direct regression of future frames from the last seen ones and the states (ours): a baseline for all others."""
 
     module: ClassVar[str] = "hwm.models.direct:Direct"
+    may_be_zero: ClassVar[tuple[str, ...]] = ("velocity_rows",)
     kind: ClassVar[Kind] = "video"
 
     family: Literal["direct"] = "direct"
@@ -426,11 +329,7 @@ class DirectConfig(Family):
     """Frames of a clip that are predicted in training, each from a place of its own."""
 
     def __post_init__(self) -> None:
-        expect_plausible(self)
-        if self.width % self.num_heads:
-            raise ValueError(f"model.width {self.width} is not divisible by model.num_heads {self.num_heads}")
-        if self.grid[0] % self.patch or self.grid[1] % self.patch:
-            raise ValueError(f"model.grid {self.grid} is not divisible by model.patch {self.patch}")
+        super().__post_init__()
         if self.num_states != self.context_grids + self.future_grids:
             frames = f"the {self.context_grids} + {self.future_grids} frames of context and step"
             raise ValueError(f"model.num_states must be that of {frames}, got {self.num_states}")
@@ -475,7 +374,7 @@ class FSQConfig(Family):
     """Weight of the error of spatial differences, which keeps edges, relative to the pixel error."""
 
     def __post_init__(self) -> None:
-        expect_plausible(self)
+        super().__post_init__()
         if self.spatial_stride not in (4, 8, 16):
             raise ValueError(f"model.spatial_stride must be 4, 8 or 16, got {self.spatial_stride}")
         if self.temporal_stride not in (4, 8) or self.block < 1 or (self.block - 1) % self.temporal_stride:
@@ -489,8 +388,6 @@ class FSQConfig(Family):
     def example(self, num_clips: int, *, generator: torch.Generator | None = None, image_size: int = 0) -> Batch:
         """Random video of one block; states are not used."""
         import torch
-
-        from hwm.contracts import Batch
 
         side = image_size or 64
         video = torch.randint(256, (num_clips, self.block, side, side, 3), generator=generator, dtype=torch.uint8)
