@@ -1,9 +1,9 @@
 """From raw video to shards of tokens or latents: one raw shard after the other, each written whole or not at all.
 
 A shard that is finished is not made again, so a killed job goes on where it was; several processes, or several jobs with
-different shares, write into one folder, and who finds all shards finished makes it a dataset.  The bytes do not depend on
-who made what, or how often it was killed.  With `phases` > 1 every raw shard is also cut from later first frames, which
-multiplies the aligned clips that can be made of little data.
+different shares, write into one folder, and who finds all shards finished makes it a dataset, of what the shards alone say.
+The bytes do not depend on who made what, or how often it was killed.  With `phases` > 1 every raw shard is also cut from
+later first frames, which multiplies the aligned clips that can be made of little data.
 
 A continuous tokenizer by Wan's clock is for the sampling track: it encodes not blocks but sampling clips, each by itself
 and one from every 8th frame (`every`), because shifted windows share no latents (reference wan 1, E.1).
@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 from hwm.clock import SAMPLING_HOP
@@ -22,14 +22,14 @@ from hwm.contracts import LatentTokenizer, Tokenizer
 from hwm.data import layout, quarantine, video
 from hwm.data.checksums import verify_whole
 from hwm.data.dataset import Dataset, ShardFault
+from hwm.data.latents import write_statistics
 from hwm.data.layout import clip_hop, read_tokenizer_info
 from hwm.data.onex import open_dataset
-from hwm.data.quarantine import Rule
-from hwm.data.writers import write_tokenizer_info
-from hwm.tokenizers.finish import Work
+from hwm.data.quarantine import Account, Rule
+from hwm.data.writers import write_dataset_metadata, write_tokenizer_info
 from hwm.tokenizers.open import open_tokenizer
-from hwm.tokenizers.shard_job import Outcome, ShardEncoder, ShardJob, encodes_clips, open_encoder
-from hwm.work.files import atomic_path, read_count, read_json
+from hwm.tokenizers.shard_job import Outcome, ShardEncoder, ShardJob, encodes_clips, open_encoder, sizes_of
+from hwm.work.files import atomic_path, read_count, read_json, remove_torsos
 from hwm.work.share import Share
 from hwm.work.signals import StopFlag
 from hwm.work.workers import work_off
@@ -74,6 +74,8 @@ def tokenize(
     with StopFlag() as flag:
         dataset, faults = _open_raw(raw)
         encoder = open_tokenizer(tokenizer, trust=trust, device=device)
+        if encoder.kind == "video":
+            raise ValueError(f"{tokenizer}: leaves frames as they are; a model of video learns from the raw dataset itself")
         if encodes_clips(encoder):
             if phases > 1:
                 raise ValueError(f"{encoder.name} encodes sampling clips, which start everywhere already; leave phases at 1")
@@ -119,9 +121,124 @@ def tokenize(
         if rates:
             about = f"{len(rates)} videos, the first of shard {min(rates)}, play at {rates[min(rates)]:g} frames/s"
             say(f"warning: {about}, metadata.json says {dataset.hz} Hz; frame k was taken for row k of the states")
-        for line in work.finish(channels=encoder.channels if isinstance(encoder, LatentTokenizer) else 0):
+        for line in work.finish(channels=sizes_of(encoder).get("channels", 0)):
             say(line)
     return out
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that is to be made of a raw dataset in the folder `out`.
+
+    dataset: the shards that could be opened.  faults: of the others.  max_bad: how many faulty ones may be left out.
+    """
+
+    out: Path
+    dataset: Dataset
+    faults: list[ShardFault]
+    rule: Rule
+    max_bad: int
+
+    @cached_property
+    def places(self) -> list[tuple[int, int]]:
+        """(raw shard, phase) of everything that could be made, in order, faulty or not: the same list for every process."""
+        indices = {shard.index for shard in self.dataset.shards}
+        indices |= {fault.shard for fault in self.faults if fault.shard is not None}
+        return [(index, phase) for index in sorted(indices) for phase in range(self.rule.phases)]
+
+    def expect_few_faults(self) -> None:
+        """Raise ValueError, before anything is written, when more shards than `max_bad` cannot even be opened."""
+        if len(self.faults) > self.max_bad:
+            raise self._too_many(self.faults[0], len(self.faults))
+
+    def leave_out(self, fault: ShardFault) -> None:
+        """Put a shard into quarantine.  Raises ValueError when there are more than `max_bad` then."""
+        if not self.max_bad:
+            raise self._too_many(fault, 1)
+        if any(place[0] == fault.shard for place in self._missing()):
+            quarantine.put(self.out, fault, raw=self.dataset.root, rule=self.rule)
+            if (count := len(quarantine.recorded(self.out))) > self.max_bad:
+                raise self._too_many(fault, count)
+
+    def _too_many(self, fault: ShardFault, count: int) -> ValueError:
+        remedy = f"that makes {count} faulty shards; --max-bad is {self.max_bad}"
+        return ValueError(f"{fault} ({remedy if self.max_bad else 'or leave out up to N such shards with --max-bad N'})")
+
+    def _missing(self) -> list[tuple[int, int]]:
+        """The places of which nothing lies on the disk although something should."""
+        there = set(layout.METADATA.indices(self.out))
+        frames = {shard.index: shard.num_frames for shard in self.dataset.shards}
+        return [
+            (index, phase)
+            for index, phase in self.places
+            if index * self.rule.phases + phase not in there and self.rule.offset(phase) < frames.get(index, 1 << 62)
+        ]
+
+    def finish(self, *, channels: int) -> list[str]:
+        """Write what makes the folder a dataset if no shard is missing; lines that say how things stand.
+
+        channels: of latents, 0 for tokens.
+        Raises ValueError when nothing could be made, more than `max_bad` shards are faulty, or clips do not add up.
+        """
+        written = None
+        while (view := self._view()) != written:  # until no other process has changed anything meanwhile
+            missing, faulty = set(view[0]), set(view[1])
+            left = sorted({index for index, _ in missing} - faulty)
+            if left:
+                count = sum(index in left for index, _ in missing)
+                return [f"{count} of {len(self.places)} shards are left to others; metadata.json comes with the last of them"]
+            if len(faulty) > self.max_bad:
+                raise ValueError(
+                    f"{self.out}: {len(faulty)} shards are in quarantine, and --max-bad is {self.max_bad}; "
+                    "repair them and run this again for them, or allow as many"
+                )
+            self._write(missing, channels)
+            written = view
+        account = self.account()
+        if account.given != account.made + account.lost:
+            (self.out / "metadata.json").unlink(missing_ok=True)
+            raise ValueError(
+                f"{self.out}: clips do not add up: {account.given} in, {account.made} out and {account.lost} left out; "
+                "what lies here was made of other raw data: choose a new output folder"
+            )
+        lines = [str(account)]
+        if rows := quarantine.read_quarantine(self.out):
+            lines.append(f"left out, see {self.out / quarantine.NAME}: " + ", ".join(str(row["file"]) for row in rows))
+        return lines
+
+    def _view(self) -> tuple[list[tuple[int, int]], list[int]]:
+        return self._missing(), quarantine.recorded(self.out)
+
+    def _write(self, missing: set[tuple[int, int]], channels: int) -> None:
+        there = layout.METADATA.indices(self.out)
+        if not there:
+            raise ValueError(f"{self.dataset.root}: not one shard is whole; fetch or record the data again")
+        remove_torsos(self.out)
+        if channels:
+            write_statistics(self.out, channels=channels)
+        frames = 0
+        for target in there:
+            path = layout.METADATA.find(self.out, target)
+            frames += read_count(read_json(path), "shard_num_frames", path)
+        quarantine.merge(self.out, missing=lambda index, phase: (index, phase) in missing)
+        write_dataset_metadata(self.out, num_shards=len(there), num_images=frames, hz=self.dataset.hz)
+
+    def account(self) -> Account:
+        """Clips by the raw segments, by the finished dataset, and by its quarantine."""
+        made = dict.fromkeys((index for index, _ in self.places), 0)
+        for shard in open_dataset(self.out, verified=False).shards:
+            index = shard.index // self.rule.phases
+            made[index] = made.get(index, 0) + shard.num_clips
+        rows = {row["shard"]: row["clips"] for row in quarantine.read_quarantine(self.out)}
+        given = 0
+        opened = {shard.index: shard for shard in self.dataset.shards}
+        for index in made:
+            if index in opened and index not in rows:
+                given += sum(self.rule.counts(opened[index]))
+            else:  # what its segments say now may be part of the damage
+                given += made[index] + (rows.get(index) or 0)
+        lost = [count for count in rows.values() if count is not None]
+        return Account(given, sum(made.values()), sum(lost), unknown=len(rows) - len(lost), shards=len(rows))
 
 
 def _open_raw(raw: Path) -> tuple[Dataset, list[ShardFault]]:
@@ -161,13 +278,6 @@ def _frame_size(dataset: Dataset) -> tuple[int, int]:
     return sizes.most_common(1)[0][0]
 
 
-
-# The sidecar that says by which tokenizer a folder is made: written by the first of several processes, checked by all.
-
-
-ROBOT = "robot.toml"
-
-
 def claim(
     out: Path,
     encoder: Tokenizer | LatentTokenizer,
@@ -177,7 +287,7 @@ def claim(
     rule: Rule,
     size: int,
 ) -> None:
-    """Write tokenizer.json, or check that the one there is of the same tokenizer and clips.
+    """Write tokenizer.json, as the first of several processes, or check that the one there is of the same tokenizer and clips.
 
     frame_size: height and width of the stored frames.  size: side to which they are resized, 0 keeps them.
     """
@@ -189,9 +299,9 @@ def claim(
     if not (out / "tokenizer.json").is_file():
         config = asdict(encoder.config) if hasattr(encoder, "config") else {}
         out.mkdir(parents=True, exist_ok=True)
-        if (dataset.root / ROBOT).is_file():  # another robot's states keep their meaning
-            with atomic_path(out / ROBOT) as target:
-                target.write_bytes((dataset.root / ROBOT).read_bytes())
+        if (robot := dataset.root / "robot.toml").is_file():  # another robot's states keep their meaning
+            with atomic_path(out / robot.name) as target:
+                target.write_bytes(robot.read_bytes())
         write_tokenizer_info(
             out,
             name=encoder.name,
@@ -202,7 +312,7 @@ def claim(
             phases=rule.phases,
             every=rule.every,
             first=True,
-            **({"channels": encoder.channels} if isinstance(encoder, LatentTokenizer) else {"vocab_size": encoder.vocab_size}),
+            **sizes_of(encoder),
         )
     known = read_tokenizer_info(out) or {}  # by whichever process came first
     if known.get("fingerprint") != fingerprint or tuple(known.get("grid", ())) != grid:

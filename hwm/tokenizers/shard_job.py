@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -123,29 +124,35 @@ class ShardEncoder:
         return rate
 
     def _write(self, job: ShardJob, rows: _Rows) -> None:
-        encoder, shard, first = self._encoder, job.shard, job.rule.offset(job.phase)
-        writer: TokenShardWriter | LatentShardWriter
-        clock, every, latent = encoder.clock, job.rule.every, isinstance(encoder, LatentTokenizer)
+        encoder, shard, first, every = self._encoder, job.shard, job.rule.offset(job.phase), job.rule.every
+        clock, sizes = encoder.clock, sizes_of(encoder)
+        common: dict[str, Any] = {"shard": job.target, "flat": job.flat, "clock": clock}
         for video_BFHWC in (_clips if every else _blocks)(job, clock.block):
             self._poll()
             codes = encoder.encode(torch.from_numpy(video_BFHWC).to(self._device)).cpu().numpy()
-            rows.append(codes.astype(np.float32 if latent else np.int32))
+            rows.append(codes.astype(np.float32 if "channels" in sizes else np.int32))
         states = np.array(expect_rows(shard.states)[first:])
         segments = np.array(expect_rows(shard.segments)[first:])
-        if isinstance(encoder, LatentTokenizer):
-            writer = LatentShardWriter(job.out, shard=job.target, flat=job.flat, clock=clock, every=every)
+        writer: TokenShardWriter | LatentShardWriter
+        if "channels" in sizes:
+            writer = LatentShardWriter(job.out, **common, every=every)
         else:
-            writer = TokenShardWriter(job.out, shard=job.target, flat=job.flat, vocab_size=encoder.vocab_size, clock=clock)
+            writer = TokenShardWriter(job.out, **common, **sizes)
         if not job.finished:  # another process may have been faster, with the same bytes
             (job.out / "metadata.json").unlink(missing_ok=True)  # what grows is no dataset
             grid = tuple(n // encoder.spatial_stride for n in (job.frame_size or (job.size, job.size)))
-            empty = (0, clock.grids, *([encoder.channels] if isinstance(encoder, LatentTokenizer) else []), *grid)
-            writer.write(rows.all(empty), states, segments)
+            channels = (sizes["channels"],) if "channels" in sizes else ()
+            writer.write(rows.all((0, clock.grids, *channels, *grid)), states, segments)
+
+
+def sizes_of(encoder: Any) -> dict[str, Any]:
+    """What tells a tokenizer's grids from other numbers: the channels of latents, or the vocabulary of tokens."""
+    return {"channels": encoder.channels} if encoder.kind == "latents" else {"vocab_size": encoder.vocab_size}
 
 
 def encodes_clips(encoder: Tokenizer | LatentTokenizer) -> bool:
     """Whether sampling clips are made with it, rather than blocks: continuous, by Wan's clock."""
-    return isinstance(encoder, LatentTokenizer) and encoder.clock == WAN
+    return encoder.kind == "latents" and encoder.clock == WAN
 
 
 def _pictures(job: ShardJob) -> Iterator[np.ndarray]:

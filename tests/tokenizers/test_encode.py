@@ -93,3 +93,5 @@ def test_tokens_of_two_tokenizers_do_not_mix(raw, tokenizer, tmp_path):
         tokenize(out, tmp_path / "again", tokenizer=str(tokenizer))
     with pytest.raises(ValueError, match="do not divide"):
         tokenize(raw, tmp_path / "odd", tokenizer=str(tokenizer), size=36)
+    with pytest.raises(ValueError, match="pixels: leaves frames as they are"):
+        tokenize(raw, tmp_path / "pixels", tokenizer="pixels")
