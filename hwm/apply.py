@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hwm.contracts import LatentTokenizer, Sampling, Tokenizer
+from hwm.clock import SAMPLING_CONTEXT, SAMPLING_FRAMES
+from hwm.contracts import Sampling
 from hwm.data.clips import Clips, recorded
 from hwm.data.onex import open_dataset
 from hwm.data.video import VideoWriter
-from hwm.data.windows import state_rows
+from hwm.data.windows import segment_end, state_rows
 from hwm.evaluate.baselines import unigram_counts
 from hwm.evaluate.networks import Lpips
 from hwm.evaluate.perceptual import InceptionFeatures, TokenizerFeatures, VideoFeatures
@@ -22,7 +23,8 @@ from hwm.evaluate.protocols import PROTOCOLS, Protocol, Scoring, own_protocol
 from hwm.evaluate.report import write_report
 from hwm.evaluate.scores import Scores
 from hwm.evaluate.scoring import evaluate
-from hwm.predict.rollout import rollout
+from hwm.predict.last_frame import shrink
+from hwm.predict.rollout import AnyTokenizer, frames_per_step, rollout
 from hwm.runs import Run, load_run, open_clips, spread, world_model
 from hwm.tokenizers.open import open_tokenizer
 from hwm.work.fingerprint import sources
@@ -128,7 +130,7 @@ def predict_video(
     data: Path,
     out: Path,
     clip: int = 0,
-    frames: int = 51,
+    frames: int | None = None,
     which: str = "best",
     temperature: float | None = None,
     changes: tuple[str, ...] = (),
@@ -138,37 +140,59 @@ def predict_video(
 ) -> Path:
     """Write the recorded future (left) beside a rollout that follows the recorded states (right) and return the file.
 
-    Both sides begin with the context; the future starts where the bar below turns blue.  temperature: None is the
-    model's own.  Past the recording's end the last state is held.  poll: called between steps; may raise.
+    Both sides begin with the context; the future starts where the bar below turns blue.  Of a model of every nth frame both
+    show these, each for n of the video's 30 Hz, so that it plays in real time.
+    data: tokens or latents of the run's clips, decoded for the left side, or raw video.
+    frames: of the recording, after the context; None: 60 for a model of every nth frame, else 51.  Past the recording's end
+    the last state is held and the left side stands still.  temperature: None is the model's own.
+    poll: called between steps; may raise.
     """
     run = load_run(folder, which=which, changes=changes)
-    model, clips = world_model(run), open_clips(run.config, data, training=False)
+    model, clips = world_model(run), _watched(run, data)
     if not 0 <= clip < len(clips):
         raise ValueError(f"{data}: has clips 0..{len(clips) - 1}, not {clip}")
-    coder = tokenizer_of(run, tokenizer)
+    coder, step = tokenizer_of(run, tokenizer), model.frame_step
     _check_made_by(clips, coder)
-    clock = coder.clock
-    num_context = clock.num_frames(model.context_grids)
+    frames = frames if frames is not None else 51 if step == 1 else SAMPLING_FRAMES - SAMPLING_CONTEXT
+    num_context = frames_per_step(model, coder.clock)[0]
     shard, first = clips.dataset.shards[clips.index.shard[clip]], int(clips.index.start[clip])
-    rows = state_rows(shard.segments, first, num_context + frames)
-    states = torch.from_numpy(shard.read_states(rows))[None]
-    blocks = min(-(-(num_context + frames) // clock.block), clock.num_blocks(shard.num_frames) - first // clock.block)
-    grids = torch.from_numpy(shard.read(first, blocks * clock.block))[None]
-    truth = coder.decode(grids)[0].numpy()[: num_context + frames]
-    result = rollout(
+    states = shard.read_states(state_rows(shard.segments, first, num_context + frames))
+    if clips.dataset.kind == "video":
+        end = min(segment_end(shard.segments, first), first + num_context + frames)
+        height, width = image_size_of(run, coder)
+        truth = shrink(torch.from_numpy(np.array(shard.read(first, end - first))), height=height, width=width)
+        context = truth[None, :num_context]
+    else:
+        block, num_blocks = coder.clock.block, coder.clock.num_blocks(shard.num_frames)
+        blocks = min(-(-(num_context + frames) // block), num_blocks - first // block)
+        grids = torch.from_numpy(shard.read(first, blocks * block))[None]
+        truth, context = coder.decode(grids)[0, : num_context + frames], grids[:, : model.context_grids]
+    found = rollout(
         model,
         coder,
-        grids[:, : model.context_grids],
-        states,
+        context,
+        torch.from_numpy(states)[None],
         num_frames=frames,
         generator=torch.Generator().manual_seed(seed),
         sampling=None if temperature is None else Sampling(temperature=temperature),
         poll=poll,
     )
-    assert result.video_BKFHWC is not None
-    predicted = np.concatenate([truth[:num_context], result.video_BKFHWC[0, 0].numpy()])[: len(truth)]
-    write_pair(out, truth, predicted, num_past=num_context)
+    assert found.video_BKFHWC is not None
+    past = truth[:num_context:step]
+    right = torch.cat([past, found.video_BKFHWC[0, 0]])
+    places = (torch.arange(len(right)) * step).clamp(max=len(truth) - 1)
+    write_pair(out, truth[places].numpy(), right.numpy(), num_past=len(past), repeat=step)
     return out
+
+
+def _watched(run: Run, data: Path) -> Clips:
+    """Clips of the run's own kind, or of raw video, from which every model can start."""
+    dataset: Any = open_dataset(data)
+    if dataset.kind == "video":
+        return Clips(dataset, kind=run.config.data.clip, overlap=False)
+    if world_model(run).frame_step > 1:
+        raise ValueError(f"{data}: every nth frame is shown beside the recorded video; give the raw dataset (videos as .mp4)")
+    return open_clips(run.config, data, training=False)
 
 
 def write_pair(out: Path, left_FHWC: np.ndarray, right_FHWC: np.ndarray, *, num_past: int, repeat: int = 1) -> None:
@@ -183,14 +207,14 @@ def write_pair(out: Path, left_FHWC: np.ndarray, right_FHWC: np.ndarray, *, num_
         writer.write(pair.repeat(repeat, 0))
 
 
-def _check_made_by(clips: Clips, coder: Tokenizer | LatentTokenizer) -> None:
+def _check_made_by(clips: Clips, coder: Any) -> None:
     """Raise ValueError for data that another tokenizer has made."""
     made_by = clips.dataset.tokenizer
     if made_by and made_by.get("fingerprint") != coder.fingerprint():
         raise ValueError(f"{clips.dataset.root}: was encoded by another tokenizer ({made_by.get('name')}) than {coder.name}")
 
 
-def tokenizer_of(run: Run, name: str = "", *, trust: bool = False, device: str = "cpu") -> Tokenizer | LatentTokenizer:
+def tokenizer_of(run: Run, name: str = "", *, trust: bool = False, device: str = "cpu") -> Any:
     """The tokenizer called `name`, or the run's, of the kind its model predicts.  Raises ValueError where there is none."""
     name = name or run.config.tokenizer
     if not name:
@@ -208,3 +232,7 @@ def _unigram(run: Run) -> Tensor | None:
     return unigram_counts((b for b in batches if b is not None), vocab_size=clips.dataset.sizes()["vocab_size"])
 
 
+def image_size_of(run: Run, coder: AnyTokenizer) -> tuple[int, int]:
+    """Height and width of the frames that the model works on."""
+    height, width = world_model(run).config.grid
+    return height * coder.spatial_stride, width * coder.spatial_stride

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,16 +17,18 @@ from torch import Tensor, nn
 
 from hwm.clock import SAMPLING_HOP, subsample
 from hwm.config import RunConfig, from_toml, override
-from hwm.contracts import Batch, LatentTokenizer, LatentWorldModel, Tokenizer, TokenWorldModel
-from hwm.data.clips import Clips, sample_indices
+from hwm.contracts import Batch
+from hwm.data.clips import FIELDS, Clips, sample_indices
 from hwm.data.describe import state_statistics
 from hwm.data.onex import open_dataset, read_robot
 from hwm.models.build import build_model
 from hwm.predict.decoding import FrameDecoder
+from hwm.predict.rollout import Dream
 from hwm.robot import EVE, normalisation
 from hwm.safe_load.paths import is_file
 from hwm.tokenizers.open import open_tokenizer
 from hwm.training import checkpoint, weights
+from hwm.training.device import choose_device
 from hwm.training.loop import FitResult, already_done, fit
 from hwm.training.processes import ALONE, Processes
 from hwm.training.run_folder import dealt_out
@@ -177,55 +179,36 @@ def _preview(clips: Clips, config: RunConfig) -> Callable[[nn.Module], Image.Ima
     """Pictures while training: truth above prediction (or reconstruction), the last frame of four clips side by side."""
     if not config.train.sample_every or not (config.tokenizer or config.model.role == "tokenizer"):
         return None
-    batch = clips.batch(spread(4, len(clips)))
-    tokenizer = open_tokenizer(config.tokenizer) if config.tokenizer else None
+    batch, device = clips.batch(spread(4, len(clips))), choose_device(config.train.device)
+    pictures = getattr(batch, FIELDS[clips.dataset.kind])
+    coder = None if config.model.role == "tokenizer" else open_tokenizer(config.tokenizer, device=str(device))
 
     @torch.no_grad()
     def draw(model: Any) -> Image.Image:
-        if config.model.role == "tokenizer":
-            assert batch.video_BFHWC is not None
-            device = next(model.parameters()).device
-            truth, guess = batch.video_BFHWC, model.decode(model.encode(batch.video_BFHWC.to(device))).cpu()
+        if coder is None:
+            truth, guess = pictures, model.decode(model.encode(pictures.to(device)))
         else:
-            assert tokenizer is not None
-            truth, guess = predicted_frames(model, tokenizer, batch)
-        last = torch.stack([truth[:, -1], guess[:, -1]])
+            truth, guess = _foreseen(model, coder, pictures.to(device), batch.states_BFA.to(device))
+        last = torch.stack([truth[:, -1].cpu(), guess[:, -1].cpu()])
         picture = last.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)
         return Image.fromarray(picture.numpy())
 
     return draw
 
 
-def predicted_frames(
-    model: TokenWorldModel | LatentWorldModel, tokenizer: Tokenizer | LatentTokenizer, batch: Batch
-) -> tuple[Tensor, Tensor]:
-    """Future frames of clips, true (through the tokenizer) and predicted with expected codes or from sampled latents.
-
-    Both uint8 (B, F, H, W, 3).
-    """
-    device = next(cast(nn.Module, model).parameters()).device
-    generator = torch.Generator(device).manual_seed(0)
-    if model.predicts == "video":
-        assert batch.video_BFHWC is not None
-        context, future = batch.video_BFHWC.tensor_split([model.context_grids], 1)
-        rows, future = batch.states_BFA[:, : model.context_grids + model.reach].to(device), future[:, : model.reach]
-        guess = model.predict(context.to(device), rows, generator=generator).video_BKFHWC
-        assert guess is not None
-        return future, guess[:, 0].cpu()
-    decoder = FrameDecoder(tokenizer, context_grids=model.context_grids, future_grids=model.future_grids)
-    grids = batch.latents_BTCHW if model.predicts == "latents" else batch.tokens_BTHW
-    assert grids is not None
-    context, future = grids.tensor_split([model.context_grids], 1)
-    states = batch.states_BFA.to(device)
-    if model.predicts == "latents":
-        latents = model.predict(context.to(device), states, generator=generator).latents_BKTCHW
-        assert latents is not None
-        guess = decoder.future(context, latents[:, 0].cpu())
-    else:
-        coder, tokens = cast(Tokenizer, tokenizer), cast(TokenWorldModel, model)
-        codes = tokens.predict(context.to(device), states, generator=generator, codes_VC=coder.codes_VC).codes_BTHWC
-        assert codes is not None
-        guess = decoder.expected_future(context, codes.cpu())
+def _foreseen(model: Any, tokenizer: Any, pictures: Tensor, states_BFA: Tensor) -> tuple[Tensor, Tensor]:
+    """Future frames of clips, true (through the tokenizer) and predicted (of tokens expected), both uint8 (B, F, H, W, 3)."""
+    context, future = pictures.tensor_split([model.context_grids], 1)
+    future = future[:, : model.reach or None]
+    generator = torch.Generator(pictures.device).manual_seed(0)
+    dream = Dream(model, tokenizer, generator=generator, step_frames=min(model.reach, future.shape[1]))
+    dream.reset(context, states_BFA[:, : dream.context_frames])
+    codes = {"codes_VC": tokenizer.codes_VC} if model.predicts == "tokens" else {}
+    step = dream.step(states_BFA[:, dream.context_frames :], **codes)
+    grids = {"context_grids": model.context_grids, "future_grids": model.future_grids}
+    decoder, expected = FrameDecoder(tokenizer, device=pictures.device, **grids), step.prediction.codes_BTHWC
+    guess = step.video_BFHWC if expected is None else decoder.expected_future(context, expected)
+    assert guess is not None
     return decoder.future(context, future), guess
 
 

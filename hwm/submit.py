@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hwm.apply import tokenizer_of
+from hwm.apply import image_size_of, tokenizer_of
 from hwm.clock import SAMPLING_FRAMES
 from hwm.contracts import Sampling
 from hwm.data.testsets import CompressionTestSet, SamplingTestSet, open_test_set
@@ -21,7 +21,6 @@ from hwm.models.st_transformer import STTransformer
 from hwm.predict import ensemble
 from hwm.predict.last_frame import draw
 from hwm.runs import load_run, world_model
-from hwm.sampling_track import image_size_of
 from hwm.work.fingerprint import fingerprint, sources
 from hwm.work.parts import Arrays, Work, listening, names_of, progress_of
 from hwm.work.progress import Counter

@@ -73,7 +73,7 @@ def predict(
 
     Args:
         run: Run folder of a world model.
-        data: Tokens or latents to start from; raw video for a model of every fourth frame, whose video shows 7.5 a second.
+        data: Tokens or latents to start from, or raw video, as models of every fourth frame need it: they show 7.5 a second.
         out: Video file.
         clip: Number of the clip to start from.
         frames: Length of the rollout in frames, 30 a second; default: 51, or 60 for a model of every fourth frame.
@@ -84,16 +84,13 @@ def predict(
     """
     with StopFlag() as stop:
         from hwm.apply import predict_video
-        from hwm.sampling_track import models_strided_clips, predict_strided_video
 
-        strided = models_strided_clips(run)
-        write = predict_strided_video if strided else predict_video
-        written = write(
+        written = predict_video(
             run,
             data=data,
             out=out,
             clip=clip,
-            frames=frames if frames is not None else 60 if strided else 51,
+            frames=frames,
             which=which,
             temperature=temperature,
             changes=set,
