@@ -10,6 +10,7 @@ from moving_square import write_moving
 
 from hwm.cli import main
 from hwm.data.testsets import write_compression_test_set
+from hwm.data.video import read_video
 from hwm.data.writers import write_tokenizer_info
 from hwm.model_config import FSQConfig
 from hwm.runs import load_run
@@ -56,10 +57,9 @@ def test_evaluation_writes_numbers_and_a_page(place):
 
 def test_a_rollout_becomes_a_video(place):
     out = place / "rollout.mp4"
-    assert main(["predict", str(place / "run"), "--data", str(place / "tokens"), "--out", str(out), "--frames", "34"]) == 0
-    from hwm.data.video import read_video
-
-    assert len(read_video(out)) == 51
+    for data in ("tokens", "raw"):
+        assert main(["predict", str(place / "run"), "--data", str(place / data), "--out", str(out), "--frames", "34"]) == 0
+        assert len(read_video(out)) == 51
 
 
 HWM_SHAPE = ["model.grid=[4,4]", "model.num_layers=2", "model.num_heads=2", "model.width=16", "model.unshared_blocks=1"]
@@ -173,4 +173,6 @@ def test_the_line_of_a_model_of_frames_needs_no_tokenizer(place):
     assert (place / "direct/samples/step-4.png").is_file()
     shift, scale = load_run(run).model.shift_scale
     assert shift.abs().max() > 0 and not torch.allclose(scale, torch.ones(25))
+    assert main(["predict", run, "--data", raw, "--out", run + ".mp4", "--frames", "70"]) == 0
+    assert len(read_video(place / "direct.mp4")) == 9 + 70
     assert main(["train", "direct-tiny", "--out", run + "2", "--data", str(place / "tokens"), "--set", *DIRECT_SHAPE]) == 2
