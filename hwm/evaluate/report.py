@@ -216,7 +216,7 @@ def _method(scores: Scores, protocol: Protocol, record: Json) -> dict[str, str]:
     first, last, steps = protocol.scored[0], protocol.scored[-1], s.get("frame_step", 1)
     frames = f"frame {last} is" if first == last else f"frames {first} to {last} are"
     way = f", every {steps}th frame in one prediction" if steps > 1 else ""
-    grids = f" ({s['context_grids']} grids seen, {s['future_grids']} predicted)" if "context_grids" in s else ""
+    grids = f" ({s['context_grids']} grids seen, {s['future_grids']} predicted)" if s["predicts"] != "video" else ""
     sizes = [" x ".join(map(str, s[key])) for key in ("recorded_size", "image_size", "score_size") if s.get(key)]
     tuned = ""
     if tuning:
