@@ -90,7 +90,7 @@ class Prediction:
 class Tokenizer(Protocol):
     """Video to tokens and back.  Blocks of `clock.block` frames are encoded and decoded independently."""
 
-    kind: Kind
+    kind: Literal["tokens"]
     name: str
     clock: Clock
     spatial_stride: int
@@ -120,7 +120,7 @@ class LatentTokenizer(Protocol):
     Causal: the latents of a block's first frames do not depend on its later frames.
     """
 
-    kind: Kind
+    kind: Literal["latents"]
     name: str
     clock: Clock
     spatial_stride: int

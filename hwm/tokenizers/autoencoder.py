@@ -13,6 +13,7 @@ Normalisation is over channels only, so nothing leaks from later frames.
 from __future__ import annotations
 
 import hashlib
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -235,7 +236,7 @@ class VideoAutoencoder(nn.Module):
 class FSQTokenizer(VideoAutoencoder):
     """Video to the ids of a finite scalar quantiser and back; satisfies contracts.Tokenizer and can be trained."""
 
-    kind: Kind = "tokens"
+    kind: Literal["tokens"] = "tokens"
 
     def __init__(self, config: FSQConfig, *, name: str = "fsq") -> None:
         if config.continuous:
@@ -278,7 +279,7 @@ class ContinuousTokenizer(VideoAutoencoder):
     Latents lie in about [-1.2, 1.2] and, like tokens, those of what does not move do not change.
     """
 
-    kind: Kind = "latents"
+    kind: Literal["latents"] = "latents"
 
     def __init__(self, config: FSQConfig, *, name: str = "continuous") -> None:
         if not config.continuous:

@@ -16,12 +16,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from hwm.clock import Clock
-from hwm.contracts import Kind
 from hwm.safe_load.program import open_programs
 from hwm.safe_load.weights import check_model_folder
 from hwm.tokenizers import quantiser
@@ -107,7 +107,7 @@ class CosmosTokenizer:
     The encoder returns (ids, codes) and the decoder takes ids, as in the official files.
     """
 
-    kind: Kind = "tokens"
+    kind: Literal["tokens"] = "tokens"
 
     def __init__(self, pair: CosmosPair) -> None:
         assert pair.discrete
@@ -146,7 +146,7 @@ class CosmosLatentTokenizer:
     The encoder returns the latents, alone or first in a tuple, as in the official files.
     """
 
-    kind: Kind = "latents"
+    kind: Literal["latents"] = "latents"
 
     def __init__(self, pair: CosmosPair) -> None:
         assert not pair.discrete

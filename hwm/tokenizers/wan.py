@@ -11,13 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from hwm.clock import WAN
-from hwm.contracts import Kind
 from hwm.safe_load.paths import is_dir, is_file
 from hwm.safe_load.weights import check_model_folder
 from hwm.tokenizers.autoencoder import to_pixels
@@ -39,7 +38,7 @@ class WanTokenizer:
     Not for several threads at once: the network keeps features of the last frames in itself.
     """
 
-    kind: Kind = "latents"
+    kind: Literal["latents"] = "latents"
 
     def __init__(self, network: AutoencoderKLWan, *, device: str = "cpu") -> None:
         """network: of any configuration; it becomes float32.
