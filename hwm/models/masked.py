@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hwm.clock import COSMOS, Clock
 from hwm.contracts import Batch
 from hwm.model_config import MaskedConfig
+from hwm.models.masked_attention import slot_visibility
 from hwm.models.masked_blocks import JointBlock, SplitBlock, Window
 from hwm.models.masked_filling import Draft, corrupt, masks_left, random_mask, remask
 from hwm.models.token_grids import Asked, TokenGrids
@@ -22,7 +23,7 @@ from hwm.nn.dropout import dropout_from
 from hwm.nn.parameters import normal_init
 from hwm.nn.rope import grid_positions, rope_angles
 from hwm.nn.states import ActionEncoder, state_pooling
-from hwm.nn.streams import FUTURE_VIDEO, sharing_by_layer, slot_visibility
+from hwm.nn.streams import FUTURE_VIDEO, sharing_by_layer
 from hwm.nn.vocabulary import TokenReading, Vocabulary
 
 

@@ -15,21 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hwm.model_config import MaskedConfig
+from hwm.models.masked_attention import PlaceAttention, SlotAttention, SlotCrossAttention, newest_slots
 from hwm.nn.attention import KVCache
 from hwm.nn.dropout import dropout
 from hwm.nn.modulation import Modulation
-from hwm.nn.streams import (
-    FUTURE_ACTIONS,
-    FUTURE_VIDEO,
-    PAST_ACTIONS,
-    PAST_VIDEO,
-    PerStream,
-    PlaceAttention,
-    Sharing,
-    SlotAttention,
-    SlotCrossAttention,
-    newest_slots,
-)
+from hwm.nn.streams import FUTURE_ACTIONS, FUTURE_VIDEO, PAST_ACTIONS, PAST_VIDEO, PerStream, Sharing
 
 
 @dataclass(frozen=True)

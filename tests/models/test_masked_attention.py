@@ -1,8 +1,8 @@
 import torch
 
+from hwm.models.masked_attention import PlaceAttention, SlotAttention, SlotCrossAttention, attend, slot_visibility
 from hwm.nn.attention import KVCache
 from hwm.nn.rope import grid_positions, rope_angles, rotate
-from hwm.nn.streams import PlaceAttention, SlotAttention, SlotCrossAttention, attend, slot_visibility
 
 T, B, S, D, N = 4, 2, 6, 16, 2
 TIMES = rope_angles(torch.arange(T)[:, None], D // N)
@@ -100,3 +100,12 @@ def test_hidden_slots_have_no_weight():
     out = attend(q, k, v, visible_TU=visible)
     torch.testing.assert_close(out[0], v[0].flatten(2))
     assert not torch.allclose(out[1], v[0].flatten(2))
+
+
+def test_video_sees_the_actions_up_to_its_time() -> None:
+    sees = slot_visibility(3, "causal")
+    video, actions = slice(0, 3), slice(3, 6)
+    for part in (sees[video, video], sees[video, actions], sees[actions, video], sees[actions, actions]):
+        assert torch.equal(part, torch.ones(3, 3, dtype=torch.bool).tril())
+    assert slot_visibility(3, "full").all()
+    assert not slot_visibility(3, "released")[video, actions].any()
