@@ -81,7 +81,7 @@ class Block(nn.Module):
         slots = slots.view(B, S, 2 * T, D).transpose(1, 2)
         video, actions = slots[:, :T], slots[:, T:].mean(2)
         streams = [x for y in (video, actions) for x in (y[:, : self.num_past], y[:, self.num_past :])]
-        past, future, past_actions, future_actions = self.mlp.layers(streams)
+        past, future, past_actions, future_actions = (self.mlp.layers.of(i)(x) for i, x in enumerate(streams))
         return torch.cat([past, future], 1), torch.cat([past_actions, future_actions], 1)
 
 

@@ -61,10 +61,6 @@ class Clock:
         block, local = divmod(frame, self.block)
         return block * self.grids + (0 if local == 0 else 1 + (local - 1) // self.stride)
 
-    def grid_of_frames(self, num_frames: int) -> np.ndarray:
-        """Latent step of every frame 0..num_frames-1, int64 (F,): the grouping by which states are pooled."""
-        return np.array([self.grid_of(f) for f in range(num_frames)], dtype=np.int64)
-
     def num_blocks(self, num_frames: int) -> int:
         """Whole blocks in `num_frames` frames; a padded last block is not counted (reference A.3, rule 2)."""
         return num_frames // self.block

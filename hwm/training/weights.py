@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from hwm.training import checkpoint
-from hwm.training.stored import Stored, write_whole
-from hwm.work.files import cannot_write, fsync
+from hwm.training.stored import Stored
 
 
 @dataclass(frozen=True)
@@ -48,21 +46,6 @@ def load_weights(path: str | Path, model: nn.Module, *, prefer_ema: bool = True)
     expect_same(tensors, model.state_dict(), where=read[0] if read else path)
     model.load_state_dict(tensors)
     return Loaded(tuple(dict.fromkeys(read)), tuple(sorted(tensors)))
-
-
-def export_weights(model: nn.Module, path: str | Path) -> Path:
-    """Write a model's weights for publishing, as one safetensors file."""
-    path = Path(path)
-    temporary = path.with_name(f".tmp-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(temporary, model.state_dict())
-        fsync(temporary)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise cannot_write(path, error) from None
-    return path
 
 
 def expect_same(tensors: dict[str, Tensor], expected: dict[str, Tensor], *, where: Path) -> None:

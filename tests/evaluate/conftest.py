@@ -34,7 +34,7 @@ class GreyTokenizer:
 
     def decode_codes(self, codes_BTHWC):
         assert codes_BTHWC.shape[1] % self.clock.grids == 0, "only whole blocks can be decoded"
-        frames = self.clock.grid_of_frames(self.clock.num_frames(codes_BTHWC.shape[1]))
+        frames = [self.clock.grid_of(f) for f in range(self.clock.num_frames(codes_BTHWC.shape[1]))]
         grey = (codes_BTHWC[:, frames, ..., 0] * 255).round().clamp(0, 255).to(torch.uint8)
         return grey.repeat_interleave(4, 2).repeat_interleave(4, 3)[..., None].expand(*[-1] * 4, 3).contiguous()
 

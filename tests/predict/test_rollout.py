@@ -94,7 +94,7 @@ class Decoder:
 
     def decode(self, tokens_BTHW):
         self.calls.append(tokens_BTHW)
-        grids = torch.as_tensor(COSMOS.grid_of_frames(17))
+        grids = torch.as_tensor([COSMOS.grid_of(frame) for frame in range(17)])
         return tokens_BTHW[:, grids].remainder(256).to(torch.uint8)[..., None].expand(*[-1] * 4, 3)
 
 
