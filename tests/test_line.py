@@ -12,6 +12,7 @@ from hwm.cli import main
 from hwm.data.testsets import write_compression_test_set
 from hwm.data.video import read_video
 from hwm.data.writers import write_tokenizer_info
+from hwm.evaluate.scores import TOKENS, Scores
 from hwm.model_config import FSQConfig
 from hwm.runs import load_run
 from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer
@@ -94,10 +95,11 @@ def test_both_humanoid_world_models_go_through_one_protocol(hwm, tmp_path):
     assert main([*arguments, "--clips", "6", "--set", "model.steps=2"]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["settings"]["protocol"] == "hwm" and results["settings"]["future_frames"] == 8
-    assert bool(results["tokens"]) == (family == "masked") and results["cost"]["samples_per_second"] > 0
-    names = {row["name"] for row in results["pixels"]}
+    scores = Scores.from_json(results)
+    assert bool(scores.select(reference=TOKENS)) == (family == "masked") and scores.cost.figures["samples/s"] > 0
+    names = {score.row for score in scores.select(metric="psnr")}
     assert {"copy last frame", "model, states permuted", "model, states zeroed"} < names
-    assert {row["metric"] for row in results["perceptual"]} == {"TFD"}
+    assert {score.row for score in scores.select(metric="TFD")} == names
     assert (tmp_path / "report.html").stat().st_size > 10_000
 
 

@@ -21,10 +21,12 @@ from hwm.evaluate.protocols import (
     HWM,
     LIKELY_TOKENS,
     MEAN_OF_CONTEXT,
+    ONE_SAMPLE,
     PERMUTED,
     SAMPLED_LATENTS,
     SAMPLED_TOKENS,
     SAMPLING,
+    STILL_FRAMES,
     STILL_LATENTS,
     TEACHER_FORCED,
     UNIGRAM,
@@ -36,11 +38,14 @@ from hwm.evaluate.scenes import from_another_segment, spread
 from hwm.evaluate.scores import ALL, ALL_GRIDS, LAST, ORIGINAL, RECONSTRUCTION, TOKENS, Scores, frame_span
 from hwm.evaluate.scoring import evaluate
 from hwm.evaluate.ways import seed_of
-from hwm.model_config import FlowConfig, FSQConfig, MaskedConfig, STConfig
+from hwm.model_config import DirectConfig, FlowConfig, FSQConfig, MaskedConfig, STConfig
+from hwm.models.direct import Direct
 from hwm.models.flow import FlowHWM
 from hwm.models.masked import MaskedHWM
 from hwm.models.st_transformer import STTransformer
+from hwm.predict.last_frame import draw
 from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer
+from hwm.tokenizers.open import PIXELS
 
 BASELINES = (COPY_FRAME, COPY_GRID, MEAN_OF_CONTEXT)
 NEXT_TOKEN = {"reference": TOKENS, "span": ALL_GRIDS}
@@ -322,6 +327,28 @@ def test_the_networks_equal_a_direct_computation(family):
             expected = hits[..., :kept].any(-1).double().mean().item()
             assert scores.of(AUTOREGRESSIVE, name, **NEXT_TOKEN).mean == pytest.approx(expected)
         assert not any(math.isnan(s.value.mean) for s in scores.scores)  # the networks give log-probabilities
+
+
+@pytest.mark.parametrize("protocol", [COMPRESSION, HWM, SAMPLING])
+def test_a_model_of_frames_is_scored_by_every_protocol(protocol):
+    torch.manual_seed(0)
+    model = Direct(DirectConfig(grid=(16, 16), num_layers=1, num_heads=2, width=16, map_hidden=8, map_channels=2))
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.1)
+    num_frames = protocol.scored[-1] + 1
+    video = torch.randint(0, 256, (6, num_frames, 16, 16, 3), dtype=torch.uint8)
+    clips = Filmed(video, torch.randn(6, num_frames, 25))
+    scores = score(model.eval(), PIXELS, clips, protocol, members=(1, 2), tuning_clips=2, cost_repeats=1)
+    settings = scores.settings
+    assert settings["references"] == [ORIGINAL] and settings["image_size"] == [16, 16]
+    assert not {COPY_GRID, CEILING} & {row.name for row in scores.rows} and scores.cost.parameters > 1000
+    chosen = np.arange(2 if protocol is SAMPLING else 0, 6)  # the first two are tuned on
+    seen, options = video[chosen][:, : protocol.num_seen], {"frames": protocol.scored, "seeds": [0] * len(chosen)}
+    found = draw(model, PIXELS, seen, clips.states[chosen], **options)[:, 0]
+    row = ONE_SAMPLE if protocol is SAMPLING else STILL_FRAMES
+    expected = psnr(found, video[chosen][:, list(protocol.scored)])[:, -1].mean().item()
+    assert scores.of(row, "psnr", span=LAST).mean == pytest.approx(expected)
+    assert scores.of(settings["permuted"], "psnr") != scores.of(settings["control"], "psnr")
 
 
 def test_the_networks_agree_with_their_own_validation():
