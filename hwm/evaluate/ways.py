@@ -25,6 +25,7 @@ from hwm.evaluate.tuning import Tuning
 from hwm.predict import ensemble
 from hwm.predict.last_frame import draw
 from hwm.predict.postprocess import gaussian_blur, match_histograms
+from hwm.predict.rollout import Dream
 
 STILL = Sampling(temperature=0.0)
 SIZES = (1, 2, 3, 5, 7, 10, 14, 20, 28, 40, 50)
@@ -51,15 +52,18 @@ class Predictor:
     @torch.no_grad()
     def predict(self, scene: Scene, *, states: str = TRUE, still: bool = False, **options: Any) -> Prediction:
         """The prediction of a scene of grids.  still: at temperature 0.  options: of the model's `predict`."""
-        self.poll()
         started = time.perf_counter()
-        found = self.model.predict(
-            scene.context.to(self.device),
-            scene.states[states].to(self.device),
+        dream = Dream(
+            self.model,
+            None,
             generator=torch.Generator(device=self.device).manual_seed(seed_of(self.seed, scene.first)),
             sampling=STILL if still else self.sampling,
-            **options,
+            clock=self.tokenizer.clock,
+            poll=self.poll,
         )
+        rows_BFA, seen = scene.states[states].to(self.device), dream.context_frames
+        dream.reset(scene.context.to(self.device), rows_BFA[:, :seen])
+        found = dream.step(rows_BFA[:, seen:], **options).prediction
         self.seconds += time.perf_counter() - started
         return found
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from hwm.clock import Clock
-from hwm.evaluate.frechet import Moments, check_finite, frechet_distance
 from hwm.evaluate.intervals import Interval, interval, intervals, paired_difference, resamples, symmetric_interval
 from hwm.evaluate.networks import load_inception
+from hwm.evaluate.perceptual import Moments, check_finite, frechet_distance
 from hwm.evaluate_old.results import ALL_FRAMES, RECONSTRUCTION, Difference, PerceptualScores
 from hwm.tokenizers.open import load_tokenizer
 from hwm.work.parts import Arrays, Columns, inside, under

@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from hwm.evaluate.frechet import Moments, frechet_distance
 from hwm.evaluate.networks import FIDInception
-from hwm.evaluate.perceptual import InceptionFeatures, TokenizerFeatures
+from hwm.evaluate.perceptual import InceptionFeatures, Moments, TokenizerFeatures, frechet_distance
 from hwm.tokenizers import quantiser
 from hwm.tokenizers.open import load_tokenizer
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwm.evaluate.frechet import Moments, frechet_distance
+from hwm.evaluate.perceptual import Moments, frechet_distance
 
 
 def features(seed, count, width, *, rank=None):

@@ -2,8 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from hwm.evaluate.frechet import Moments, frechet_distance
-from hwm.evaluate.perceptual import MOST_RESAMPLED_FEATURES, NUM_RESAMPLES, PerceptualScorer, TokenizerFeatures
+from hwm.evaluate.perceptual import (
+    MOST_RESAMPLED_FEATURES,
+    NUM_RESAMPLES,
+    Moments,
+    PerceptualScorer,
+    TokenizerFeatures,
+    frechet_distance,
+)
 from hwm.evaluate.protocols import HWM, SAMPLED_LATENTS, STILL_LATENTS, Scoring
 from hwm.evaluate.scenes import View
 from hwm.evaluate.scores import ALL, RECONSTRUCTION
