@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from moving_square import write_moving
+from official_tests import write_compression_test_set
 
 from hwm.cli import main
-from hwm.data.testsets import write_compression_test_set
 from hwm.data.video import read_video
 from hwm.data.writers import write_tokenizer_info
 from hwm.evaluate.scores import TOKENS, Scores
@@ -122,7 +122,7 @@ def test_a_submission_is_written_and_checked(place):
     tokens = torch.randint(0, 200, (3, 3, 4, 4)).numpy().astype(np.int32)
     states = np.zeros((3, 64, 25), np.float32)
     root = place / "test_v2.0"
-    write_compression_test_set(root, tokens_NTHW=tokens, states_NFA=states, vocab_size=200)
+    write_compression_test_set(root, tokens_NTHW=tokens, states_NFA=states)
     write_tokenizer_info(
         root, name="coder", fingerprint=coder.fingerprint(), vocab_size=200, grid=(4, 4), clock=coder.clock, config={}
     )

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from hwm.data.dataset import CHUNK_BYTES, Dataset, Decoder
-from hwm.data.latents import Moments
+from hwm.data.moments import Moments
 from hwm.data.onex import open_dataset, probe_kind
 from hwm.data.testsets import open_test_set
 from hwm.data.windows import ClipIndex, check_segments

@@ -5,7 +5,7 @@ Compression: one block of tokens (17 frames) and 64 rows of states.  Sampling: 1
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,14 +15,14 @@ import numpy as np
 
 from hwm.clock import Clock
 from hwm.data import layout
-from hwm.data.checksums import expect_whole, write_checksums
+from hwm.data.checksums import expect_whole
 from hwm.data.dataset import Decoder, Finding, evenly, raised
 from hwm.data.layout import read_tokenizer_info, token_geometry
 from hwm.data.onex import probe_kind, read_robot
 from hwm.data.tokens import token_picture
-from hwm.data.video import VideoWriter, expect_frames, probe, read_video
+from hwm.data.video import expect_frames, probe, read_video
 from hwm.robot import Embodiment
-from hwm.work.files import map_array, write_array
+from hwm.work.files import map_array
 
 CONTEXT_FRAMES = 17
 
@@ -148,45 +148,3 @@ def _read_states(root: Path, ids: list[int], robot: Embodiment) -> np.ndarray:
     if len(bad[0]):
         raise ValueError(f"{paths[bad[0][0]]}: row {bad[1][0]} is not finite; fetch the file again")
     return states_NFA
-
-
-def write_compression_test_set(
-    root: str | Path, *, tokens_NTHW: np.ndarray, states_NFA: np.ndarray, flat: bool = True, vocab_size: int = 64000
-) -> None:
-    """Write samples 0..N-1: one block of tokens and F >= 17 rows of states each (the official set: 450 and 64)."""
-    root = Path(root)
-    if tokens_NTHW.min() < 0 or tokens_NTHW.max() >= vocab_size:
-        raise ValueError(f"{root}: token ids must lie in [0, {vocab_size}), got up to {tokens_NTHW.max()}")
-    written = _write_states(root, states_NFA, len(tokens_NTHW), flat)
-    for i, tokens_THW in enumerate(tokens_NTHW):
-        written.append(layout.TOKENS.place(root, i, flat=flat))
-        write_array(written[-1], tokens_THW, "<i4")
-    write_checksums(root / "checksums.json", written)
-
-
-def write_sampling_test_set(
-    root: str | Path, *, videos: Iterable[np.ndarray], states_NFA: np.ndarray, flat: bool = False, hz: int = 30
-) -> None:
-    """Write samples 0..N-1: 17 frames of video each, uint8 RGB (17, H, W, 3), and F >= 17 rows (official: 250, 97)."""
-    root, written = Path(root), []
-    for i, frames_FHWC in enumerate(videos):
-        if len(frames_FHWC) != CONTEXT_FRAMES:
-            raise ValueError(f"{root}: sample {i} has {len(frames_FHWC)} frames, expected {CONTEXT_FRAMES}")
-        written.append(layout.VIDEO.place(root, i, flat=flat))
-        height, width = frames_FHWC.shape[1:3]
-        with VideoWriter(written[-1], height=height, width=width, fps=hz) as writer:
-            writer.write(frames_FHWC)
-    written += _write_states(root, states_NFA, len(written), flat)
-    write_checksums(root / "checksums.json", written)
-
-
-def _write_states(root: Path, states_NFA: np.ndarray, num_samples: int, flat: bool) -> list[Path]:
-    if states_NFA.ndim != 3 or len(states_NFA) != num_samples or states_NFA.shape[1] < CONTEXT_FRAMES:
-        expected = f"states ({num_samples}, at least {CONTEXT_FRAMES}, A)"
-        raise ValueError(f"{root}: expected {expected}, got {states_NFA.shape}")
-    if not np.isfinite(states_NFA).all():
-        raise ValueError(f"{root}: states must be finite")
-    paths = [layout.STATES.place(root, i, flat=flat) for i in range(num_samples)]
-    for path, states_FA in zip(paths, states_NFA):
-        write_array(path, states_FA, "<f4")
-    return paths

@@ -22,7 +22,7 @@ from hwm.contracts import LatentTokenizer, Tokenizer
 from hwm.data import layout, quarantine, video
 from hwm.data.checksums import verify_whole
 from hwm.data.dataset import Dataset, ShardFault
-from hwm.data.latents import write_statistics
+from hwm.data.moments import write_statistics
 from hwm.data.layout import clip_hop, read_tokenizer_info
 from hwm.data.onex import open_dataset
 from hwm.data.quarantine import Account, Rule

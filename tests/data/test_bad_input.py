@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from official_tests import write_compression_test_set, write_sampling_test_set
 
-from hwm.data import testsets
 from hwm.data.check import check
 from hwm.data.checksums import verify
 from hwm.data.clips import Clips
@@ -135,7 +135,7 @@ def test_folders_that_are_no_dataset(tmp_path, token_root, raw_root):
 
 def test_set_opened_as_data(tmp_path):
     states = np.zeros((2, 64, 25), np.float32)
-    testsets.write_compression_test_set(tmp_path, tokens_NTHW=np.zeros((2, 3, 32, 32), int), states_NFA=states)
+    write_compression_test_set(tmp_path, tokens_NTHW=np.zeros((2, 3, 32, 32), int), states_NFA=states)
     with pytest.raises(ValueError, match="no future to learn from; open it with open_test_set"):
         open_dataset(tmp_path)
 
@@ -152,7 +152,7 @@ def test_set_opened_as_data(tmp_path):
 )
 def test_test_set_faults(tmp_path, name, damage, message):
     states = np.zeros((2, 64, 25), np.float32)
-    testsets.write_compression_test_set(tmp_path, tokens_NTHW=np.zeros((2, 3, 32, 32), int), states_NFA=states)
+    write_compression_test_set(tmp_path, tokens_NTHW=np.zeros((2, 3, 32, 32), int), states_NFA=states)
     damage(tmp_path / name)
     with pytest.raises(ValueError, match=message) as raised:
         open_test_set(tmp_path, verified=False)
@@ -162,9 +162,10 @@ def test_test_set_faults(tmp_path, name, damage, message):
 
 def test_sampling_clip_of_the_wrong_length(tmp_path):
     videos, states = [np.zeros((17, 32, 32, 3), np.uint8)] * 2, np.zeros((2, 97, 25), np.float32)
-    testsets.write_sampling_test_set(tmp_path / "a", videos=videos, states_NFA=states)
-    with pytest.raises(ValueError, match="sample 0 has 16 frames"):
-        testsets.write_sampling_test_set(tmp_path / "b", videos=[videos[0][:16]], states_NFA=states[:1])
+    write_sampling_test_set(tmp_path / "a", videos=videos, states_NFA=states)
+    write_sampling_test_set(tmp_path / "b", videos=[videos[0][:16]], states_NFA=states[:1])
+    with pytest.raises(ValueError, match="has 16 frames, expected 17"):
+        open_test_set(tmp_path / "b").frames(0)
     (tmp_path / "a/videos/video_1.mp4").write_bytes(b"")
     with pytest.raises(ValueError, match="is empty"):
         open_test_set(tmp_path / "a", verified=False).frames(1)

@@ -137,8 +137,7 @@ def test_every_flipped_bit_of_a_dataset_is_found_on_opening(token_root, raw_root
 
 def test_test_sets_are_compared_too(tmp_path, cache):
     import numpy as np
-
-    from hwm.data.testsets import write_compression_test_set
+    from official_tests import write_compression_test_set
 
     tokens = np.arange(2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
     write_compression_test_set(tmp_path / "test", tokens_NTHW=tokens, states_NFA=np.zeros((2, 64, 25), np.float32))

@@ -2,11 +2,12 @@ import json
 
 import numpy as np
 import pytest
+from official_tests import write_compression_test_set, write_sampling_test_set
 from PIL import Image
 
 from hwm.clock import COSMOS
 from hwm.data import describe as d
-from hwm.data import testsets, writers
+from hwm.data import writers
 from hwm.data.check import check
 from hwm.data.onex import open_dataset
 
@@ -70,7 +71,7 @@ def test_describe_the_other_kinds(tmp_path, raw_root, make_legacy):
     assert d.describe(tmp_path / "old")["clips"] == {"windows_16x15": 75, "windows_16x15_apart": 15}
     assert check(tmp_path / "old").ok
     states = np.zeros((3, 64, 25), np.float32)
-    testsets.write_compression_test_set(tmp_path / "c", tokens_NTHW=np.zeros((3, 3, 32, 32), int), states_NFA=states)
+    write_compression_test_set(tmp_path / "c", tokens_NTHW=np.zeros((3, 3, 32, 32), int), states_NFA=states)
     assert d.describe(tmp_path / "c")["samples"] == 3
     report = check(tmp_path / "c")
     assert report.ok and "3 samples; the official set has 450" in report.findings[0].message
@@ -86,7 +87,7 @@ def test_contact_sheets(tmp_path, token_root, raw_root):
         assert sheet.size == (384, 128)
         assert len(np.unique(np.asarray(sheet)[:, :128].reshape(-1, 3), axis=0)) == 16, "one colour per id"
     videos, states = [np.full((17, 32, 32, 3), 99, np.uint8)] * 2, np.zeros((2, 97, 25), np.float32)
-    testsets.write_sampling_test_set(tmp_path / "s", videos=videos, states_NFA=states)
+    write_sampling_test_set(tmp_path / "s", videos=videos, states_NFA=states)
     d.contact_sheet(tmp_path / "s", tmp_path / "s.png")
     assert (tmp_path / "s.png").is_file()
 

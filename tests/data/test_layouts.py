@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from official_tests import write_compression_test_set, write_sampling_test_set
 
 from hwm.clock import COSMOS
 from hwm.data import testsets, writers
@@ -145,7 +146,7 @@ def test_v1_1(tmp_path, make_legacy):
 def test_compression_test_set(tmp_path, flat):
     rng = np.random.default_rng(0)
     tokens, states = rng.integers(0, 64000, (12, 3, 32, 32)), rng.normal(size=(12, 64, 25)).astype(np.float32)
-    testsets.write_compression_test_set(tmp_path, tokens_NTHW=tokens, states_NFA=states, flat=flat)
+    write_compression_test_set(tmp_path, tokens_NTHW=tokens, states_NFA=states, flat=flat)
     file = tmp_path / ("video_11.bin" if flat else "videos/video_11.bin")
     assert file.stat().st_size == 12288
     assert (tmp_path / ("states_3.bin" if flat else "robot_states/states_3.bin")).stat().st_size == 6400
@@ -160,7 +161,7 @@ def test_compression_test_set(tmp_path, flat):
 def test_sampling_test_set(tmp_path, flat):
     videos = [np.full((17, 32, 32, 3), 40 * i + 20, np.uint8) for i in range(3)]
     states = np.random.default_rng(0).normal(size=(3, 97, 25)).astype(np.float32)
-    testsets.write_sampling_test_set(tmp_path, videos=videos, states_NFA=states, flat=flat)
+    write_sampling_test_set(tmp_path, videos=videos, states_NFA=states, flat=flat)
     assert (tmp_path / ("states_0.bin" if flat else "robot_states/states_0.bin")).stat().st_size == 9700
     samples = open_test_set(tmp_path)
     assert isinstance(samples, testsets.SamplingTestSet) and len(samples) == 3

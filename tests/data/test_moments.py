@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwm.data.latents import Moments
+from hwm.data.moments import Moments
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=5), st.floats(-1e6, 1e6))

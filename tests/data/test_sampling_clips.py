@@ -183,7 +183,7 @@ def test_data_of_the_wrong_sort_is_refused(place, tmp_path):
     save_tokenizer(blocks, tmp_path / "blocks")
     save_tokenizer(FSQTokenizer(FSQConfig(levels=(8, 5, 5), channels=4, depth=1)), tmp_path / "quantised")
     made = open_dataset(tokenize(place / "raw", tmp_path / "latents", tokenizer=str(tmp_path / "blocks")))
-    assert made.every == 0 and made.shards[2].starts.tolist() == [0, 17, 34, 51, 68] and "clip" not in made.tokenizer
+    assert made.every == 0 and made.shards[2].num_rows == 5 and "clip" not in made.tokenizer
     with pytest.raises(ValueError, match=f"^{made.root}: holds latents of blocks.*`hwm tokenize"):
         Clips(made, kind="sampling")
     tokens = open_dataset(tokenize(place / "raw", tmp_path / "tokens", tokenizer=str(tmp_path / "quantised")))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from moving_square import moving, write_moving
+from official_tests import write_compression_test_set, write_sampling_test_set
 
 from hwm.cli import main
-from hwm.data.testsets import write_compression_test_set, write_sampling_test_set
 from hwm.data.video import read_video
 from hwm.model_config import FSQConfig
 from hwm.submit import submit_sampling

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 from kill_evaluation import scored
+from official_tests import write_compression_test_set
 from tiny_line import COMMAND, ENVIRONMENT, start, train_command
 from tiny_training import MODEL
 
 from hwm.cli import main
 from hwm.clock import COSMOS
-from hwm.data.testsets import write_compression_test_set
 from hwm.data.writers import TokenShardWriter, write_dataset_metadata, write_tokenizer_info
 from hwm.evaluate import submission
 from hwm.evaluate.submission import README_KEYS, predict_samples, write_compression_submission
