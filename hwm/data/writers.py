@@ -15,8 +15,8 @@ import numpy as np
 from hwm.clock import COSMOS, Clock
 from hwm.data import layout
 from hwm.data.checksums import write_checksums
-from hwm.data.moments import MOMENT_ROWS, moments_of_blocks, moments_of_clips
 from hwm.data.layout import clip_table
+from hwm.data.moments import MOMENT_ROWS, moments_of_blocks, moments_of_clips
 from hwm.data.video import VideoWriter
 from hwm.data.windows import sampling_starts, usable_blocks
 from hwm.work.files import write_array, write_json

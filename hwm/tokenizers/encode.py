@@ -22,8 +22,8 @@ from hwm.contracts import LatentTokenizer, Tokenizer
 from hwm.data import layout, quarantine, video
 from hwm.data.checksums import verify_whole
 from hwm.data.dataset import Dataset, ShardFault
-from hwm.data.moments import write_statistics
 from hwm.data.layout import clip_hop, read_tokenizer_info
+from hwm.data.moments import write_statistics
 from hwm.data.onex import open_dataset
 from hwm.data.quarantine import Account, Rule
 from hwm.data.writers import write_dataset_metadata, write_tokenizer_info
