@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.timing import machine
 from hwm.clock import COSMOS
 from hwm.data import video
-from hwm.data.onex import RawDataset, open_dataset
+from hwm.data.dataset import Dataset
+from hwm.data.onex import open_dataset
 from hwm.data.quarantine import Rule
 from hwm.data.writers import RawShardWriter, write_dataset_metadata
 from hwm.tokenizers.shard_job import ShardEncoder, ShardJob, open_encoder
@@ -31,7 +32,7 @@ from hwm.work.workers import Tell, work_off
 SIDE, SIZE, WORKERS = 512, 256, 2
 
 
-def write(root: Path, *, frames: int) -> RawDataset:
+def write(root: Path, *, frames: int) -> Dataset:
     """Moving patterns with a little noise, a shard for each worker."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[0:SIDE, 0:SIDE] / 40
@@ -42,9 +43,7 @@ def write(root: Path, *, frames: int) -> RawDataset:
                 picture = np.stack([wave, -wave, wave * wave], -1) * 100 + 128 + rng.normal(0, 3, (SIDE, SIDE, 1))
                 writer.append(picture.clip(0, 255).astype(np.uint8)[None], np.zeros((1, 25), np.float32), 0)
     write_dataset_metadata(root, num_shards=WORKERS, num_images=WORKERS * frames)
-    dataset = open_dataset(root)
-    assert isinstance(dataset, RawDataset)
-    return dataset
+    return open_dataset(root)
 
 
 def prepare_decoding() -> Callable[[ShardJob, Tell], None]:

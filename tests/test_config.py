@@ -4,17 +4,8 @@ import dataclasses
 
 import pytest
 
-from hwm.config import RunConfig, TrainConfig, from_dict, from_toml, override, to_dict, to_toml
+from hwm.config import RunConfig, TrainConfig, from_dict, from_toml, override, to_dict
 from hwm.model_config import FSQConfig, STConfig
-from hwm.recipes import RECIPES, names, recipe
-
-
-@pytest.mark.parametrize("entry", RECIPES, ids=lambda r: r.name)
-def test_every_recipe_survives_toml(entry, tmp_path):
-    path = tmp_path / "config.toml"
-    path.write_text(to_toml(entry.build()))
-    assert from_toml(RunConfig, path) == entry.build() == recipe(entry.name)
-    assert entry.build().recipe == entry.name and entry.summary.endswith(".")
 
 
 def test_unions_are_told_apart_by_family():
@@ -65,9 +56,3 @@ def test_configs_are_frozen_and_plain():
     with pytest.raises(dataclasses.FrozenInstanceError):
         STConfig().width = 3
     assert to_dict(STConfig())["grid"] == [32, 32]
-
-
-def test_recipes_are_found_by_name():
-    assert recipe("st-demo").recipe == "st-demo" and len(set(names())) == len(names())
-    with pytest.raises(ValueError, match="did you mean 'st-demo'"):
-        recipe("st-dmeo")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hwm.config import RunConfig, TrainConfig
+from hwm.data.clips import Clips
 from hwm.doctor import fit, machine, trial
 from hwm.doctor.costs import RecipeCosts, recipe_costs
 from hwm.doctor.expectation import first_loss
@@ -65,33 +66,22 @@ def _machine(exam: Examination, config: RunConfig | None, *, out: Path, nproc: i
         exam.ask("processes", machine.exchange)
 
 
-def _recipe(exam: Examination, config: RunConfig, *, out: Path, nproc: int, quick: bool) -> None:
-    dealt: list[RunConfig] = []
-
-    def settle() -> Any:
-        dealt.append(dealt_out(fitted(config), out, world=nproc))
-        return fit.settings(dealt[0], out)
-
-    exam.ask("settings", settle)
-    if not dealt:
+def _recipe(exam: Examination, given: RunConfig, *, out: Path, nproc: int, quick: bool) -> None:
+    config = exam.make("settings", lambda: dealt_out(fitted(given), out, world=nproc))
+    if config is None:
         return
-    config = dealt[0]
-    counted: list[RecipeCosts] = []
-
-    def count() -> Any:
-        counted.append(recipe_costs(config))
-        return fit.memory(counted[0], free=fit.device_memory(config), nproc=nproc)
-
-    fits = exam.ask("training memory", count)
-    if counted:
-        exam.ask("checkpoints' disk", fit.disk, counted[0], out)
-    given = fit.Given()
-    usable = _data(exam, config, given, quick=quick)
+    exam.ask("settings", fit.settings, config, out)
+    fits, costs = False, exam.make("training memory", recipe_costs, config)
+    if costs is not None:
+        fits = exam.ask("training memory", fit.memory, costs, free=fit.device_memory(config), nproc=nproc)
+        exam.ask("checkpoints' disk", fit.disk, costs, out)
+    clips = fit.Given()
+    usable = _data(exam, config, clips, quick=quick)
     if not fits or not usable:
-        why = "the data cannot be used" if fits else "it would not fit into memory" if counted else "the model cannot be built"
+        why = "the data cannot be used" if fits else "it would not fit into memory" if costs else "the model cannot be built"
         exam.ask("training step", lambda: warn("training step", f"not tried: {why}", "mend what failed above"))
         return
-    _step(exam, config, counted[0], given, out=out, nproc=nproc, quick=quick)
+    _step(exam, config, costs, clips.train, out=out, nproc=nproc, quick=quick)
 
 
 def _data(exam: Examination, config: RunConfig, given: fit.Given, *, quick: bool) -> bool:
@@ -116,21 +106,19 @@ def _data(exam: Examination, config: RunConfig, given: fit.Given, *, quick: bool
 
 
 def _step(
-    exam: Examination, config: RunConfig, costs: RecipeCosts, given: fit.Given, *, out: Path, nproc: int, quick: bool
+    exam: Examination, config: RunConfig, costs: RecipeCosts, clips: Clips | None, *, out: Path, nproc: int, quick: bool
 ) -> None:
     device = choose_device(config.train.device)
-    trials: list[Trial] = []
 
-    def start() -> Any:
-        clips = trial.affordable(config, costs, device=device, quick=quick)
-        model = build_model(config) if given.train is None else prepared_model(config, given.train)
-        trials.append(Trial(config, model, device, given.train, clips=clips))
-        return trial.started(trials[0])
+    def start() -> Trial:
+        count = trial.affordable(config, costs, device=device, quick=quick)
+        return Trial(config, build_model(config) if clips is None else prepared_model(config, clips), device, clips, clips=count)
 
     with cpu_threads(config.train.threads), own_randomness(device):
-        if not exam.ask("model", start):
+        it = exam.make("model", start)
+        if it is None:
             return
-        it = trials[0]
+        exam.ask("model", trial.started, it)
         finite = exam.ask("first loss", first_loss, it)
         finite = exam.ask("gradients", trial.gradients, it) and finite
         exam.ask("repeated step", trial.repeated, it)

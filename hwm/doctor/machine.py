@@ -104,17 +104,17 @@ def speed(train: TrainConfig) -> Verdict:
     """Matrix products a second in both precisions, measured: bfloat16 is not faster everywhere."""
     chosen = choose_device(train.device)
     if chosen.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        found = f"float32 {_short(flop_rate(chosen, torch.float32))}, bfloat16 only emulated"
+        found = f"float32 {size(flop_rate(chosen, torch.float32), 'FLOP/s')}, bfloat16 only emulated"
         return graded("arithmetic", found, '--set train.precision="float32"', warns=train.precision == "bfloat16")
     rates = {dtype: flop_rate(chosen, dtype) for dtype in (torch.float32, torch.bfloat16)}
-    found = ", ".join(f"{str(dtype).removeprefix('torch.')} {_short(rate)}" for dtype, rate in rates.items())
+    found = ", ".join(f"{str(dtype).removeprefix('torch.')} {size(rate, 'FLOP/s')}" for dtype, rate in rates.items())
     slower = train.precision == "bfloat16" and rates[torch.bfloat16] < rates[torch.float32]
     return graded("arithmetic", found, 'bfloat16 is slower here: --set train.precision="float32"', warns=slower)
 
 
-def flop_rate(device: torch.device, dtype: torch.dtype, *, side: int = 0) -> float:
+def flop_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second of square matrix products: the best of three goes after one to warm up."""
-    side = side or (4096 if device.type == "cuda" else 768)
+    side = 4096 if device.type == "cuda" else 768
     a = torch.ones(side, side, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(4):
@@ -125,10 +125,6 @@ def flop_rate(device: torch.device, dtype: torch.dtype, *, side: int = 0) -> flo
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - began)
     return 4 * 2 * side**3 / best
-
-
-def _short(rate: float) -> str:
-    return f"{rate / 1e12:.3g} TFLOP/s" if rate >= 1e12 else f"{rate / 1e9:.3g} GFLOP/s"
 
 
 def cores(train: TrainConfig, *, nproc: int = 1) -> Verdict:

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ class Trial:
             self.step_seconds.append(self._timed(lambda: self.losses.append(self.gradients()[0])))
             self.alive |= {name for name, p in self.trained.items() if p.grad is not None and bool(p.grad.any())}
             norm = self.state_norm()
-            self.update_seconds.append(self._timed(lambda lr=lr, i=i: self.learner.update(lr, number=i + 1)))  # type: ignore[misc]
+            self.update_seconds.append(self._timed(partial(self.learner.update, lr, number=i + 1)))
         return norm
 
     def _timed(self, work: Callable[[], object]) -> float:
@@ -112,11 +113,6 @@ class Trial:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter() - began
-
-    def with_other_states(self) -> Batch:
-        """The batch with the states of its neighbour for every clip; a single clip gets its own backwards."""
-        states = self.batch.states_BFA
-        return replace(self.batch, states_BFA=states.roll(1, 0) if len(states) > 1 else states.flip(1))
 
 
 def started(trial: Trial) -> Verdict:
@@ -179,7 +175,8 @@ def states_used(trial: Trial) -> Verdict:
     """After those steps other states must give another loss, everything else being equal."""
     if trial.config.model.role == "tokenizer":
         return ok("states used", "a tokenizer has none")
-    other = trial.with_other_states()
+    states_BFA = trial.batch.states_BFA  # of a clip's neighbour; a single clip gets its own backwards
+    other = replace(trial.batch, states_BFA=states_BFA.roll(1, 0) if len(states_BFA) > 1 else states_BFA.flip(1))
     for number in range(4):  # a clip may lose its states to condition dropout
         own, wrong = (trial.terms(batch, number=number)["loss"].item() for batch in (None, other))
         if own != wrong:
@@ -281,16 +278,12 @@ def validation_seconds(trial: Trial) -> float:
     train = trial.config.train
     if not train.validate_every or (trial.source is not None and not trial.config.data.val):
         return 0.0
-    few = trial.read(0).to(trial.device)
-    count = min(4, len(few))
-    few = type(few)(**{name: value[:count] for name, value in vars(few).items() if value is not None})
+    few = Batch(**{name: value[:4] for name, value in vars(trial.batch).items() if value is not None})
     began = time.perf_counter()
-    trial.model.eval()
-    with torch.no_grad():
-        scores = trial.model.validate(few, generator=torch.Generator(trial.device).manual_seed(0))
-    trial.model.train()
-    assert all(len(score) == count and math.isfinite(score.sum().item()) for score in scores.values()), scores
-    return (time.perf_counter() - began) / count * train.validate_clips
+    with trial.learner.evaluating():
+        scores = trial.learner.validate([few], stop=False) or {}
+    assert all(map(math.isfinite, scores.values())), scores
+    return (time.perf_counter() - began) / len(few) * train.validate_clips
 
 
 def peak_memory(trial: Trial, costs: RecipeCosts) -> Verdict:

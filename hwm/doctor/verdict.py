@@ -65,13 +65,13 @@ def graded(name: str, found: str, remedy: str, *, fails: bool = False, warns: bo
     return Verdict("FAIL" if fails else "warn" if bad else "ok", name, found, remedy if bad else "")
 
 
-def size(count: float) -> str:
-    """Bytes, with a prefix of ten."""
-    for unit in ("B", "kB", "MB", "GB"):
+def size(count: float, unit: str = "B") -> str:
+    """Bytes or another unit, with a prefix of ten."""
+    for prefix in ("", "k", "M", "G"):
         if abs(count) < 999.5:
-            return f"{count:.3g} {unit}"
+            return f"{count:.3g} {prefix}{unit}"
         count /= 1000
-    return f"{count:,.1f} TB" if count < 1e4 else f"{count:.2g} TB"
+    return f"{count:,.1f} T{unit}" if count < 1e4 else f"{count:.2g} T{unit}"
 
 
 def count(number: int, what: str) -> str:
@@ -97,6 +97,7 @@ class Examination:
     show: Callable[[Verdict], None]
     stop: StopFlag = field(default_factory=StopFlag)
     verdicts: list[Verdict] = field(default_factory=list)
+    _since: float = 0.0
 
     def ask(self, name: str, check: Callable[..., Iterable[Verdict] | Verdict], *arguments: Any, **named: Any) -> bool:
         """Run a check, and show what it finds as it finds it; whether nothing failed.
@@ -104,7 +105,8 @@ class Examination:
         An exception is a verdict too: FAIL under `name`.  Raises Stopped once a stop was asked for.
         """
         self.stop.check()
-        began, before = time.monotonic(), len(self.verdicts)
+        began, before = self._since or time.monotonic(), len(self.verdicts)
+        self._since = 0.0
         try:
             found = check(*arguments, **named)
             for verdict in [found] if isinstance(found, Verdict) else found:
@@ -114,6 +116,19 @@ class Examination:
         except Exception as error:
             self._add(_of_exception(name, error), began)
         return all(verdict.status != "FAIL" for verdict in self.verdicts[before:])
+
+    def make(self, name: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        """What `work` gives, for checks to look at; None where it raises, which is FAIL under `name`."""
+        self.stop.check()
+        self._since = time.monotonic()
+        try:
+            return work(*arguments)
+        except Stopped:
+            raise
+        except Exception as error:
+            self._add(_of_exception(name, error), self._since)
+            self._since = 0.0
+            return None
 
     def _add(self, verdict: Verdict, began: float) -> float:
         self.stop.check()  # what was found while it ended is no verdict

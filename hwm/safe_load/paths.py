@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import string
+import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -76,24 +76,16 @@ def fill(template: object, values: Mapping[str, int | str], *, source: str | Pat
     wrong = f"{source}: the template {shown(template)!r} is not understood; expected {{{'}, {'.join(values)}}} in it at most"
     if not isinstance(template, str) or len(template) > MAX_NAME_BYTES:
         raise ValueError(wrong)
-    text = ""
-    try:
-        for literal, name, form, conversion in string.Formatter().parse(template):
-            text += literal
-            if name is None:
-                continue
-            value = values.get(name)
-            if value is None or conversion or (form and not isinstance(value, int)):
-                raise ValueError
-            width = 0
-            if form and form != "d":
-                if not (len(form) == 3 and form[0] == "0" and form[1] in "123456789" and form[2] == "d"):
-                    raise ValueError
-                width = int(form[1])
-            text += str(value).zfill(width)
-    except ValueError:
-        raise ValueError(wrong) from None
-    return text
+
+    def filled(match: re.Match[str]) -> str:
+        name, form, width = match.groups()
+        if name is None and len(match[0]) == 2:  # a doubled brace stands for itself
+            return match[0][0]
+        if name not in values or (form and not isinstance(values[name], int)):
+            raise ValueError(wrong)
+        return str(values[name]).zfill(int(width or 0))
+
+    return re.sub(r"{{|}}|{(\w+)(:(?:0([1-9]))?d)?}|[{}]", filled, template)
 
 
 def _fault(name: object) -> str:
