@@ -117,6 +117,9 @@ def page(scores: Scores, protocol: Protocol, record: Json) -> str:
         kicker=" · ".join(filter(None, ["Evaluation", protocol.title, recipe])),
         scores=scores,
         settings=scores.settings,
+        protocol=protocol,
+        place=table.places(protocol, span),
+        truth=table.TRUTHS[scores.settings["reference"]],
         record=record,
         references={reference for reference, _ in found},
         full_scale=pictures.FULL_SCALE,
@@ -141,9 +144,9 @@ def page(scores: Scores, protocol: Protocol, record: Json) -> str:
             "calibration": None if calibration is None else plots.calibration_plot(calibration),
             "training": plots.training_plot(record["training"]),
         },
-        calibration=None if calibration is None else _calibration(calibration),
+        calibration=calibration,
+        times=[f"{name} {value:.1f} s" for name, value in scores.seconds.items()],
         cost={} if scores.cost is None else {row[0]: row[1] for row in table.cost_table(scores.cost).rows},
-        method=_method(scores, protocol, record),
     )
 
 
@@ -197,53 +200,3 @@ def _strip(scores: Scores) -> Json:
 def _stills(example: Example, scores: Scores) -> dict[str, tuple[bytes, str]]:
     found = pictures.stills(example, scores.headline, scores.settings["copy"])
     return {name: (pictures.jpeg(p, 92), "" if psnr is None else f"{psnr:.2f} dB") for name, (p, psnr) in found.items()}
-
-
-def _calibration(found: Json) -> dict[str, str]:
-    ratio = "infinite" if found["error_to_spread"] is None else f"{found['error_to_spread']:.2f}"
-    return {
-        "error over predicted error": f"{ratio} (1 is calibrated, above is overconfident)",
-        "rank correlation, pixels": f"{found['pixel_correlation']:.3f}",
-        "rank correlation, clips": f"{found['clip_correlation']:.3f}",
-        "area to the best order": f"{found['ause']:.3f}, without order {found['ause_random']:.3f}",
-        "expected calibration error": f"{found['expected_calibration_error']:.2f} levels of 255",
-    }
-
-
-def _method(scores: Scores, protocol: Protocol, record: Json) -> dict[str, str]:
-    """What decides the numbers, in words; the settings themselves stand below."""
-    s, tuning = scores.settings, scores.facts.get("tuning")
-    first, last, steps = protocol.scored[0], protocol.scored[-1], s.get("frame_step", 1)
-    frames = f"frame {last} is" if first == last else f"frames {first} to {last} are"
-    way = f", every {steps}th frame in one prediction" if steps > 1 else ""
-    grids = f" ({s['context_grids']} grids seen, {s['future_grids']} predicted)" if s["predicts"] != "video" else ""
-    sizes = [" x ".join(map(str, s[key])) for key in ("recorded_size", "image_size", "score_size") if s.get(key)]
-    tuned = ""
-    if tuning:
-        tuned = f"on {tuning['num_clips']} clips, {tuning['source']}: blur of a sample {tuning['sigma_sample']:g} pixels, "
-        tuned += f"of the copy {tuning['sigma_copy']:g}"
-        tuned += "" if tuning["tolerance"] is None else f", tolerance of the blend {tuning['tolerance']:g} levels"
-    sampling = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in s["sampling"].items())
-    neutral = "every row replaced by the state that the model's normalisation maps to zero: "
-    rows = {
-        "command": record["command"],
-        "protocol": f"{protocol.title} ({protocol.name}): of clips of {last + 1} frames the first {protocol.num_seen} are seen, "
-        f"with the states of all; {frames} predicted{way} and scored{grids}",
-        "held against": table.TRUTHS[s["reference"]] + ", by which the verdict is",
-        "clips": f"{s['num_clips']}, evenly spread over the data"
-        + ("" if s["num_segments"] is None else f", from {s['num_segments']} segments"),
-        "headline": f"{scores.headline}, {table.places(protocol, s['span'])} (chosen beforehand)",
-        "sizes": "recorded {}, predicted at {}, scored at {}".format(*sizes) if len(sizes) == 3 else "",
-        "tuned": tuned,
-        "sampling": ("the model's own: " if s["own_sampling"] else "") + sampling,
-        "seed": str(s["seed"]),
-        "tokenizer": f"{s['tokenizer']} ({s['tokenizer_fingerprint'][:16]})",
-        "states zeroed": neutral + ", ".join(f"{value:.3g}" for value in s["zeroed_states"]),
-        "states permuted": "each clip gets the states of a clip of another segment",
-        "intervals": f"{s['confidence']:.0%}, bootstrap over segments (clips where segments are unknown): percentiles of means, "
-        "the standard deviation of Fréchet distances",
-        "time": ", ".join(f"{name} {value:.1f} s" for name, value in scores.seconds.items()),
-        "written": record["written"],
-        **record["environment"],
-    }
-    return {name: value for name, value in rows.items() if value}

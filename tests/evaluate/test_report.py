@@ -122,7 +122,7 @@ def scores_of(protocol, *, width=0.5, gain=1.0, loss=1.0):
         "protocol": protocol.name, "span": protocol.span, "reference": protocol.references[0], "copy": COPY, "control": headline,
         "zeroed": states[0], "permuted": states[1], "ensembles": sizes, "members": sizes, "perceptual": ["TFD"], "num_clips": 12,
         "num_segments": 6, "future_frames": ahead, "context_grids": 3, "future_grids": 2, "seed": 7, "own_sampling": True,
-        "predicts": "tokens", "frame_step": 1,
+        "predicts": "tokens", "frame_step": 1, "recorded_size": [64, 80], "image_size": [64, 64], "score_size": [20, 20],
         "sampling": {"temperature": 1.0, "top_k": 0, "top_p": 1.0}, "tokenizer": HOSTILE, "tokenizer_fingerprint": "ab" * 16,
         "confidence": 0.95, "zeroed_states": [0.5, -1.0], "vocab_size": 16, "uniform_cross_entropy": 2.75,
     }  # fmt: skip
