@@ -28,7 +28,7 @@ from hwm.predict.rollout import AnyTokenizer, frames_per_step, rollout
 from hwm.runs import Run, load_run, open_clips, spread, world_model
 from hwm.tokenizers.open import open_tokenizer
 from hwm.work.fingerprint import sources
-from hwm.work.parts import Work, listening
+from hwm.work.parts import Finished, Work, listening
 from hwm.work.progress import Counter
 from hwm.work.share import Share
 from hwm.work.signals import StopFlag
@@ -54,7 +54,7 @@ def evaluate_run(
     """Score a run of any family by a protocol; write its results and its report into `out`.
 
     What was scored is kept in `out` until the report is written, so that the same call goes on where it was stopped, even
-    killed, and gives the same numbers.
+    killed, and gives the same numbers.  Where the results are there already, they are read, without their examples.
 
     data: held-out tokens or latents, as the model predicts them; raw video for a protocol of ensembles or a model of video.
     video: the raw dataset that tokens or latents were made from, to score against the recorded frames too.
@@ -89,23 +89,27 @@ def evaluate_run(
         if inception is not None:
             features.append(InceptionFeatures(inception, device=device))
         counted = model.predicts == "tokens" and not protocol.ensembles
-        with Counter("evaluating", unit="clips") as counter:
-            scores = evaluate(
-                model,
-                coder,
-                held_out,
-                protocol,
-                scoring,
-                video=recorded(held_out, video, size=held_out.dataset.grid[0] * coder.spatial_stride) if video else None,
-                tuning_clips=None if tuning is None else recorded_clips(tuning, protocol, side),
-                segments=held_out.segments(),
-                unigram_counts=_unigram(run) if counted else None,
-                features=features,
-                lpips=Lpips(lpips[0], lpips[1] if len(lpips) > 1 else None, device=device) if lpips else None,
-                device=device,
-                progress=counter,
-                work=work,
-            )
+        try:
+            with Counter("evaluating", unit="clips") as counter:
+                scores = evaluate(
+                    model,
+                    coder,
+                    held_out,
+                    protocol,
+                    scoring,
+                    video=recorded(held_out, video, size=held_out.dataset.grid[0] * coder.spatial_stride) if video else None,
+                    tuning_clips=None if tuning is None else recorded_clips(tuning, protocol, side),
+                    segments=held_out.segments(),
+                    unigram_counts=_unigram(run) if counted else None,
+                    features=features,
+                    lpips=Lpips(lpips[0], lpips[1] if len(lpips) > 1 else None, device=device) if lpips else None,
+                    device=device,
+                    progress=counter,
+                    work=work,
+                )
+        except Finished as earlier:
+            print(f"{work.results}: holds these very scores already; delete it to score again", flush=True)
+            return Scores.from_json(earlier.found, where=str(work.results))
         write_report(out, scores, protocol=protocol, run_folder=run.folder, command=command)
         work.remove(scores.settings["fingerprint"])
     return scores

@@ -43,34 +43,44 @@ def simulated(out: Path, *, minutes: float, val_minutes: float, size: int, seed:
     return out
 
 
-def encoded(raw: Path, out: Path, *, tokenizer: str, size: int = 0, phases: int = 1, workers: int = 1) -> Sets:
-    """Encode the training, validation and, where there is one, unseen-room set found in `raw` with one tokenizer.
+def recorded(raw: Path) -> Sets:
+    """The raw training, validation and test set found in `raw`; the validation set stands for missing unseen rooms.
 
-    size: side to which frames are resized, 0 keeps it.  phases: first frames from which the training set is cut into
-    blocks, to make more clips of little data; a tokenizer of sampling clips needs none.  Without a set of unseen rooms
-    the validation set stands for it.
     Raises ValueError when `raw` holds no training or no validation set.
     """
-    places, clips = [], encodes_clips(open_tokenizer(tokenizer))
+    places = []
     for name in ("train", "val", "val_unseen"):
-        found = sorted(p.parent for p in raw.glob(f"{name}_v*/metadata.json"))
-        if found:
-            # Only the training set is cut from several phases: held-out sets stay aligned with their video.
-            source, cuts = found[-1], phases if name == "train" and not clips else 1
-            places.append(out / source.name.removesuffix("_raw"))
-            with Counter(f"encoding {source.name}", unit="shards") as counter:
-                tokenize(
-                    source,
-                    places[-1],
-                    tokenizer=tokenizer,
-                    size=size,
-                    phases=cuts,
-                    # starting processes takes longer than a small set
-                    workers=workers if cuts > 1 or (clips and name == "train") else 1,
-                    progress=counter,
-                )
+        if found := sorted(raw.glob(f"{name}_v*/metadata.json")):
+            places.append(found[-1].parent)
         elif name == "val_unseen":
             places.append(places[-1])
         else:
             raise ValueError(f"{raw}: holds no dataset called {name}_v...; give a folder of `hwm simulate`, or of 1X raw data")
     return Sets(*places)
+
+
+def encoded(raw: Path, out: Path, *, tokenizer: str, size: int = 0, phases: int = 1, workers: int = 1) -> Sets:
+    """Encode the sets found in `raw` (`recorded`) with one tokenizer.
+
+    size: side to which frames are resized, 0 keeps it.  phases: first frames from which the training set is cut into
+    blocks, to make more clips of little data; a tokenizer of sampling clips needs none.
+    """
+    sets, clips = recorded(raw), encodes_clips(open_tokenizer(tokenizer))
+    places = {}
+    for source in dict.fromkeys((sets.train, sets.val, sets.test)):
+        # Only the training set is cut from several phases: held-out sets stay aligned with their video.
+        training = source == sets.train
+        cuts = phases if training and not clips else 1
+        places[source] = out / source.name.removesuffix("_raw")
+        with Counter(f"encoding {source.name}", unit="shards") as counter:
+            tokenize(
+                source,
+                places[source],
+                tokenizer=tokenizer,
+                size=size,
+                phases=cuts,
+                # starting processes takes longer than a small set
+                workers=workers if cuts > 1 or (clips and training) else 1,
+                progress=counter,
+            )
+    return Sets(*(places[source] for source in (sets.train, sets.val, sets.test)))

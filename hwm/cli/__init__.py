@@ -87,8 +87,10 @@ def _run(arguments: list[str]) -> int:
     # `--json` is what people type; the function's parameter has another name because json is a module here.
     rest = ["--json-output" if a == "--json" else a for a in arguments[1:]]
     try:
-        style = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
-        return tyro.cli(functions[verb], args=rest, prog=f"hwm {verb}", config=style) or 0
+        if verb == "experiment":  # which options there are depends on its first word
+            return experiment(rest)
+        config = tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes
+        return tyro.cli(functions[verb], args=rest, prog=f"hwm {verb}", config=config) or 0
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Stopped as stop:

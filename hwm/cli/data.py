@@ -28,9 +28,13 @@ def demo(
         steps: Training steps; 0: those of the recipe.
         size: Side of the frames in pixels.
     """
-    from hwm.demo import run_demo
+    from hwm.experiments.carry_out import carry_out
+    from hwm.experiments.demo import Options, declare
 
-    return run_demo(out, minutes=minutes, seed=seed, workers=workers, steps=steps, size=size)
+    twin: Literal["tiny", "medium"] = "tiny" if size == 64 else "medium"
+    plan = Options(out=out, size=twin, minutes=minutes or Options.minutes, seed=seed, workers=workers, steps=steps)
+    carry_out("demo", declare(plan), plan)
+    return 0
 
 
 def simulate(

@@ -6,161 +6,194 @@ scorings see the same clips and draw with the same seeds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwm.config import RunConfig, from_toml
-from hwm.experiments.plan import Plan
-from hwm.experiments.sampling_scores import Scoring
-from hwm.model_config import FlowConfig, FSQConfig, MaskedConfig, WanConfig
+from hwm.config import RunConfig
+from hwm.evaluate.protocols import Scoring
+from hwm.experiments.experiment import Plan, Score, Train, Variant, config_of, slug
+from hwm.recipes import names
 
-STEPS = 20
-"""Solver steps of the table's first two blocks."""
+STEPS, FEW_STEPS = 20, (1, 2, 4, 8)
+"""Solver steps of the table's first two blocks, and points of the curve of PSNR against steps below them."""
 GUIDANCE = (2.0, 1.5, 1.0)
-FEW_STEPS = (1, 2, 4, 8)
-"""Points of the curve of PSNR against steps below `STEPS`."""
 ROLLOUT, TOKEN_SAMPLE = 8, 200
 """About how many predictions a flow of every frame needs to reach frame 76, and what a sample of a token family costs
 in passes of a flow, for it draws from whole vocabularies; only the time left depends on them."""
 TUNING_CLIPS = 8
 """Clips on which blur and blend are chosen, in every scoring, so that all score the same others."""
 
-Key = tuple[str, int | None, float]
-"""A scoring: label of the run, solver steps (None: the model has none, or its own), scale of guidance."""
 
+@dataclass(frozen=True, kw_only=True)
+class Options(Plan):
+    """What the experiment takes."""
 
-@dataclass(frozen=True)
-class Sizes:
-    """Scale of the grid.  samples: of the table's larger rows.  many_steps: of its third block.  most: of the curve."""
-
+    clips: int = 48
+    """Clips to score on, from rooms never trained on."""
+    families: tuple[str, ...] | None = None
+    """Which families to train; default: wan, st, masked and flow."""
+    variants: tuple[Variant, ...] = ("base",)
+    """Which variant of the Humanoid World Models; the first is trained."""
+    runs: tuple[Path, ...] = ()
+    """Run folders to score instead of training; of those with guidance the first one trained with condition dropout and the
+    first without it fill the table."""
     samples: int = 20
+    """Samples averaged in the table's larger rows, at least 4."""
     many_steps: int = 100
+    """Solver steps of the table's last block."""
     most: int = 50
+    """Samples at the end of the curve of PSNR against their number."""
+    lpips: tuple[Path, ...] = ()
+    """AlexNet weights and LPIPS heads for LPIPS."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise ValueError for sizes that leave no rows apart, and for choosing what is trained where nothing is."""
         if self.samples < 4 or self.most < self.samples or self.many_steps < 1:
             raise ValueError(
                 f"samples must be at least 4, most at least samples and many-steps at least 1; got {self.samples} samples, "
                 f"most {self.most}, {self.many_steps} steps"
             )
-
-    @property
-    def few(self) -> int:
-        """The samples of the table's second row, 5."""
-        return max(2, self.samples // 4)
-
-    @property
-    def half(self) -> int:
-        """The samples with which steps are compared."""
-        return self.samples // 2
+        if self.runs and self.families is not None:
+            raise ValueError("--families chooses what is trained; with --runs nothing is, so leave it out")
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A trained run that is scored.  label: its name here."""
-
-    label: str
-    folder: Path
-    config: RunConfig
-
-    @property
-    def family(self) -> str:
-        """Family of its model."""
-        return self.config.model.family
-
-    @property
-    def dropout(self) -> bool:
-        """Whether it was trained with condition dropout."""
-        return isinstance(self.config.model, WanConfig) and self.config.model.condition_dropout > 0
-
-    @property
-    def solver_steps(self) -> int | None:
-        """Solver steps with which it is scored in the table: `STEPS` for flows, for other families None."""
-        return STEPS if isinstance(self.config.model, WanConfig | FlowConfig) else None
-
-    @property
-    def own_steps(self) -> int | None:
-        """Steps of its predictions in the table, in the sense of its family; None where it has none."""
-        model = self.config.model
-        return model.steps if isinstance(model, MaskedConfig) else self.solver_steps
-
-    def changes(self, steps: int | None, guidance: float) -> tuple[str, ...]:
-        """Overrides that make it predict so."""
-        found = () if steps is None else (f"model.steps={steps}",)
-        return (*found, f"model.guidance={guidance:g}") if isinstance(self.config.model, WanConfig) else found
-
-    def passes(self, steps: int | None, guidance: float) -> int:
-        """Passes of the network for a sample of frame 76, about."""
-        if self.solver_steps is None:
-            return TOKEN_SAMPLE * (steps or self.own_steps or 1) // (self.own_steps or 1)
-        once = 1 if isinstance(self.config.model, WanConfig) else ROLLOUT
-        return once * (steps or self.solver_steps) * (1 if guidance == 1 else 2)
+def twins(plan: Options) -> dict[str, Train]:
+    """The trainings by label, those with guidance also without condition dropout.  Raises ValueError without such a twin."""
+    found, missing = {}, []
+    for family in plan.families or ("wan", "st", "masked", "flow"):
+        patterns = [f"{family}-hwm-{plan.variants[0]}-{plan.size}", f"{family}-{plan.size}"]
+        patterns = [f"{family}-demo"] * (plan.size == "tiny") + patterns
+        if not (name := next((p for p in patterns if p in names()), "")):
+            missing.append(family)
+            continue
+        found[name] = Train(name)
+        if guided(config_of(found[name])):
+            found[f"{name}-plain"] = Train(name, ("model.condition_dropout=0.0",))
+    if missing:
+        raise ValueError(
+            f"there is no {plan.size} twin of {', '.join(missing)}: leave it out with --families, or train a recipe of that "
+            "family (`hwm recipes`) and give its run with --runs"
+        )
+    return found
 
 
-def subjects(folders: Sequence[Path]) -> list[Subject]:
+def given(folders: Sequence[Path]) -> dict[str, Path]:
     """The runs in these folders, under different labels.  Raises ValueError for what holds no world model."""
-    found: list[Subject] = []
+    found: dict[str, Path] = {}
     for folder in folders:
         if not (folder / "config.toml").is_file():
             raise ValueError(f"{folder}: not a run folder (no config.toml)")
-        config = from_toml(RunConfig, folder / "config.toml")
-        if isinstance(config.model, FSQConfig):
+        if config_of(folder).model.role == "tokenizer":
             raise ValueError(f"{folder}: holds a tokenizer, not a world model")
         name = folder.resolve().name
-        taken = [s.label for s in found if s.label == name or s.label.startswith(f"{name}, ")]
-        found.append(Subject(f"{name}, {len(taken) + 1}" if taken else name, folder, config))
+        taken = [label for label in found if label == name or label.startswith(f"{name}, ")]
+        found[f"{name}, {len(taken) + 1}" if taken else name] = folder
     return found
+
+
+def guided(config: RunConfig) -> bool:
+    """Whether a model predicts frame 76 at once and knows guidance by the states, as the table's do."""
+    return config.data.clip == "sampling" and "guidance" in config.model.prediction_settings
+
+
+def dropout(config: RunConfig) -> bool:
+    """Whether such a model was trained with condition dropout."""
+    return guided(config) and config.model.condition_dropout > 0  # type: ignore[union-attr]
+
+
+def table_steps(config: RunConfig) -> int | None:
+    """Solver steps in the table: `STEPS` for flows; None: the model's own, or it has none."""
+    return STEPS if "solver" in config.model.prediction_settings else None
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: how the run `label` predicts.  published: number of the row in `published.SAMPLING`, or None."""
+    """A row of the table: what a scoring gives with so many samples.  published: number of the same row of the report."""
 
     block: int
-    key: Key
+    key: str
     samples: int
-    published: int | None
+    published: int
 
 
-@dataclass(frozen=True)
 class Grid:
-    """The rows of the table, the curves and the families, as keys of `scorings`.
+    """The smallest set of scorings that gives the table's rows, the curves and the families.
 
+    Block 1 is of the first guided run trained without condition dropout, blocks 2 and 3 of the first trained with it; where
+    there is none at all, block 1 is of the first run there is.  Blocks without a run are left out.
     study: whose ensembles, alternatives and calibration are looked at.  own: each run's scoring for the family table.
-    steps, guidance: points of the curves.
+    asked: label, solver steps (None: its own) and guidance of each scoring.  steps, guidance: points of the curves.
     """
 
-    sizes: Sizes
-    subjects: tuple[Subject, ...]
-    rows: tuple[Row, ...]
-    study: Key
-    own: tuple[Key, ...]
-    steps: tuple[Key, ...]
-    guidance: tuple[Key, ...]
-    members: dict[Key, tuple[int, ...]]
+    def __init__(self, configs: Mapping[str, RunConfig], plan: Options) -> None:
+        self.configs, self.plan = configs, plan
+        self.asked: dict[str, tuple[str, int | None, float]] = {}
+        self.members: dict[str, set[int]] = {}
+        one, few, half, samples = 1, max(2, plan.samples // 4), plan.samples // 2, plan.samples
+        of_table = [label for label, config in configs.items() if guided(config)]
+        dropped = next((label for label in of_table if dropout(configs[label])), None)
+        plain = next((label for label in of_table if not dropout(configs[label])), None if of_table else next(iter(configs)))
+        main = plain or dropped
+        assert main is not None
+        usual = one, few, half, samples
+        self.own = {label: self._ask(label, table_steps(config), 1.0, *usual) for label, config in configs.items()}
+        self.study = self._ask(main, table_steps(configs[main]), 1.0, plan.most)
+        self.rows, self.guidance, self.steps = [], dict[float, list[str]](), dict[int, str]()
+        if plain:
+            self.rows += [Row(1, self.study, n, i) for i, n in enumerate((one, few, samples))]
+        if dropped:
+            many = plan.many_steps
+            wanted = ((2, STEPS, GUIDANCE[0]), (2, STEPS, GUIDANCE[1]), (3, many, GUIDANCE[1]), (3, many, 1.0))
+            for number, (block, steps, scale) in enumerate(wanted, 4):
+                self.rows.append(Row(block, self._ask(dropped, steps, scale, one, half, samples), samples, number))
+            for scale in sorted(GUIDANCE):
+                self.guidance[scale] = [key if (key := self.key(dropped, n, scale)) in self.asked else "" for n in (STEPS, many)]
+        stepped = dropped or plain
+        assert stepped is not None
+        if (own := self.steps_of(self.own[stepped])) is not None:
+            for steps in sorted({*FEW_STEPS, own} | ({plan.many_steps} if of_table else set())):
+                self.steps[steps] = self._ask(stepped, table_steps(configs[stepped]) if steps == own else steps, 1.0, one, half)
 
-    def scorings(self, plan: Plan, data: Path) -> dict[Key, Scoring]:
-        """What is to be scored, on a raw dataset."""
-        by_label = {subject.label: subject for subject in self.subjects}
-        found = {}
-        for key, members in self.members.items():
-            label, steps, guidance = key
-            subject = by_label[label]
-            found[key] = Scoring(
-                run=subject.folder,
-                out=plan.out / "scores" / _slug(label) / f"sampling-{_slug(way(steps, guidance))}",
-                data=data,
-                members=members,
-                clips=plan.clips,
+    def key(self, label: str, steps: int | None, guidance: float) -> str:
+        """Name of the scoring of a run that predicts so."""
+        return f"{slug(label)}/sampling-{slug(way(steps, guidance))}"
+
+    def _ask(self, label: str, steps: int | None, guidance: float, *wanted: int) -> str:
+        key = self.key(label, steps, guidance)
+        self.asked[key] = label, steps, guidance
+        self.members.setdefault(key, set()).update(wanted)
+        return key
+
+    def steps_of(self, key: str) -> int | None:
+        """Steps of a prediction, in the sense of its family; None where it has none."""
+        label, steps, _ = self.asked[key]
+        return self.configs[label].model.solver_steps if steps is None else steps
+
+    def name(self, key: str) -> str:
+        """A scoring in words."""
+        label, steps, guidance = self.asked[key]
+        return f"{label}: {way(steps, guidance)}"
+
+    def row_name(self, row: Row) -> str:
+        """A row of the table in words."""
+        label, _, guidance = self.asked[row.key]
+        return name_of(self.steps_of(row.key), row.samples, guidance if dropout(self.configs[label]) else None)
+
+    def scorings(self) -> dict[str, Score]:
+        """What is to be scored."""
+        found, plan = {}, self.plan
+        for key, (label, steps, guidance) in self.asked.items():
+            config = self.configs[label]
+            changes = [] if steps is None else [f"model.steps={steps}"]
+            changes += [f"model.guidance={guidance:g}"] if guided(config) else []
+            once = TOKEN_SAMPLE if config.model.kind == "tokens" else 1 if config.data.clip == "sampling" else ROLLOUT
+            share = (self.steps_of(key) or 1) / ((config.model.solver_steps or 1) if config.model.kind == "tokens" else 1)
+            scoring = Scoring(
+                protocol="sampling", members=tuple(sorted(self.members[key])), set=tuple(changes), lpips=plan.lpips,
                 tuning_clips=max(2, min(TUNING_CLIPS, plan.clips // 4)),
-                changes=subject.changes(steps, guidance),
-                seed=plan.seed,
-                inception=plan.inception,
-                lpips=plan.lpips,
-                device=plan.device,
-                passes=subject.passes(steps, guidance),
-            )
+            )  # fmt: skip
+            found[key] = Score(label, scoring, passes=round(once * share * (1 if guidance == 1 else 2)))
         return found
 
 
@@ -170,55 +203,8 @@ def way(steps: int | None, guidance: float) -> str:
     return ", ".join([*words, *([] if guidance == 1 else [f"guidance {guidance:g}"])]) or "own steps"
 
 
-def _slug(words: str) -> str:
-    return words.replace(", ", "-").replace(" ", "-")
-
-
-def grid(found: Sequence[Subject], sizes: Sizes) -> Grid:
-    """The grid on these runs.
-
-    Block 1 is of the first Wan run trained without condition dropout, blocks 2 and 3 of the first trained with it; where
-    there is no Wan run at all, block 1 is of the first run there is.  Blocks without a run are left out.
-    """
-    wan = [subject for subject in found if isinstance(subject.config.model, WanConfig)]
-    dropped = next((subject for subject in wan if subject.dropout), None)
-    plain = next((subject for subject in wan if not subject.dropout), None) or (None if wan else found[0])
-    study = plain or dropped
-    assert study is not None
-    one, few, half, samples = 1, sizes.few, sizes.half, sizes.samples
-    members: dict[Key, set[int]] = {}
-
-    def ask(subject: Subject, steps: int | None, guidance: float, *wanted: int) -> Key:
-        key = (subject.label, steps, guidance)
-        members.setdefault(key, set()).update(wanted)
-        return key
-
-    own = [ask(subject, subject.solver_steps, 1.0, one, few, half, samples) for subject in found]
-    of_study = ask(study, study.solver_steps, 1.0, sizes.most)
-    rows, guided = [], []
-    if plain:
-        rows += [Row(1, of_study, n, i) for i, n in enumerate((one, few, samples))]
-    if dropped:
-        for number, (block, steps, scale) in enumerate(
-            ((2, STEPS, GUIDANCE[0]), (2, STEPS, GUIDANCE[1]), (3, sizes.many_steps, GUIDANCE[1]), (3, sizes.many_steps, 1.0)), 4
-        ):
-            key = ask(dropped, steps, scale, one, half, samples)
-            rows.append(Row(block, key, samples, number))
-        guided = [key for key in members if key[0] == dropped.label and key[1] in (STEPS, sizes.many_steps)]
-    stepped = dropped or plain
-    assert stepped is not None
-    curve = []
-    if stepped.own_steps is not None:
-        wanted = {*FEW_STEPS, stepped.own_steps} | ({sizes.many_steps} if wan else set())
-        of_own = {stepped.own_steps: stepped.solver_steps}
-        curve = [ask(stepped, of_own.get(steps, steps), 1.0, one, half) for steps in sorted(wanted)]
-    return Grid(
-        sizes=sizes,
-        subjects=tuple(found),
-        rows=tuple(rows),
-        study=of_study,
-        own=tuple(own),
-        steps=tuple(curve),
-        guidance=tuple(sorted(guided)),
-        members={key: tuple(sorted(wanted)) for key, wanted in members.items()},
-    )
+def name_of(steps: int | None, samples: int, guidance: float | None) -> str:
+    """A row of Table 2 in words."""
+    words = [] if steps is None else [f"{steps} steps"]
+    words += [f"{samples} sample{'s' * (samples > 1)}"] + ([] if guidance is None else [f"guidance {guidance:.1f}"])
+    return ", ".join(words)

@@ -1,235 +1,272 @@
-"""Table 2 of the Revontuli report on any run, its curves, and every family at frame 76 by the same protocol.
+"""Samples, steps and guidance as Table 2 of the Revontuli report, their curves, and all families at frame 76.
 
-All rows are scored on the same clips of unseen rooms with the same seeds.  The published figures stand beside ours and
-are never mixed with them: they were measured on other data at another size.
+All rows are scored on the same clips of unseen rooms with the same seeds.  The published figures stand beside ours and are
+never mixed with them: they were measured on other data at another size.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from hwm.config import RunConfig, from_toml
-from hwm.evaluate_old.results import COPY_FRAME
-from hwm.evaluate_old.sampling_report import REPORT
-from hwm.evaluate_old.sampling_results import STILL, mean_of, permuted, zeroed
-from hwm.experiments.plan import Plan
+from hwm.evaluate.protocols import COPY_FRAME, ONE_SAMPLE, mean_of
+from hwm.evaluate.scores import LAST, ORIGINAL, Scores
+from hwm.experiments.experiment import Column, Compare, Experiment, Found, Section, Train, config_of
 from hwm.experiments.published import SAMPLING
-from hwm.experiments.sampling_cells import markdown
-from hwm.experiments.sampling_grid import Grid, Key, Sizes, Subject, grid, subjects, way
-from hwm.experiments.sampling_page import page
-from hwm.experiments.sampling_scores import Scoring, score_all
-from hwm.recipes import names, recipe
-from hwm.work.files import atomic_path
+from hwm.experiments.sampling_grid import STEPS, Grid, Options, given, name_of, twins
 
-Family = Literal["wan", "st", "masked", "flow"]
-FAMILIES: tuple[Family, ...] = ("wan", "st", "masked", "flow")
-PLAIN = "-plain"
-"""What the label of the run without condition dropout ends in."""
+if TYPE_CHECKING:
+    from hwm.evaluate.table import Table
 
-Json = dict[str, Any]
+BLOCKS = {1: "trained without condition dropout", 2: "trained with condition dropout", 3: "the same, more solver steps"}
 
 
-def sampling_table(
-    plan: Plan, *, sizes: Sizes, families: Sequence[Family] = FAMILIES, variant: str = "base", runs: Sequence[Path] = ()
-) -> Path:
-    """Score the grid; writes sampling.json, sampling.md and sampling.html, returns the page.
-
-    families: of which a twin is trained; of wan two, with condition dropout and without.  variant: of the Humanoid World
-    Models.  runs: trained runs that are taken instead.
-    Raises ValueError for a family without a twin of the plan's size, and for runs that hold no world model.
-    """
-    found = subjects(runs) if runs else _trained(plan, families, variant)
-    asked = grid(found, sizes)
-    scorings = asked.scorings(plan, plan.unseen())
-    score_all(list(scorings.values()), parallel=plan.processes)
-    record = _record(plan, asked, scorings)
-    for name, text in (
-        ("sampling.json", json.dumps(record, indent=1) + "\n"),
-        ("sampling.md", markdown(record) + "\n"),
-        ("sampling.html", page(record, plan.out)),
-    ):
-        with atomic_path(plan.out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    print("\n" + (plan.out / "sampling.md").read_text(encoding="utf-8"))
-    return plan.out / "sampling.html"
-
-
-def twins(families: Sequence[Family], *, size: str, variant: str) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """The trainings by the name of their run: recipe and changes.  Raises ValueError for a family without such a twin."""
-    of_size = {"wan": f"wan-{size}", "st": "st-demo" if size == "tiny" else f"st-{size}"}
-    of_size |= {family: f"{family}-hwm-{variant}-{size}" for family in ("masked", "flow")}
-    missing = [family for family in families if of_size[family] not in names()]
-    if missing:
-        raise ValueError(
-            f"there is no {size} twin of {', '.join(missing)}: leave it out with --families, or train a recipe of that family "
-            "(`hwm recipes`) and give its run with --runs"
-        )
-    found: dict[str, tuple[str, tuple[str, ...]]] = {}
-    for family in families:
-        name = of_size[family]
-        found[name] = name, ()
-        if family == "wan":
-            found[name + PLAIN] = name, ("model.condition_dropout=0.0",)
-    return found
-
-
-def _trained(plan: Plan, families: Sequence[Family], variant: str) -> list[Subject]:
-    """Train the twins; a family that the size does not have fails before any data are made."""
-    wanted = twins(families, size=plan.size, variant=variant)
-    data = plan.encoded([recipe(name).tokenizer for name, _ in wanted.values()])
-    trainings = [plan.training(name, data, changes=changes, label=label) for label, (name, changes) in wanted.items()]
-    plan.train(trainings)
-    return [Subject(t.out.name, t.out, from_toml(RunConfig, t.out / "config.toml")) for t in trainings]
-
-
-def _record(plan: Plan, asked: Grid, scorings: dict[Key, Scoring]) -> Json:
-    results = {key: scoring.results() for key, scoring in scorings.items()}
-    study = results[asked.study]
-    copied = named(study, COPY_FRAME)
-    by_label = {subject.label: subject for subject in asked.subjects}
-    half, samples = asked.sizes.half, asked.sizes.samples
-    rows = []
-    for row in asked.rows:
-        label, steps, guidance = row.key
-        rows.append(
-            {
-                "block": row.block,
-                "run": label,
-                "steps": by_label[label].own_steps if steps is None else steps,
-                "samples": row.samples,
-                "guidance": guidance if by_label[label].dropout else None,
-                **named(results[row.key], mean_of(row.samples)),
-                "seconds": seconds(results[row.key], row.samples),
-                "published": row.published,
-            }
-        )
-    steps_curve = [
-        {
-            "steps": by_label[key[0]].own_steps if key[1] is None else key[1],
-            "one": size_point(results[key], 1),
-            "mean": size_point(results[key], half),
-        }
-        for key in asked.steps
-    ]
-    guidance_curve = [
-        {"steps": key[1], "guidance": key[2], "one": size_point(results[key], 1), "mean": size_point(results[key], samples)}
-        for key in asked.guidance
-    ]
-    return {
-        "experiment": "sampling-table",
-        "settings": {
-            "data": str(plan.data) if plan.data else f"built-in robot, {plan.minutes:g} minutes",
-            "scored_on": str(scorings[asked.study].data),
-            "num_clips": study["settings"]["num_clips"],
-            "num_segments": study["settings"]["num_segments"],
-            "seed": plan.seed,
-            **asdict(asked.sizes),
-            "half": half,
-            "perceptual": study["settings"]["perceptual"],
-            "device": plan.device,
-            "environment": study["environment"],
-        },
-        "runs": [_run(subject, results[key]) for subject, key in zip(asked.subjects, asked.own)],
-        "rows": rows,
-        "published": [asdict(row) for row in SAMPLING],
-        "copy": copied,
-        "study": {"run": asked.study[0], "results": _without_training(study)},
-        "steps": {"run": asked.steps[0][0] if asked.steps else None, "points": steps_curve},
-        "guidance": {"run": asked.guidance[0][0] if asked.guidance else None, "points": guidance_curve},
-        "families": [family(by_label[key[0]], results[key], samples) for key in asked.own],
-        "reports": {
-            f"{key[0]}: {way(key[1], key[2])}": str((scoring.out / REPORT).relative_to(plan.out))
-            for key, scoring in scorings.items()
-        },
-        "commands": {f"{key[0]}: {way(key[1], key[2])}": scoring.command for key, scoring in scorings.items()},
-        "pictures": _pictures(plan, asked, scorings),
-    }
-
-
-def _run(subject: Subject, result: Json) -> Json:
-    train = subject.config.train
-    return {
-        "label": subject.label,
-        "family": subject.family,
-        "recipe": subject.config.recipe,
-        "training_steps": train.steps,
-        "training_clips": train.steps * train.batch_size * train.accumulate,
-        "condition_dropout": getattr(subject.config.model, "condition_dropout", None),
-        "tokenizer": result["settings"]["tokenizer"],
-        "verdict": result["verdict"],
-    }
-
-
-def _without_training(result: Json) -> Json:
-    return {key: value for key, value in result.items() if key not in ("training", "config")}
-
-
-def _pictures(plan: Plan, asked: Grid, scorings: dict[Key, Scoring]) -> list[Json]:
-    """Where the example pictures of the table's rows and of the families lie: one column of the page each."""
-    folders: dict[str, Key] = {}
-    for row in asked.rows:
-        folders.setdefault(f"{row.key[0]}: {way(*row.key[1:])}", row.key)
-    for key in asked.own:
-        folders.setdefault(f"{key[0]}: {way(*key[1:])}", key)
-    return [
-        {
-            "name": name,
-            "run": key[0],
-            "in_table": any(row.key == key for row in asked.rows),
-            "members": max(asked.members[key]),
-            "folder": str((scorings[key].out / "pictures").relative_to(plan.out)),
-            "examples": scorings[key].results()["examples"],
-        }
-        for name, key in folders.items()
-    ]
-
-
-def named(result: Json, name: str) -> Json:
-    """The scores of one row of a results_sampling.json."""
-    for row in result["rows"]:
-        if row["name"] == name:
-            return {key: row[key] for key in ("psnr", "pooled_psnr", "ssim", "gmsd", "sharpness", "perceptual")}
-    raise ValueError(f"results_sampling.json holds no row {name!r}")
-
-
-def size_point(result: Json, num_members: int) -> Json:
-    """The scores of the mean of that many samples."""
-    return next(dict(point) for point in result["sizes"] if point["num_members"] == num_members)
-
-
-def seconds(result: Json, samples: int) -> float:
+def seconds(scores: Scores, samples: int) -> float:
     """Wall time of a picture from so many samples: measured for one and for the largest ensemble, in proportion between."""
-    cost = result["cost"]
-    return float(cost["seconds_one"] if samples == 1 else cost["seconds_ensemble"] * samples / cost["ensemble"])
+    assert scores.cost is not None
+    figures, largest = scores.cost.figures, scores.settings["members"][-1]
+    return figures["seconds, 1 sample"] if samples == 1 else figures[f"seconds, {largest} samples"] * samples / largest
 
 
-def family(subject: Subject, result: Json, samples: int) -> Json:
-    """What the table of families needs of one run.
+def declare(plan: Options) -> Experiment:
+    """The runs, given or trained, and all that the table and its curves ask of them."""
+    plan.check()
+    runs: Mapping[str, Train | Path] = given(plan.runs) if plan.runs else twins(plan)
+    configs = {label: config_of(run) for label, run in runs.items()}
+    grid = Grid(configs, plan)
+    rows = [{"name": grid.row_name(row), **asdict(row)} for row in grid.rows]
+    return Experiment(
+        "Sampling track: steps, samples and guidance",
+        "sampling",
+        runs,
+        grid.scorings(),
+        lambda found: sections(found, grid),
+        lead=f"{plan.source}: 17 frames seen, 77 states given, frame 76 predicted and scored on clips of unseen rooms, the same "
+        f"for every row, seed {plan.seed}.",
+        verdict=lambda found: verdict(
+            {row.published: found[row.key].of(mean_of(row.samples), "psnr").mean for row in grid.rows},
+            plan.samples, plan.many_steps, found[grid.study].facts.get("saturation"), grid.asked[grid.study][0],
+        ),
+        extra={"rows": rows, "published": [asdict(row) for row in SAMPLING]},
+    )  # fmt: skip
 
-    over_copy: of the mean of `samples` where the results compare it with copying, otherwise of their headline;
-    over_copy_of says which.  over_permuted, over_zeroed: of the mean of `control` samples.
-    """
-    gaps = {(d["first"], d["second"]): d["difference"] for d in result["differences"] if d["metric"] == "psnr"}
-    wanted, control = mean_of(samples), result["control"]
-    compared = wanted if (wanted, COPY_FRAME) in gaps else result["headline"]
-    return {
-        "label": subject.label,
-        "family": subject.family,
-        "steps": subject.own_steps,
-        "frame_step": result["settings"]["frame_step"],
-        "parameters": result["cost"]["parameters"],
-        "one": named(result, mean_of(1)),
-        "mean": named(result, wanted),
-        "still": named(result, STILL),
-        "over_copy": gaps[compared, COPY_FRAME],
-        "over_copy_of": compared,
-        "control": control,
-        "over_permuted": gaps[mean_of(control), permuted(control)],
-        "over_zeroed": gaps[mean_of(control), zeroed(control)],
-        "seconds_one": seconds(result, 1),
-        "seconds": seconds(result, samples),
-    }
+
+def verdict(rows: Mapping[int, float], samples: int, steps: int, fit: dict[str, Any] | None, run: str) -> list[str]:
+    """What our rows say, each beside what the published ones say.  rows: PSNR by the number of the published row."""
+    sentences = []
+    for first, second, what in (
+        (2, 0, f"Averaging {samples} samples instead of one changes PSNR by"),
+        (6, 5, f"{steps} steps instead of 20 at guidance 1.5 by"),
+        (5, 4, "guidance 1.5 instead of 2.0 by"),
+        (7, 6, f"no guidance instead of 1.5 at {steps} steps by"),
+    ):
+        if first in rows and second in rows:
+            gain, printed = rows[first] - rows[second], SAMPLING[first].val_psnr - SAMPLING[second].val_psnr
+            sentences.append(f"{what[0].upper() + what[1:]} {gain:+.2f} dB (published rows: {printed:+.2f}).")
+    if fit is not None and not fit["clipped"]:
+        sentences.append(f"By the fit of 1 / N averaging ends at a pooled PSNR of {fit['psnr_limit']:.2f} dB ({run}).")
+    return sentences
+
+
+# --- What is shown ---------------------------------------------------------------------------------------------------
+
+
+def sections(found: Found, grid: Grid) -> list[Section]:
+    """Table 2, its pictures, curves and calibration, the families, the runs."""
+    from hwm.evaluate.plots import calibration_plot, ensemble_plot
+    from hwm.evaluate.table import scores_table
+
+    plan, study, half = grid.plan, found[grid.study], mean_of(grid.plan.samples // 2)
+    scores = ["psnr", "pooled psnr", "ssim", "gmsd", "sharpness", *study.settings["perceptual"]]
+    there = {row.block: grid.asked[row.key][0] for row in grid.rows}
+    about = [f"Block {block}: {BLOCKS[block]} ({label})." for block, label in there.items()]
+    about += [f"Block {n} is left out: no run of a guided model {BLOCKS[n]} was given." for n in (1, 2) if n not in there]
+    about.append("Rows that differ only in their number share samples. Seconds are of one clip on one thread, beside other work.")
+    calibration = study.facts.get("calibration")
+
+    def points(row: str) -> list[Column]:
+        return [Column("PSNR, dB", row=row), Column("one sample: PSNR, dB", row=ONE_SAMPLE)]
+
+    def others(row: str) -> list[Column]:
+        return [Column("GMSD", "gmsd", row=row, interval=False), Column("sharpness", "sharpness", row=row, interval=False)]
+
+    curves = []
+    if grid.steps:
+        by_steps, label = {str(n): [key] for n, key in grid.steps.items()}, grid.asked[next(iter(grid.steps.values()))][0]
+        compare = Compare(f"steps, {label}, {half}", by_steps, points(half) + others(half), head="steps")
+        curves.append(("steps", points(half), compare))
+    if grid.guidance:
+        wide, label = mean_of(plan.samples), grid.asked[next(iter(grid.guidance.values()))[0]][0]
+        by_scale = {f"{scale:g}": keys for scale, keys in grid.guidance.items()}
+        groups = (f"{STEPS} steps", f"{plan.many_steps} steps")
+        compare = Compare(f"guidance, {label}, {wide}", by_scale, points(wide) + others(wide), groups, head="guidance")
+        curves.append(("scale of guidance by the states (1: none)", points(wide), compare))
+    families, sizes, gains = of_families(grid)
+    in_table = list(dict.fromkeys(row.key for row in grid.rows))
+    rest = [key for key in grid.own.values() if key not in in_table]
+    found_sections = [
+        Section(
+            "Table 2 of the Revontuli report", " ".join(about),
+            {"PSNR of every row, ours and published": lambda f: bars(f, grid)},
+            [lambda f: ours(f, grid, scores), lambda f: published()],
+        ),
+        Section("Pictures of the table's rows", CLIPS_SHOWN, pictures=strip(in_table, grid)),
+        Section(
+            "Samples averaged",
+            f"{grid.name(grid.study)}: the mean of N samples, its fit MSE = floor + variance / N and the limit of that; what "
+            "else can be made of the samples (blur and tolerance chosen on clips that are not scored).",
+            {"PSNR against samples averaged and against sharpness": lambda f: ensemble_plot(study) or b"",
+             "PSNR against GMSD": lambda f: tradeoff(study)},
+            [lambda f: scores_table(study, "what to make of the samples", scores, ORIGINAL, LAST)],
+        ),
+        Section(
+            "What steps and guidance trade",
+            "PSNR rewards means of what may happen; GMSD sees whether edges lie where they should. "
+            "All points share clips and seeds, so that they differ by less than their bands, which are of the clips.",
+            {f"PSNR against {x}": compare.curves(x, *columns) for x, columns, compare in curves},
+            [compare for *_, compare in curves],
+        ) if curves else None,
+        Section(
+            "Calibration",
+            f"{grid.name(grid.study)}, {study.headline}: whether the samples differ where their mean is wrong. Rank correlation "
+            f"of spread and error over pixels {calibration['pixel_correlation']:.2f}.",
+            {"Reliability, sparsification and ranks": lambda f: calibration_plot(calibration)},
+        ) if calibration else None,
+        Section(
+            "All families at frame 76",
+            "Every run by the same protocol: a model of sampling clips predicts frame 76 at once, the others roll out to it. Own "
+            f"sampling, temperature 1 where that is greedy; flows in {STEPS} steps, without guidance. Over other states: the "
+            "mean of a few samples with the states of another recording's clip, and with neutral ones.",
+            {"PSNR over copying and over permuted states": families.dots(*gains)}, [families, sizes],
+            strip(rest, grid) if len(grid.own) > 1 and rest else lambda f: (),
+        ),
+        Section("Runs and reports", tables=[lambda f: trained(f, grid)], links={grid.name(key): key for key in grid.asked}),
+    ]  # fmt: skip
+    return [section for section in found_sections if section is not None]
+
+
+CLIPS_SHOWN = (
+    "The same clips in every column: of each equal part of the scored ones the one whose frame 76 differs most from frame 16, "
+    "whatever the models made of it."
+)
+
+
+def ours(found: Found, grid: Grid, metrics: Sequence[str]) -> Table:
+    """Our Table 2, then copying the last frame."""
+    from hwm.evaluate.metrics import shown
+    from hwm.evaluate.table import Table
+
+    def cells(scores: Scores, row: str) -> list[str]:
+        rest = [f"{scores.of(row, metric).mean:.{shown(metric).digits}f}" for metric in metrics[1:]]
+        return [scores.of(row, metrics[0]).text(2), *rest]
+
+    rows = []
+    for row in grid.rows:
+        scores = found[row.key]
+        numbers = cells(scores, mean_of(row.samples))
+        rows.append([grid.row_name(row), str(row.block), *numbers, f"{seconds(scores, row.samples):.2f}"])
+    head = ["row", "block", *(shown(metric).head for metric in metrics), "s a clip"]
+    return Table("ours", head, [*rows, [COPY_FRAME, "", *cells(found[grid.study], COPY_FRAME), ""]])
+
+
+def published() -> Table:
+    """The rows of the report's Table 2."""
+    from hwm.evaluate.table import Table
+
+    head = ["row", "block", "val. PSNR, dB", "test PSNR, dB", "val. SSIM", "val. LPIPS", "val. FID", "remark"]
+    rows = []
+    for row in SAMPLING:
+        numbers = [f"{n:.2f}" for n in (row.val_psnr, row.test_psnr)] + [f"{n:.3f}" for n in (row.val_ssim, row.val_lpips)]
+        name = name_of(row.steps, row.samples, row.guidance)
+        rows.append([name, str(row.block), *numbers, f"{row.val_fid:.2f}", row.remark])
+    title = "Published: 1X validation and test clips at 512x512, Wan2.2 TI2V-5B; not comparable with ours"
+    return Table(title, head, rows)
+
+
+def of_families(grid: Grid) -> tuple[Compare, Compare, list[Column]]:
+    """Every run at frame 76; its size, time and what states are worth to it; the columns of gains of the former."""
+    samples = grid.plan.samples
+    mean, rows = mean_of(samples), {label: [key] for label, key in grid.own.items()}
+    gains = [Column("over copying, dB", row=mean, over="copy")]
+    gains += [Column("over permuted states, dB", row="control", over="permuted")]
+    titles = {"ssim": "SSIM", "gmsd": "GMSD", "sharpness": "sharpness"}
+    alike = [Column(f"{t} of {n}", m, row=mean_of(n), interval=False) for m, t in titles.items() for n in (1, samples)]
+    psnr = [Column("PSNR of 1, dB", row=ONE_SAMPLE), Column(f"of {samples}, dB", row=mean)]
+    costs = [Column("parameters, M", "parameters", scale=1e6, digits=2), Column("s for 1 sample", lambda s: seconds(s, 1)),
+             Column(f"s for {samples}", lambda s: seconds(s, samples))]  # fmt: skip
+    costs += [gains[1], Column("over zeroed states, dB", row="control", over="zeroed")]
+    return Compare("families", rows, [*psnr, *gains, *alike]), Compare("cost, and what the states are worth", rows, costs), gains
+
+
+def trained(found: Found, grid: Grid) -> Table:
+    """What the runs are."""
+    from hwm.evaluate.table import Table
+
+    head = ["run", "recipe", "training steps", "clips seen in training", "condition dropout", "tokenizer"]
+    rows = []
+    for label in grid.configs:
+        config = config_of(found.run(label))
+        train, rate = config.train, getattr(config.model, "condition_dropout", None)
+        numbers = [str(train.steps), str(train.steps * train.batch_size * train.accumulate), "–" if rate is None else f"{rate:g}"]
+        rows.append([label, config.recipe, *numbers, Path(config.tokenizer).name])
+    return Table("runs", head, rows)
+
+
+def bars(found: Found, grid: Grid) -> bytes:
+    """PSNR of the table's rows as the slides draw it: ours left, the published ones right, each on an axis of its own."""
+    from hwm.evaluate.intervals import Interval
+    from hwm.evaluate.plots import Panel, draw
+
+    own = [(grid.row_name(row), found[row.key].of(mean_of(row.samples), "psnr")) for row in grid.rows]
+    copied = found[grid.study].of(COPY_FRAME, "psnr").mean
+    marks = [" *" * row.remark.startswith("1st") for row in SAMPLING]
+    words = [name_of(r.steps, r.samples, r.guidance) for r in SAMPLING]
+    printed = [(w + mark, Interval(r.val_psnr)) for w, mark, r in zip(words, marks, SAMPLING)]
+
+    def limits(values: list[float]) -> tuple[float, float]:
+        room = 0.15 * (max(values) - min(values)) + 0.2
+        return max(0, min(values) - room), max(values) + room
+
+    ends = [end for _, v in own for end in (v.mean, v.low, v.high) if end is not None]
+    panels = [
+        Panel("ours, unseen rooms", "PSNR, dB (axis cut)", rows=own, bars=True, levels={COPY_FRAME: copied},
+              limits=limits([copied, *ends])),
+        Panel("published, validation", "PSNR, dB (axis cut); * see the remark", rows=printed, bars=True,
+              limits=limits([r.val_psnr for r in SAMPLING])),
+    ]  # fmt: skip
+    return draw(panels, height=0.34 * max(len(own) + 1, len(printed)) + 1.3)
+
+
+def tradeoff(scores: Scores) -> bytes:
+    """PSNR against GMSD of what is made of the samples."""
+    from hwm.evaluate.intervals import Interval
+    from hwm.evaluate.plots import Panel, draw
+
+    sizes = scores.settings["ensembles"]
+    means = [mean_of(n) for n in sizes]
+
+    def place(row: str) -> tuple[float, Interval]:
+        return scores.of(row, "gmsd").mean, Interval(scores.of(row, "psnr").mean)
+
+    curves = {"mean of N samples": [place(row) for row in means]}
+    curves |= {row: [place(row)] for row in [*scores.names("model"), COPY_FRAME] if row not in means}
+    marks = {"mean of N samples": [str(n) for n in sizes]}
+    return draw([Panel("averaging samples", "GMSD (lower is more alike)", "PSNR, dB", curves, marks=marks)], height=4.2)
+
+
+def strip(keys: Sequence[str], grid: Grid) -> Callable[[Found], list[dict[str, tuple[bytes, str]]]]:
+    """A line of pictures a clip: seen, truth, and of every scoring one sample (of the first of each run) and the mean."""
+
+    def pictures(found: Found) -> list[dict[str, tuple[bytes, str]]]:
+        lines: list[dict[str, tuple[bytes, str]]] = [{} for _ in found.record(keys[0])["examples"]]
+        for key in keys:
+            label, headline = grid.asked[key][0], found[key].headline
+            columns = {"frame 16, seen": "seen", "frame 76, truth": "truth", f"{label}, {ONE_SAMPLE}": ONE_SAMPLE}
+            for title, name in (columns | {f"{grid.name(key)}, {headline}": headline}).items():
+                for number, line in enumerate(lines):
+                    line.setdefault(title, found.picture(key, number, name))
+        return lines
+
+    return pictures

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -176,6 +177,14 @@ class Elsewhere(Exception):
     """This process has done its share, and the result is or will be written by another one."""
 
 
+class Finished(Exception):
+    """The result of this very scoring is there already.  found: what its file holds."""
+
+    def __init__(self, found: dict[str, Any]) -> None:
+        super().__init__("is there already")
+        self.found = found
+
+
 @dataclass(frozen=True)
 class Work:
     """How a long scoring is done: where its parts are kept, which of them are this process's, and when to stop.
@@ -190,12 +199,14 @@ class Work:
     stop: StopFlag = field(default_factory=StopFlag)
 
     def open(self, key: str) -> Parts:
-        """The parts of a scoring.  Raises Elsewhere where it is shared and its result is there already."""
+        """The parts of a scoring.  Raises Finished where its result is there already, Elsewhere where it is shared too."""
         if self.results is None:
             return Parts()
-        if self.share.count > 1 and self._written(key):
+        if found := self._written(key):
             self.remove(key)  # what a process left that was stopped after writing it
-            raise Elsewhere(f"{self.results}: is there already; delete it to score again")
+            if self.share.count > 1:
+                raise Elsewhere(f"{self.results}: is there already; delete it to score again")
+            raise Finished(found)
         return PartsFolder(self._folder(key), key)
 
     def fill(
@@ -242,16 +253,17 @@ class Work:
         if self.results is not None:
             shutil.rmtree(self._folder(key), ignore_errors=True)
 
-    def _written(self, key: str) -> bool:
-        """Whether the results file is that of this key."""
+    def _written(self, key: str) -> dict[str, Any] | None:
+        """What the results file holds, where it is that of this key."""
         assert self.results is not None
         if self.results.suffix != ".json" or not self.results.is_file():
-            return False
+            return None
         try:
-            settings = read_json(self.results, max_bytes=MAX_RESULTS_BYTES).get("settings")
+            found: dict[str, Any] = read_json(self.results, max_bytes=MAX_RESULTS_BYTES)
         except ValueError:
-            return False  # a file of another kind, which the result will replace
-        return isinstance(settings, dict) and settings.get("fingerprint") == key
+            return None  # a file of another kind, which the result will replace
+        settings = found.get("settings")
+        return found if isinstance(settings, dict) and settings.get("fingerprint") == key else None
 
     def _folder(self, key: str) -> Path:
         assert self.results is not None

@@ -4,19 +4,21 @@ import json
 
 import pytest
 
-from hwm.demo import run_demo
+from hwm.cli import main
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_whole_line_on_the_built_in_robot(tmp_path, capsys):
     out = tmp_path / "demo"
-    assert run_demo(out, minutes=0.5, steps=4, workers=1) == 0
+    command = ["demo", str(out), "--minutes", "0.5", "--steps", "4", "--workers", "1"]
+    assert main(command) == 0
     printed = capsys.readouterr().out
     assert "copy last frame" in printed and "report.html" in printed
     results = json.loads((out / "results.json").read_text())
     assert len(results["settings"]["references"]) == 2
     assert (out / "report.html").stat().st_size > 10_000 and (out / "rollout.mp4").is_file()
-    data = (out / "raw" / "train_v2.0_raw" / "metadata.json").stat().st_mtime_ns
-    assert run_demo(out, minutes=0.5, steps=4, workers=1) == 0
-    assert (out / "raw" / "train_v2.0_raw" / "metadata.json").stat().st_mtime_ns == data
+    data = [out / "raw/train_v2.0_raw/metadata.json", out / "results.json", out / "run/metrics.jsonl"]
+    before = [file.stat().st_mtime_ns for file in data]
+    assert main(command) == 0
+    assert [file.stat().st_mtime_ns for file in data] == before

@@ -1,214 +1,183 @@
 """The grid of the sampling table: what is asked of which run, and the whole experiment on tiny runs."""
 
 import json
-from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from hwm.cli.use import experiment
+from hwm.cli import main
 from hwm.config import override
-from hwm.data.writers import RawShardWriter, write_dataset_metadata
-from hwm.evaluate_old.sampling_results import mean_of
+from hwm.evaluate.protocols import mean_of
+from hwm.evaluate.scores import Scores
 from hwm.experiments import sampling_grid
-from hwm.experiments.plan import Plan
+from hwm.experiments.carry_out import carry_out
+from hwm.experiments.experiment import Train
 from hwm.experiments.published import SAMPLING
-from hwm.experiments.sampling_cells import name_of, verdict
-from hwm.experiments.sampling_grid import Sizes, Subject, grid
-from hwm.experiments.sampling_scores import score_all
-from hwm.experiments.sampling_table import sampling_table, twins
+from hwm.experiments.sampling_grid import Grid, Options, name_of, twins
+from hwm.experiments.sampling_table import declare, verdict
 from hwm.prepare import encoded
 from hwm.recipes import recipe
 from hwm.runs import train
 
-SMALL = Sizes(samples=4, many_steps=1, most=6)
 WAN = ("num_layers=1", "num_heads=2", "head_width=12", "mlp_width=24", "time_width=16", "state_hidden=16")
 
 
-def subject(name, label="", *changes):
-    return Subject(label or name, Path(label or name), override(recipe(name), list(changes)))
+def grid(**runs):
+    """Of recipes and their changes, by label."""
+    configs = {label: override(recipe(name), list(changes)) for label, (name, *changes) in runs.items()}
+    return Grid(configs, Options(out="out", clips=48))
 
 
-# --- the grid --------------------------------------------------------------------------------------------------------
+PLAIN = ("wan-tiny", "model.condition_dropout=0.0")
 
 
 def test_the_published_grid_needs_nine_scorings_of_two_wan_runs():
-    found = grid([subject("wan-tiny"), subject("wan-tiny", "plain", "model.condition_dropout=0.0")], Sizes())
-    asked = [(row.block, row.key, row.samples) for row in found.rows]
+    found = grid(dropped=("wan-tiny",), plain=PLAIN)
+    asked = [(row.block, found.asked[row.key], row.samples) for row in found.rows]
     assert asked[:3] == [(1, ("plain", 20, 1.0), n) for n in (1, 5, 20)]
     assert [key[1:] for _, key, _ in asked[3:]] == [(20, 2.0), (20, 1.5), (100, 1.5), (100, 1.0)]
-    assert {key[0] for _, key, _ in asked[3:]} == {"wan-tiny"}
-    assert found.study == ("plain", 20, 1.0) and found.members[found.study] == (1, 5, 10, 20, 50)
+    assert {key[0] for _, key, _ in asked[3:]} == {"dropped"}
+    assert found.asked[found.study] == ("plain", 20, 1.0) and found.members[found.study] == {1, 5, 10, 20, 50}
     assert len(found.members) == 1 + 5 + 4  # block 1; guidance and steps; 1, 2, 4 and 8 steps
-    assert [key[1] for key in found.steps] == [1, 2, 4, 8, 20, 100] and all(10 in found.members[key] for key in found.steps)
-    assert sorted(key[1:] for key in found.guidance) == [(20, 1.0), (20, 1.5), (20, 2.0), (100, 1.0), (100, 1.5)]
+    assert list(found.steps) == [1, 2, 4, 8, 20, 100] and all(10 in found.members[key] for key in found.steps.values())
+    guided = [found.asked[key][1:] for keys in found.guidance.values() for key in keys if key]
+    assert sorted(guided) == [(20, 1.0), (20, 1.5), (20, 2.0), (100, 1.0), (100, 1.5)]
 
 
 def test_rows_stand_beside_the_published_rows_of_the_same_settings():
-    found = grid([subject("wan-tiny"), subject("wan-tiny", "plain", "model.condition_dropout=0.0")], Sizes())
+    found = grid(dropped=("wan-tiny",), plain=PLAIN)
     for row in found.rows:
-        printed = SAMPLING[row.published]
-        guidance = row.key[2] if row.block > 1 else None
-        assert (printed.block, printed.steps, printed.samples, printed.guidance) == (row.block, row.key[1], row.samples, guidance)
+        printed, (_, steps, scale) = SAMPLING[row.published], found.asked[row.key]
+        guidance = scale if row.block > 1 else None
+        assert (printed.block, printed.steps, printed.samples, printed.guidance) == (row.block, steps, row.samples, guidance)
+        assert found.row_name(row) == name_of(printed.steps, printed.samples, printed.guidance)
 
 
 def test_blocks_without_a_run_are_left_out():
-    dropped = grid([subject("wan-tiny")], Sizes())
-    assert {row.block for row in dropped.rows} == {2, 3} and dropped.study == ("wan-tiny", 20, 1.0)
-    plain = grid([subject("wan-tiny", "plain", "model.condition_dropout=0.0")], Sizes())
+    dropped = grid(dropped=("wan-tiny",))
+    assert {row.block for row in dropped.rows} == {2, 3} and dropped.asked[dropped.study] == ("dropped", 20, 1.0)
+    plain = grid(plain=PLAIN)
     assert {row.block for row in plain.rows} == {1} and not plain.guidance
-    assert [key[1] for key in plain.steps] == [1, 2, 4, 8, 20, 100]
+    assert list(plain.steps) == [1, 2, 4, 8, 20, 100]
 
 
 @pytest.mark.parametrize(
     "name, changes, steps",
     [("flow-hwm-base-tiny", ("model.steps=20",), 20), ("masked-hwm-base-tiny", (), 2), ("st-demo", (), None)],
 )
-def test_another_family_alone_gives_the_first_block(name, changes, steps, tmp_path):
-    one = subject(name)
-    found = grid([one], Sizes())
+def test_another_family_alone_gives_the_first_block(name, changes, steps):
+    found = grid(one=(name,))
+    if name.startswith("masked"):
+        steps = found.configs["one"].model.steps
     assert [(row.block, row.samples) for row in found.rows] == [(1, 1), (1, 5), (1, 20)]
-    scoring = found.scorings(Plan(out=tmp_path), tmp_path)[found.study]
-    assert scoring.changes == changes and one.own_steps == steps
+    assert found.scorings()[found.study].scoring.set == changes and found.steps_of(found.study) == steps
     assert bool(found.steps) == (steps is not None) and not found.guidance
 
 
-def test_every_scoring_sees_the_same_clips(tmp_path):
-    found = grid([subject("wan-tiny"), subject("st-demo")], Sizes()).scorings(Plan(out=tmp_path, clips=48), tmp_path)
-    assert len({(s.clips, s.tuning_clips, s.seed, s.data) for s in found.values()}) == 1
-    assert len({s.out for s in found.values()}) == len(found)
+def test_every_scoring_sees_the_same_clips():
+    found = grid(wan=("wan-tiny",), st=("st-demo",)).scorings()
+    assert {score.scoring.tuning_clips for score in found.values()} == {8} and all(score.passes >= 1 for score in found.values())
+    assert {"st/sampling-own-steps", "wan/sampling-20-steps", "wan/sampling-20-steps-guidance-1.5"} <= set(found)
+    assert found["wan/sampling-20-steps"].scoring.set == ("model.steps=20", "model.guidance=1")
 
 
 def test_twins_are_trained_with_and_without_condition_dropout():
-    found = twins(("wan", "masked"), size="tiny", variant="full")
-    assert found["wan-tiny"] == ("wan-tiny", ())
-    assert found["wan-tiny-plain"] == ("wan-tiny", ("model.condition_dropout=0.0",))
+    found = twins(Options(out="out", families=("wan", "masked"), variants=("full",)))
+    assert found["wan-tiny"] == Train("wan-tiny")
+    assert found["wan-tiny-plain"] == Train("wan-tiny", ("model.condition_dropout=0.0",))
     assert set(found) == {"wan-tiny", "wan-tiny-plain", "masked-hwm-full-tiny"}
+    assert set(twins(Options(out="out", families=("st", "direct")))) == {"st-demo", "direct-tiny"}
     with pytest.raises(ValueError, match="no medium twin of wan, st: .*--runs"):
-        twins(("wan", "st", "flow"), size="medium", variant="base")
+        twins(Options(out="out", size="medium", families=("wan", "st", "flow")))
 
 
-def test_sizes_that_leave_no_rows_apart_are_refused():
+def test_options_that_leave_no_rows_apart_are_refused(tmp_path, capsys):
     with pytest.raises(ValueError, match="at least 4"):
-        Sizes(samples=3)
+        declare(Options(out=tmp_path, samples=3))
     with pytest.raises(ValueError, match="most at least samples"):
-        Sizes(samples=20, most=10)
-
-
-def test_options_of_the_sampling_table_are_refused_elsewhere(tmp_path):
-    with pytest.raises(ValueError, match="--samples: only with sampling-table"):
-        experiment("flow-steps", out=tmp_path, samples=5)
-    with pytest.raises(ValueError, match="with --runs nothing is"):
-        experiment("sampling-table", out=tmp_path, runs=(tmp_path,), families=("wan",))
+        declare(Options(out=tmp_path, samples=20, most=10))
+    command = ["experiment", "sampling-table", "--out", str(tmp_path)]
+    assert main([*command, "--runs", str(tmp_path), "--families", "wan"]) == 2
+    assert "with --runs nothing is" in capsys.readouterr().err
+    assert main([*command, "--runs", str(tmp_path)]) == 2
+    assert "not a run folder" in capsys.readouterr().err
 
 
 # --- the experiment --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Recordings of a square that moves with the first state."""
-    root, rng = tmp_path_factory.mktemp("sampling"), np.random.default_rng(0)
-    for name, segments in (("train", 2), ("val", 2), ("val_unseen", 7)):
-        folder = root / "data" / f"{name}_v2.0_raw"
-        with RawShardWriter(folder, shard=0, height=64, width=64) as writer:
-            for segment in range(segments):
-                states = rng.normal(size=(80, 25)).astype(np.float32).cumsum(0) * 0.1
-                frames = np.full((80, 64, 64, 3), 90, np.uint8)
-                for frame, state in zip(frames, states):
-                    x = int(np.clip(24 + 12 * state[0], 0, 48))
-                    frame[16:32, x : x + 16] = 200
-                writer.append(frames, states, segment)
-        write_dataset_metadata(folder, num_shards=1, num_images=80 * segments)
-    return root
-
-
-def trained(data, label, name, *changes):
+def trained(recordings, root, label, name, *changes):
     """A run of two steps."""
     config = recipe(name)
-    sets = encoded(data / "data", data / "encoded" / config.tokenizer, tokenizer=config.tokenizer)
+    sets = encoded(recordings, root / "encoded" / config.tokenizer, tokenizer=config.tokenizer)
     values = (*changes, "train.steps=2", "train.batch_size=2", "train.validate_clips=2", "train.sample_every=0")
     config = override(config, [*values, f'data.train="{sets.train}"', f'data.val="{sets.val}"'])
-    train(config, data / "runs" / label)
-    return data / "runs" / label
+    train(config, root / "runs" / label)
+    return root / "runs" / label
 
 
 @pytest.fixture(scope="module")
-def page(data):
-    before = torch.get_num_threads()
+def page(recordings, tmp_path_factory):
+    before, root = torch.get_num_threads(), tmp_path_factory.mktemp("sampling")
     torch.set_num_threads(1)
     small = [f"model.{change}" for change in WAN]
-    runs = [
-        trained(data, "dropped", "wan-tiny", *small),
-        trained(data, "plain", "wan-tiny", *small, "model.condition_dropout=0.0"),
-    ]
+    runs = (
+        trained(recordings, root, "dropped", "wan-tiny", *small),
+        trained(recordings, root, "plain", "wan-tiny", *small, "model.condition_dropout=0.0"),
+    )
     torch.set_num_threads(before)
-    plan = Plan(out=data / "out", data=data / "data", clips=2, workers=1)
+    plan = Options(out=root / "out", data=recordings, clips=2, workers=2, runs=runs, samples=4, many_steps=1, most=6)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampling_grid, "FEW_STEPS", (1,))
-        return plan, runs, sampling_table(plan, runs=runs, sizes=SMALL)
+        declared = declare(plan)
+    return plan, declared, carry_out("sampling-table", declared, plan)
 
 
+@pytest.mark.timeout(600)
 def test_the_page_holds_table_curves_and_families(page):
-    plan, _, file = page
+    plan, declared, file = page
     record = json.loads((plan.out / "sampling.json").read_text())
-    assert [(row["run"], row["steps"], row["samples"], row["guidance"]) for row in record["rows"]] == [
-        *(("plain", 20, n, None) for n in (1, 2, 4)),
-        *(("dropped", 20, 4, g) for g in (2.0, 1.5)),
-        *(("dropped", 1, 4, g) for g in (1.5, 1.0)),
+    assert [row["name"] for row in record["rows"]] == [
+        *(f"20 steps, {n} sample{'s' * (n > 1)}" for n in (1, 2, 4)),
+        *(f"{steps} steps, 4 samples, guidance {g:.1f}" for steps, g in ((20, 2.0), (20, 1.5), (1, 1.5), (1, 1.0))),
     ]
-    results = json.loads((plan.out / "scores" / "plain" / "sampling-20-steps" / "results_sampling.json").read_text())
-    by_name = {row["name"]: row for row in results["rows"]}
+    text, html = (plan.out / "sampling.md").read_text(), file.read_text()
+    study = Scores.from_json(json.loads((plan.out / "scores/plain/sampling-20-steps/results_sampling.json").read_text()))
     for row in record["rows"][:3]:
-        assert row["psnr"] == by_name[mean_of(row["samples"])]["psnr"] and row["seconds"] > 0
-    assert [row["label"] for row in record["families"]] == ["dropped", "plain"]
-    gain = record["families"][0]["mean"]["psnr"]["mean"] - record["copy"]["psnr"]["mean"]
-    assert record["families"][0]["over_copy"]["mean"] == pytest.approx(gain, abs=1e-6)
-    assert len({json.dumps(place["examples"][0]["clip"]) for place in record["pictures"]}) == 1
-    html = file.read_text()
-    assert html.count("data:image/png") == 5 and html.count("data:image/jpeg") == 2 * (9 + 4)  # a column each of two clips
+        score = study.of(mean_of(row["samples"]), "psnr").text(2)
+        assert f"| {row['name']} | 1 | {score} |" in text
+    assert set(record["runs"]) == {"dropped", "plain"} and set(record["scorings"]) == set(declared.scorings)
+    clips = [[example["clip"] for example in found["examples"]] for found in record["scorings"].values()]
+    assert all(found == clips[0] for found in clips)
+    assert html.count("data:image/png") == 7
+    assert html.count("data:image/jpeg") == len(clips[0]) * (2 + 2 + 5 + 2 + 1 + 1)
     assert "<script" not in html and 'src="http' not in html
-    for link in record["reports"].values():
-        assert (plan.out / link).is_file() and f'href="{link}"' in html
-    text = (plan.out / "sampling.md").read_text()
-    assert text.index("| ours |") < text.index("Published: 1X") and "| 25.53 | 23.04 | 0.773 | 0.158 | 69.25 |" in text
+    for found in record["scorings"].values():
+        assert (plan.out / found["report"]).is_file() and f'href="{found["report"]}"' in html
+        assert found["command"].startswith("hwm evaluate ") and "--set model.steps=" in found["command"]
+    assert text.index("Ours:") < text.index("Published: 1X") and "| 25.53 | 23.04 | 0.773 | 0.158 | 69.25 |" in text
 
 
-def test_what_was_scored_is_not_scored_again_until_the_weights_or_settings_change(page):
-    plan, runs, _ = page
-    scorings = grid([Subject("plain", runs[1], recipe("wan-tiny"))], SMALL).scorings(plan, plan.unseen())
-    scoring = scorings["plain", 20, 1.0]
-    own = replace(scoring, members=(1, 2, 4, 6), changes=("model.steps=20", "model.guidance=1"))
-    assert own.finished()
-    before = (own.out / "results_sampling.json").stat().st_mtime_ns
-    score_all([own], parallel=1)
-    assert (own.out / "results_sampling.json").stat().st_mtime_ns == before
-    assert not replace(own, seed=1).finished() and not replace(own, run=runs[0]).finished()
-
-
-def test_a_failed_scoring_names_its_folder_and_reason(tmp_path):
-    nowhere = Subject("st", tmp_path / "nowhere", recipe("st-demo"))
-    first = next(iter(grid([nowhere], SMALL).scorings(Plan(out=tmp_path), tmp_path).values()))
-    with pytest.raises(ValueError, match="scores/st/sampling-own-steps: scoring failed: .*nowhere: not a run folder"):
-        score_all([first], parallel=1)
+@pytest.mark.timeout(600)
+def test_what_was_scored_is_not_scored_again(page):
+    plan, declared, _ = page
+    files = {file: file.stat().st_mtime_ns for file in plan.out.glob("scores/*/*/results_sampling.json")}
+    assert len(files) == len(declared.scorings)
+    lost = next(iter(files))
+    lost.unlink()
+    carry_out("sampling-table", declared, plan)
+    assert {file for file, then in files.items() if file.stat().st_mtime_ns != then} == {lost}
 
 
 def test_the_verdict_compares_the_rows_with_the_published_ones():
-    def row(number, psnr):
-        return {"published": number, "psnr": {"mean": psnr}}
-
-    record = {
-        "rows": [row(0, 20.0), row(2, 21.5)],
-        "published": [{"val_psnr": printed.val_psnr} for printed in SAMPLING],
-        "settings": {"samples": 20, "many_steps": 100},
-        "study": {"run": "a", "results": {"saturation": {"clipped": True}}},
-    }
-    assert verdict(record) == ["Averaging 20 samples instead of one changes PSNR by +1.50 dB (published rows: +2.25)."]
+    said = verdict({0: 20.0, 2: 21.5}, 20, 100, {"clipped": True}, "a")
+    assert said == ["Averaging 20 samples instead of one changes PSNR by +1.50 dB (published rows: +2.25)."]
+    assert verdict({}, 20, 100, {"clipped": False, "psnr_limit": 25.0}, "a") == [
+        "By the fit of 1 / N averaging ends at a pooled PSNR of 25.00 dB (a)."
+    ]
 
 
 def test_rows_are_named_by_what_they_vary():
-    assert name_of({"steps": 20, "samples": 1, "guidance": None}) == "20 steps, 1 sample"
-    assert name_of({"steps": None, "samples": 5, "guidance": None}) == "5 samples"
-    assert name_of({"steps": 100, "samples": 20, "guidance": 1.5}) == "100 steps, 20 samples, guidance 1.5"
+    assert name_of(20, 1, None) == "20 steps, 1 sample"
+    assert name_of(None, 5, None) == "5 samples"
+    assert name_of(100, 20, 1.5) == "100 steps, 20 samples, guidance 1.5"

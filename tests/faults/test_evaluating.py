@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,13 @@ from hwm.clock import COSMOS
 from hwm.data.writers import TokenShardWriter, write_dataset_metadata, write_tokenizer_info
 from hwm.evaluate import submission
 from hwm.evaluate.submission import README_KEYS, predict_samples, write_compression_submission
-from hwm.experiments.jobs import Training, train_all
+from hwm.experiments.carry_out import steps_done
 from hwm.model_config import FSQConfig
 from hwm.models.st_transformer import STTransformer
 from hwm.tokenizers.autoencoder import FSQTokenizer
 from hwm.tokenizers.open import load_tokenizer, save_tokenizer
 from hwm.training import checkpoint
+from hwm.work.jobs import Job, run_jobs
 from hwm.work.signals import Stopped
 
 SCRIPT = Path(__file__).parent / "kill_evaluation.py"
@@ -235,8 +237,8 @@ def test_watching_and_submitting_leave_nothing_half_written(place, tmp_path, ver
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_an_experiment_ends_its_trainings_and_goes_on(place, tmp_path, number, record_property):
     command = train_command(tmp_path, place / "data", "train.steps=100000", "train.checkpoint_every=50000")
-    arguments = tuple(command[command.index("train") + 1 :])
-    training = Training(tmp_path / "run", tuple(a for a in arguments if a not in ("--out", str(tmp_path / "run"))), 100000)
+    out, log = tmp_path / "run", tmp_path / "run.log"
+    training = Job(out, log, partial(main, command[command.index("train") :]), 100000, partial(steps_done, out))
     told = []
 
     def tell() -> None:
@@ -248,11 +250,10 @@ def test_an_experiment_ends_its_trainings_and_goes_on(place, tmp_path, number, r
     thread = threading.Thread(target=tell)
     thread.start()
     with pytest.raises(Stopped) as caught:
-        train_all([training], parallel=1, every=0.2)
+        run_jobs([training], parallel=1, what="training", unit="steps", every=0.2)
     seconds = time.monotonic() - told[0]
     thread.join()
-    log = (tmp_path / "run.log").read_text()
-    assert caught.value.signal == number and seconds <= 10 and checkpoint.find(tmp_path / "run", which="last"), log
+    assert caught.value.signal == number and seconds <= 10 and checkpoint.find(out, which="last"), log.read_text()
     record_property("measured", f"experiment: {seconds:.1f} s")
 
 

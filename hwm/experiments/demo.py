@@ -1,0 +1,49 @@
+"""The whole line in minutes on a laptop: simulate, tokenize, train st-demo from scratch, score it in unseen rooms, report."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hwm.evaluate.protocols import COMPRESSION
+from hwm.experiments.experiment import IMAGE_SIZE, Experiment, Found, Plan, Score, Train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Plan):
+    """What the demo takes."""
+
+    val_share: ClassVar[float] = 1 / 5
+    phases: ClassVar[int] = 4
+
+    minutes: float = 7.5
+    """Robot time simulated for training: what two cores render in about two and a half minutes."""
+    clips: int = 128
+    """Clips to score on, from rooms never trained on."""
+
+
+def declare(plan: Options) -> Experiment:
+    """One run, scored against the recorded video too, and a video of a rollout."""
+    started, grid = time.monotonic(), IMAGE_SIZE[plan.size] // 8
+
+    def finish(found: Found) -> None:
+        from hwm.apply import predict_video
+        from hwm.evaluate.report import text_table
+
+        report, video = plan.out / COMPRESSION.report, plan.out / "rollout.mp4"
+        predict_video(found.run("run"), data=found.sets("run").test, out=video)
+        minutes = (time.monotonic() - started) / 60
+        print(f"\n{text_table(found['.'])}\n\n{minutes:.1f} minutes.  Report: {report}   rollout: {video}")
+
+    return Experiment(
+        "Demo",
+        "",
+        {"run": Train("st-demo", (f"model.grid=[{grid}, {grid}]",))},
+        {".": Score("run", recorded=True)},
+        finish=finish,
+        threads=0,
+        encoded="tokens",
+        runs_in="",
+        scores_in="",
+    )

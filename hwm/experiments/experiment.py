@@ -1,0 +1,405 @@
+"""What an experiment is made of: trainings, scorings, tables and plots of them, as values that tell what is wanted.
+
+An experiment is a declaration, one file of this room with a function `declare` that makes an `Experiment` of the options it
+takes.  `hwm experiment` finds these files by itself, and `carry_out` does what they ask for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from hwm.config import RunConfig, from_toml, override
+from hwm.evaluate.protocols import PROTOCOLS, Protocol, Scoring, own_protocol
+from hwm.recipes import recipe
+
+if TYPE_CHECKING:
+    from hwm.evaluate.intervals import Interval
+    from hwm.evaluate.scores import Scores
+    from hwm.evaluate.table import Table
+    from hwm.prepare import Sets
+
+Json = dict[str, Any]
+Variant = Literal["base", "modality", "full", "split"]
+"""Of the Humanoid World Models."""
+IMAGE_SIZE = {"tiny": 64, "medium": 128}
+"""Side of the frames in pixels."""
+PICTURES = "pictures"
+"""Folder of a scoring in which the frames of its examples lie, as JPEG."""
+
+
+# --- What a declaration is made of -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The options that every experiment takes; a declaration that takes more extends it.
+
+    val_share: robot time of each validation set, as a share of the training set's.  phases: first frames from which the
+    training set is cut into blocks.
+    """
+
+    val_share: ClassVar[float] = 2 / 15
+    phases: ClassVar[int] = 2
+
+    out: Path
+    """Folder for data, runs, tables and page; the experiments may share one."""
+    data: Path | None = None
+    """Folder of raw datasets (train_v..., val_v...); default: the built-in robot is simulated."""
+    size: Literal["tiny", "medium"] = "tiny"
+    """Twins to train: tiny for two CPU cores, medium for one GPU."""
+    minutes: float = 30.0
+    """Robot time simulated for training."""
+    steps: int = 0
+    """Training steps of every model; 0: those of its recipe."""
+    clips: int = 192
+    """Clips to score on, from rooms never trained on."""
+    seed: int = 0
+    """Seed of rooms, training and scoring."""
+    workers: int = 0
+    """Trainings at a time, and scorings whose time is not measured; 0: one per core, on a GPU one."""
+    inception: Path | None = None
+    """Inception weights for FID."""
+    device: str = "cpu"
+    """cpu or cuda, for training and scoring."""
+
+    @property
+    def processes(self) -> int:
+        """Trainings and scorings at a time."""
+        from hwm.work.workers import usable_cores
+
+        return self.workers or (usable_cores() if self.device == "cpu" else 1)
+
+    @property
+    def source(self) -> str:
+        """Where the data come from, in words."""
+        return str(self.data) if self.data else f"built-in robot, {self.minutes:g} minutes"
+
+
+@dataclass(frozen=True)
+class Train:
+    """A training: a recipe and changes to it."""
+
+    recipe: str
+    changes: tuple[str, ...] = ()
+
+
+def config_of(run: Train | Path) -> RunConfig:
+    """What a run is, before it is trained without its data."""
+    return from_toml(RunConfig, run / "config.toml") if isinstance(run, Path) else override(recipe(run.recipe), list(run.changes))
+
+
+@dataclass(frozen=True)
+class Score:
+    """A run scored.  run: label of a run.  scoring: clips, seed, device and Inception weights are the plan's.
+
+    recorded: whether it is held against the recorded video too.  passes: of the network for a sample, for the time left.
+    """
+
+    run: str
+    scoring: Scoring = Scoring()  # noqa: RUF009
+    recorded: bool = False
+    passes: int = 1
+
+
+def slug(words: str) -> str:
+    """Words as part of a file's name."""
+    return words.replace(", ", "-").replace(" ", "-")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number of a scoring: of its table of scores, of its cost by name, or what a function makes of it.
+
+    row: name of a row, or "headline", "control", "copy" for what the scoring calls so, or "sample" for the other reading of
+    the prediction.  over: a row with which it is compared, pair by pair; also "permuted" and "zeroed".
+    reference, span: the verdict's by default.  scale: what is shown is the number through it.
+    interval: whether it is shown with its interval.
+    """
+
+    title: str
+    metric: str | Callable[[Scores], float] = "psnr"
+    row: str = "headline"
+    over: str = ""
+    reference: str = ""
+    span: str = ""
+    digits: int | None = None
+    scale: float = 1
+    interval: bool = True
+
+    def value(self, scores: Scores) -> Interval | None:
+        """The number; None where it was not computed."""
+        from hwm.evaluate.intervals import Interval
+
+        if callable(self.metric):
+            return Interval(self.metric(scores))
+        if self.of_cost(scores):
+            cost: Any = scores.cost
+            found = cost.figures.get(self.metric, getattr(cost, self.metric, None))
+            return None if found is None else Interval(found / self.scale)
+        row, place = row_of(scores, self.row), {"reference": self.reference, "span": self.span}
+        try:
+            if self.over:
+                return scores.difference(row, row_of(scores, self.over), self.metric, **place).value
+            return scores.of(row, self.metric, **place)
+        except ValueError:
+            return None
+
+    def of_cost(self, scores: Scores) -> bool:
+        """Whether it is what a prediction costs."""
+        cost = scores.cost
+        return callable(self.metric) or (cost is not None and (self.metric in cost.figures or hasattr(cost, self.metric)))
+
+    def copied(self, scores: Scores) -> Interval | None:
+        """What copying the last seen frame has here; None for a difference or a cost."""
+        return None if self.over or self.of_cost(scores) else replace(self, row="copy").value(scores)
+
+    def text(self, value: Interval | None) -> str:
+        """The number as text, empty for none."""
+        from hwm.evaluate.intervals import Interval
+        from hwm.evaluate.metrics import shown
+
+        if value is None:
+            return ""
+        digits = self.digits if self.digits is not None else 2 if callable(self.metric) else shown(self.metric).digits
+        return (value if self.interval else Interval(value.mean)).text(digits, sign=bool(self.over))
+
+
+def row_of(scores: Scores, name: str) -> str:
+    """The row that a scoring calls so; any other name is a row's own."""
+    if name == "headline":
+        return scores.headline
+    if name == "sample":
+        rows = [row for row in scores.names("model") if row != scores.headline and scores.select(row=row, metric="psnr")]
+        return rows[0] if rows else scores.headline
+    return str(scores.settings[name]) if name in ("control", "copy", "permuted", "zeroed") else name
+
+
+@dataclass(frozen=True)
+class Compare:
+    """A table of scorings.  rows: by label their scorings, one a group, "" for none.  columns: the numbers of each.
+
+    groups: names before the columns' titles.  head: above the labels.  Columns without a number are left out.  The last
+    line is copying the last seen frame, where the columns have it.
+    """
+
+    title: str
+    rows: Mapping[str, Sequence[str]]
+    columns: Sequence[Column]
+    groups: Sequence[str] = ("",)
+    head: str = "run"
+
+    def __call__(self, found: Found) -> Table:
+        """The table as text."""
+        from hwm.evaluate.table import Table
+
+        numbers = {
+            label: [[column.value(found[key]) if key else None for column in self.columns] for key in keys]
+            for label, keys in self.rows.items()
+        }
+        any_scores = self._any(found)
+        numbers[str(any_scores.settings["copy"])] = [[column.copied(any_scores) for column in self.columns]] * len(self.groups)
+        there = [i for i in range(len(self.columns)) if any(group[i] for keys in list(numbers.values())[:-1] for group in keys)]
+        rows = [[label, *(self.columns[i].text(group[i]) for group in keys for i in there)] for label, keys in numbers.items()]
+        head = [f"{group}: {self.columns[i].title}" if group else self.columns[i].title for group in self.groups for i in there]
+        return Table(self.title, [self.head, *head], rows if any(rows[-1][1:]) else rows[:-1])
+
+    def number(self, found: Found, label: str, column: Column, group: int = 0) -> float:
+        """One number of the table."""
+        value = column.value(found[self.rows[label][group]])
+        assert value is not None
+        return value.mean
+
+    def dots(self, *columns: Column) -> Callable[[Found], bytes]:
+        """A plot of these columns, one panel each: a difference as a point with its interval, another number as a bar."""
+
+        def plot(found: Found) -> bytes:
+            from hwm.evaluate.plots import Panel, draw
+
+            panels = []
+            for column in columns:
+                values = [(label, column.value(found[keys[0]])) for label, keys in self.rows.items()]
+                rows = [(label, value) for label, value in values if value is not None]
+                zero = {"_zero": 0.0} if column.over else {}
+                panels.append(Panel("", column.title, rows=rows, bars=not column.over, levels=zero))
+            return draw(panels, height=0.42 * len(self.rows) + 1.3)
+
+        return plot
+
+    def curves(self, x: str, *columns: Column) -> Callable[[Found], bytes]:
+        """A plot of these columns against the labels, which are numbers of x: a panel each, in it a curve a group."""
+
+        def plot(found: Found) -> bytes:
+            from hwm.evaluate.plots import Panel, draw
+
+            places, panels, scores = [float(label) for label in self.rows], [], self._any(found)
+            for column in columns:
+                curves = {}
+                for i, group in enumerate(self.groups):
+                    values = [column.value(found[keys[i]]) if keys[i] else None for keys in self.rows.values()]
+                    curves[group or column.title] = [(at, value) for at, value in zip(places, values) if value is not None]
+                copied = column.copied(scores)
+                levels = {} if copied is None else {str(scores.settings["copy"]): copied.mean}
+                panels.append(Panel("", x, column.title, curves, levels=levels, log=True, ticks=places))
+            return draw(panels, height=3.6)
+
+        return plot
+
+    def _any(self, found: Found) -> Scores:
+        return found[next(iter(self.rows.values()))[0]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.  about: what it shows, in sentences.  What else it holds is made of what was found.
+
+    plots: PNG by what they show.  tables: `Compare`, or another function.  pictures: a line of them a clip, JPEG and a note
+    by the column's name.  links: reports of scorings, by the name they get here.
+    """
+
+    title: str
+    about: str = ""
+    plots: Mapping[str, Callable[[Found], bytes]] = field(default_factory=dict)
+    tables: Sequence[Callable[[Found], Table]] = ()
+    pictures: Callable[[Found], Sequence[Mapping[str, tuple[bytes, str]]]] = lambda found: ()
+    links: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is trained and scored, and what is shown of it.
+
+    file: name of the files .json, .md and .html; "": none.  runs: what is trained, or where it lies, by label.
+    scorings: by the name of their folder.  verdict: what the numbers say, in sentences.  lead: what was done.
+    extra: what is kept beside our numbers, as JSON.  finish: called last with what was found.
+    threads: of a training and a scoring, several of which run at a time; 0: one after the other, with all cores.
+    measured: whether the times of scorings are shown, which then have all cores too.
+    encoded, runs_in, scores_in: where things lie in the experiment's folder.
+    """
+
+    title: str
+    file: str
+    runs: Mapping[str, Train | Path]
+    scorings: Mapping[str, Score]
+    sections: Sequence[Section] | Callable[[Found], Sequence[Section]] = ()
+    lead: str = ""
+    verdict: Callable[[Found], Sequence[str]] = lambda found: ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    finish: Callable[[Found], object] = lambda found: None
+    threads: int = 1
+    measured: bool = False
+    encoded: str = "encoded/{tokenizer}"
+    runs_in: str = "runs"
+    scores_in: str = "scores"
+
+
+# --- Carrying it out -------------------------------------------------------------------------------------------------
+
+
+class Found:
+    """An experiment that is being carried out: its folders, the configurations of its runs, and at last its scores."""
+
+    def __init__(self, experiment: Experiment, plan: Plan) -> None:
+        self.experiment, self.plan = experiment, plan
+        self._scores: dict[str, Scores] = {}
+        self._records: dict[str, Json] = {}
+
+    def __getitem__(self, key: str) -> Scores:
+        """The scores of a scoring, without its examples."""
+        if key not in self._scores:
+            from hwm.evaluate.scores import Scores
+
+            self._scores[key] = Scores.from_json(self.record(key), where=str(self.folder(key)))
+        return self._scores[key]
+
+    def record(self, key: str) -> Json:
+        """All that the results file of a scoring holds."""
+        if key not in self._records:
+            text = (self.folder(key) / self.protocol(key).results).read_text(encoding="utf-8")
+            self._records[key] = json.loads(text)
+        return self._records[key]
+
+    def folder(self, key: str) -> Path:
+        """Where a scoring lies."""
+        return self.plan.out / self.experiment.scores_in / key
+
+    def run(self, label: str) -> Path:
+        """Where a run lies."""
+        run = self.experiment.runs[label]
+        return run if isinstance(run, Path) else self.plan.out / self.experiment.runs_in / label
+
+    def picture(self, key: str, example: int, name: str) -> tuple[bytes, str]:
+        """A picture of one of a scoring's examples as JPEG, and its PSNR in words; name: as in its `Example`."""
+        shown = self.record(key)["examples"][example]
+        psnr = shown["psnr"].get(self[key].settings["copy"] if name == "seen" else name)
+        file = self.folder(key) / PICTURES / f"{shown['clip']}-{slug(name)}.jpg"
+        return file.read_bytes(), "" if psnr is None else f"{psnr:.2f} dB"
+
+    def link(self, key: str) -> str:
+        """The report of a scoring, as the page links it."""
+        return os.path.relpath(self.folder(key) / self.protocol(key).report, self.plan.out)
+
+    def protocol(self, key: str) -> Protocol:
+        """By which a scoring is made."""
+        score = self.experiment.scorings[key]
+        return PROTOCOLS.get(score.scoring.protocol) or own_protocol(self.config(score.run).data.clip)
+
+    def config(self, label: str) -> RunConfig:
+        """What a run is, before or after it is trained; without its data."""
+        return config_of(self.experiment.runs[label])
+
+    @cached_property
+    def raw(self) -> Path:
+        """Folder of the raw data; simulated first where none was given."""
+        from hwm.prepare import simulated
+
+        plan = self.plan
+        return plan.data or simulated(
+            plan.out / "raw",
+            minutes=plan.minutes,
+            val_minutes=plan.minutes * plan.val_share,
+            size=IMAGE_SIZE[plan.size],
+            seed=plan.seed,
+            workers=plan.processes,
+        )
+
+    def sets(self, label: str) -> Sets:
+        """Training, validation and test data of a run, encoded by its tokenizer; video as it is for a model of video."""
+        from hwm.prepare import encoded, recorded
+
+        config = self.config(label)
+        if config.model.kind == "video":
+            return recorded(self.raw)
+        out = self.plan.out / self.experiment.encoded.replace("{tokenizer}", config.tokenizer)
+        return encoded(
+            self.raw, out, tokenizer=config.tokenizer, size=IMAGE_SIZE[self.plan.size], phases=self.plan.phases,
+            workers=self.plan.processes,
+        )  # fmt: skip
+
+    def training(self, label: str) -> RunConfig:
+        """A training wholly configured."""
+        plan, config, sets = self.plan, self.config(label), self.sets(label)
+        changes = [f"data.train={json.dumps(str(sets.train))}", f"data.val={json.dumps(str(sets.val))}", f"seed={plan.seed}"]
+        changes += [f"train.steps={plan.steps}"] * bool(plan.steps)
+        if self.experiment.threads:
+            changes += [f"train.threads={self.experiment.threads}", f"train.device={plan.device}"]
+        run = self.experiment.runs[label]
+        assert isinstance(run, Train)
+        return override(config, [*changes, *run.changes])
+
+    def scoring(self, key: str) -> tuple[Scoring, dict[str, Any]]:
+        """The settings of a scoring, and the folders it needs."""
+        from hwm.prepare import recorded
+
+        plan, score = self.plan, self.experiment.scorings[key]
+        scoring = replace(score.scoring, clips=plan.clips, seed=plan.seed, device=plan.device, inception=plan.inception)
+        of_video = self.protocol(key).ensembles or self.config(score.run).model.kind == "video"
+        unseen = recorded(self.raw).test if of_video or score.recorded else None
+        if of_video:
+            return scoring, {"data": unseen, "out": self.folder(key)}
+        return scoring, {"data": self.sets(score.run).test, "video": unseen, "out": self.folder(key)}

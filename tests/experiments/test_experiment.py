@@ -1,0 +1,206 @@
+"""Declarations: found by themselves, carried out from raw video to tables and pages, and gone on with."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+
+from hwm import experiments
+from hwm.cli import main
+from hwm.evaluate.intervals import Interval
+from hwm.evaluate.protocols import Scoring
+from hwm.evaluate.scores import ALL, RECONSTRUCTION, Cost, Difference, Row, Score, Scores
+from hwm.experiments import flow_steps, hwm_tables
+from hwm.experiments.carry_out import carry_out, declarations
+from hwm.experiments.experiment import Column, Compare, Train
+from hwm.experiments.published import TABLES
+from hwm.work.jobs import Job, run_jobs
+from hwm.work.signals import Stopped
+
+LENGTHS = '''"""Two lengths of training side by side."""
+from hwm.experiments.experiment import Column, Compare, Experiment, Plan, Score, Section, Train
+
+
+def declare(plan: Plan) -> Experiment:
+    runs = {f"{steps}-steps": Train("st-demo", (f"train.steps={steps}", "train.batch_size=2")) for steps in (1, 2)}
+    columns = [Column("PSNR, dB"), Column("over copying, dB", over="copy"), Column("parameters, M", "parameters", scale=1e6)]
+    table = Compare("lengths", {run: [run] for run in runs}, columns)
+    return Experiment("Lengths", "lengths", runs, {run: Score(run) for run in runs}, [Section("Lengths", tables=[table])])
+'''
+
+
+@pytest.fixture
+def lengths(tmp_path, monkeypatch):
+    """A new experiment is one file."""
+    (tmp_path / "lengths_of_training.py").write_text(LENGTHS)
+    monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
+    yield "lengths-of-training"
+    sys.modules.pop("hwm.experiments.lengths_of_training", None)
+
+
+@pytest.mark.timeout(600)
+def test_a_new_file_is_an_experiment_that_goes_on_where_it_was(lengths, recordings, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["experiment", "--help"])
+    assert "Two lengths of training side by side." in capsys.readouterr().out
+    out = tmp_path / "out"
+    command = ["experiment", lengths, "--out", str(out), "--data", str(recordings), "--clips", "2"]
+    assert main(command) == 0 and f"page: {out / 'lengths.html'}" in capsys.readouterr().out
+    record, text = json.loads((out / "lengths.json").read_text()), (out / "lengths.md").read_text()
+    assert {run: about["training_steps"] for run, about in record["runs"].items()} == {"1-steps": 1, "2-steps": 2}
+    scores = Scores.from_json(json.loads((out / "scores/2-steps/results.json").read_text()))
+    value = scores.of(scores.headline, "psnr").text(2)
+    assert f"| 2-steps | {value} |" in text and "| copy last frame |" in text
+    assert "Two lengths" not in text and 'href="scores' not in (out / "lengths.html").read_text()
+    assert all(not re.match(r"frame \d", s["span"]) for s in record["scorings"]["1-steps"]["scores"])
+
+    # One scoring is lost: it is done again, with the same numbers; all else stays.
+    kept = out / "scores/1-steps/results.json"
+    before, trained = kept.stat().st_mtime_ns, (out / "runs/2-steps/metrics.jsonl").stat().st_mtime_ns
+    (out / "scores/2-steps/results.json").unlink()
+    assert main(command) == 0
+    assert kept.stat().st_mtime_ns == before and (out / "runs/2-steps/metrics.jsonl").stat().st_mtime_ns == trained
+    assert "holds these very scores already" in (out / "scores/1-steps/log").read_text()
+    assert f"| 2-steps | {value} |" in (out / "lengths.md").read_text()
+
+    assert main([*command, "--seed", "1"]) == 2  # the runs there are of another seed
+    assert "seed" in capsys.readouterr().err
+
+
+def test_options_are_of_the_experiments_in_which_they_act(capsys):
+    for command in (["flow-steps", "--out", "x", "--samples", "5"], ["hwm-tables", "--out", "x", "--runs", "y"]):
+        with pytest.raises(SystemExit) as leaving:
+            main(["experiment", *command])
+        assert leaving.value.code == 2 and command[-2] in capsys.readouterr().err
+    assert main(["experiment", "hwm-table", "--out", "x"]) == 2
+    assert "did you mean 'hwm-tables'" in capsys.readouterr().err
+
+
+def test_declarations_are_read_without_torch():
+    code = "import sys\nfrom hwm.experiments.carry_out import declarations\nprint(*declarations(), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["demo", "families", "flow-steps", "hwm-tables", "sampling-table", "False"], done.stderr
+    assert all(summary.endswith(".") for summary, *_ in declarations().values())
+
+
+# --- Jobs ------------------------------------------------------------------------------------------------------------
+
+
+def fail(text):
+    raise ValueError(text)
+
+
+def wait_for_a_stop():
+    from hwm.work.signals import StopFlag
+
+    with StopFlag() as stop:
+        print("waiting", flush=True)
+        while not stop:
+            signal.pause()
+    print("saved")
+    return 143
+
+
+def job(folder, run):
+    return Job(folder / "run", folder / "run.log", run, 1, lambda: 0)
+
+
+def test_a_failed_job_names_its_place_and_reason(tmp_path):
+    with pytest.raises(ValueError, match="run: training failed: no luck$"):
+        run_jobs([job(tmp_path, partial(fail, "no\nluck"))], parallel=1, what="training", unit="steps", every=0.1)
+    with pytest.raises(ValueError, match=r"run: scoring was ended by signal 9 \(out of memory\?\)"):
+        run_jobs([job(tmp_path, partial(signal.raise_signal, signal.SIGKILL))], parallel=1, what="scoring", unit="clips")
+
+
+def test_a_stop_is_passed_on_and_waited_for(tmp_path):
+    def stop_when_it_waits():
+        log = tmp_path / "run.log"
+        if log.is_file() and "waiting" in log.read_text():
+            signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    waiting = Job(tmp_path / "run", tmp_path / "run.log", wait_for_a_stop, 1, stop_when_it_waits)
+    with pytest.raises(Stopped):
+        run_jobs([waiting], parallel=1, what="training", unit="steps", every=0.1)
+    assert "saved" in (tmp_path / "run.log").read_text()
+
+
+# --- Tables ----------------------------------------------------------------------------------------------------------
+
+
+def scores(psnr):
+    """By hand: PSNR of rows, with what a prediction costs."""
+    rows = [Row("model, a", "model"), Row("model, b", "model"), Row("copied", "baseline")]
+    found = [Score(row.name, "psnr", RECONSTRUCTION, ALL, Interval(v, v - 1, v + 1)) for row, v in zip(rows, psnr)]
+    gain = Difference("model, a", "copied", "psnr", RECONSTRUCTION, ALL, Interval(1.5), 1.0)
+    settings = {"span": ALL, "reference": RECONSTRUCTION, "copy": "copied", "control": "model, a"}
+    cost = Cost(2_000_000, 8_000_000, "cpu", {"samples/s": 12.0}, None, "", "")
+    return Scores("hwm", "model, a", settings, rows, found, [gain], cost=cost)
+
+
+def test_a_table_selects_from_the_scores():
+    found = {"one": scores(psnr=(20.0, 19.0, 18.5)), "two": scores(psnr=(21.0, 22.0, 18.5))}
+    columns = [Column("PSNR"), Column("of a sample", row="sample", interval=False), Column("gain", over="copy")]
+    columns += [Column("FID", "FID"), Column("M", "parameters", scale=1e6, digits=1), Column("peak", "peak_bytes")]
+    columns.append(Column("rate", lambda s: 0.5))
+    table = Compare("t", {"4": ["one", "two"]}, columns, groups=("plain", "new"), head="steps")
+    made = table(found)
+    assert made.head[:3] == ["steps", "plain: PSNR", "plain: of a sample"] and "plain: FID" not in made.head
+    assert made.rows[0][:6] == ["4", "20.00 [19.00, 21.00]", "19.00", "+1.50", "2.0", "0.50"]
+    assert made.rows[0][6:] == ["21.00 [20.00, 22.00]", "22.00", "+1.50", "2.0", "0.50"]
+    assert made.rows[1][:4] == ["copied", "18.50 [17.50, 19.50]", "18.50", ""]
+    assert table.number(found, "4", columns[0], 1) - table.number(found, "4", columns[0]) == 1
+    for plot in (table.dots(columns[2], columns[4]), table.curves("steps", columns[0])):
+        assert plot(found).startswith(b"\x89PNG")
+
+
+# --- The tables of the documents -------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(600)
+def test_tables_hold_ours_and_the_published_figures_apart(recordings, tmp_path):
+    plan = hwm_tables.Options(out=tmp_path, data=recordings, steps=2, clips=2, workers=2, variants=("full",))
+    page = carry_out("hwm-tables", hwm_tables.declare(plan), plan)
+    record = json.loads((tmp_path / "tables.json").read_text())
+    assert list(record["runs"]) == list(record["scorings"]) == ["masked-hwm-full-tiny", "flow-hwm-full-tiny"]
+    for found in record["scorings"].values():
+        assert found["cost"]["parameters"] > 1e6 and found["cost"]["figures"]["samples/s"] > 0
+    text = (tmp_path / "tables.md").read_text()
+    assert text.index("Ours: tiny twins") < text.index("Published: 1X data")
+    assert f"{TABLES['masked']['full'].fid:.2f}" in text and f"{TABLES['flow']['full'].psnr_db:.2f}" in text
+    assert "| full | 1.39 |" in text and "over permuted states, dB" in text and "TFD of a sample" in text
+    assert "FID |" not in text.split("Published")[0]
+    html = page.read_text()
+    assert html.count("data:image/png") == 2 and "<script" not in html and 'src="http' not in html
+    assert 'href="scores/flow-hwm-full-tiny/report.html"' in html
+    assert (tmp_path / "scores/flow-hwm-full-tiny/report.html").is_file()
+
+
+def test_steps_are_scored_for_both_trainings(monkeypatch, tmp_path):
+    monkeypatch.setattr(flow_steps, "STEPS", (2, 4))
+    found = flow_steps.declare(flow_steps.Options(out=tmp_path, variants=("full",)))
+    assert found.runs["flow-hwm-full-tiny-shortcut"] == Train("flow-hwm-full-tiny", ("model.shortcut=0.25",))
+    assert list(found.scorings) == [f"flow-hwm-full-tiny{kind}/{n}-steps" for n in (2, 4) for kind in ("", "-shortcut")]
+    asked = found.scorings["flow-hwm-full-tiny-shortcut/4-steps"]
+    assert asked.scoring == Scoring(decode="sample", set=("model.steps=4",)) and asked.run == "flow-hwm-full-tiny-shortcut"
+    monkeypatch.setattr(flow_steps, "FEW", 2)
+    monkeypatch.setattr(flow_steps, "MANY", 4)
+    (section,) = found.sections
+    of_steps = {key: steps_scores(20.0 + n, 0.1 * n) for n, key in enumerate(found.scorings)}
+    assert section.tables[0](of_steps).head[::3] == ["steps", "plain: samples/s", "shortcut: samples/s"]
+    assert found.verdict(of_steps)[0].startswith("Plain: 2 steps lie -2.00 dB in PSNR and -0.2000 in TFD from 4, which misses")
+
+
+def steps_scores(psnr, tfd):
+    found = scores(psnr=(psnr, psnr, psnr))
+    found.scores.append(Score("model, a", "TFD", RECONSTRUCTION, ALL, Interval(tfd)))
+    return found
+
+
+def test_the_goal_of_few_steps_is_judged_by_its_size():
+    assert "misses" in flow_steps.sentence("plain", -0.3, 0.0) and "-0.30 dB" in flow_steps.sentence("plain", -0.3, 0.0)
+    assert "reaches" in flow_steps.sentence("shortcut", -0.1, 0.0)
