@@ -99,7 +99,7 @@ def test_both_humanoid_world_models_go_through_one_protocol(hwm, tmp_path):
     assert bool(scores.select(reference=TOKENS)) == (family == "masked") and scores.cost.figures["samples/s"] > 0
     names = {score.row for score in scores.select(metric="psnr")}
     assert {"copy last frame", "model, states permuted", "model, states zeroed"} < names
-    assert {score.row for score in scores.select(metric="TFD")} == names
+    assert {score.row for score in scores.select(metric="TFD")} == names - {"tokenizer alone"}
     assert (tmp_path / "report.html").stat().st_size > 10_000
 
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hwm.evaluate.intervals import Interval
+from hwm.evaluate.intervals import Interval, interval, intervals, paired_difference
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SCHEMA = 2
 """Of results.json: 1 was a table a metric and a file of its own a protocol."""
@@ -218,3 +221,26 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     return value
+
+
+class Means:
+    """Means with intervals and paired differences over the clips of one evaluation.
+
+    groups: (N,) the segment of every clip, or None.  seed: of the resampling.
+    """
+
+    def __init__(self, groups: np.ndarray | None, seed: int) -> None:
+        self.groups, self.seed = groups, seed
+
+    def one(self, values_N: Tensor, weights: np.ndarray | None = None) -> Interval:
+        """Mean of one value per clip."""
+        return interval(values_N.numpy(), groups=self.groups, weights=weights, seed=self.seed)
+
+    def each(self, values_NM: Tensor) -> list[Interval]:
+        """Mean of every column."""
+        return intervals(values_NM.numpy(), groups=self.groups, seed=self.seed)
+
+    def difference(self, first: str, second: str, a_N: Tensor, b_N: Tensor, **place: str) -> Difference:
+        """Paired difference of one value per clip.  place: metric, reference and span."""
+        change = paired_difference(a_N.numpy(), b_N.numpy(), groups=self.groups, seed=self.seed)
+        return Difference(first, second, value=change, share_higher=float((a_N > b_N).double().mean()), **place)

@@ -1,7 +1,7 @@
 """The one loop that scores every family by every protocol: look at some clips, draw, make the rows, measure, go on.
 
 What is measured of a batch of clips is kept as plain arrays (`work.parts`), so that a scoring goes on where it was stopped
-and is shared with other processes; the table of means, intervals and differences is made from all of them (`summary`).
+and is shared with other processes; the table of means, intervals and differences is made from all of them (`measures`).
 """
 
 from __future__ import annotations
@@ -17,25 +17,20 @@ import torch
 from torch import Tensor
 
 from hwm.contracts import Sampling
-from hwm.evaluate.calibration import Calibration
 from hwm.evaluate.cost import Timed, measure_cost
-from hwm.evaluate.metrics import METRICS, mean_squared_error, psnr
+from hwm.evaluate.measures import Measures
 from hwm.evaluate.perceptual import Lpips, PerceptualScorer, VideoFeatures
-from hwm.evaluate.protocols import CEILING, COPY_FRAME, Protocol, Scoring
+from hwm.evaluate.protocols import COPY_FRAME, Protocol, Scoring
 from hwm.evaluate.scenes import Scene, Scenes, from_another_segment, spread
-from hwm.evaluate.scores import ALL, LAST, RECONSTRUCTION, Cost, Example, Row, Scores
-from hwm.evaluate.summary import Means, of_frames, saturation
-from hwm.evaluate.token_scores import ROWS, TokenScorer
+from hwm.evaluate.scores import ALL, LAST, Cost, Scores
+from hwm.evaluate.token_scores import TokenScorer
 from hwm.evaluate.tuning import Tuner, set_apart
-from hwm.evaluate.ways import Drawn, Predictor, Ways, ensembles, readings
-from hwm.predict.ensemble import spread as spread_of
+from hwm.evaluate.ways import Predictor, Ways, ensembles, readings
 from hwm.work.fingerprint import fingerprint
-from hwm.work.parts import Arrays, Columns, Times, Work, inside, names_of, progress_of, seconds, sizes_of, under
+from hwm.work.parts import Arrays, Times, Work, names_of, progress_of, seconds, sizes_of
 
 CLIPS_AT_ONCE = 4
 """Clips whose ensembles are in memory together; those of 512x512 pictures are large."""
-OTHER_ROWS = [*ROWS, Row(CEILING, "ceiling", "the true future, through the tokenizer")]
-"""Rows that are not made of frames that were predicted."""
 TOP_LOGITS = 500
 """Logits kept for the truncated cross-entropy, as many as a submission holds."""
 
@@ -124,7 +119,8 @@ def evaluate(
         model,
         settings=settings,
         scoring=asdict(scoring) | {"inception": None, "lpips": (), "device": torch.device(device).type},
-        clips=[chosen, source, groups, first.context, first.future, *first.states.values(), *first.view],
+        clips=[chosen, source, groups, first.context, first.future, *first.states.values()],
+        truth=first.view.truth if first.future is None else None,
         tuning=[tuning_clips is not None, tuning_numbers],
         counts=unigram_counts,
         examples=num_examples,
@@ -149,77 +145,27 @@ def evaluate(
             times.add(arrays)
             tuner.add(arrays)
         tuning = tuner.choose("the first clips, whose segments are not scored" if tuning_clips is None else "other clips")
+    measures = Measures(
+        predictor, ways, tokens=tokens, perceptual=PerceptualScorer(features, lpips, segments=groups, num_clips=len(chosen)),
+        tuning=tuning, num_clips=len(chosen), num_examples=num_examples, seed=seed, poll=work.stop.check,
+    )  # fmt: skip
 
-    perceptual = PerceptualScorer(features, lpips, segments=groups, num_clips=len(chosen))
-    calibration = Calibration(seed=seed) if ways.members and ways.members[-1] > 1 else None
-    gallery = Gallery(num_examples, len(chosen))
-
-    @torch.no_grad()
     def measure(part: int) -> Arrays:
-        begun, predicting, looking = time.perf_counter(), predictor.seconds, perceptual.seconds
-        start = part * at_once
-        these = slice(start, start + at_once)
-        scene = scenes.look(chosen[these], first=start, others=source[these])
-        drawn = Drawn(predictor, scene, tuning)
-        found = {} if tokens is None else under("tokens", tokens.measure(drawn))
-        rows = _rows(drawn, ways)
-        pixels = -time.perf_counter()
-        found |= under("pixels", _pixels(rows, scene, poll=work.stop.check))
-        pixels += time.perf_counter()
-        frames = next(iter(rows.values()))
-        looked_at = {way.row.name: frames[way.row.name] for way in ways.all if way.looked_at and way.row.name in frames}
-        found |= under("perceptual", perceptual.measure(looked_at, scene.view, first_clip=start, poll=work.stop.check))
-        samples = None
-        if calibration is not None:
-            samples = drawn.samples(ways.members[-1])[:, :, -1]
-            found |= under("calibration", calibration.measure(samples, scene.last()[1], first_clip=start))
-        found |= under("gallery", gallery.measure(scene, frames, ways, samples))
-        return found | seconds(
-            predictions=predictor.seconds - predicting,
-            pixel_scores=pixels,
-            perceptual_scores=perceptual.seconds - looking,
-            total=time.perf_counter() - begun,
-        )
+        these = slice(part * at_once, (part + 1) * at_once)
+        return measures.measure(scenes.look(chosen[these], first=these.start, others=source[these]))
 
     work.fill(parts, scored, measure, done=done)
-    started, columns = time.perf_counter(), Columns()
+    started = time.perf_counter()
     for arrays in work.read(parts, scored):
-        times.add(arrays)
-        columns.add(inside("pixels", arrays))
-        perceptual.add(inside("perceptual", arrays))
-        gallery.add(inside("gallery", arrays))
-        if tokens is not None:
-            tokens.add(inside("tokens", arrays))
-        if calibration is not None:
-            calibration.add(inside("calibration", arrays))
-
-    means = Means(groups, seed)
-    found, differences = of_frames(columns, ways, means)
-    looked = perceptual.seconds
-    place = {"reference": settings["reference"], "span": LAST if settings["scored_frames"] == 1 else ALL}
-    for scores, more in ([tokens.summary(means)] if tokens else []) + [perceptual.summary(ways.headline, seed=seed, **place)]:
-        found, differences = found + scores, differences + more
-    times.spent["perceptual scores"] += perceptual.seconds - looked
-    facts = {
-        "calibration": None if calibration is None else calibration.result(),
-        "saturation": saturation(found, ways),
-        "tuning": None if tuning is None else asdict(tuning),
-    }
-    named = {row.name: row for row in [*OTHER_ROWS, *(way.row for way in ways.all)]}
-    result = Scores(
-        protocol=protocol.name,
-        headline=ways.headline,
-        settings=settings,
-        rows=[named[name] for name in dict.fromkeys(score.row for score in found)],
-        scores=found,
-        differences=differences,
-        facts={name: fact for name, fact in facts.items() if fact is not None},
-        seconds=times.spent,
-        cost=_cost(predictor, scenes.look(chosen[: 1 if ways.members else at_once]), ways, cost_repeats),
-        examples=gallery.examples(),
+        measures.add(arrays)
+    table = measures.summary(groups, reference=settings["reference"], span=LAST if settings["scored_frames"] == 1 else ALL)
+    spent = measures.times.spent
+    spent["total"] += times.spent.get("total", 0.0)
+    cost = _cost(predictor, scenes.look(chosen[: 1 if ways.members else at_once]), ways, cost_repeats)
+    spent["total"] += before + time.perf_counter() - started
+    return Scores(
+        protocol.name, ways.headline, settings, **table, seconds=spent, cost=cost, examples=measures.gallery.examples()
     )
-    result.seconds["total"] += before + time.perf_counter() - started
-    return result
 
 
 def _chosen(
@@ -260,29 +206,6 @@ def _settings(protocol: Protocol, scene: Scene, ways: Ways) -> dict[str, Any]:
     }
 
 
-def _rows(drawn: Drawn, ways: Ways) -> dict[str, dict[str, Tensor]]:
-    """Frames of every row by the reference that it is held against; the tokenizer alone is a row where that is another."""
-    scene, found = drawn.scene, {}
-    own = {way.row.name: way.make(drawn, scene.view.past) for way in ways.all if not way.of_past}
-    for reference, (past, _) in scene.views.items():
-        rows = own | {way.row.name: way.make(drawn, past) for way in ways.all if way.of_past}
-        if reference != RECONSTRUCTION and RECONSTRUCTION in scene.views:
-            rows[CEILING] = scene.views[RECONSTRUCTION].truth
-        found[reference] = {name: frames for name, frames in rows.items() if frames is not None}
-    return found
-
-
-def _pixels(rows: dict[str, dict[str, Tensor]], scene: Scene, *, poll: Callable[[], None]) -> Arrays:
-    """Every metric of every frame of every row against every reference, (B, F)."""
-    found: Arrays = {}
-    for reference, by_name in rows.items():
-        for name, frames in by_name.items():
-            poll()
-            for metric in METRICS:
-                found[f"{metric.name}/{reference}/{name}"] = metric.of(frames, scene.views[reference].truth).double().numpy()
-    return found
-
-
 def _cost(predictor: Predictor, scene: Scene, ways: Ways, repeats: int) -> Cost | None:
     """Of the headline's prediction with nothing else beside it."""
     if not repeats:
@@ -302,49 +225,3 @@ def _cost(predictor: Predictor, scene: Scene, ways: Ways, repeats: int) -> Cost 
     cost = measure_cost(predictor.model, timed, device=predictor.device, how=how)
     predictor.seconds = spent
     return cost
-
-
-class Gallery:
-    """Keeps, from each of equal stretches of the clips, the one whose last frame differs most from the last seen one."""
-
-    def __init__(self, num_examples: int, num_clips: int) -> None:
-        self._stretch_of = np.arange(num_clips) * num_examples // num_clips
-        self._wanted = num_examples
-        self._kept: dict[int, tuple[float, Example]] = {}
-
-    def measure(self, scene: Scene, rows: dict[str, Tensor], ways: Ways, samples_BKHWC: Tensor | None) -> Arrays:
-        """The best clips of a scene, by stretch, with their pictures.  samples_BKHWC: of an ensemble, of the last frame."""
-        found: Arrays = {}
-        if not self._wanted:
-            return found
-        seen, truth = scene.last()
-        past, future = scene.view
-        motion = mean_squared_error(truth, seen).numpy()
-        stretches = self._stretch_of[scene.first : scene.first + len(scene.numbers)]
-        shown = {way.row.name: rows[way.row.name] for way in ways.all if way.shown}
-        pictures = {"seen": past if future.shape[1] > 1 else past[:, -1:], "truth": future}
-        pictures |= {reference: view.truth for reference, view in scene.views.items() if view is not scene.view} | shown
-        for stretch in np.unique(stretches):
-            mine = np.flatnonzero(stretches == stretch)
-            i = int(mine[motion[mine].argmax()])  # the first of equals
-            facts = {"motion": motion[i : i + 1], "clip": scene.numbers[i : i + 1]}
-            if samples_BKHWC is not None:
-                facts["spread"] = spread_of(samples_BKHWC[i : i + 1])[0].numpy()
-            psnrs = {name: np.array([float(psnr(frames[i, -1], truth[i]))]) for name, frames in rows.items()}
-            frames = {name: video[i].numpy().copy() for name, video in pictures.items()}
-            found |= under(str(stretch), facts | under("pictures", frames) | under("psnr", psnrs))
-        return found
-
-    def add(self, arrays: Arrays) -> None:
-        """Take in what was measured of the next clips."""
-        for stretch in sorted({int(key.partition("/")[0]) for key in arrays}):
-            own = inside(str(stretch), arrays)
-            motion = float(own["motion"][0])
-            if stretch not in self._kept or motion > self._kept[stretch][0]:
-                psnrs = {name: float(value[0]) for name, value in inside("psnr", own).items()}
-                example = Example(int(own["clip"][0]), inside("pictures", own), psnrs, own.get("spread"))
-                self._kept[stretch] = motion, example
-
-    def examples(self) -> list[Example]:
-        """What was kept, in the order of the clips."""
-        return [self._kept[stretch][1] for stretch in sorted(self._kept)]

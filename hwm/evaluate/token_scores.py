@@ -12,8 +12,7 @@ from hwm.evaluate.baselines import copy_last_grid, unigram_nll
 from hwm.evaluate.intervals import Interval
 from hwm.evaluate.metrics import MISSING_POLICIES, topk_nll
 from hwm.evaluate.protocols import AUTOREGRESSIVE, COPY_GRID, PERMUTED, TEACHER_FORCED, UNIGRAM, ZEROED
-from hwm.evaluate.scores import ALL_GRIDS, TOKENS, Difference, Row, Score, grid_span
-from hwm.evaluate.summary import Means
+from hwm.evaluate.scores import ALL_GRIDS, TOKENS, Difference, Means, Row, Score, grid_span
 from hwm.evaluate.ways import Drawn
 from hwm.work.parts import Arrays, Columns
 

@@ -1,0 +1,224 @@
+"""What is measured of scenes, kept as plain arrays, and the table that is made of it: means over clips, paired differences."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hwm.evaluate.calibration import Calibration
+from hwm.evaluate.intervals import Interval
+from hwm.evaluate.metrics import METRICS, mean_squared_error, psnr
+from hwm.evaluate.perceptual import PerceptualScorer
+from hwm.evaluate.protocols import CEILING, mean_of
+from hwm.evaluate.scenes import Scene
+from hwm.evaluate.scores import ALL, LAST, RECONSTRUCTION, Difference, Example, Means, Row, Score, frame_span
+from hwm.evaluate.token_scores import ROWS, TokenScorer
+from hwm.evaluate.tuning import Tuning, fit_saturation
+from hwm.evaluate.ways import Drawn, Predictor, Ways
+from hwm.predict.ensemble import spread
+from hwm.work.parts import Arrays, Columns, Times, inside, seconds, under
+
+OTHER_ROWS = [*ROWS, Row(CEILING, "ceiling", "the true future, through the tokenizer")]
+"""Rows that are not made of frames that were predicted."""
+
+
+class Measures:
+    """Measures scenes, one by one or shared out, and makes the table of all of them.
+
+    tokens: None where no distribution of tokens is looked at.  num_examples: of `num_clips` that are kept to look at.
+    seed: breaks ties of ranks.  poll: called now and then; may raise.
+    """
+
+    def __init__(
+        self, predictor: Predictor, ways: Ways, *, tokens: TokenScorer | None, perceptual: PerceptualScorer,
+        tuning: Tuning | None, num_clips: int, num_examples: int, seed: int, poll: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self.predictor, self.ways, self.tokens, self.perceptual = predictor, ways, tokens, perceptual
+        self.tuning, self.poll, self.seed, self.times = tuning, poll, seed, Times()
+        self.calibration = Calibration(seed=seed) if ways.members and ways.members[-1] > 1 else None
+        self.gallery = Gallery(num_examples, num_clips)
+        self._pixels = Columns()
+
+    @torch.no_grad()
+    def measure(self, scene: Scene) -> Arrays:
+        """All that is measured of a scene; nothing of it is kept here."""
+        begun, predicting, looking = time.perf_counter(), self.predictor.seconds, self.perceptual.seconds
+        drawn, ways = Drawn(self.predictor, scene, self.tuning), self.ways
+        found = {} if self.tokens is None else under("tokens", self.tokens.measure(drawn))
+        rows = _rows(drawn, ways)
+        pixels = -time.perf_counter()
+        found |= under("pixels", _pixels(rows, scene, poll=self.poll))
+        pixels += time.perf_counter()
+        frames = next(iter(rows.values()))
+        looked_at = {way.row.name: frames[way.row.name] for way in ways.all if way.looked_at and way.row.name in frames}
+        networks = self.perceptual.measure(looked_at, scene.view, first_clip=scene.first, poll=self.poll)
+        found |= under("perceptual", networks)
+        samples = None
+        if self.calibration is not None:
+            samples = drawn.samples(ways.members[-1])[:, :, -1]
+            ranked = self.calibration.measure(samples, scene.last()[1], first_clip=scene.first)
+            found |= under("calibration", ranked)
+        found |= under("gallery", self.gallery.measure(scene, frames, ways, samples))
+        return found | seconds(
+            predictions=self.predictor.seconds - predicting,
+            pixel_scores=pixels,
+            perceptual_scores=self.perceptual.seconds - looking,
+            total=time.perf_counter() - begun,
+        )
+
+    def add(self, arrays: Arrays) -> None:
+        """Take in what was measured of the next scene."""
+        self.times.add(arrays)
+        self._pixels.add(inside("pixels", arrays))
+        self.perceptual.add(inside("perceptual", arrays))
+        self.gallery.add(inside("gallery", arrays))
+        if self.tokens is not None:
+            self.tokens.add(inside("tokens", arrays))
+        if self.calibration is not None:
+            self.calibration.add(inside("calibration", arrays))
+
+    def summary(self, groups: np.ndarray | None, *, reference: str, span: str) -> dict[str, Any]:
+        """Rows, scores, differences and facts of all scenes.  reference, span: what networks looked at."""
+        means, looked = Means(groups, self.seed), self.perceptual.seconds
+        found, differences = of_frames(self._pixels, self.ways, means)
+        more = [self.perceptual.summary(self.ways.headline, reference=reference, span=span, seed=self.seed)]
+        if self.tokens is not None:
+            more.append(self.tokens.summary(means))
+        for scores, compared in more:
+            found, differences = found + scores, differences + compared
+        self.times.spent["perceptual scores"] += self.perceptual.seconds - looked
+        facts = {
+            "calibration": None if self.calibration is None else self.calibration.result(),
+            "saturation": saturation(found, self.ways),
+            "tuning": None if self.tuning is None else asdict(self.tuning),
+        }
+        named = {row.name: row for row in [*OTHER_ROWS, *(way.row for way in self.ways.all)]}
+        return {
+            "rows": [named[name] for name in dict.fromkeys(score.row for score in found)],
+            "scores": found,
+            "differences": differences,
+            "facts": {name: fact for name, fact in facts.items() if fact is not None},
+        }
+
+
+def _rows(drawn: Drawn, ways: Ways) -> dict[str, dict[str, Tensor]]:
+    """Frames of every row by the reference that it is held against; the tokenizer alone is a row where that is another."""
+    scene, found = drawn.scene, {}
+    own = {way.row.name: way.make(drawn, scene.view.past) for way in ways.all if not way.of_past}
+    for reference, (past, _) in scene.views.items():
+        rows = own | {way.row.name: way.make(drawn, past) for way in ways.all if way.of_past}
+        if reference != RECONSTRUCTION and RECONSTRUCTION in scene.views:
+            rows[CEILING] = scene.views[RECONSTRUCTION].truth
+        found[reference] = {name: frames for name, frames in rows.items() if frames is not None}
+    return found
+
+
+def _pixels(rows: dict[str, dict[str, Tensor]], scene: Scene, *, poll: Callable[[], None]) -> Arrays:
+    """Every metric of every frame of every row against every reference, (B, F)."""
+    found: Arrays = {}
+    for reference, by_name in rows.items():
+        for name, frames in by_name.items():
+            poll()
+            for metric in METRICS:
+                found[f"{metric.name}/{reference}/{name}"] = metric.of(frames, scene.views[reference].truth).double().numpy()
+    return found
+
+
+class Gallery:
+    """Keeps, from each of equal stretches of the clips, the one whose last frame differs most from the last seen one."""
+
+    def __init__(self, num_examples: int, num_clips: int) -> None:
+        self._stretch_of = np.arange(num_clips) * num_examples // num_clips
+        self._wanted = num_examples
+        self._kept: dict[int, tuple[float, Example]] = {}
+
+    def measure(self, scene: Scene, rows: dict[str, Tensor], ways: Ways, samples_BKHWC: Tensor | None) -> Arrays:
+        """The best clips of a scene, by stretch, with their pictures.  samples_BKHWC: of an ensemble, of the last frame."""
+        found: Arrays = {}
+        if not self._wanted:
+            return found
+        seen, truth = scene.last()
+        past, future = scene.view
+        motion = mean_squared_error(truth, seen).numpy()
+        stretches = self._stretch_of[scene.first : scene.first + len(scene.numbers)]
+        shown = {way.row.name: rows[way.row.name] for way in ways.all if way.shown}
+        pictures = {"seen": past if future.shape[1] > 1 else past[:, -1:], "truth": future}
+        pictures |= {reference: view.truth for reference, view in scene.views.items() if view is not scene.view} | shown
+        for stretch in np.unique(stretches):
+            mine = np.flatnonzero(stretches == stretch)
+            i = int(mine[motion[mine].argmax()])  # the first of equals
+            facts = {"motion": motion[i : i + 1], "clip": scene.numbers[i : i + 1]}
+            if samples_BKHWC is not None:
+                facts["spread"] = spread(samples_BKHWC[i : i + 1])[0].numpy()
+            psnrs = {name: np.array([float(psnr(frames[i, -1], truth[i]))]) for name, frames in rows.items()}
+            frames = {name: video[i].numpy().copy() for name, video in pictures.items()}
+            found |= under(str(stretch), facts | under("pictures", frames) | under("psnr", psnrs))
+        return found
+
+    def add(self, arrays: Arrays) -> None:
+        """Take in what was measured of the next clips."""
+        for stretch in sorted({int(key.partition("/")[0]) for key in arrays}):
+            own = inside(str(stretch), arrays)
+            motion = float(own["motion"][0])
+            if stretch not in self._kept or motion > self._kept[stretch][0]:
+                psnrs = {name: float(value[0]) for name, value in inside("psnr", own).items()}
+                example = Example(int(own["clip"][0]), inside("pictures", own), psnrs, own.get("spread"))
+                self._kept[stretch] = motion, example
+
+    def examples(self) -> list[Example]:
+        """What was kept, in the order of the clips."""
+        return [self._kept[stretch][1] for stretch in sorted(self._kept)]
+
+
+def of_frames(columns: Columns, ways: Ways, means: Means) -> tuple[list[Score], list[Difference]]:
+    """Every metric of every row against every reference, over every span, and the paired differences.
+
+    columns: what was measured of each frame, (N, F), by "metric/reference/row".
+    """
+    scores, found = [], {}
+    for metric in METRICS:
+        for key, measured_NF in columns.inside(metric.name).items():
+            reference, _, row = key.partition("/")
+            values_NF = found[reference, row, metric.name] = metric.score(measured_NF)
+            for span, values_N in spans(values_NF):
+                scores.append(Score(row, metric.name, reference, span, means.one(values_N)))
+            if values_NF.shape[1] > 1:
+                each = means.each(values_NF)
+                scores += [Score(row, metric.name, reference, frame_span(f + 1), value) for f, value in enumerate(each)]
+            if metric.pooled:
+                pooled = {LAST: measured_NF[:, -1], ALL: measured_NF}
+                for span, _ in spans(values_NF):
+                    value = Interval(float(metric.score(pooled[span].mean())), None, None)
+                    scores.append(Score(row, metric.pooled, reference, span, value, note="pooled over clips"))
+            if metric.name == "psnr" and row in map(mean_of, ways.sizes):
+                scores.append(Score(row, "mse", reference, LAST, Interval(float(measured_NF[:, -1].mean()), None, None)))
+    differences = []
+    for reference in dict.fromkeys(reference for reference, *_ in found):
+        for first, second, metrics in ways.pairs:
+            for name in metrics if (reference, second, metrics[0]) in found else ():
+                own, other = dict(spans(found[reference, first, name])), dict(spans(found[reference, second, name]))
+                place = {"metric": name, "reference": reference}
+                differences += [means.difference(first, second, own[span], other[span], span=span, **place) for span in own]
+    return scores, differences
+
+
+def spans(values_NF: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The last frame, and where there are several the mean over all: (N,) by span."""
+    yield LAST, values_NF[:, -1]
+    if values_NF.shape[1] > 1:
+        yield ALL, values_NF.mean(1)
+
+
+def saturation(scores: Sequence[Score], ways: Ways) -> dict[str, Any] | None:
+    """MSE = floor + variance / N fitted to the means of growing ensembles, and the PSNR at its floor; None for one size."""
+    if len(ways.sizes) < 2:
+        return None
+    mse = {score.row: score.value.mean for score in scores if score.metric == "mse"}
+    fit = fit_saturation(ways.sizes, [mse[mean_of(n)] for n in ways.sizes])
+    return {"floor": fit.floor, "variance": fit.variance, "psnr_limit": fit.psnr_limit, "clipped": fit.clipped}
