@@ -1,4 +1,4 @@
-"""Recordings in which everything is known: a bright square on grey that moves with the first state."""
+"""Recordings in which everything is known: a bright square on grey that moves with the first state; and coarse noise."""
 
 import numpy as np
 
@@ -22,4 +22,16 @@ def write_moving(root, *, rng, frames, segments, shards=1, side=32):
             for segment in range(segments):
                 writer.append(*moving(rng, frames, side=side), segment)
     write_dataset_metadata(root, num_shards=shards, num_images=shards * segments * frames)
+    return root
+
+
+def write_noise(root, shards, *, side):
+    """A raw dataset of pictures of 4x4 random colours and random states; every shard is a list of segment lengths."""
+    rng = np.random.default_rng(0)
+    for shard, lengths in enumerate(shards):
+        with RawShardWriter(root, shard=shard, height=side, width=side) as writer:
+            for segment, length in enumerate(lengths):
+                frames = rng.integers(0, 256, (length, 4, 4, 3), dtype=np.uint8).repeat(side // 4, 1).repeat(side // 4, 2)
+                writer.append(frames, rng.normal(size=(length, 25)).astype(np.float32), segment)
+    write_dataset_metadata(root, num_shards=len(shards), num_images=sum(map(sum, shards)))
     return root

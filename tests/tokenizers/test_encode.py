@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from moving_square import write_noise
 
 from hwm.data.onex import open_dataset
-from hwm.data.writers import RawShardWriter, write_dataset_metadata
 from hwm.model_config import FSQConfig
 from hwm.tokenizers.autoencoder import FSQTokenizer
 from hwm.tokenizers.encode import tokenize
@@ -23,14 +23,7 @@ def tokenizer(tmp_path):
 
 @pytest.fixture
 def raw(tmp_path):
-    root, rng = tmp_path / "raw", np.random.default_rng(0)
-    for shard in range(3):
-        with RawShardWriter(root, shard=shard, height=32, width=32) as writer:
-            for segment in range(2):
-                frames = np.repeat(rng.integers(0, 256, (FRAMES // 2, 4, 4, 3), dtype=np.uint8), 8, 1).repeat(8, 2)
-                writer.append(frames, rng.normal(size=(FRAMES // 2, 25)).astype(np.float32), segment)
-    write_dataset_metadata(root, num_shards=3, num_images=3 * FRAMES)
-    return root
+    return write_noise(tmp_path / "raw", [(FRAMES // 2, FRAMES // 2)] * 3, side=32)
 
 
 def contents(root):
@@ -56,20 +49,6 @@ def test_any_way_of_sharing_the_work_gives_the_same_bytes(raw, tokenizer, tmp_pa
     assert contents(whole) == contents(tmp_path / "parts") == contents(tmp_path / "many")
     assert calls[-1] == (6, 6)
 
-
-def test_an_interrupted_job_goes_on(raw, tokenizer, tmp_path):
-    whole = contents(tokenize(raw, tmp_path / "whole", tokenizer=str(tokenizer)))
-    out = tmp_path / "broken"
-
-    def stop(done, total):
-        if done == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        tokenize(raw, out, tokenizer=str(tokenizer), progress=stop)
-    assert not (out / "metadata.json").exists()
-    tokenize(raw, out, tokenizer=str(tokenizer))
-    assert contents(out) == whole
 
 
 def test_phases_shift_frames_and_states_together(raw, tokenizer, tmp_path):

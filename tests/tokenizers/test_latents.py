@@ -1,4 +1,4 @@
-"""Latents cached by `hwm tokenize`: what is written, statistics, sharing and resuming the work, what readers refuse."""
+"""Latents cached by `hwm tokenize`: what is written, statistics, what readers refuse."""
 
 import json
 import shutil
@@ -6,18 +6,18 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from moving_square import write_noise
 
 from hwm.cli import main
 from hwm.data.check import check
 from hwm.data.clips import Clips
 from hwm.data.describe import contact_sheet, describe, state_statistics
 from hwm.data.onex import open_dataset
-from hwm.data.writers import LatentShardWriter, RawShardWriter, write_dataset_metadata
+from hwm.data.writers import LatentShardWriter
 from hwm.model_config import FSQConfig
 from hwm.tokenizers.autoencoder import ContinuousTokenizer
 from hwm.tokenizers.encode import tokenize
 from hwm.tokenizers.open import load_tokenizer, save_tokenizer
-from hwm.work.share import Share
 
 FRAMES = 60
 CONFIG = FSQConfig(levels=(5,) * 4, channels=4, depth=1, continuous=True)
@@ -26,15 +26,10 @@ CONFIG = FSQConfig(levels=(5,) * 4, channels=4, depth=1, continuous=True)
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A continuous tokenizer, raw video of 3 shards with segments of 40 and 20 frames, and its latents."""
-    root, rng = tmp_path_factory.mktemp("latents"), np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("latents")
     torch.manual_seed(0)
     save_tokenizer(ContinuousTokenizer(CONFIG), root / "coder")
-    for shard in range(3):
-        with RawShardWriter(root / "raw", shard=shard, height=32, width=32) as writer:
-            for segment, length in enumerate((40, 20)):
-                frames = np.repeat(rng.integers(0, 256, (length, 4, 4, 3), dtype=np.uint8), 8, 1).repeat(8, 2)
-                writer.append(frames, rng.normal(size=(length, 25)).astype(np.float32), segment)
-    write_dataset_metadata(root / "raw", num_shards=3, num_images=3 * FRAMES)
+    write_noise(root / "raw", [(40, 20)] * 3, side=32)
     assert main(["tokenize", str(root / "raw"), str(root / "latents"), "--tokenizer", str(root / "coder")]) == 0
     return root
 
@@ -44,9 +39,6 @@ def latents(place, tmp_path):
     """A copy to damage."""
     return shutil.copytree(place / "latents", tmp_path / "latents")
 
-
-def contents(root):
-    return {p.relative_to(root): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
 def test_latents_are_those_of_the_frames(place):
@@ -97,39 +89,10 @@ def test_statistics_are_those_of_the_blocks_that_clips_use(place):
     assert found.change_std_C.min() > 0
 
 
-def test_any_way_of_sharing_the_work_gives_the_same_bytes(place, tmp_path):
-    coder = str(place / "coder")
-    whole = tokenize(place / "raw", tmp_path / "whole", tokenizer=coder, phases=2)
-    for k in (1, 0):
-        tokenize(place / "raw", tmp_path / "parts", tokenizer=coder, phases=2, share=Share(k, 2))
-
-    def stop(done, total):
-        if done == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        tokenize(place / "raw", tmp_path / "broken", tokenizer=coder, phases=2, progress=stop)
-    assert not (tmp_path / "broken/metadata.json").exists() and not (tmp_path / "broken/statistics.json").exists()
-    tokenize(place / "raw", tmp_path / "broken", tokenizer=coder, phases=2, workers=2)
-    assert contents(whole) == contents(tmp_path / "parts") == contents(tmp_path / "broken")
-    dataset = open_dataset(whole)
-    assert len(dataset.shards) == 6 and np.array_equal(dataset.shards[1].states, dataset.shards[0].states[8:])
-
-
-def test_latents_of_two_tokenizers_do_not_mix(place, latents, tmp_path):
-    torch.manual_seed(1)
-    other = save_tokenizer(ContinuousTokenizer(CONFIG), tmp_path / "other")
-    with pytest.raises(ValueError, match="choose a new output folder"):
-        tokenize(place / "raw", latents, tokenizer=str(other))
-    with pytest.raises(ValueError, match="already"):
-        tokenize(latents, tmp_path / "again", tokenizer=str(other))
 
 
 def test_nothing_to_learn_from_is_said(place, tmp_path):
-    with RawShardWriter(tmp_path / "raw", shard=0, height=32, width=32) as writer:
-        for segment in range(2):
-            writer.append(np.zeros((10, 32, 32, 3), np.uint8), np.zeros((10, 25), np.float32), segment)
-    write_dataset_metadata(tmp_path / "raw", num_shards=1, num_images=20)
+    write_noise(tmp_path / "raw", [(10, 10)], side=32)
     with pytest.raises(ValueError, match="no block of whole grids inside one segment"):
         tokenize(tmp_path / "raw", tmp_path / "out", tokenizer=str(place / "coder"))
     assert not (tmp_path / "out/metadata.json").exists()
@@ -208,10 +171,3 @@ def test_the_writer_refuses_what_no_reader_would_accept(tmp_path):
         with pytest.raises(ValueError, match="reach of float16"):
             writer.write(np.full((1, 3, 4, 2, 2), value, np.float32), states, segments)
     assert not list(tmp_path.rglob("*.bin"))
-
-
-def test_latents_and_tokens_in_one_folder_are_refused(latents):
-    (latents / "videos").mkdir()
-    (latents / "videos/video_0.bin").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"holds both .bin tokens and latents"):
-        open_dataset(latents)
