@@ -6,50 +6,39 @@ import faulthandler
 import signal
 import sys
 from collections.abc import Callable
+from importlib import import_module  # noqa: TID251, for the modules of the verbs
 
-from hwm.cli.data import data, demo, simulate, tokenize
-from hwm.cli.train import doctor, recipes, train
-from hwm.cli.use import evaluate, experiment, export, predict, submit, text_embedding
 from hwm.work.signals import Stopped
 
-VERBS = """\
-usage: hwm VERB [options]        hwm VERB --help explains one
-
-  demo       simulate, tokenize, train, evaluate, report: the whole line in minutes
-  simulate   write a dataset of the built-in robot in the 1X v2.0 raw layout
-  data       check or describe a dataset
-  tokenize   turn raw video into tokens or latents
-  train      train a recipe
-  evaluate   score a run on held-out data and write its report
-  predict    write a video of what a run predicts
-  experiment train and score what a paper's table asks for, and lay it out
-  submit     write a challenge submission
-  export     publish a trained tokenizer or Wan model as a folder of its own
-  recipes    list the recipes, or reckon what one needs
-  doctor     check a machine, a dataset and a recipe together before hours are spent
-  text-embedding  compute the constant text that Wan models are trained with
-"""
-
-FUNCTIONS: tuple[Callable[..., int], ...] = (
-    demo,
-    simulate,
-    data,
-    tokenize,
-    train,
-    evaluate,
-    predict,
-    experiment,
-    submit,
-    export,
-    recipes,
-    doctor,
-    text_embedding,
-)
+VERBS = {
+    "demo": ("data", "simulate, tokenize, train, evaluate, report: the whole line in minutes"),
+    "simulate": ("data", "write a dataset of the built-in robot in the 1X v2.0 raw layout"),
+    "data": ("data", "check or describe a dataset"),
+    "tokenize": ("data", "turn raw video into tokens or latents"),
+    "train": ("train", "train a recipe"),
+    "evaluate": ("use", "score a run on held-out data and write its report"),
+    "predict": ("use", "write a video of what a run predicts"),
+    "experiment": ("use", "train and score what a paper's table asks for, and lay it out"),
+    "submit": ("use", "write a challenge submission"),
+    "export": ("use", "publish a trained tokenizer or Wan model as a folder of its own"),
+    "recipes": ("train", "list the recipes, or reckon what one needs"),
+    "doctor": ("train", "check a machine, a dataset and a recipe together before hours are spent"),
+    "text-embedding": ("use", "compute the constant text that Wan models are trained with"),
+}
+"""The module of every verb, and what it does."""
 
 
-def verb_of(function: Callable[..., int]) -> str:
-    """What is typed for a verb's function."""
-    return function.__name__.replace("_", "-")
+def usage() -> str:
+    """What `hwm --help` prints."""
+    lines = [f"  {verb:<10} {what}" for verb, (_, what) in VERBS.items()]
+    return "\n".join(["usage: hwm VERB [options]        hwm VERB --help explains one", "", *lines, ""])
+
+
+def function_of(verb: str) -> Callable[..., int]:
+    """The function of a verb; imports its module."""
+    module = import_module(f"hwm.cli.{VERBS[verb][0]}")
+    function: Callable[..., int] = getattr(module, verb.replace("-", "_"))
+    return function
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,19 +55,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(VERBS, end="")
+        print(usage(), end="")
         return 0 if arguments else 2
     if arguments[0] == "--version":
         from hwm import __version__
 
         print(__version__)
         return 0
-    functions = {verb_of(function): function for function in FUNCTIONS}
     verb = arguments[0]
-    if verb not in functions:
+    if verb not in VERBS:
         import difflib
 
-        near = difflib.get_close_matches(verb, functions, 1)
+        near = difflib.get_close_matches(verb, VERBS, 1)
         hint = f"did you mean {near[0]!r}?" if near else "hwm --help lists the verbs"
         print(f"hwm: error: no verb {verb!r}; {hint}", file=sys.stderr)
         return 2
@@ -88,9 +76,9 @@ def _run(arguments: list[str]) -> int:
     rest = ["--json-output" if a == "--json" else a for a in arguments[1:]]
     try:
         if verb == "experiment":  # which options there are depends on its first word
-            return experiment(rest)
+            return function_of(verb)(rest)
         config = tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes
-        return tyro.cli(functions[verb], args=rest, prog=f"hwm {verb}", config=config) or 0
+        return tyro.cli(function_of(verb), args=rest, prog=f"hwm {verb}", config=config) or 0
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Stopped as stop:

@@ -9,7 +9,7 @@ import sys
 import pytest
 from tiny_line import ENVIRONMENT, ROOT
 
-from hwm.cli import FUNCTIONS, verb_of
+from hwm.cli import VERBS
 from hwm.config import RunConfig, override, to_dict, to_toml
 from hwm.recipes import RECIPES
 
@@ -171,7 +171,7 @@ def test_help_does_not_import_torch(arguments):
 @pytest.mark.fault("L8", QUICK_HELP)
 def test_help_is_quick_for_every_verb(record_property):
     best = {}
-    for verb in ["", *map(verb_of, FUNCTIONS)]:
+    for verb in ["", *VERBS]:
         taken = []
         for _ in range(5 if verb in ("", "train") else 1):  # the machine may be busy: the best counts
             code, text, torch, seconds = call(*[verb] * bool(verb), "--help")
