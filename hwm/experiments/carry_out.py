@@ -64,7 +64,7 @@ def steps_done(out: Path) -> int:
     """Steps logged so far."""
     trace = out / "metrics.jsonl"
     lines = trace.read_text().splitlines()[-3:] if trace.is_file() else []
-    return max((json.loads(line).get("step", 0) for line in lines if line.endswith("}")), default=0)
+    return max((json.loads(line).get("step", 0) for line in lines if line.endswith("}")), default=0)  # noqa: TID251, our own records
 
 
 def _scoring(found: Found, key: str) -> Job:
@@ -196,7 +196,7 @@ def declarations() -> dict[str, tuple[str, Callable[[Any], Experiment], type[Pla
     """Every experiment of this room by its name: what it is in a line, its declaration and the options that it takes."""
     found = {}
     for file in pkgutil.iter_modules(experiments.__path__):
-        module = importlib.import_module(f"{experiments.__name__}.{file.name}")
+        module = importlib.import_module(f"{experiments.__name__}.{file.name}")  # noqa: TID251, declarations of this package
         if declare := getattr(module, "declare", None):
             summary = (module.__doc__ or "").strip().splitlines()[0]
             found[file.name.replace("_", "-")] = summary, declare, get_type_hints(declare)["plan"]

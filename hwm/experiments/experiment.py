@@ -321,7 +321,7 @@ class Found:
         """All that the results file of a scoring holds."""
         if key not in self._records:
             text = (self.folder(key) / self.protocol(key).results).read_text(encoding="utf-8")
-            self._records[key] = json.loads(text)
+            self._records[key] = json.loads(text)  # noqa: TID251, our own records
         return self._records[key]
 
     def folder(self, key: str) -> Path:
