@@ -67,6 +67,8 @@ def draw(
         context_BFHWC = shrink(context_BFHWC, height=image_size[0], width=image_size[1])
     context_BFHWC = context_BFHWC[:, -num_past:].to(device)
     states_BFA = states_BFA[:, num_seen - num_past : last + 1].to(device)
+    # Frames that nothing is left to chance in are made once.
+    copies, num_samples = (num_samples, 1) if model.predicts == "video" and not model.temperature else (1, num_samples)
     drawn: list[list[Tensor]] = [[] for _ in range(num_clips)]
     by_clip = model.predicts == "tokens"
     for clips, members in _parts(num_clips, num_samples, members_at_once=members_at_once, by_clip=by_clip):
@@ -91,7 +93,7 @@ def draw(
         video_RFHWC = torch.stack([found[horizon] for horizon in horizons], 1)
         for clip, video_KFHWC in zip(clips, video_RFHWC.unflatten(0, (len(clips), len(members)))):
             drawn[clip].append(video_KFHWC.cpu())
-    videos = [torch.cat(parts) for parts in drawn]
+    videos = [torch.cat(parts).repeat(copies, 1, 1, 1, 1) for parts in drawn]
     return torch.stack([video if out_size is None else resize(video, height=out_size[0], width=out_size[1]) for video in videos])
 
 

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from hwm.contracts import Sampling
-from hwm.model_config import FlowConfig, FSQConfig, MaskedConfig, STConfig
+from hwm.model_config import DirectConfig, FlowConfig, FSQConfig, MaskedConfig, STConfig
+from hwm.models.direct import Direct
 from hwm.models.flow import FlowHWM
 from hwm.models.masked import MaskedHWM
 from hwm.models.st_transformer import STTransformer
 from hwm.predict.last_frame import draw
 from hwm.predict.rollout import rollout
-from hwm.tokenizers.open import new_tokenizer
+from hwm.tokenizers.open import PIXELS, new_tokenizer
 
 WARM = Sampling(temperature=1.0)
 
@@ -28,6 +29,9 @@ def family(name):
     common = {"grid": (4, 4), "num_layers": 2, "num_heads": 2, "width": 16}
     if name == "st":
         model = STTransformer(STConfig(vocab_size=200, state_hidden=16, num_states=34, init_std=0.5, **common))
+    elif name == "direct":
+        model, coder = Direct(DirectConfig(**common | {"grid": (32, 32)}, map_hidden=16)), PIXELS
+        torch.nn.init.normal_(model.out.weight, std=0.1)
     elif name == "masked":
         model = MaskedHWM(MaskedConfig(vocab_size=200, steps=2, unshared_blocks=1, init_std=0.5, **common))
     else:
@@ -35,7 +39,7 @@ def family(name):
     return model.eval(), coder
 
 
-@pytest.mark.parametrize(("name", "seen"), [("st", 17), ("masked", 9), ("flow", 9)])
+@pytest.mark.parametrize(("name", "seen"), [("st", 17), ("masked", 9), ("flow", 9), ("direct", 9)])
 def test_it_is_the_sixtieth_frame_of_the_rollout(name, seen):
     (model, coder), (video, states) = family(name), clips(1)
     still = Sampling(temperature=0.0)
@@ -93,10 +97,11 @@ def test_samples_of_tokens_are_those_of_their_clip(name):
     assert torch.equal(predict([2, 0]), three[[2, 0]]) and torch.equal(predict([1], 5)[:, :3], three[1:2])
 
 
-def test_without_chance_all_samples_are_equal():
-    (model, coder), (video, states) = family("st"), clips(2)
+@pytest.mark.parametrize("name", ["st", "direct"])
+def test_without_chance_all_samples_are_equal(name):
+    (model, coder), (video, states) = family(name), clips(2)
     found = draw(model, coder, video, states, frames=[76], num_samples=2, seeds=[0, 1])
-    assert torch.equal(found[:, 0], found[:, 1])
+    assert found.shape == (2, 2, 1, 32, 32, 3) and torch.equal(found[:, 0], found[:, 1])
 
 
 def test_what_does_not_fit_is_refused(strided):
