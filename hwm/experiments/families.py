@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hwm.evaluate.protocols import COMPRESSION, SAMPLING, Protocol, Scoring, own_protocol
 from hwm.evaluate.scores import ALL, LAST, ORIGINAL
-from hwm.experiments.experiment import Column, Compare, Experiment, Plan, Score, Section, Train, config_of
+from hwm.experiments.compare import Column, Compare
+from hwm.experiments.experiment import Experiment, Plan, Score, Section, Train, config_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,27 +22,25 @@ class Options(Plan):
 
 
 def declare(plan: Options) -> Experiment:
-    """A run a recipe, scored by its own protocol; a model of video, which can be scored by any, by that of the others."""
+    """A run a recipe, scored by its own protocol; a model of video, which can be scored by any, by all those of the others."""
     runs = {name: Train(name) for name in plan.recipes}
     configs = {name: config_of(run) for name, run in runs.items()}
     own = {name: own_protocol(config.data.clip) for name, config in configs.items() if config.model.kind != "video"}
-    of_grids = [protocol for protocol in own.values() if not protocol.ensembles]
-    shared = of_grids[0] if of_grids else COMPRESSION
+    shared = list(dict.fromkeys(protocol for protocol in own.values() if not protocol.ensembles)) or [COMPRESSION]
     by: dict[str, list[str]] = {}
     scorings: dict[str, Score] = {}
 
     def ask(name: str, protocol: Protocol) -> None:
         key = f"{name}/{protocol.name}"
-        members: dict[str, Any] = {"members": (1, 5)} if protocol.ensembles else {}
-        scorings[key] = Score(name, Scoring(protocol=protocol.name, **members), recorded=not protocol.ensembles)  # type: ignore[arg-type]
+        scoring = Scoring(protocol=protocol.name)  # type: ignore[arg-type]
+        if protocol.ensembles:
+            scoring = replace(scoring, members=(1, 5), tuning_clips=max(2, min(8, plan.clips // 4)))
+        scorings[key] = Score(name, scoring, recorded=not protocol.ensembles)
         by.setdefault(protocol.title, []).append(key)
 
     for name in runs:
-        ask(name, own.get(name, shared))
-    if plan.frame_76:
-        for name in runs:
-            if f"{name}/{SAMPLING.name}" not in scorings:
-                ask(name, SAMPLING)
+        for protocol in dict.fromkeys(([own[name]] if name in own else shared) + [SAMPLING] * plan.frame_76):
+            ask(name, protocol)
 
     def table(title: str, keys: list[str], span: str, words: str) -> Compare:
         place: dict[str, Any] = {"reference": ORIGINAL, "span": span}

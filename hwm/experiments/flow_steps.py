@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hwm.evaluate.protocols import Scoring
-from hwm.experiments.experiment import Column, Compare, Experiment, Found, Plan, Score, Section, Train, Variant
+from hwm.experiments.compare import Column, Compare
+from hwm.experiments.experiment import Experiment, Found, Plan, Score, Section, Train, Variant
 
 STEPS = (1, 2, 4, 8, 16, 50)
 FEW, MANY = 4, 50

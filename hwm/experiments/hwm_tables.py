@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from hwm.experiments.experiment import Column, Compare, Experiment, Plan, Score, Section, Train, Variant
+from hwm.experiments.compare import Column, Compare
+from hwm.experiments.experiment import Experiment, Plan, Score, Section, Train, Variant
 from hwm.experiments.published import TABLES
 from hwm.recipes import recipe
 

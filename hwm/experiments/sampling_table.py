@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from hwm.evaluate.protocols import COPY_FRAME, ONE_SAMPLE, mean_of
 from hwm.evaluate.scores import LAST, ORIGINAL, Scores
-from hwm.experiments.experiment import Column, Compare, Experiment, Found, Section, Train, config_of
+from hwm.experiments.compare import Column, Compare
+from hwm.experiments.experiment import Experiment, Found, Section, Train, config_of
 from hwm.experiments.published import SAMPLING
 from hwm.experiments.sampling_grid import STEPS, Grid, Options, given, name_of, twins
 

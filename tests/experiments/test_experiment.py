@@ -14,15 +14,17 @@ from hwm.cli import main
 from hwm.evaluate.intervals import Interval
 from hwm.evaluate.protocols import Scoring
 from hwm.evaluate.scores import ALL, RECONSTRUCTION, Cost, Difference, Row, Score, Scores
-from hwm.experiments import flow_steps, hwm_tables
+from hwm.experiments import families, flow_steps, hwm_tables
 from hwm.experiments.carry_out import carry_out, declarations
-from hwm.experiments.experiment import Column, Compare, Train
+from hwm.experiments.compare import Column, Compare
+from hwm.experiments.experiment import Train
 from hwm.experiments.published import TABLES
 from hwm.work.jobs import Job, run_jobs
 from hwm.work.signals import Stopped
 
 LENGTHS = '''"""Two lengths of training side by side."""
-from hwm.experiments.experiment import Column, Compare, Experiment, Plan, Score, Section, Train
+from hwm.experiments.compare import Column, Compare
+from hwm.experiments.experiment import Experiment, Plan, Score, Section, Train
 
 
 def declare(plan: Plan) -> Experiment:
@@ -204,3 +206,16 @@ def steps_scores(psnr, tfd):
 def test_the_goal_of_few_steps_is_judged_by_its_size():
     assert "misses" in flow_steps.sentence("plain", -0.3, 0.0) and "-0.30 dB" in flow_steps.sentence("plain", -0.3, 0.0)
     assert "reaches" in flow_steps.sentence("shortcut", -0.1, 0.0)
+
+
+# --- Families side by side -------------------------------------------------------------------------------------------
+
+
+def test_families_stand_in_one_table_by_their_own_protocol():
+    found = families.declare(families.Options(out="out", frame_76=True))
+    assert list(found.scorings) == ["st-demo/compression", "st-demo/sampling", "direct-tiny/compression", "direct-tiny/sampling"]
+    assert [section.title for section in found.sections] == ["Compression track", "Sampling track"]
+    assert [len(section.tables) for section in found.sections] == [2, 1] and list(found.sections[0].links) == list(found.runs)
+    assert found.scorings["st-demo/compression"].recorded and not found.scorings["st-demo/sampling"].recorded
+    mixed = families.declare(families.Options(out="out", recipes=("st-demo", "masked-hwm-base-tiny", "direct-tiny")))
+    assert [key for key in mixed.scorings if key.startswith("direct")] == ["direct-tiny/compression", "direct-tiny/hwm"]

@@ -1,0 +1,160 @@
+"""A table of scorings and its plots, told by what stands in its rows and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from hwm.evaluate.intervals import Interval
+    from hwm.evaluate.scores import Scores
+    from hwm.evaluate.table import Table
+
+
+class Scored(Protocol):
+    """Gives the scores of a scoring by its key."""
+
+    def __getitem__(self, key: str) -> Scores: ...
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number of a scoring: of its table of scores, of its cost by name, or what a function makes of it.
+
+    row: name of a row, or "headline", "control", "copy" for what the scoring calls so, or "sample" for the other reading of
+    the prediction.  over: a row with which it is compared, pair by pair; also "permuted" and "zeroed".
+    reference, span: the verdict's by default.  scale: what is shown is the number through it.
+    interval: whether it is shown with its interval.
+    """
+
+    title: str
+    metric: str | Callable[[Scores], float] = "psnr"
+    row: str = "headline"
+    over: str = ""
+    reference: str = ""
+    span: str = ""
+    digits: int | None = None
+    scale: float = 1
+    interval: bool = True
+
+    def value(self, scores: Scores) -> Interval | None:
+        """The number; None where it was not computed."""
+        from hwm.evaluate.intervals import Interval
+
+        if callable(self.metric):
+            return Interval(self.metric(scores))
+        if self.of_cost(scores):
+            cost: Any = scores.cost
+            found = cost.figures.get(self.metric, getattr(cost, self.metric, None))
+            return None if found is None else Interval(found / self.scale)
+        row, place = row_of(scores, self.row), {"reference": self.reference, "span": self.span}
+        try:
+            if self.over:
+                return scores.difference(row, row_of(scores, self.over), self.metric, **place).value
+            return scores.of(row, self.metric, **place)
+        except ValueError:
+            return None
+
+    def of_cost(self, scores: Scores) -> bool:
+        """Whether it is what a prediction costs."""
+        cost = scores.cost
+        return callable(self.metric) or (cost is not None and (self.metric in cost.figures or hasattr(cost, self.metric)))
+
+    def copied(self, scores: Scores) -> Interval | None:
+        """What copying the last seen frame has here; None for a difference or a cost."""
+        return None if self.over or self.of_cost(scores) else replace(self, row="copy").value(scores)
+
+    def text(self, value: Interval | None) -> str:
+        """The number as text, empty for none."""
+        from hwm.evaluate.intervals import Interval
+        from hwm.evaluate.metrics import shown
+
+        if value is None:
+            return ""
+        digits = self.digits if self.digits is not None else 2 if callable(self.metric) else shown(self.metric).digits
+        return (value if self.interval else Interval(value.mean)).text(digits, sign=bool(self.over))
+
+
+def row_of(scores: Scores, name: str) -> str:
+    """The row that a scoring calls so; any other name is a row's own."""
+    if name == "headline":
+        return scores.headline
+    if name == "sample":
+        rows = [row for row in scores.names("model") if row != scores.headline and scores.select(row=row, metric="psnr")]
+        return rows[0] if rows else scores.headline
+    return str(scores.settings[name]) if name in ("control", "copy", "permuted", "zeroed") else name
+
+
+@dataclass(frozen=True)
+class Compare:
+    """A table of scorings.  rows: by label their scorings, one a group, "" for none.  columns: the numbers of each.
+
+    groups: names before the columns' titles.  head: above the labels.  Columns without a number are left out.  The last
+    line is copying the last seen frame, where the columns have it.
+    """
+
+    title: str
+    rows: Mapping[str, Sequence[str]]
+    columns: Sequence[Column]
+    groups: Sequence[str] = ("",)
+    head: str = "run"
+
+    def __call__(self, found: Scored) -> Table:
+        """The table as text."""
+        from hwm.evaluate.table import Table
+
+        numbers = {
+            label: [[column.value(found[key]) if key else None for column in self.columns] for key in keys]
+            for label, keys in self.rows.items()
+        }
+        any_scores = self._any(found)
+        numbers[str(any_scores.settings["copy"])] = [[column.copied(any_scores) for column in self.columns]] * len(self.groups)
+        there = [i for i in range(len(self.columns)) if any(group[i] for keys in list(numbers.values())[:-1] for group in keys)]
+        rows = [[label, *(self.columns[i].text(group[i]) for group in keys for i in there)] for label, keys in numbers.items()]
+        head = [f"{group}: {self.columns[i].title}" if group else self.columns[i].title for group in self.groups for i in there]
+        return Table(self.title, [self.head, *head], rows if any(rows[-1][1:]) else rows[:-1])
+
+    def number(self, found: Scored, label: str, column: Column, group: int = 0) -> float:
+        """One number of the table."""
+        value = column.value(found[self.rows[label][group]])
+        assert value is not None
+        return value.mean
+
+    def dots(self, *columns: Column) -> Callable[[Scored], bytes]:
+        """A plot of these columns, one panel each: a difference as a point with its interval, another number as a bar."""
+
+        def plot(found: Scored) -> bytes:
+            from hwm.evaluate.plots import Panel, draw
+
+            panels = []
+            for column in columns:
+                values = [(label, column.value(found[keys[0]])) for label, keys in self.rows.items()]
+                rows = [(label, value) for label, value in values if value is not None]
+                zero = {"_zero": 0.0} if column.over else {}
+                panels.append(Panel("", column.title, rows=rows, bars=not column.over, levels=zero))
+            return draw(panels, height=0.42 * len(self.rows) + 1.3)
+
+        return plot
+
+    def curves(self, x: str, *columns: Column) -> Callable[[Scored], bytes]:
+        """A plot of these columns against the labels, which are numbers of x: a panel each, in it a curve a group."""
+
+        def plot(found: Scored) -> bytes:
+            from hwm.evaluate.plots import Panel, draw
+
+            places, panels, scores = [float(label) for label in self.rows], [], self._any(found)
+            for column in columns:
+                curves = {}
+                for i, group in enumerate(self.groups):
+                    values = [column.value(found[keys[i]]) if keys[i] else None for keys in self.rows.values()]
+                    curves[group or column.title] = [(at, value) for at, value in zip(places, values) if value is not None]
+                copied = column.copied(scores)
+                levels = {} if copied is None else {str(scores.settings["copy"]): copied.mean}
+                panels.append(Panel("", x, column.title, curves, levels=levels, log=True, ticks=places))
+            return draw(panels, height=3.6)
+
+        return plot
+
+    def _any(self, found: Scored) -> Scores:
+        return found[next(iter(self.rows.values()))[0]]
