@@ -275,14 +275,3 @@ def test_float32_islands_are_not_to_be_flattened(base):
     config = recipe("wan-one-gpu")
     with pytest.raises(ValueError, match=r"model\.dtype"):
         replace(config, train=replace(config.train, precision="bfloat16"))
-
-
-def test_dropout_is_of_training_alone_and_repeats_with_the_generator():
-    net, plain, batch = model(dropout=0.3), model(), clips(2)
-    first, again = (net.loss(batch, generator=seeded(1))["loss"].item() for _ in range(2))
-    assert first == again != plain.loss(batch, generator=seeded(1))["loss"].item()
-    context, states = batch.latents_BTCHW[:, :2], batch.states_BFA
-    futures = [m.predict(context, states, generator=seeded(2)).latents_BKTCHW for m in (net, plain)]
-    assert torch.equal(*futures) and net.training
-    scores = [m.validate(batch, generator=seeded(2))["flow_mse"] for m in (net, plain)]
-    assert torch.equal(*scores)

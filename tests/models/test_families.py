@@ -1,0 +1,197 @@
+"""What every family promises, on a tiny model of each and of its options."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from families import FAMILIES, FLOW, MASKED, WAN, batch_of, build, gen
+
+from hwm.config import RunConfig, TrainConfig
+from hwm.contracts import Sampling
+from hwm.models.build import build_model
+from hwm.training.optim import adamw
+
+OURS = {"state_changes": True, "place_context": True}
+LATENTS = OURS | {"target": "change", "output": "data", "relative_loss": True}
+ALL = FAMILIES | {
+    "st-modulated": replace(FAMILIES["st-sampled"], state_injection="modulate", qk_norm=False, qkv_bias=False),
+    "masked-ours": replace(MASKED, **OURS, factors=(8, 8), state_modulation=True, code_loss=3.0, remask="confidence", steps=3),
+    "masked-two": replace(MASKED, future_grids=2, num_states=18, visibility="full", sharing="modality"),
+    "flow-ours": replace(FLOW, **LATENTS, state_modulation=True, learned_positions=True, condition_dropout=0.05, guidance=1.0),
+    "flow-shortcut": replace(FLOW, shortcut=0.5),
+    "wan-ours": replace(WAN, **LATENTS, place_channels=3, dropout=0.2, solver="unipc"),
+}
+ALL.pop("wan-lora", None)
+WORLD = [name for name, config in ALL.items() if config.role == "world model"]
+DRAWING = [name for name in WORLD if ALL[name].kind != "video"]
+TOKENS = [name for name in WORLD if ALL[name].kind == "tokens"]
+
+
+def config_of(name):
+    if ALL[name].needs:
+        pytest.importorskip("diffusers")
+        pytest.importorskip("peft")
+    return ALL[name]
+
+
+def grids(batch):
+    return next(x for x in (batch.tokens_BTHW, batch.latents_BTCHW, batch.video_BFHWC) if x is not None)
+
+
+def predict(model, batch, seed=2, **options):
+    found = model.predict(grids(batch)[:, : model.context_grids], batch.states_BFA, generator=gen(seed), **options)
+    return next(x for x in (found.tokens_BKTHW, found.latents_BKTCHW, found.video_BKFHWC) if x is not None)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_seed_makes_the_weights_and_nothing_else_moves(name):
+    config, before = config_of(name), torch.get_rng_state()
+    first, same, other = (build_model(RunConfig(model=config, seed=seed)).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(first[key], same[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_first_loss_is_that_of_chance(name):
+    config = config_of(name)
+    model, batch = build_model(RunConfig(model=config)), config.example(16, generator=gen(3), image_size=8)
+    found = list(model.loss(batch, generator=gen(4)).values())[1].item()
+    assert model.first_loss(batch) == pytest.approx(found, rel=0.35 if config.kind == "latents" else 0.15)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_parameter_learns_but_those_named_idle(name):
+    config = config_of(name)
+    model, named = build(config), {}
+    for seed in range(8):  # some clips lose their states
+        model.loss(batch_of(config, seed), generator=gen(seed))["loss"].backward()
+    named = dict(model.named_parameters())
+    still = {key for key, parameter in named.items() if parameter.grad is None or not parameter.grad.any()}
+    assert still <= set(model.idle_parameters()) <= set(named)
+    reading = model.state_parameters()
+    assert all(named[key] is parameter for key, parameter in reading) and bool(reading) == (name in WORLD)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_adamw_is_given_every_parameter_once_and_decays_matrices_only(name):
+    optimizer = adamw(build_model(RunConfig(model=config_of(name))), TrainConfig(weight_decay=0.1), device=torch.device("cpu"))
+    assert all(p.ndim > 1 for group in optimizer.param_groups if group["weight_decay"] for p in group["params"])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_training_draws_from_the_given_generator_alone(name):
+    config = config_of(name)
+    model, batch = build(replace(config, dropout=0.3) if hasattr(config, "dropout") else config), batch_of(config, 5)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    first, again, other = (model.loss(batch, generator=torch.Generator().manual_seed(s))["loss"].item() for s in (1, 1, 2))
+    assert first == again and (first != other) == (name != "fsq")
+    assert torch.equal(torch.get_rng_state(), before) and model.training
+
+
+@pytest.mark.parametrize("name", WORLD)
+def test_prediction_and_validation_know_no_dropout_and_repeat(name):
+    config = config_of(name)
+    model, batch = build(replace(config, dropout=0.5) if hasattr(config, "dropout") else config), batch_of(config, 5)
+    trained, scores = predict(model, batch), model.validate(batch, generator=gen(1))
+    assert all(part.training for part in model.modules())
+    assert set(map(tuple, (score.shape for score in scores.values()))) == {(len(batch),)} and model.validation_key in scores
+    model.eval()
+    again = model.validate(batch, generator=gen(1))
+    assert torch.equal(predict(model, batch), trained) and all(torch.equal(again[key], scores[key]) for key in scores)
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_clips_of_a_batch_are_scored_by_themselves(name):
+    model, batch = build(ALL[name]), batch_of(ALL[name], 5)
+    alone = replace(batch, tokens_BTHW=batch.tokens_BTHW[1:], states_BFA=batch.states_BFA[1:])
+    scores, own = (model.validate(b, generator=gen(1))[model.validation_key] for b in (batch, alone))
+    torch.testing.assert_close(own, scores[1:])
+
+
+@pytest.mark.parametrize("name", WORLD)
+def test_other_states_give_another_score(name):
+    config = config_of(name)
+    model, batch = build(config), batch_of(config, 5)
+    other = replace(batch, states_BFA=batch.states_BFA.roll(1, 0))
+    a, b = (model.validate(x, generator=gen(1))[model.validation_key] for x in (batch, other))
+    assert (a != b).all()
+
+
+@pytest.mark.parametrize("name", WORLD)
+def test_state_statistics_normalise_and_all_is_saved(name):
+    config = config_of(name)
+    model, batch = build(config), batch_of(config, 5)
+    plain = model.validate(batch, generator=gen(1))[model.validation_key]
+    shift_scale = torch.stack([torch.linspace(-1, 1, 25), torch.linspace(0.5, 2, 25)])
+    model.set_state_statistics(shift_scale)
+    undone = replace(batch, states_BFA=batch.states_BFA / shift_scale[1] + shift_scale[0])
+    own = model.validate(undone, generator=gen(1))[model.validation_key]
+    torch.testing.assert_close(own, plain, rtol=1e-2, atol=1e-3)
+    assert torch.equal(model.neutral_state_A, shift_scale[0])
+    other = build_model(RunConfig(model=config, seed=9)).train()
+    other.load_state_dict(model.state_dict(), strict=True)
+    assert torch.equal(other.validate(undone, generator=gen(1))[model.validation_key], own)
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_samples_differ_and_repeat_from_the_generator(name):
+    config = config_of(name)
+    model, batch = build(config), batch_of(config, 5)
+    forced = [{}]
+    sampling = Sampling(temperature=1.0)
+    if config.kind == "tokens":
+        sampling = Sampling(temperature=1.0, top_k=30, top_p=0.95)
+        forced.append({"targets_BTHW": batch.tokens_BTHW[:, model.context_grids :], "teacher_forced": True})
+    for options in forced:
+        first, again, other = (predict(model, batch, s, num_samples=4, sampling=sampling, **options) for s in (1, 1, 2))
+        assert first.shape[:3] == (len(batch), 4, model.future_grids) and torch.equal(first, again)
+        assert not torch.equal(first, other) and len({tuple(s.flatten().tolist()) for s in first[0]}) == 4
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_autocast_stays_close_and_gradients_are_float32(name):
+    config = config_of(name)
+    try:
+        config.precision_rule("bfloat16")
+    except ValueError:
+        return
+    model, batch = build_model(RunConfig(model=config)).eval(), batch_of(config, 5)
+    exact = model.loss(batch, generator=gen(1))["loss"]
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.loss(batch, generator=gen(1))["loss"]
+    loss.backward()
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(exact.item(), rel=0.05)
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients)
+    if name.startswith(("masked", "flow")):  # halves throughout
+        scores, low = (m.validate(batch, generator=gen(1))[model.validation_key] for m in (model, model.bfloat16()))
+        torch.testing.assert_close(low.float(), scores, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_clips_of_another_shape_are_refused(name):
+    config = config_of(name)
+    model, batch = build(config), batch_of(config, 5)
+    with pytest.raises(ValueError, match="the model works on .*got"):
+        model.predict(grids(batch), batch.states_BFA, generator=gen(1))
+    with pytest.raises(ValueError, match="no tokens|no latents"):
+        model.loss(replace(batch, tokens_BTHW=None, latents_BTCHW=None), generator=gen(1))
+    with pytest.raises(ValueError, match=f"{config.num_states} state rows"):
+        model.loss(replace(batch, states_BFA=batch.states_BFA[:, :9]), generator=gen(1))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ALL)
+def test_cuda_agrees_with_the_cpu(name):
+    config = config_of(name)
+    model, batch = build(config), batch_of(config, 5)
+    expected = model.validate(batch, generator=gen(1))[model.validation_key]
+    model.cuda()
+    got = model.validate(batch.to("cuda"), generator=gen(1))[model.validation_key]
+    torch.testing.assert_close(got.cpu(), expected, rtol=1e-3, atol=1e-3)
+    for made in (gen, lambda seed: torch.Generator("cuda").manual_seed(seed)):
+        losses = [model.loss(batch.to("cuda"), generator=made(1))["loss"].item() for _ in range(2)]
+        assert losses[0] == losses[1]
