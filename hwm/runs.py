@@ -63,7 +63,8 @@ def open_clips(config: RunConfig, folder: str | Path, *, training: bool) -> Clip
         return Clips(dataset, **cut)
     for name, found in dataset.sizes().items():
         if getattr(model, name) != found:
-            raise ValueError(f"{folder}: its {name} is {found}, the model is for {name} {getattr(model, name)}; set model.{name}")
+            remedy = f"set model.{name}" + " or data.image_size" * (model.kind == "video")
+            raise ValueError(f"{folder}: its {name} is {found}, the model is for {name} {getattr(model, name)}; {remedy}")
     if dataset.robot.dim != model.state_dim:
         found = f"its robot {dataset.robot.name} has {dataset.robot.dim} state dimensions, the model reads {model.state_dim}"
         raise ValueError(f"{folder}: {found}; give data of the model's robot, or train with model.state_dim={dataset.robot.dim}")

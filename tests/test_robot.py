@@ -75,6 +75,8 @@ def test_recipes_are_fitted_to_the_robot_of_the_data(tmp_path):
     assert (fitted(wan).model.state_dim, fitted(wan).model.state_plain) == (8, (7,))
     direct = fitted(override(recipe("direct-tiny"), [f"data.train={json.dumps(str(tmp_path))}"])).model
     assert (direct.state_dim, direct.velocity_rows) == (8, ()), "of a robot that does not drive"
+    direct = fitted(override(recipe("direct-tiny"), [f"data.train={json.dumps(str(tmp_path))}"])).model
+    assert (direct.state_dim, direct.velocity_rows) == (8, ())
     other = override(wan, ["model.state_dim=9", "model.state_plain=[1]"])
     assert fitted(other) == other, "what was set stays"
     (tmp_path / "robot.toml").unlink()

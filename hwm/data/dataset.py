@@ -213,11 +213,6 @@ def chunks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         yield first, read_rows(array, first, first + rows)
 
 
-def evenly(count: int, total: int) -> list[int]:
-    """At most `count` different numbers, evenly spread over 0..total-1 from 0 on."""
-    return np.unique(np.linspace(0, total, count, endpoint=False).astype(int))[:total].tolist()
-
-
 def last_picture(grids: np.ndarray, tokenizer: Decoder) -> np.ndarray:
     """Last frame, uint8 (H, W, 3), of one block of grids (T, ...)."""
     import torch  # only here: writing shards needs none of it

@@ -19,10 +19,10 @@ import numpy as np
 from hwm.clock import SAMPLING_FRAMES, Clock
 from hwm.contracts import Kind
 from hwm.data import layout
-from hwm.data.dataset import CACHE_CLIPS, Dataset, Decoder, Finding, Shard, evenly, first_row, last_picture, raised
+from hwm.data.dataset import CACHE_CLIPS, Dataset, Decoder, Finding, Shard, first_row, last_picture, raised
 from hwm.data.layout import clip_hop, latent_geometry, read_tokenizer_info
 from hwm.data.moments import LatentStatistics, read_statistics
-from hwm.data.windows import Window, count_usable, sampling_starts
+from hwm.data.windows import Window, count_usable, evenly, sampling_starts
 from hwm.robot import Embodiment
 from hwm.work.files import check_size, expect_rows, map_array, read_rows
 

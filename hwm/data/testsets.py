@@ -16,11 +16,12 @@ import numpy as np
 from hwm.clock import Clock
 from hwm.data import layout
 from hwm.data.checksums import expect_whole
-from hwm.data.dataset import Decoder, Finding, evenly, raised
+from hwm.data.dataset import Decoder, Finding, raised
 from hwm.data.layout import read_tokenizer_info, token_geometry
 from hwm.data.onex import probe_kind, read_robot
 from hwm.data.tokens import token_picture
 from hwm.data.video import expect_frames, probe, read_video
+from hwm.data.windows import evenly
 from hwm.robot import Embodiment
 from hwm.work.files import map_array
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from hwm.clock import Clock
 from hwm.contracts import Kind
-from hwm.data.dataset import CACHE_CLIPS, Dataset, Decoder, Finding, Shard, evenly, first_row, last_picture
+from hwm.data.dataset import CACHE_CLIPS, Dataset, Decoder, Finding, Shard, first_row, last_picture
 from hwm.data.layout import read_tokenizer_info, token_geometry
-from hwm.data.windows import Window, count_usable
+from hwm.data.windows import Window, count_usable, evenly
 from hwm.robot import Embodiment
 from hwm.work.files import check_size, map_array, read_rows
 

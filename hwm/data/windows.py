@@ -134,6 +134,12 @@ def count_usable(segments: np.ndarray, clock: Clock) -> int:
     return int(usable_blocks(np.asarray(expect_rows(segments)), clock).sum())
 
 
+def evenly(count: int, total: int) -> np.ndarray:
+    """`count` numbers, int64, evenly spread over 0..total-1 from 0 on; all of them when there are fewer."""
+    count = min(count, total)
+    return np.arange(count, dtype=np.int64) * total // max(1, count)
+
+
 def segment_end(segments: np.ndarray, frame: int) -> int:
     """One past the last frame of the segment that holds `frame`."""
     expect_rows(segments)

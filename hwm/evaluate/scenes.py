@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hwm.contracts import Batch
+from hwm.data.windows import evenly
 from hwm.evaluate.baselines import copy_last_grid
 from hwm.evaluate.protocols import Protocol
 from hwm.evaluate.scores import ORIGINAL, RECONSTRUCTION
@@ -30,8 +31,7 @@ def spread(total: int, wanted: int) -> np.ndarray:
     """Indices of `wanted` clips evenly spread over `total`, all of them for 0."""
     if total < 2 or wanted == 1 or wanted < 0:
         raise ValueError(f"an evaluation needs at least 2 clips; the data has {total} and {wanted} were asked for")
-    wanted = min(wanted or total, total)
-    return np.arange(wanted, dtype=np.int64) * total // wanted
+    return evenly(wanted or total, total)
 
 
 def from_another_segment(num: int, groups: np.ndarray | None, seed: int) -> np.ndarray:
