@@ -162,7 +162,7 @@ def submit(
         raise ValueError("give --team, --authors and --email: they stand in the README.txt of the submission")
     fields = {"method": method, "team": team, "authors": authors, "e-mail": email, "institution": institution, "country": country}
     with StopFlag() as stop:
-        from hwm.submit import submit_compression, submit_sampling
+        from hwm.apply import submit_compression, submit_sampling
         from hwm.training.device import own_device
         from hwm.work.parts import Elsewhere
 

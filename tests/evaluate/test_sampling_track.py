@@ -9,10 +9,10 @@ import torch
 from moving_square import moving, write_moving
 from official_tests import write_compression_test_set, write_sampling_test_set
 
+from hwm.apply import submit_sampling
 from hwm.cli import main
 from hwm.data.video import read_video
 from hwm.model_config import FSQConfig
-from hwm.submit import submit_sampling
 from hwm.tokenizers.autoencoder import ContinuousTokenizer
 from hwm.tokenizers.open import save_tokenizer
 from hwm.work.signals import StopFlag, Stopped
