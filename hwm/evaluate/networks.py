@@ -1,8 +1,16 @@
-"""The Inception-v3 network of the FID, up to its pool3 features (Szegedy et al. 2015; Heusel et al. 2017).
+"""The networks that look at frames, by the user's weights: Inception of the FID, and AlexNet of LPIPS.
 
+Inception-v3 up to its pool3 features (Szegedy et al. 2015; Heusel et al. 2017).
 The FID is defined by one set of weights, the TensorFlow Inception of 5 December 2015, which differs from the
 network as usually given: average pooling inside the blocks does not count the padding, and the last block pools
 by maximum.  Names of layers are those of torchvision's inception_v3, which the PyTorch port of the weights uses.
+
+LPIPS v0.1 with AlexNet, a learned perceptual distance between two pictures (Zhang et al. 2018, section 3):
+
+    d(a, b) = sum over layers l of the mean over places of  sum over channels c of  w_lc (a_lc - b_lc)^2
+
+where a_l, b_l are the activations after the l-th ReLU of AlexNet, scaled to unit length over channels at every
+place, and w_l are weights fitted to human judgements.
 """
 
 from __future__ import annotations
@@ -209,15 +217,6 @@ def load_inception(weights: str | Path, *, device: torch.device | str = "cpu") -
     counters = {k: torch.tensor(0) for k in inception.state_dict() if k not in shapes}
     inception.load_state_dict(state | counters, assign=True)
     return inception.to(device).eval().requires_grad_(False)
-
-
-
-# LPIPS v0.1 with AlexNet: a learned perceptual distance between two pictures (Zhang et al. 2018, section 3).
-#
-#     d(a, b) = sum over layers l of the mean over places of  sum over channels c of  w_lc (a_lc - b_lc)^2
-#
-# where a_l, b_l are the activations after the l-th ReLU of AlexNet, scaled to unit length over channels at every
-# place, and w_l are weights fitted to human judgements.  Both sets of weights are the user's files.
 
 
 CHANNELS = (64, 192, 384, 256, 256)

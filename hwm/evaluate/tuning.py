@@ -1,4 +1,4 @@
-"""What the alternatives to the plain mean need to be told, chosen on clips that are not scored."""
+"""What the alternatives to the plain mean need to be told, chosen on clips that are not scored; how far averaging can go."""
 
 from __future__ import annotations
 
@@ -94,10 +94,6 @@ def set_apart(num_clips: int, segments: np.ndarray | None, *, num_tuning: int) -
             "give a dataset of their own with --tuning, or fewer with --tuning-clips"
         )
     return tuning, left
-
-
-
-# How far averaging more members can go: mean squared error of the pixel mean against the number of members.
 
 
 class Saturation(NamedTuple):

@@ -165,11 +165,6 @@ def seconds(**spent: float) -> Arrays:
     """Seconds as a part tells them; underscores in the names stand for spaces."""
     return {f"seconds/{name.replace('_', ' ')}": np.array([value]) for name, value in spent.items()}
 
-
-
-# Doing a long scoring part by part: what is there already is not done again, and several processes share the rest.
-
-
 MAX_RESULTS_BYTES = 64_000_000
 
 
