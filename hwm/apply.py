@@ -31,7 +31,7 @@ from hwm.evaluate.ways import seed_of
 from hwm.predict import ensemble
 from hwm.predict.last_frame import draw, shrink
 from hwm.predict.rollout import AnyTokenizer, frames_per_step, rollout
-from hwm.runs import Run, load_run, open_clips, spread, world_model
+from hwm.runs import Run, expect_robot, load_run, open_clips, spread, world_model
 from hwm.tokenizers.open import open_tokenizer
 from hwm.work.fingerprint import fingerprint, sources
 from hwm.work.parts import Arrays, Finished, Work, listening, names_of, progress_of
@@ -87,8 +87,7 @@ def evaluate_run(
         inception, lpips = scoring.inception, scoring.lpips
         made_of = sources(data=data, video=video, tuning=tuning, inception=inception, lpips=lpips)
         work = Work(out / protocol.results, made_of, share, flag)
-        side = 0 if protocol.ensembles else run.config.data.image_size
-        held_out = recorded_clips(data, protocol, side) if of_video else open_clips(run.config, data, training=False)
+        held_out = _recorded_clips(run, data, protocol) if of_video else open_clips(run.config, data, training=False)
         coder = tokenizer_of(run, scoring.tokenizer, trust=scoring.trust, device=device)
         if not of_video:
             _check_made_by(held_out, coder)
@@ -105,7 +104,7 @@ def evaluate_run(
                     protocol,
                     scoring,
                     video=recorded(held_out, video, size=held_out.dataset.grid[0] * coder.spatial_stride) if video else None,
-                    tuning_clips=None if tuning is None else recorded_clips(tuning, protocol, side),
+                    tuning_clips=None if tuning is None else _recorded_clips(run, tuning, protocol),
                     segments=held_out.segments(),
                     unigram_counts=_unigram(run) if counted else None,
                     features=features,
@@ -122,17 +121,21 @@ def evaluate_run(
     return scores
 
 
-def recorded_clips(folder: Path, protocol: Protocol, side: int = 0) -> Clips:
+def _recorded_clips(run: Run, folder: Path, protocol: Protocol) -> Clips:
     """A protocol's clips of a raw dataset, which share no frame, of which the seen and the scored frames are given.
 
-    side: in pixels, of the frames; 0: as recorded.  Raises ValueError for data of another kind.
+    As recorded where ensembles are drawn, else of the size that the run learned from.
+    Raises ValueError for data of another kind or robot.
     """
     dataset: Any = open_dataset(folder)
     if dataset.kind != "video":
-        what = protocol.title.lower()
+        what = protocol.title.lower() if protocol.ensembles else "model of video"
         raise ValueError(f"{folder}: the {what} is scored on recorded video; give the raw dataset (videos as .mp4)")
+    expect_robot(dataset, run.config.model)
+    if not protocol.ensembles:
+        dataset = dataset.resized(run.config.data.image_size)
     kept = np.append(np.arange(protocol.num_seen), protocol.scored)
-    return Clips(dataset.resized(side) if side else dataset, kind=protocol.clip, overlap=False, kept=kept)
+    return Clips(dataset, kind=protocol.clip, overlap=False, kept=kept)
 
 
 def predict_video(

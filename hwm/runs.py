@@ -65,11 +65,17 @@ def open_clips(config: RunConfig, folder: str | Path, *, training: bool) -> Clip
         if getattr(model, name) != found:
             remedy = f"set model.{name}" + " or data.image_size" * (model.kind == "video")
             raise ValueError(f"{folder}: its {name} is {found}, the model is for {name} {getattr(model, name)}; {remedy}")
-    if dataset.robot.dim != model.state_dim:
-        found = f"its robot {dataset.robot.name} has {dataset.robot.dim} state dimensions, the model reads {model.state_dim}"
-        raise ValueError(f"{folder}: {found}; give data of the model's robot, or train with model.state_dim={dataset.robot.dim}")
+    expect_robot(dataset, model)
     # A model of video learns from every frame of a clip, however many, with its state.
     return Clips(dataset, **cut, num_states=0 if model.kind == "video" else model.num_states)
+
+
+def expect_robot(dataset: Any, model: Any) -> None:
+    """Raise ValueError for data of a robot whose states the configured model does not read."""
+    if dataset.robot.dim != model.state_dim:
+        found = f"its robot {dataset.robot.name} has {dataset.robot.dim} state dimensions, the model reads {model.state_dim}"
+        remedy = f"give data of the model's robot, or train with model.state_dim={dataset.robot.dim}"
+        raise ValueError(f"{dataset.root}: {found}; {remedy}")
 
 
 def fitted(config: RunConfig) -> RunConfig:

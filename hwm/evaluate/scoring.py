@@ -161,7 +161,9 @@ def evaluate(
     table = measures.summary(groups, reference=settings["reference"], span=LAST if settings["scored_frames"] == 1 else ALL)
     spent = measures.times.spent
     spent["total"] += times.spent.get("total", 0.0)
-    cost = _cost(predictor, scenes.look(chosen[: 1 if ways.members else at_once]), ways, cost_repeats)
+    cost = None
+    if cost_repeats:
+        cost = _cost(predictor, scenes.look(chosen[: 1 if ways.members else at_once]), ways, cost_repeats)
     spent["total"] += before + time.perf_counter() - started
     return Scores(
         protocol.name, ways.headline, settings, **table, seconds=spent, cost=cost, examples=measures.gallery.examples()
@@ -206,10 +208,8 @@ def _settings(protocol: Protocol, scene: Scene, ways: Ways) -> dict[str, Any]:
     }
 
 
-def _cost(predictor: Predictor, scene: Scene, ways: Ways, repeats: int) -> Cost | None:
+def _cost(predictor: Predictor, scene: Scene, ways: Ways, repeats: int) -> Cost:
     """Of the headline's prediction with nothing else beside it."""
-    if not repeats:
-        return None
     spent, batch, largest = predictor.seconds, len(scene.numbers), max(ways.members, default=1)
     if ways.members:
         timed = [Timed("seconds, 1 sample", lambda: predictor.samples(scene, 1), repeats=repeats)]
