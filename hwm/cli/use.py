@@ -259,9 +259,6 @@ def experiment(arguments: list[str]) -> int:
     return 0
 
 
-# Verbs of the Wan family.
-
-
 def text_embedding(base: str, out: Path, /) -> int:
     """Compute the embedding of the empty prompt, the one text that Wan models are trained with.
 
