@@ -205,7 +205,7 @@ def export(run: Path, folder: Path, /, *, which: Literal["best", "last"] = "best
     """Publish a trained tokenizer or Wan model as a folder: configuration, weights and a model card, nothing that can run.
 
     A tokenizer is config.toml and model.safetensors.  A Wan model is its adapter in the layout of diffusers, or the whole
-    transformer if that was trained, the state encoder and the statistics (hwm.models.wan_export reads it back).
+    transformer if that was trained, the state encoder and the statistics (hwm.models.wan.export reads it back).
 
     Args:
         run: Run folder of a tokenizer or a Wan model.

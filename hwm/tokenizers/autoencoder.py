@@ -74,7 +74,7 @@ def to_pixels(video_BFCHW: Tensor) -> Tensor:
 
 
 class VideoAutoencoder(nn.Module):
-    """Network, training and fingerprint of the quantised tokenizer (fsq.py) and of the continuous one (continuous.py)."""
+    """Network, training and fingerprint of both tokenizers: quantised between encoder and decoder, or bounded alone."""
 
     kind: Kind
     validation_key = "mse"
@@ -231,9 +231,6 @@ class VideoAutoencoder(nn.Module):
 
 
 
-# The library's tokenizer: its video autoencoder with finite scalar quantisation between encoder and decoder.
-
-
 class FSQTokenizer(VideoAutoencoder):
     """Video to the ids of a finite scalar quantiser and back; satisfies contracts.Tokenizer and can be trained."""
 
@@ -269,9 +266,6 @@ class FSQTokenizer(VideoAutoencoder):
         """Code vectors (B, T, h, w, C), also between the code points, to uint8 video (B, F, H, W, 3)."""
         return to_pixels(self.decode_latents(codes_BTHWC.movedim(-1, 2)))
 
-
-
-# The library's continuous tokenizer: its video autoencoder, bounded between encoder and decoder but not rounded.
 
 
 class ContinuousTokenizer(VideoAutoencoder):

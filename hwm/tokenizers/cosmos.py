@@ -1,4 +1,4 @@
-"""NVIDIA's Cosmos tokenizers from their official TorchScript pairs, behind the library's contracts.
+"""NVIDIA's Cosmos tokenizers, from their official TorchScript pairs or in diffusers' form, behind the library's contracts.
 
 A pair (encoder.jit, decoder.jit of nvidia/Cosmos-Tokenizer-DV8x8x8, -CV8x16x16 and their like) is a program, not data:
 loading it runs code.  It is therefore opened only with `trust=True`, for files whose origin the user vouches for, and
@@ -9,6 +9,11 @@ model, floats the latents of a CV model, and their shape tells strides and chann
 
 Pixels go in as [-1, 1]; 17 frames give 3 grids at stride 8; the quantiser of DV has 64 000 codes, levels 8 8 8 5 5 5
 (reference A.4, D.2: Cosmos-Tokenizer quantizers.py and video_lib.py; 1X dataset card).
+
+diffusers' form (AutoencoderKLCosmos) of the continuous ones is data only, so no trust is needed: config.json and
+diffusion_pytorch_model.safetensors, as `save_pretrained` writes them and as the `vae` folder of a Cosmos pipeline is
+published.  Latents are those of the encoder, raw; what latents_mean and latents_std say is not applied, the statistics of
+a latent dataset normalise.
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ from hwm.work.files import read_json
 Network = Callable[[Tensor], Tensor | tuple[Tensor, ...]]
 
 BLOCK = 17
+CLASS = "AutoencoderKLCosmos"
 PROBE_SIDE = 64
 """Side in pixels of the black clip; every Cosmos stride divides it."""
 
@@ -184,20 +190,6 @@ def open_cosmos(
     encoder, decoder = open_programs(files, trust=trust, device=device, dtype=dtype)
     pair = CosmosPair(encoder, decoder, files=files, device=device, dtype=dtype, family="cosmos")
     return CosmosTokenizer(pair) if pair.discrete else CosmosLatentTokenizer(pair)
-
-
-
-# Cosmos' continuous video tokenizers in diffusers' form (AutoencoderKLCosmos): data only, so no trust is needed.
-#
-# A folder holds config.json and diffusion_pytorch_model.safetensors, as diffusers' `save_pretrained` writes it and as
-# the `vae` folder of a Cosmos pipeline is published.  The class can be 8x8x8 and 8x16x16 (its
-# spatial_compression_ratio 8 or 16, which needs four stages) or 4x8x8; what a folder holds is found by a trial.
-#
-# Latents are those of the encoder, raw: the class carries latents_mean and latents_std for its own pipelines but does not
-# apply them, and neither do we; the statistics of a latent dataset normalise it.
-
-
-CLASS = "AutoencoderKLCosmos"
 
 
 def open_cosmos_diffusers(

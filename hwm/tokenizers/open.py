@@ -22,6 +22,9 @@ from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer, VideoA
 from hwm.tokenizers.wan import find_wan, open_wan
 from hwm.work.files import cannot_write
 
+WEIGHTS = Path(__file__).parent / "weights"
+"""Its folders are the shipped tokenizers; each holds config.toml and model.safetensors, nothing that can run."""
+
 
 class Pixels:
     """No tokenizer: frames as they are, one grid a frame.  It stands before models that learn from video."""
@@ -93,14 +96,6 @@ _NEEDED = {
     "video": 'frames are needed here; choose "pixels"',
 }
 
-
-
-# Tokenizers by name or folder: a folder holds config.toml and model.safetensors, nothing that can run.
-#
-# The names of shipped tokenizers are the folders of hwm/tokenizers/weights.
-
-
-WEIGHTS = Path(__file__).parent / "weights"
 
 
 def shipped() -> list[str]:

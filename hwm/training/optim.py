@@ -88,11 +88,10 @@ def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, s
 
 
 
-# An exponential moving average of the weights: a smoother model for validation and prediction.
-
-
 class Ema:
-    """Float32 average of every trainable parameter: average += (1 - d) * (weight - average) after each update.
+    """A smoother model for validation and prediction: the float32 average of every trainable parameter.
+
+    After each update average += (1 - d) * (weight - average).
 
     decay: the final d.  Early on d is (1 + n) / (10 + n) after n updates, where that is smaller, so that the random
     initial weights are forgotten in short runs (our choice; with a fixed d they would linger for 1 / (1 - d) steps).

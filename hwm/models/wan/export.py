@@ -138,7 +138,7 @@ def _expect(found: dict[str, Tensor], wanted: Mapping[str, Tensor], path: Path) 
 
 
 def _encoder_settings(model: WanWorldModel) -> dict[str, Any]:
-    """How to build the state encoder (hwm.nn.wan_states.FrameStateEncoder) and what to feed it."""
+    """How to build the state encoder (`FrameStateEncoder`) and what to feed it."""
     config, states = model.config, model.states
     return {
         "state_dim": config.state_dim,
@@ -168,7 +168,7 @@ World model of a humanoid robot's camera: {what}, and a state encoder; {trained 
 It sees {sizes.context_grids} latents of {latents} and {sizes.state_dim} values of the robot's state at {sizes.num_states} frames,
 and predicts {sizes.future_grids} latents.  Tokenizer: `{config.tokenizer or "not recorded"}`.
 
-    from hwm.models.wan_export import load_world_model
+    from hwm.models.wan.export import load_world_model
     model, config = load_world_model("THIS FOLDER")
 
 How it was trained is in config.toml; how well it predicts has to be said by whoever publishes it.

@@ -4,6 +4,9 @@ A clip's states are to act on the tokens of their own latent frame.  Wan2.2 TI2V
 token, so state conditioning is one addition to it (Revontuli report section 2.1, figure 2).  The classes below take
 over instances that diffusers built: weights, their names and every loader stay those of the base.  Design and
 measurements: reference wan 2.
+
+The modulation comes from the states at the frames of the clip: sinusoidal features of angles and velocities, an MLP, a
+two-layer convolution over time down to the latents' rate, a projection (section 2.1 "Video-State Conditioning").
 """
 
 from __future__ import annotations
@@ -20,6 +23,13 @@ from torch import Tensor, nn
 
 from hwm.models.wan.lora import check_no_adapter
 from hwm.safe_load.weights import check_model_folder
+
+TIMESTEPS = 1000
+"""Wan's timestep is this times the noise level."""
+LOWEST_FREQUENCY = 0.5
+"""Of the sinusoids, in radians a standard deviation; each next one is twice as high (ours, none is printed)."""
+CHANGE_SCALE = 2.0
+"""Brings changes to the size of states: over the second or two of a clip a state changes by half its spread (ours)."""
 
 
 class FrameEmbedding(WanTimeTextImageEmbedding):
@@ -141,24 +151,6 @@ def load_transformer(source: str, *, dtype: torch.dtype) -> StateConditionedWan:
         raise ValueError(f"{source}: no Wan transformer in diffusers' layout here or on the hub ({reason})") from None
     expect_loaded(model, source)
     return model
-
-
-
-TIMESTEPS = 1000
-"""Wan's timestep is this times the noise level."""
-
-
-# Robot states as one modulation a latent frame: the state conditioning of the sampling track.
-#
-# Source: Revontuli report section 2.1 "Video-State Conditioning": states at the frames of the clip, sinusoidal features
-# of angles and velocities, an MLP to 256, a two-layer convolution over time down to the latents' rate, an MLP to the
-# modulation of AdaLN-Zero.  What it leaves open is settled in reference wan 2.4.
-
-
-LOWEST_FREQUENCY = 0.5
-"""Of the sinusoids, in radians a standard deviation; each next one is twice as high (ours, none is printed)."""
-CHANGE_SCALE = 2.0
-"""Brings changes to the size of states: over the second or two of a clip a state changes by half its spread (ours)."""
 
 
 class FrameStateEncoder(nn.Module):
