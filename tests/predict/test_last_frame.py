@@ -4,14 +4,10 @@ import pytest
 import torch
 
 from hwm.contracts import Sampling
-from hwm.model_config import DirectConfig, FlowConfig, FSQConfig, MaskedConfig, STConfig
-from hwm.models.direct import Direct
-from hwm.models.flow import FlowHWM
+from hwm.model_config import MaskedConfig
 from hwm.models.masked import MaskedHWM
-from hwm.models.st_transformer import STTransformer
 from hwm.predict.last_frame import draw
 from hwm.predict.rollout import rollout
-from hwm.tokenizers.open import PIXELS, new_tokenizer
 
 WARM = Sampling(temperature=1.0)
 
@@ -22,25 +18,8 @@ def clips(num=3, size=32):
     return video, torch.randn(num, 77, 25, generator=g)
 
 
-def family(name):
-    """A tiny real model and its tokenizer, with weights large enough that context and states decide."""
-    torch.manual_seed(0)
-    coder = new_tokenizer(FSQConfig(channels=8, depth=1, levels=(8, 5, 5), continuous=name == "flow"), name="tiny").eval()
-    common = {"grid": (4, 4), "num_layers": 2, "num_heads": 2, "width": 16}
-    if name == "st":
-        model = STTransformer(STConfig(vocab_size=200, state_hidden=16, num_states=34, init_std=0.5, **common))
-    elif name == "direct":
-        model, coder = Direct(DirectConfig(**common | {"grid": (32, 32)}, map_hidden=16)), PIXELS
-        torch.nn.init.normal_(model.out.weight, std=0.1)
-    elif name == "masked":
-        model = MaskedHWM(MaskedConfig(vocab_size=200, steps=2, unshared_blocks=1, init_std=0.5, **common))
-    else:
-        model = FlowHWM(FlowConfig(channels=3, steps=2, guidance=1.0, unshared_blocks=1, **common))
-    return model.eval(), coder
-
-
 @pytest.mark.parametrize(("name", "seen"), [("st", 17), ("masked", 9), ("flow", 9), ("direct", 9)])
-def test_it_is_the_sixtieth_frame_of_the_rollout(name, seen):
+def test_it_is_the_sixtieth_frame_of_the_rollout(family, name, seen):
     (model, coder), (video, states) = family(name), clips(1)
     still = Sampling(temperature=0.0)
     if name == "masked":
@@ -63,9 +42,8 @@ def test_a_strided_clip_ends_in_it(strided):
 
 
 @pytest.mark.parametrize("name", ["flow", "strided"])
-def test_samples_depend_neither_on_their_company_nor_on_their_number(name, strided):
-    model, coder = (strided.Model(temperature=30.0), strided.Tokenizer()) if name == "strided" else family("flow")
-    video, states = clips()
+def test_samples_depend_neither_on_their_company_nor_on_their_number(family, name):
+    (model, coder), (video, states) = family(name), clips()
 
     def predict(which, **options):
         seeds = [10 + i for i in which]
@@ -84,7 +62,7 @@ def test_samples_depend_neither_on_their_company_nor_on_their_number(name, strid
 
 
 @pytest.mark.parametrize("name", ["st", "masked"])
-def test_samples_of_tokens_are_those_of_their_clip(name):
+def test_samples_of_tokens_are_those_of_their_clip(family, name):
     (model, coder), (video, states) = family(name), clips()
 
     def predict(which, num_samples=3):
@@ -98,7 +76,7 @@ def test_samples_of_tokens_are_those_of_their_clip(name):
 
 
 @pytest.mark.parametrize("name", ["st", "direct"])
-def test_without_chance_all_samples_are_equal(name):
+def test_without_chance_all_samples_are_equal(family, name):
     (model, coder), (video, states) = family(name), clips(2)
     found = draw(model, coder, video, states, frames=[76], num_samples=2, seeds=[0, 1])
     assert found.shape == (2, 2, 1, 32, 32, 3) and torch.equal(found[:, 0], found[:, 1])
@@ -117,3 +95,11 @@ def test_what_does_not_fit_is_refused(strided):
         draw(model, coder, video, states, frames=[76], num_samples=1, seeds=[0])
     with pytest.raises(ValueError, match="at least 1 sample"):
         draw(model, coder, video, states, frames=[76], num_samples=0, seeds=[0, 1])
+
+
+def test_of_a_model_with_a_reach_every_frame_within_it_starts_from_what_was_seen(family):
+    (model, coder), video = family("mover"), torch.full((1, 3, 8, 8, 3), 10, dtype=torch.uint8)
+    states = 2.0 * torch.arange(20).view(1, -1, 1)
+    found = draw(model, coder, video, states, frames=[7, 3, 9], seeds=[0])
+    # From frame 2, and frame 9 from the prediction of frame 7.
+    assert found[0, 0, :, 0, 0, 0].tolist() == [10 + 10 + 1, 10 + 2 + 1, 21 + 4 + 1] and len(model.seen) == 2

@@ -10,11 +10,8 @@ from torch import nn
 
 from hwm.clock import COSMOS
 from hwm.contracts import Prediction, Sampling
-from hwm.model_config import FlowConfig, FSQConfig, MaskedConfig
-from hwm.models.flow import FlowHWM
-from hwm.models.masked import MaskedHWM
-from hwm.predict.rollout import Dream, frames_per_step, rollout
-from hwm.tokenizers.open import new_tokenizer, open_tokenizer
+from hwm.predict.rollout import frames_per_step, rollout
+from hwm.tokenizers.open import open_tokenizer
 
 
 class BrightnessEncoder(nn.Module):
@@ -147,46 +144,33 @@ def test_samples_keep_their_own_past(brightness):
     assert len({tuple(row.tolist()) for row in level[0]}) > 1
 
 
-def tiny_tokenizer(**changes):
-    torch.manual_seed(0)
-    return new_tokenizer(FSQConfig(channels=8, depth=1, levels=(8, 5, 5), **changes), name="tiny").eval()
-
-
-def tiny_model(predicts):
-    torch.manual_seed(1)
-    common = {"grid": (4, 4), "num_layers": 2, "num_heads": 2, "width": 32, "unshared_blocks": 1, "dropout": 0.0}
-    if predicts == "tokens":
-        return MaskedHWM(MaskedConfig(vocab_size=200, steps=2, **common)).eval()
-    return FlowHWM(FlowConfig(channels=3, steps=2, guidance=1.0, **common)).eval()
-
-
 def recording(frames=9, batch=2):
     g = torch.Generator().manual_seed(2)
     return torch.randint(0, 256, (batch, frames, 32, 32, 3), dtype=torch.uint8, generator=g)
 
 
-@pytest.mark.parametrize("predicts", ["tokens", "latents"])
-def test_the_real_networks_roll_on_their_own_predictions(predicts):
-    model, coder = tiny_model(predicts), tiny_tokenizer(continuous=predicts == "latents")
+@pytest.mark.parametrize("name", ["masked", "flow"])
+def test_the_real_networks_roll_on_their_own_predictions(family, name):
+    model, coder = family(name)
     video, states = recording(), torch.randn(2, 9 + 20, 25, generator=torch.Generator().manual_seed(3))
     found = rollout(model, coder, video, states, num_frames=20, generator=torch.Generator().manual_seed(7))
-    future = found.tokens_BKTHW if predicts == "tokens" else found.latents_BKTCHW
+    future = found.tokens_BKTHW if name == "masked" else found.latents_BKTCHW
     assert found.video_BKFHWC.shape == (2, 1, 20, 32, 32, 3) and future.shape[:3] == (2, 1, 3)
     generator, frames = torch.Generator().manual_seed(7), video
     for step in range(3):
         grids = coder.encode(frames[:, -9:])
         rows = (torch.arange(17) + 8 * step).clamp(max=28)
         prediction = model.predict(grids, states[:, rows], generator=generator)
-        grid = (prediction.tokens_BKTHW if predicts == "tokens" else prediction.latents_BKTCHW)[:, 0]
+        grid = (prediction.tokens_BKTHW if name == "masked" else prediction.latents_BKTCHW)[:, 0]
         assert torch.equal(future[:, 0, step : step + 1], grid)
         frames = torch.cat([frames, coder.decode(torch.cat([grids, grid], 1))[:, 9:]], 1)
     assert torch.equal(found.video_BKFHWC[:, 0], frames[:, 9:29])
 
 
-@pytest.mark.parametrize("predicts", ["tokens", "latents"])
-def test_cached_grids_begin_a_rollout_as_the_video_does(predicts):
+@pytest.mark.parametrize("name", ["masked", "flow"])
+def test_cached_grids_begin_a_rollout_as_the_video_does(family, name):
     """The first two grids of a cached block are those of its first nine frames."""
-    model, coder = tiny_model(predicts), tiny_tokenizer(continuous=predicts == "latents")
+    model, coder = family(name)
     video, states = recording(17), torch.randn(2, 17, 25, generator=torch.Generator().manual_seed(3))
     found = []
     for context in (video[:, :9], coder.encode(video)[:, :2]):
@@ -201,15 +185,7 @@ def test_without_a_tokenizer_one_step(brightness):
     assert found.tokens_BKTHW.tolist() == [[[[[8]]]]] and found.video_BKFHWC is None
 
 
-def test_steps_come_one_by_one(brightness):
-    model = Count()
-    dream = Dream(model, brightness, generator=torch.Generator())
-    dream.reset(grey([0] * 9), zeros(9))
-    assert levels(dream.step(zeros(1)).video_BFHWC[0]) == [1] * 8
-    assert levels(dream.step(zeros(1)).video_BFHWC[0]) == [2] * 8 and len(model.seen) == 2
-
-
-def test_what_does_not_fit_is_refused(brightness):
+def test_what_does_not_fit_is_refused(brightness, family):
     def run(model, tokenizer, context, rows=60, num_frames=16, **options):
         rollout(model, tokenizer, context, zeros(rows), num_frames=num_frames, generator=torch.Generator(), **options)
 
@@ -225,7 +201,7 @@ def test_what_does_not_fit_is_refused(brightness):
     with pytest.raises(ValueError, match="predicts latents; tokenizer cosmos-dv8x8x8"):
         run(Count("latents"), brightness, grids)
     with pytest.raises(ValueError, match="predicts tokens; tokenizer tiny"):
-        run(Count(), tiny_tokenizer(continuous=True), grids)
+        run(Count(), family("flow")[1], grids)
     with pytest.raises(ValueError, match="need 25 state rows, one per frame, got 24"):
         run(Count(), brightness, grids, rows=24)
     with pytest.raises(ValueError, match="at least 1, got 16 and 0"):

@@ -5,7 +5,7 @@ from hwm.clock import COSMOS, WAN
 from hwm.contracts import Prediction, Sampling
 from hwm.model_config import STConfig
 from hwm.models.st_transformer import STTransformer
-from hwm.predict.rollout import Dream, frames_per_step, rollout, state_window
+from hwm.predict.rollout import frames_per_step, rollout, state_window
 
 
 class Recorder:
@@ -108,19 +108,6 @@ def test_every_block_is_decoded_by_itself():
     for frame in (0, 1, 16, 17, 18, 33):
         expected = found.tokens_BKTHW[0, 0, COSMOS.grid_of(frame), 0, 0] % 256
         assert found.video_BKFHWC[0, 0, frame, 0, 0, 0] == expected
-
-
-def test_predictions_come_one_by_one():
-    model = Recorder()
-    dream = Dream(model, None, generator=torch.Generator())
-    dream.reset(torch.zeros(1, 3, 1, 1).long(), states(17, 1))
-    for count in (1, 2):
-        dream.step(states(17 * 5, 1))
-        assert len(model.seen) == count
-
-
-def test_state_window_repeats_the_last_row():
-    assert state_window(states(5), first_frame=3, num_states=4)[0, :, 0].tolist() == [3, 4, 4, 4]
 
 
 @pytest.mark.parametrize(
