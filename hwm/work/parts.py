@@ -165,6 +165,7 @@ def seconds(**spent: float) -> Arrays:
     """Seconds as a part tells them; underscores in the names stand for spaces."""
     return {f"seconds/{name.replace('_', ' ')}": np.array([value]) for name, value in spent.items()}
 
+
 MAX_RESULTS_BYTES = 64_000_000
 
 

@@ -15,7 +15,7 @@ from hwm.evaluate.scenes import View
 from hwm.evaluate.scoring import evaluate
 from hwm.training.device import own_device
 from hwm.work.fingerprint import fingerprint, source
-from hwm.work.parts import Columns, Elsewhere, PartsFolder, Work, names_of, progress_of, sizes_of
+from hwm.work.parts import Columns, Elsewhere, Finished, PartsFolder, Work, names_of, progress_of, sizes_of
 from hwm.work.share import Share
 from hwm.work.signals import StopFlag, Stopped
 
@@ -123,7 +123,9 @@ def test_shares_fill_all_parts_and_who_comes_last_reads_them(tmp_path):
     with pytest.raises(Elsewhere, match="is there already; delete it"):
         work(0).open("key")
     work(0).open("another key")
-    Work(tmp_path / "results.json").open("key")  # alone it is scored again
+    with pytest.raises(Finished) as told:  # alone it is not scored again
+        Work(tmp_path / "results.json").open("key")
+    assert told.value.found["settings"] == {"fingerprint": "key"}
 
 
 def test_what_all_need_is_measured_once_by_whoever_finds_it_missing(tmp_path):
