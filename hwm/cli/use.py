@@ -214,21 +214,11 @@ def export(run: Path, folder: Path, /, *, which: Literal["best", "last"] = "best
         card: Text of the model card.
     """
     from hwm.runs import load_run
-    from hwm.tokenizers.autoencoder import VideoAutoencoder
-    from hwm.tokenizers.open import save_tokenizer
 
     trained = load_run(run, which=which)
-    text = card.read_text() if card else ""
-    if trained.config.model.family == "wan":
-        from hwm.models.wan.export import save_world_model
-        from hwm.models.wan.model import WanWorldModel
-
-        assert isinstance(trained.model, WanWorldModel)
-        print(save_world_model(trained.model, trained.config, folder, card=text))
-        return 0
-    if not isinstance(trained.model, VideoAutoencoder):
+    if not hasattr(trained.model, "publish"):
         raise ValueError(f"{run}: holds a world model of another family than Wan; its checkpoints are published as they are")
-    print(save_tokenizer(trained.model, folder, card=text))
+    print(trained.model.publish(trained.config, folder, card=card.read_text() if card else ""))
     return 0
 
 
