@@ -10,7 +10,6 @@ import shlex
 import shutil
 import signal
 from collections.abc import Callable
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -173,7 +172,7 @@ def _record(found: Found) -> Json:
     """All numbers, except those of single frames, and what they come from."""
     from hwm.evaluate.scores import plain
 
-    plan = {f.name: str(v) if isinstance(v := getattr(found.plan, f.name), Path) else v for f in fields(found.plan)}
+    plan = json.loads(json.dumps(vars(found.plan), default=str))
     runs, scorings = {}, {}
     for label in found.experiment.runs:
         config = from_toml(RunConfig, found.run(label) / "config.toml")
