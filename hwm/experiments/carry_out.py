@@ -172,7 +172,8 @@ def _record(found: Found) -> Json:
     """All numbers, except those of single frames, and what they come from."""
     from hwm.evaluate.scores import plain
 
-    plan = json.loads(json.dumps(vars(found.plan), default=str))
+    words = {name: [str(v) for v in value] if isinstance(value, tuple) else value for name, value in vars(found.plan).items()}
+    plan = {name: str(value) if isinstance(value, Path) else value for name, value in words.items()}
     runs, scorings = {}, {}
     for label in found.experiment.runs:
         config = from_toml(RunConfig, found.run(label) / "config.toml")
