@@ -6,18 +6,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+import importlib
+import pkgutil
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from hwm.config import RunConfig
-from hwm.recipes.direct import direct_medium, direct_tiny
-from hwm.recipes.humanoid import SIZES, VARIANTS, flow_hwm, masked_hwm
-from hwm.recipes.st import st_demo, st_revontuli, st_tiny
-from hwm.recipes.tokenizers import continuous_4x8x8, continuous_8x8x8, fsq_8x8x8, fsq_tiny
-from hwm.recipes.wan import wan_one_gpu, wan_revontuli, wan_tiny
-
-__all__ = ["RECIPES", "SIZES", "VARIANTS", "Recipe", "names", "recipe"]
 
 
 @dataclass(frozen=True)
@@ -33,30 +27,9 @@ def _of(function: Callable[[], RunConfig]) -> Recipe:
     return Recipe(function().recipe, function, (function.__doc__ or "").strip().splitlines()[0])
 
 
-def _family(function: Callable[[str, str], RunConfig]) -> Iterator[Recipe]:
-    first = (function.__doc__ or "").strip().splitlines()[0].split(":")[0]
-    twin = {"": "", "tiny": ", twin for two CPU cores", "medium": ", twin for one GPU"}
-    for size in SIZES:
-        for variant in VARIANTS:
-            build = partial(function, variant, size)
-            yield Recipe(build().recipe, build, f"{first}, {_ABOUT[variant]}{twin[size]}.")
-
-
-_ABOUT = {
-    "base": "weights per stream",
-    "modality": "weights per modality after the first blocks",
-    "full": "one set of weights after the first blocks",
-    "split": "split attention",
-}
-
-RECIPES: tuple[Recipe, ...] = (
-    *map(_of, (st_revontuli, st_tiny, st_demo)),
-    *_family(masked_hwm),
-    *_family(flow_hwm),
-    *map(_of, (wan_revontuli, wan_one_gpu, wan_tiny)),
-    *map(_of, (direct_tiny, direct_medium)),
-    *map(_of, (fsq_8x8x8, continuous_8x8x8, continuous_4x8x8, fsq_tiny)),
-)
+# A module says in RECIPES what it offers, so that a new one is one file.
+_MODULES = [importlib.import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__)]  # noqa: TID251, our own
+RECIPES: tuple[Recipe, ...] = tuple(_of(function) for module in _MODULES for function in getattr(module, "RECIPES", ()))
 
 
 def names() -> list[str]:

@@ -39,3 +39,6 @@ def direct_medium() -> RunConfig:
     train = replace(MEDIUM_TRAINING, batch_size=64, lr=4e-4, weight_decay=0.05)
     data = replace(tiny.data, image_size=128)
     return replace(tiny, recipe="direct-medium", model=model, data=data, train=train)
+
+
+RECIPES = (direct_tiny, direct_medium)

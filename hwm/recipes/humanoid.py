@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from hwm.config import DataConfig, RunConfig, TrainConfig
 from hwm.model_config import FlowConfig, MaskedConfig
 from hwm.recipes.twins import MEDIUM_TRAINING, TINY_TRAINING
 
-VARIANTS = ("base", "modality", "full", "split")
+VARIANTS = {
+    "base": "weights per stream",
+    "modality": "weights per modality after the first blocks",
+    "full": "one set of weights after the first blocks",
+    "split": "split attention",
+}
 """Of either Humanoid World Model: HWM paper section 2.4."""
-SIZES = ("", "tiny", "medium")
+SIZES = {"": "", "tiny": ", twin for two CPU cores", "medium": ", twin for one GPU"}
 """Published size, twin for two CPU cores, twin for one GPU and an hour."""
 _SHARING: dict[str, Any] = {"base": "stream", "modality": "modality", "full": "full"}
 
@@ -112,3 +119,13 @@ def flow_hwm(variant: str, size: str = "") -> RunConfig:
         data=DataConfig(clip="blocks", overlap=False),
         train=train,
     )
+
+
+def _named(system: Callable[[str, str], RunConfig], variant: str, size: str) -> Callable[[], RunConfig]:
+    """One variant of a system at one size, with a summary of its own."""
+    build = partial(system, variant, size)
+    build.__doc__ = f"{(system.__doc__ or '').split(':')[0].strip()}, {VARIANTS[variant]}{SIZES[size]}."
+    return build
+
+
+RECIPES = [_named(system, variant, size) for system in (masked_hwm, flow_hwm) for size in SIZES for variant in VARIANTS]

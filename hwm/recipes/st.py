@@ -99,3 +99,6 @@ def st_demo() -> RunConfig:
             log_every=25,
         ),
     )
+
+
+RECIPES = (st_revontuli, st_tiny, st_demo)

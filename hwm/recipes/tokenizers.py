@@ -66,3 +66,6 @@ def fsq_tiny() -> RunConfig:
         data=DataConfig(clip="blocks"),
         train=TrainConfig(steps=20, batch_size=2, lr=3e-3, validate_every=10, validate_clips=4, checkpoint_every=10),
     )
+
+
+RECIPES = (fsq_8x8x8, continuous_8x8x8, continuous_4x8x8, fsq_tiny)

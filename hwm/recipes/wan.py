@@ -89,3 +89,6 @@ def wan_tiny() -> RunConfig:
         data=DataConfig(clip="sampling"),
         train=replace(TINY_TRAINING, steps=800, validate_every=200, checkpoint_every=200, sample_every=400),
     )
+
+
+RECIPES = (wan_revontuli, wan_one_gpu, wan_tiny)
