@@ -287,7 +287,7 @@ def submit_sampling(
     if (combine == "blend") != (tolerance is not None):
         raise ValueError(
             "a blend needs a tolerance, and only a blend does: take the one that `hwm evaluate RUN --protocol sampling` "
-            "chooses (tuning.tolerance in results_sampling.json)"
+            "chooses (facts.tuning.tolerance in results_sampling.json)"
         )
     with listening(stop) as flag:
         tests = open_test_set(data)
