@@ -140,17 +140,8 @@ def _recorded_clips(run: Run, folder: Path, protocol: Protocol) -> Clips:
 
 def predict_video(
     folder: Path,
-    *,
-    data: Path,
-    out: Path,
-    clip: int = 0,
-    frames: int | None = None,
-    which: str = "best",
-    temperature: float | None = None,
-    changes: tuple[str, ...] = (),
-    seed: int = 0,
-    tokenizer: str = "",
-    poll: Callable[[], None] = lambda: None,
+    *, data: Path, out: Path, clip: int = 0, frames: int | None = None, which: str = "best", temperature: float | None = None,
+    changes: tuple[str, ...] = (), seed: int = 0, tokenizer: str = "", poll: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write the recorded future (left) beside a rollout that follows the recorded states (right) and return the file.
 
@@ -223,12 +214,7 @@ def write_pair(out: Path, left_FHWC: np.ndarray, right_FHWC: np.ndarray, *, num_
 
 def submit_compression(
     folder: Path,
-    *,
-    data: Path,
-    out: Path,
-    readme: dict[str, str],
-    which: str = "best",
-    device: str = "cpu",
+    *, data: Path, out: Path, readme: dict[str, str], which: str = "best", device: str = "cpu",
     poll: Callable[[], None] = lambda: None,
 ) -> None:
     """Write the compression track's zip from its test set, sample by sample, and check the finished file.
@@ -310,12 +296,8 @@ def submit_sampling(
 
         def picture(i: int) -> Arrays:
             members_BKFHWC = draw(
-                model,
-                coder,
-                torch.from_numpy(tests.frames(i))[None],
-                torch.from_numpy(tests.states_NFA[i : i + 1]),
-                seeds=[seed_of(seed, tests.ids[i])],
-                **drawing,
+                model, coder, torch.from_numpy(tests.frames(i))[None], torch.from_numpy(tests.states_NFA[i : i + 1]),
+                seeds=[seed_of(seed, tests.ids[i])], **drawing,
             )
             return {"picture": combined(members_BKFHWC[:, :, 0])[0].numpy()}
 

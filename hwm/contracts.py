@@ -190,17 +190,9 @@ class TokenWorldModel(WorldModel, Protocol):
     """A world model over token grids."""
 
     def predict(
-        self,
-        context_BTHW: Tensor,
-        states_BFA: Tensor,
-        *,
-        generator: torch.Generator,
-        num_samples: int = 1,
-        sampling: Sampling | None = None,
-        targets_BTHW: Tensor | None = None,
-        teacher_forced: bool = False,
-        top_k_logits: int = 0,
-        codes_VC: Tensor | None = None,
+        self, context_BTHW: Tensor, states_BFA: Tensor,
+        *, generator: torch.Generator, num_samples: int = 1, sampling: Sampling | None = None, targets_BTHW: Tensor | None = None,
+        teacher_forced: bool = False, top_k_logits: int = 0, codes_VC: Tensor | None = None,
     ) -> Prediction:
         """Predict the future grids after the context, given the states of context and future frames.
 
@@ -214,13 +206,8 @@ class LatentWorldModel(WorldModel, Protocol):
     """A world model over continuous latents."""
 
     def predict(
-        self,
-        context_BTCHW: Tensor,
-        states_BFA: Tensor,
-        *,
-        generator: torch.Generator | Sequence[torch.Generator],
-        num_samples: int = 1,
-        sampling: Sampling | None = None,
+        self, context_BTCHW: Tensor, states_BFA: Tensor,
+        *, generator: torch.Generator | Sequence[torch.Generator], num_samples: int = 1, sampling: Sampling | None = None,
     ) -> Prediction:
         """Predict K futures of the latents, latents_BKTCHW, after the context, in the tokenizer's own units.
 
@@ -233,13 +220,8 @@ class VideoWorldModel(WorldModel, Protocol):
     """A world model over frames as they are; a grid of context_grids and future_grids is a frame."""
 
     def predict(
-        self,
-        context_BFHWC: Tensor,
-        states_BFA: Tensor,
-        *,
-        generator: torch.Generator | Sequence[torch.Generator],
-        num_samples: int = 1,
-        sampling: Sampling | None = None,
+        self, context_BFHWC: Tensor, states_BFA: Tensor,
+        *, generator: torch.Generator | Sequence[torch.Generator], num_samples: int = 1, sampling: Sampling | None = None,
     ) -> Prediction:
         """Predict K futures of the uint8 context, video_BKFHWC, of as many frames as there are state rows after its own."""
 

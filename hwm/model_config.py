@@ -14,6 +14,7 @@ from hwm.contracts import Batch, Family, Kind
 if TYPE_CHECKING:
     import torch
 
+
 @dataclass(frozen=True)
 class Tokens(Family):
     """What the families over token grids have in common."""

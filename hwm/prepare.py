@@ -30,15 +30,8 @@ def simulated(out: Path, *, minutes: float, val_minutes: float, size: int, seed:
     if not (out / "val_unseen_v2.0_raw" / "metadata.json").is_file():
         with Counter("simulating", unit="frames") as counter:
             simulate(
-                out,
-                minutes=minutes,
-                val_minutes=val_minutes,
-                segment_seconds=SEGMENT_SECONDS,
-                rooms=MOST_ROOMS,
-                size=size,
-                seed=seed,
-                workers=workers,
-                progress=counter,
+                out, minutes=minutes, val_minutes=val_minutes, segment_seconds=SEGMENT_SECONDS, rooms=MOST_ROOMS, size=size,
+                seed=seed, workers=workers, progress=counter,
             )
     return out
 

@@ -45,12 +45,8 @@ def read_embodiment(path: str | Path) -> Embodiment:
     table = read_toml(path, kind="description of an embodiment")
     try:
         return Embodiment(
-            name=str(table["name"]),
-            names=tuple(table["names"]),
-            units=tuple(table["units"]),
-            raw=tuple(table.get("raw", ())),
-            mean=tuple(map(float, table["mean"])),
-            std=tuple(map(float, table["std"])),
+            name=str(table["name"]), names=tuple(table["names"]), units=tuple(table["units"]), raw=tuple(table.get("raw", ())),
+            mean=tuple(map(float, table["mean"])), std=tuple(map(float, table["std"])),
         )
     except KeyError as error:
         raise ValueError(f"{path}: key {error} is missing; an embodiment needs name, names, units, mean, std") from None

@@ -124,9 +124,7 @@ def train(config: RunConfig, out: str | Path, *, processes: Processes = ALONE) -
         clips_held_out = opened(config.data.val, training=False)
         held_out = HeldOut(clips_held_out, spread(config.train.validate_clips, len(clips_held_out)), config.train.batch_size)
         preview = _preview(clips_held_out, config)
-    return fit(
-        model, config, out, train_batch=train_batch, validation_batches=held_out, preview=preview, processes=processes
-    )
+    return fit(model, config, out, train_batch=train_batch, validation_batches=held_out, preview=preview, processes=processes)
 
 
 def check(config: RunConfig, out: Path, *, world: int) -> FitResult | None:

@@ -9,14 +9,8 @@ from typing import Any, Literal
 
 
 def demo(
-    out: Path = Path("runs/demo"),
-    /,
-    *,
-    minutes: float = 0.0,
-    seed: int = 0,
-    workers: int = 0,
-    steps: int = 0,
-    size: Literal[64, 128] = 64,
+    out: Path = Path("runs/demo"), /,
+    *, minutes: float = 0.0, seed: int = 0, workers: int = 0, steps: int = 0, size: Literal[64, 128] = 64,
 ) -> int:
     """Simulate rooms, tokenize, train st-demo from scratch, evaluate in rooms never seen, report.
 
@@ -38,18 +32,9 @@ def demo(
 
 
 def simulate(
-    out: Path,
-    /,
-    *,
-    minutes: float = 2.0,
-    size: int = 64,
-    seed: int = 0,
-    workers: int = 0,
-    difficulty: float = 0.3,
-    val_minutes: float | None = None,
-    rooms: int = 0,
-    test_clips: int = 0,
-    renderer: Literal["auto", "warp", "gl"] = "auto",
+    out: Path, /,
+    *, minutes: float = 2.0, size: int = 64, seed: int = 0, workers: int = 0, difficulty: float = 0.3,
+    val_minutes: float | None = None, rooms: int = 0, test_clips: int = 0, renderer: Literal["auto", "warp", "gl"] = "auto",
 ) -> int:
     """Write a dataset of the built-in robot: training, seen-room and unseen-room validation sets.
 
@@ -70,17 +55,8 @@ def simulate(
 
     with Counter("simulating", unit="frames") as counter:
         summary = run(
-            out,
-            minutes=minutes,
-            size=size,
-            seed=seed,
-            workers=workers,
-            difficulty=difficulty,
-            val_minutes=val_minutes,
-            rooms=rooms,
-            test_clips=test_clips,
-            renderer=renderer,
-            progress=counter,
+            out, minutes=minutes, size=size, seed=seed, workers=workers, difficulty=difficulty, val_minutes=val_minutes,
+            rooms=rooms, test_clips=test_clips, renderer=renderer, progress=counter,
         )
     print(f"{summary.frames} frames in {summary.seconds:.1f} s ({summary.frames_per_second:.0f} frames/s)")
     for path in summary.paths:
@@ -88,14 +64,7 @@ def simulate(
     return 0
 
 
-def data(
-    action: Literal["check", "describe"],
-    folder: Path,
-    /,
-    *,
-    json_output: bool = False,
-    sheet: Path | None = None,
-) -> int:
+def data(action: Literal["check", "describe"], folder: Path, /, *, json_output: bool = False, sheet: Path | None = None) -> int:
     """Check a dataset for faults, or describe what is in it.
 
     Args:
@@ -149,19 +118,9 @@ def _print_facts(facts: dict[str, Any]) -> None:
 
 
 def tokenize(
-    raw: Path,
-    out: Path,
-    /,
-    *,
-    tokenizer: str = "fsq-8x8x8",
-    size: int = 0,
-    phases: int = 1,
-    every: int = 8,
-    workers: int = 0,
-    part: tuple[int, int] | None = None,
-    max_bad: int = 0,
-    trust: bool = False,
-    device: str = "cpu",
+    raw: Path, out: Path, /,
+    *, tokenizer: str = "fsq-8x8x8", size: int = 0, phases: int = 1, every: int = 8, workers: int = 0,
+    part: tuple[int, int] | None = None, max_bad: int = 0, trust: bool = False, device: str = "cpu",
 ) -> int:
     """Encode a raw dataset, or every one inside a folder, into tokens or latents; goes on where it was interrupted.
 

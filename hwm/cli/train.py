@@ -18,17 +18,9 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: str = "",
-    /,
-    *,
-    out: Path,
-    data: str = "",
-    val: str = "",
-    config: Path | None = None,
-    tokenizer: str = "",
-    seed: int | None = None,
-    nproc: int = 0,
-    set: tuple[str, ...] = (),
+    recipe: str = "", /,
+    *, out: Path, data: str = "", val: str = "", config: Path | None = None, tokenizer: str = "", seed: int | None = None,
+    nproc: int = 0, set: tuple[str, ...] = (),
 ) -> int:
     """Train a recipe in a run folder; run it again to resume, on as many processes as you like.
 
@@ -118,17 +110,9 @@ def _as_one_of_many(config: RunConfig, out: Path) -> int:
 
 
 def doctor(
-    recipe: str = "",
-    /,
-    *,
-    data: str = "",
-    val: str = "",
-    config: Path | None = None,
-    set: tuple[str, ...] = (),
-    out: Path = Path(),
-    nproc: int = 1,
-    json_output: bool = False,
-    quick: bool = False,
+    recipe: str = "", /,
+    *, data: str = "", val: str = "", config: Path | None = None, set: tuple[str, ...] = (), out: Path = Path(), nproc: int = 1,
+    json_output: bool = False, quick: bool = False,
 ) -> int:
     """Check a machine, a dataset and a recipe together, before a training spends hours on them.
 

@@ -57,17 +57,9 @@ def evaluate(
 
 
 def predict(
-    run: Path,
-    /,
-    *,
-    data: Path,
-    out: Path = Path("prediction.mp4"),
-    clip: int = 0,
-    frames: int | None = None,
-    which: Literal["best", "last"] = "best",
-    temperature: float | None = None,
-    set: tuple[str, ...] = (),
-    seed: int = 0,
+    run: Path, /,
+    *, data: Path, out: Path = Path("prediction.mp4"), clip: int = 0, frames: int | None = None,
+    which: Literal["best", "last"] = "best", temperature: float | None = None, set: tuple[str, ...] = (), seed: int = 0,
 ) -> int:
     """Write a video, truth beside prediction, of a rollout that follows the recorded robot states.
 
@@ -86,15 +78,7 @@ def predict(
         from hwm.apply import predict_video
 
         written = predict_video(
-            run,
-            data=data,
-            out=out,
-            clip=clip,
-            frames=frames,
-            which=which,
-            temperature=temperature,
-            changes=set,
-            seed=seed,
+            run, data=data, out=out, clip=clip, frames=frames, which=which, temperature=temperature, changes=set, seed=seed,
             poll=stop.check,
         )
     print(written)
@@ -102,28 +86,12 @@ def predict(
 
 
 def submit(
-    run: Path,
-    /,
-    *,
-    data: Path,
-    out: Path = Path("submission.zip"),
-    track: Literal["compression", "sampling"] = "compression",
-    samples: int | None = None,
-    combine: Literal["mean", "blend", "medoid"] | None = None,
-    tolerance: float | None = None,
-    size: int | None = None,
-    temperature: float | None = None,
-    batch_size: int | None = None,
-    seed: int | None = None,
-    set: tuple[str, ...] = (),
-    readme: bool = True,
-    team: str = "",
-    authors: str = "",
-    email: str = "",
-    institution: str = "independent",
-    country: str = "not given",
-    method: str = "",
-    which: Literal["best", "last"] = "best",
+    run: Path, /,
+    *, data: Path, out: Path = Path("submission.zip"), track: Literal["compression", "sampling"] = "compression",
+    samples: int | None = None, combine: Literal["mean", "blend", "medoid"] | None = None, tolerance: float | None = None,
+    size: int | None = None, temperature: float | None = None, batch_size: int | None = None, seed: int | None = None,
+    set: tuple[str, ...] = (), readme: bool = True, team: str = "", authors: str = "", email: str = "",
+    institution: str = "independent", country: str = "not given", method: str = "", which: Literal["best", "last"] = "best",
     device: str = "cpu",
 ) -> int:
     """Write the submission of a challenge track from its test set, then read it back and check it.

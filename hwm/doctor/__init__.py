@@ -21,12 +21,7 @@ from hwm.training.run_folder import dealt_out
 
 def examine(
     config: RunConfig | None,
-    *,
-    out: Path,
-    nproc: int = 1,
-    quick: bool = False,
-    say: Callable[[str], None] = print,
-    least_disk: float = machine.LEAST_DISK,
+    *, out: Path, nproc: int = 1, quick: bool = False, say: Callable[[str], None] = print, least_disk: float = machine.LEAST_DISK,
 ) -> Examination:
     """All checks, each told to `say` as one line as soon as it is known, and the sentence at the end.
 

@@ -248,9 +248,7 @@ _ATTENTION: dict[Any, Any] = {
 class _AnyContent(TorchFunctionMode):
     """Answers for tensors without numbers: a number is 0, a mask of booleans chooses every row."""
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         index = args[1] if len(args) > 1 and isinstance(args[1], Tensor) else None
         if func is Tensor.__int__:
             return 0

@@ -209,13 +209,8 @@ class Direct(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self,
-        context_BFHWC: Tensor,
-        states_BFA: Tensor,
-        *,
-        generator: Any = None,
-        num_samples: int = 1,
-        sampling: Sampling | None = None,
+        self, context_BFHWC: Tensor, states_BFA: Tensor,
+        *, generator: Any = None, num_samples: int = 1, sampling: Sampling | None = None,
     ) -> Prediction:
         """Predict as many frames after the context as there are state rows after its own: uint8 video_BKFHWC.
 

@@ -117,9 +117,7 @@ class FlowHWM(LatentFlow):
         loss = (1 - share) * flow_mse + share * shortcut_mse
         return {"loss": loss, "flow_mse": flow_mse, "shortcut_mse": shortcut_mse}
 
-    def _velocity(
-        self, x_BTCHW: Tensor, past_BTCHW: Tensor, states_BFA: Tensor, times_BT: Tensor, levels_B: Tensor
-    ) -> Tensor:
+    def _velocity(self, x_BTCHW: Tensor, past_BTCHW: Tensor, states_BFA: Tensor, times_BT: Tensor, levels_B: Tensor) -> Tensor:
         output_BTCHW = self.network(x_BTCHW, past_BTCHW, states_BFA, times_BT=times_BT, levels_B=levels_B)
         return self._as_velocity(output_BTCHW, x_BTCHW, times_BT)
 
@@ -184,14 +182,8 @@ class FlowHWM(LatentFlow):
         return self._solve(past_BTCHW, states, noise_BKTCHW, num_steps=steps, guidance=guidance)
 
     def _solve(
-        self,
-        past_BTCHW: Tensor,
-        states_BFA: Tensor,
-        noise_BKTCHW: Tensor,
-        *,
-        num_steps: int,
-        guidance: float,
-        plain: bool = False,
+        self, past_BTCHW: Tensor, states_BFA: Tensor, noise_BKTCHW: Tensor,
+        *, num_steps: int, guidance: float, plain: bool = False,
     ) -> Tensor:
         """Solve the flow from `noise` for K samples of each clip; everything normalised.  plain: without shortcuts.
 

@@ -78,15 +78,7 @@ class JointBlock(nn.Module):
     """
 
     def __init__(
-        self,
-        width: int,
-        num_heads: int,
-        *,
-        sharing: Sharing,
-        mlp_ratio: int,
-        qk_norm: bool,
-        dropout: float,
-        last: bool,
+        self, width: int, num_heads: int, *, sharing: Sharing, mlp_ratio: int, qk_norm: bool, dropout: float, last: bool
     ) -> None:
         super().__init__()
         self.dropout = dropout
@@ -141,15 +133,7 @@ class SplitBlock(nn.Module):
     """
 
     def __init__(
-        self,
-        width: int,
-        num_heads: int,
-        *,
-        sharing: Sharing,
-        mlp_ratio: int,
-        qk_norm: bool,
-        dropout: float,
-        last: bool,
+        self, width: int, num_heads: int, *, sharing: Sharing, mlp_ratio: int, qk_norm: bool, dropout: float, last: bool
     ) -> None:
         super().__init__()
         self.dropout = dropout

@@ -57,12 +57,7 @@ class FlowNetwork(nn.Module):
         sharing = sharing_by_layer(config.sharing, num_layers=config.num_layers, unshared_blocks=config.unshared_blocks)
         self.blocks: Any = nn.ModuleList(
             Block(
-                D,
-                config.num_heads,
-                sharing=shared,
-                mlp_ratio=config.mlp_ratio,
-                qk_norm=config.qk_norm,
-                dropout=config.dropout,
+                D, config.num_heads, sharing=shared, mlp_ratio=config.mlp_ratio, qk_norm=config.qk_norm, dropout=config.dropout,
                 last=layer == config.num_layers - 1,
             )
             for layer, shared in enumerate(sharing)
@@ -92,9 +87,7 @@ class FlowNetwork(nn.Module):
         if self.state_condition is not None:
             nn.init.zeros_(self.state_condition.weight)
 
-    def forward(
-        self, x_BTCHW: Tensor, past_BTCHW: Tensor, states_BFA: Tensor, *, times_BT: Tensor, levels_B: Tensor
-    ) -> Tensor:
+    def forward(self, x_BTCHW: Tensor, past_BTCHW: Tensor, states_BFA: Tensor, *, times_BT: Tensor, levels_B: Tensor) -> Tensor:
         """Output for the future latents x, in their type: their velocity, or the data (config.output).
 
         times_BT: time in [0, 1] of each future grid, or (B, 1) for one time of all.
@@ -172,13 +165,8 @@ class FlowNetwork(nn.Module):
         return memories
 
     def advance(
-        self,
-        x_BTCHW: Tensor,
-        vectors: list[Vectors],
-        *,
-        place_BLD: Tensor | None = None,
-        context: Tokens | None = None,
-        memories: list[Memory] | None = None,
+        self, x_BTCHW: Tensor, vectors: list[Vectors],
+        *, place_BLD: Tensor | None = None, context: Tokens | None = None, memories: list[Memory] | None = None,
     ) -> Tensor:
         """The future video through all blocks, together with the context or reading the memories of it: the output."""
         future_BLD = self.future_patches(self._patches(x_BTCHW))

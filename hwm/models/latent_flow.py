@@ -131,13 +131,8 @@ class LatentFlow(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self,
-        context_BTCHW: Tensor,
-        states_BFA: Tensor,
-        *,
-        generator: torch.Generator | Sequence[torch.Generator],
-        num_samples: int = 1,
-        sampling: Sampling | None = None,
+        self, context_BTCHW: Tensor, states_BFA: Tensor,
+        *, generator: torch.Generator | Sequence[torch.Generator], num_samples: int = 1, sampling: Sampling | None = None,
     ) -> Prediction:
         """Carry noise to K futures by config.steps steps of config.solver under config.guidance; never with dropout.
 

@@ -62,9 +62,7 @@ class MaskedHWM(TokenGrids):
             )
         self.vocabulary = Vocabulary(config.vocab_size, config.width, tied=False, factors=config.factors)
         self.mask = nn.Parameter(torch.empty(config.width))
-        self.positions = (
-            nn.Parameter(torch.empty(G, self.num_places, config.width)) if config.learned_positions else None
-        )
+        self.positions = nn.Parameter(torch.empty(G, self.num_places, config.width)) if config.learned_positions else None
         self.place = nn.Linear(self.context_grids * config.width, config.width) if config.place_context else None
         self.actions = ActionEncoder(
             pooling_GF,
@@ -74,9 +72,7 @@ class MaskedHWM(TokenGrids):
             changes_from=clock.num_frames(config.context_grids) - 1 if config.state_changes else None,
         )
         block = JointBlock if config.attention == "joint" else SplitBlock
-        sharing = sharing_by_layer(
-            config.sharing, num_layers=config.num_layers, unshared_blocks=config.unshared_blocks
-        )
+        sharing = sharing_by_layer(config.sharing, num_layers=config.num_layers, unshared_blocks=config.unshared_blocks)
         self.blocks: Any = nn.ModuleList(block(config, kind) for kind in sharing)
         self.norm = nn.LayerNorm(config.width)
         visible = slot_visibility(G, config.visibility).view(2, G, 2, G)
@@ -112,14 +108,8 @@ class MaskedHWM(TokenGrids):
         return place_BSD
 
     def trunk(
-        self,
-        tokens_BTS: Tensor,
-        masked_BTS: Tensor,
-        state_BGD: Tensor,
-        *,
-        newest: int,
-        place_BSD: Tensor | None = None,
-        cache: KVCache | None = None,
+        self, tokens_BTS: Tensor, masked_BTS: Tensor, state_BGD: Tensor,
+        *, newest: int, place_BSD: Tensor | None = None, cache: KVCache | None = None,
     ) -> Tensor:
         """Tokens of consecutive slots -> inputs of the head for the `newest` last ones, (newest, B, S, D).
 
@@ -137,12 +127,9 @@ class MaskedHWM(TokenGrids):
         places_S2 = grid_positions(*self.config.grid).to(tokens_BTS.device)
         times_T1 = torch.arange(first, end, device=tokens_BTS.device)[:, None]
         window = Window(
-            num_past=num_past,
-            place_angles_SP=rope_angles(places_S2, self.head_width),
-            time_angles_TP=rope_angles(times_T1, self.head_width),
-            visible_2T2U=self.visible_2G2G[:, first:end, :, :end],
-            same_TU=self.same_GG[first:end, :end],
-            cache=cache,
+            num_past=num_past, place_angles_SP=rope_angles(places_S2, self.head_width),
+            time_angles_TP=rope_angles(times_T1, self.head_width), visible_2T2U=self.visible_2G2G[:, first:end, :, :end],
+            same_TU=self.same_GG[first:end, :end], cache=cache,
         )
         *blocks, last = self.blocks
         for block in blocks:
@@ -161,10 +148,7 @@ class MaskedHWM(TokenGrids):
         """
         tokens_BTHW = self._check_tokens(batch.tokens_BTHW, self.num_grids)
         inputs_BTHW = corrupt(
-            tokens_BTHW,
-            vocab_size=self.config.vocab_size,
-            max_rate=self.config.max_corruption,
-            generator=generator,
+            tokens_BTHW, vocab_size=self.config.vocab_size, max_rate=self.config.max_corruption, generator=generator
         )
         shape = (len(tokens_BTHW), self.future_grids, *self.config.grid)
         hidden_BTS = random_mask(shape, generator=generator).to(tokens_BTHW.device).flatten(2)
@@ -174,17 +158,12 @@ class MaskedHWM(TokenGrids):
         with dropout_from(generator, device=tokens_BTHW.device, active=dropping):
             inputs_BTS = inputs_BTHW.flatten(2)
             x_TBSD = self.trunk(
-                inputs_BTS,
-                masked_BTS,
-                self.actions(batch.states_BFA),
-                newest=self.future_grids,
+                inputs_BTS, masked_BTS, self.actions(batch.states_BFA), newest=self.future_grids,
                 place_BSD=self.at_place(inputs_BTS[:, : self.context_grids]),
             )
         rows_TBS = hidden_BTS.transpose(0, 1)
         targets_TBS = tokens_BTHW[:, self.context_grids :].flatten(2).transpose(0, 1)
-        loss, nll, accuracy = self.vocabulary.loss(
-            x_TBSD[rows_TBS], targets_TBS[rows_TBS], code_weight=self.config.code_loss
-        )
+        loss, nll, accuracy = self.vocabulary.loss(x_TBSD[rows_TBS], targets_TBS[rows_TBS], code_weight=self.config.code_loss)
         return {"loss": loss, "cross_entropy": nll, "accuracy": accuracy}
 
     # Prediction
@@ -256,12 +235,8 @@ class MaskedHWM(TokenGrids):
         """
         first, (end, settled) = draft.cache.num_grids, self._reach(grid)
         x_TRSD = self.trunk(
-            draft.tokens_RGS[:, first:end],
-            draft.masked_RGS[:, first:end],
-            draft.state_RGD,
-            newest=end - grid,
-            place_BSD=self.at_place(draft.tokens_RGS[:, : self.context_grids]),
-            cache=draft.cache,
+            draft.tokens_RGS[:, first:end], draft.masked_RGS[:, first:end], draft.state_RGD, newest=end - grid,
+            place_BSD=self.at_place(draft.tokens_RGS[:, : self.context_grids]), cache=draft.cache,
         )
         draft.cache.keep(0 if finished and grid + 1 == self.num_grids else settled)
         return x_TRSD[0]

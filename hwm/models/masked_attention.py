@@ -68,15 +68,8 @@ class SlotAttention(Projections):
     """Every place attends over its own slots and, where given, over slots shared by all places."""
 
     def forward(
-        self,
-        x_TBSD: Tensor,
-        shared_TB1D: Tensor | None = None,
-        *,
-        angles_TP: Tensor,
-        visible_QU: Tensor,
-        newest: int,
-        finish_shared: bool = True,
-        cache: KVCache | None = None,
+        self, x_TBSD: Tensor, shared_TB1D: Tensor | None = None,
+        *, angles_TP: Tensor, visible_QU: Tensor, newest: int, finish_shared: bool = True, cache: KVCache | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Results of the `newest` last own slots, and of all shared ones averaged over places if `finish_shared`.
 
@@ -110,15 +103,8 @@ class SlotCrossAttention(Projections):
     """Every place of the newest slots attends over the past slots of that place and over slots shared by all places."""
 
     def forward(
-        self,
-        x_TBSD: Tensor,
-        shared_TB1D: Tensor,
-        *,
-        num_past: int,
-        newest: int,
-        angles_TP: Tensor,
-        visible_QU: Tensor,
-        cache: KVCache | None = None,
+        self, x_TBSD: Tensor, shared_TB1D: Tensor,
+        *, num_past: int, newest: int, angles_TP: Tensor, visible_QU: Tensor, cache: KVCache | None = None,
     ) -> Tensor:
         """The `newest` last slots ask, the `num_past` first ones and all shared ones answer: (newest, B, S, D).
 
@@ -133,9 +119,7 @@ class SlotCrossAttention(Projections):
         q = rotate(q.to(v.dtype), angles_TP[-newest:, None, None, None])
         return self.out(attend(q, k, v, visible_TU=visible_QU))
 
-    def _keys(
-        self, x_TBSD: Tensor, angles_TP: Tensor, key: tuple[object, str], cache: KVCache | None
-    ) -> tuple[Tensor, Tensor]:
+    def _keys(self, x_TBSD: Tensor, angles_TP: Tensor, key: tuple[object, str], cache: KVCache | None) -> tuple[Tensor, Tensor]:
         weight = self.qkv.weight[x_TBSD.shape[-1] :]
         k, v = F.linear(x_TBSD, weight).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
         k = rotate(self.k_norm(k).to(v.dtype), angles_TP[:, None, None, None])

@@ -116,17 +116,10 @@ class JointBlock(nn.Module):
         if not read:
             rows_QU = torch.cat([rows_QU, window.visible_2T2U[1].flatten(1)])
 
-        video_TBSD = video_TBSD + self.spatial(
-            spatial(self.spatial_norm(video_TBSD)), angles_SP=window.place_angles_SP
-        )
+        video_TBSD = video_TBSD + self.spatial(spatial(self.spatial_norm(video_TBSD)), angles_SP=window.place_angles_SP)
         x_TBSD, y_TB1D = self.temporal(
-            temporal(self.temporal_norm(video_TBSD)),
-            self.temporal_norm(actions_TB1D),
-            angles_TP=window.time_angles_TP,
-            visible_QU=rows_QU,
-            newest=newest,
-            finish_shared=not read,
-            cache=window.cache,
+            temporal(self.temporal_norm(video_TBSD)), self.temporal_norm(actions_TB1D), angles_TP=window.time_angles_TP,
+            visible_QU=rows_QU, newest=newest, finish_shared=not read, cache=window.cache,
         )
         return self.mlp(
             newest_slots(video_TBSD, newest) + x_TBSD,
@@ -162,22 +155,14 @@ class SplitBlock(nn.Module):
         steps = len(video_TBSD)
         angles_TP, visible, same_TU = window.time_angles_TP, window.visible_2T2U, window.same_TU
 
-        video_TBSD = video_TBSD + self.spatial(
-            spatial(self.spatial_norm(video_TBSD)), angles_SP=window.place_angles_SP
-        )
+        video_TBSD = video_TBSD + self.spatial(spatial(self.spatial_norm(video_TBSD)), angles_SP=window.place_angles_SP)
         x_TBSD, _ = self.temporal(
-            temporal(self.temporal_norm(video_TBSD)),
-            angles_TP=angles_TP,
-            visible_QU=visible[0, :, 0] & same_TU,
-            newest=steps,
+            temporal(self.temporal_norm(video_TBSD)), angles_TP=angles_TP, visible_QU=visible[0, :, 0] & same_TU, newest=steps,
             cache=window.cache,
         )
         video_TBSD = video_TBSD + x_TBSD
         y_TB1D, _ = self.actions(
-            self.actions_norm(actions_TB1D),
-            angles_TP=angles_TP,
-            visible_QU=visible[1, :, 1] & same_TU,
-            newest=steps,
+            self.actions_norm(actions_TB1D), angles_TP=angles_TP, visible_QU=visible[1, :, 1] & same_TU, newest=steps,
             cache=window.cache,
         )
         actions_TB1D = actions_TB1D + y_TB1D
@@ -185,12 +170,8 @@ class SplitBlock(nn.Module):
         newest = read or steps - window.num_past
         rows_T2U = visible[0, -newest:]
         x_TBSD = self.cross(
-            cross(self.cross_norm(video_TBSD)),
-            self.cross_norm(actions_TB1D),
-            num_past=window.num_past,
-            newest=newest,
-            angles_TP=angles_TP,
-            visible_QU=torch.cat([rows_T2U[:, 0, : self.context_grids], rows_T2U[:, 1]], 1),
+            cross(self.cross_norm(video_TBSD)), self.cross_norm(actions_TB1D), num_past=window.num_past, newest=newest,
+            angles_TP=angles_TP, visible_QU=torch.cat([rows_T2U[:, 0, : self.context_grids], rows_T2U[:, 1]], 1),
             cache=window.cache,
         )
         past_TBSD, future_TBSD = video_TBSD.split([steps - newest, newest])

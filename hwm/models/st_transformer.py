@@ -30,10 +30,7 @@ class Block(nn.Module):
         super().__init__()
         D, hidden = config.width, config.mlp_ratio * config.width
         attention: dict[str, Any] = {
-            "num_heads": config.num_heads,
-            "qk_norm": config.qk_norm,
-            "qkv_bias": config.qkv_bias,
-            "dropout": config.dropout,
+            "num_heads": config.num_heads, "qk_norm": config.qk_norm, "qkv_bias": config.qkv_bias, "dropout": config.dropout
         }
         self.dropout = config.dropout
         self.spatial_norm, self.spatial = nn.LayerNorm(D), SpatialAttention(D, **attention)
@@ -41,9 +38,7 @@ class Block(nn.Module):
         self.mlp_norm, self.mlp = nn.LayerNorm(D), nn.Sequential(nn.Linear(D, hidden), nn.GELU(), nn.Linear(hidden, D))
         self.modulation = Modulation(D, 3) if config.state_injection == "modulate" else None
 
-    def forward(
-        self, x_TBSD: Tensor, state_TBD: Tensor, *, newest: int, cache: KVCache | None = None, layer: int = 0
-    ) -> Tensor:
+    def forward(self, x_TBSD: Tensor, state_TBD: Tensor, *, newest: int, cache: KVCache | None = None, layer: int = 0) -> Tensor:
         """All steps go in, the `newest` last ones come out."""
         spatial, temporal, mlp = self.modulation(state_TBD) if self.modulation else (_unchanged,) * 3
         x_TBSD = x_TBSD + self._drop(self.spatial(spatial(self.spatial_norm(x_TBSD))))
@@ -77,11 +72,7 @@ class STTransformer(TokenGrids):
         steps, places = self.num_grids - 1, config.grid[0] * config.grid[1]
 
         pooling_GF = state_pooling(
-            clock,
-            self.num_grids,
-            num_states=config.num_states,
-            offset=config.state_offset,
-            pooling=config.state_pooling,
+            clock, self.num_grids, num_states=config.num_states, offset=config.state_offset, pooling=config.state_pooling
         )
         pooling_TF = pooling_GF[1:] if config.state_alignment == "target" else pooling_GF[:-1]
         if (pooling_TF.sum(1) == 0).any():
@@ -92,9 +83,7 @@ class STTransformer(TokenGrids):
         self.vocabulary = Vocabulary(config.vocab_size, config.width, tied=True, factors=config.factors)
         self.place_positions = nn.Parameter(torch.empty(places, config.width))
         self.step_positions = nn.Parameter(torch.empty(steps, config.width))
-        self.states = StateEncoder(
-            pooling_TF, state_dim=config.state_dim, hidden=config.state_hidden, width=config.width
-        )
+        self.states = StateEncoder(pooling_TF, state_dim=config.state_dim, hidden=config.state_hidden, width=config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.width)
         normal_init(self, std=config.init_std)
@@ -108,9 +97,7 @@ class STTransformer(TokenGrids):
         step_TBD = (state_BTD[:, steps] + self.step_positions[steps]).transpose(0, 1)
         return self.vocabulary.embed(tokens_TBS) + self.place_positions + step_TBD[:, :, None]
 
-    def trunk(
-        self, tokens_BTHW: Tensor, state_BTD: Tensor, *, newest: int, cache: KVCache | None = None
-    ) -> Tensor:
+    def trunk(self, tokens_BTHW: Tensor, state_BTD: Tensor, *, newest: int, cache: KVCache | None = None) -> Tensor:
         """Tokens of consecutive steps -> inputs of the head for the `newest` last ones, (newest, B, S, D).
 
         state_BTD: state vectors of all steps.  With a cache, the steps follow the ones already in it.  The last block
@@ -142,9 +129,7 @@ class STTransformer(TokenGrids):
                 inputs_BTHW = self._mix_in_predictions(inputs_BTHW, batch.states_BFA, generator)
             hidden_TBSD = self.trunk(inputs_BTHW, self.states(batch.states_BFA), newest=scored)
             targets_N = tokens_BTHW[:, -scored:].flatten(2).transpose(0, 1).flatten()
-            loss, nll, accuracy = self.vocabulary.loss(
-                hidden_TBSD.flatten(0, 2), targets_N, code_weight=self.config.code_loss
-            )
+            loss, nll, accuracy = self.vocabulary.loss(hidden_TBSD.flatten(0, 2), targets_N, code_weight=self.config.code_loss)
         return {"loss": loss, "cross_entropy": nll, "accuracy": accuracy}
 
     @torch.no_grad()

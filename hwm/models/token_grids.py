@@ -98,17 +98,9 @@ class TokenGrids(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self,
-        context_BTHW: Tensor,
-        states_BFA: Tensor,
-        *,
-        generator: torch.Generator,
-        num_samples: int = 1,
-        sampling: Sampling | None = None,
-        targets_BTHW: Tensor | None = None,
-        teacher_forced: bool = False,
-        top_k_logits: int = 0,
-        codes_VC: Tensor | None = None,
+        self, context_BTHW: Tensor, states_BFA: Tensor,
+        *, generator: torch.Generator, num_samples: int = 1, sampling: Sampling | None = None, targets_BTHW: Tensor | None = None,
+        teacher_forced: bool = False, top_k_logits: int = 0, codes_VC: Tensor | None = None,
     ) -> Prediction:
         """Predict the future grids one after the other; never with dropout.
 

@@ -57,11 +57,7 @@ def noise(shape: tuple[int, ...], *, generator: torch.Generator | Sequence[torch
 
 
 def sample_times(
-    shape: tuple[int, ...],
-    distribution: Literal["uniform", "logit_normal"],
-    *,
-    generator: torch.Generator,
-    mean: float = 0.0,
+    shape: tuple[int, ...], distribution: Literal["uniform", "logit_normal"], *, generator: torch.Generator, mean: float = 0.0
 ) -> Tensor:
     """Training times in (0, 1), float32, on the generator's device.
 

@@ -24,14 +24,8 @@ def chunk_rows(weight_VD: Tensor, chunk_bytes: int = CHUNK_BYTES) -> int:
 
 
 def linear_cross_entropy(
-    hidden_ND: Tensor,
-    weight_VD: Tensor,
-    digits_NF: Tensor,
-    *,
-    factors: tuple[int, ...],
-    bias_V: Tensor | None = None,
-    code_weight: float = 0.0,
-    chunk: int = 0,
+    hidden_ND: Tensor, weight_VD: Tensor, digits_NF: Tensor,
+    *, factors: tuple[int, ...], bias_V: Tensor | None = None, code_weight: float = 0.0, chunk: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Objective to differentiate, its cross-entropy part, and the share of tokens that are the most likely one.
 
@@ -47,9 +41,7 @@ def linear_cross_entropy(
     trained = any(x is not None and x.requires_grad for x in (hidden_ND, weight_VD, bias_V))
     needs_gradient = torch.is_grad_enabled() and trained
     rows = chunk or chunk_rows(weight_VD)
-    return _LinearCrossEntropy.apply(
-        hidden_ND, weight_VD, bias_V, digits_NF, factors, code_weight, rows, dtype, needs_gradient
-    )
+    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias_V, digits_NF, factors, code_weight, rows, dtype, needs_gradient)
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:
@@ -62,16 +54,8 @@ def _product_dtype(x: Tensor) -> torch.dtype:
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden_ND: Tensor,
-        weight_VD: Tensor,
-        bias_V: Tensor | None,
-        digits_NF: Tensor,
-        factors: tuple[int, ...],
-        code_weight: float,
-        chunk: int,
-        dtype: torch.dtype,
-        needs_gradient: bool,
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, digits_NF: Tensor, factors: tuple[int, ...],
+        code_weight: float, chunk: int, dtype: torch.dtype, needs_gradient: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         N = len(hidden_ND)
         exact = torch.float64 if dtype == torch.float64 else torch.float32

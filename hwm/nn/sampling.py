@@ -30,9 +30,7 @@ def greedy(logits_NV: Tensor) -> Tensor:
     return best_N * block + blocks_NMb[row_N, best_N].argmax(1)
 
 
-def linear_greedy(
-    hidden_ND: Tensor, weight_VD: Tensor, *, bias_V: Tensor | None = None, tile: int = 4000
-) -> Tensor:
+def linear_greedy(hidden_ND: Tensor, weight_VD: Tensor, *, bias_V: Tensor | None = None, tile: int = 4000) -> Tensor:
     """Index of the largest of hidden @ weight.T + bias, (N,) int64, the lowest one among equals.
 
     On a CPU a tile of the vocabulary at a time: its logits are searched while they are in the cache, and only in
@@ -96,9 +94,7 @@ def draw(logits_NV: Tensor, sampling: Sampling, *, generator: torch.Generator, n
     return index.gather(1, _inverse_cdf(probability.masked_fill(outside, 0), uniform))
 
 
-def draw_digits(
-    logits: Sequence[Tensor], temperature: float, *, generator: torch.Generator, num: int = 1
-) -> list[Tensor]:
+def draw_digits(logits: Sequence[Tensor], temperature: float, *, generator: torch.Generator, num: int = 1) -> list[Tensor]:
     """Draw `num` ids a row whose digits are independent, lowest digit first: (N, num) int64 for each digit.
 
     logits: of each digit, (N, size).  The ids are those that `draw` gives for the table of all ids, which is not made: the

@@ -12,12 +12,7 @@ from hwm.clock import Clock
 
 
 def state_pooling(
-    clock: Clock,
-    num_grids: int,
-    *,
-    num_states: int,
-    offset: int = 0,
-    pooling: Literal["frames", "adaptive"] = "frames",
+    clock: Clock, num_grids: int, *, num_states: int, offset: int = 0, pooling: Literal["frames", "adaptive"] = "frames"
 ) -> np.ndarray:
     """Weights (G, F) float32 by which F state rows are averaged into one vector per grid; every row sums to 1.
 

@@ -19,11 +19,7 @@ STREAMS = ("past_video", "future_video", "past_actions", "future_actions")
 PAST_VIDEO, FUTURE_VIDEO, PAST_ACTIONS, FUTURE_ACTIONS = range(4)
 
 Sharing = Literal["stream", "modality", "full"]
-WEIGHT_SET: dict[str, tuple[int, int, int, int]] = {
-    "stream": (0, 1, 2, 3),
-    "modality": (0, 0, 1, 1),
-    "full": (0, 0, 0, 0),
-}
+WEIGHT_SET: dict[str, tuple[int, int, int, int]] = {"stream": (0, 1, 2, 3), "modality": (0, 0, 1, 1), "full": (0, 0, 0, 0)}
 """Number of the weight set that each stream uses."""
 
 

@@ -100,16 +100,9 @@ class Vocabulary(nn.Module):
         return torch.cat([self._greedy(h) for h in hidden_ND.split(self._chunk(joint=False))])
 
     def read(
-        self,
-        hidden_ND: Tensor,
-        *,
-        sampling: Sampling,
-        generator: torch.Generator,
-        num_draws: int = 1,
-        targets_N: Tensor | None = None,
-        num_top: int = 0,
-        codes_VC: Tensor | None = None,
-        confidence: bool = False,
+        self, hidden_ND: Tensor,
+        *, sampling: Sampling, generator: torch.Generator, num_draws: int = 1, targets_N: Tensor | None = None, num_top: int = 0,
+        codes_VC: Tensor | None = None, confidence: bool = False,
     ) -> TokenReading:
         """Draw from the distribution and describe it, chunk by chunk.
 
@@ -147,15 +140,8 @@ class Vocabulary(nn.Module):
         return _concatenate(parts)
 
     def _describe_digits(
-        self,
-        hidden_ND: Tensor,
-        targets_N: Tensor | None,
-        effects: list[Tensor] | None,
-        *,
-        sampling: Sampling,
-        generator: torch.Generator,
-        num_draws: int,
-        confidence: bool,
+        self, hidden_ND: Tensor, targets_N: Tensor | None, effects: list[Tensor] | None,
+        *, sampling: Sampling, generator: torch.Generator, num_draws: int, confidence: bool,
     ) -> TokenReading:
         """The reading from the digits' own distributions, without the joint table."""
         target_digits = None if targets_N is None else self.digits(targets_N).unbind(-1)
@@ -223,12 +209,7 @@ class Vocabulary(nn.Module):
 
 
 def _describe(
-    log_p_NV: Tensor,
-    drawn_NK: Tensor,
-    targets_N: Tensor | None,
-    num_top: int,
-    codes_VC: Tensor | None,
-    confidence: bool,
+    log_p_NV: Tensor, drawn_NK: Tensor, targets_N: Tensor | None, num_top: int, codes_VC: Tensor | None, confidence: bool
 ) -> TokenReading:
     """Everything asked for, from log-probabilities of all ids."""
     nll_N = values_NK = indices_NK = codes_NC = None
@@ -258,10 +239,6 @@ def as_prediction(tokens_BKTHW: Tensor, readings: list[TokenReading]) -> Predict
         return None if columns[0] is None else torch.stack([c.unflatten(0, (B, H, W)) for c in columns], 1)
 
     return Prediction(
-        tokens_BKTHW=tokens_BKTHW,
-        nll_BTHW=gather("nll_N"),
-        top_indices_BTHWK=gather("top_indices_NK"),
-        top_values_BTHWK=gather("top_values_NK"),
-        entropy_BTHW=gather("entropy_N"),
-        codes_BTHWC=gather("codes_NC"),
+        tokens_BKTHW=tokens_BKTHW, nll_BTHW=gather("nll_N"), top_indices_BTHWK=gather("top_indices_NK"),
+        top_values_BTHWK=gather("top_values_NK"), entropy_BTHW=gather("entropy_N"), codes_BTHWC=gather("codes_NC"),
     )

@@ -20,10 +20,7 @@ def direct_tiny() -> RunConfig:
     """
     train = replace(TINY_TRAINING, steps=1200, batch_size=24, lr=1.5e-3, weight_decay=0.05, warmup_steps=100, ema=0.998)
     return RunConfig(
-        recipe="direct-tiny",
-        tokenizer="pixels",
-        model=DirectConfig(),
-        data=DataConfig(clip="sampling", image_size=64),
+        recipe="direct-tiny", tokenizer="pixels", model=DirectConfig(), data=DataConfig(clip="sampling", image_size=64),
         train=replace(train, precision="bfloat16", validate_every=400, checkpoint_every=100, sample_every=400),
     )
 

@@ -35,22 +35,11 @@ def masked_hwm(variant: str, size: str = "") -> RunConfig:
     """
     split = variant == "split"
     model = MaskedConfig(
-        attention="split" if split else "joint",
-        sharing="full" if split else _SHARING[variant],
-        unshared_blocks=0 if split else 4,
+        attention="split" if split else "joint", sharing="full" if split else _SHARING[variant], unshared_blocks=0 if split else 4
     )
     train = TrainConfig(
-        steps=60_000,
-        batch_size=16,
-        lr=3e-5,
-        betas=(0.9, 0.95),
-        weight_decay=0.01,
-        warmup_steps=100,
-        schedule="linear",
-        precision="bfloat16",
-        validate_every=2000,
-        validate_clips=512,
-        checkpoint_every=1000,
+        steps=60_000, batch_size=16, lr=3e-5, betas=(0.9, 0.95), weight_decay=0.01, warmup_steps=100, schedule="linear",
+        precision="bfloat16", validate_every=2000, validate_clips=512, checkpoint_every=1000,
     )
     if size:
         small: dict[str, Any] = {"factors": (8, 8, 8, 5, 5, 5), "state_modulation": True, "code_loss": 10.0}
@@ -89,18 +78,8 @@ def flow_hwm(variant: str, size: str = "") -> RunConfig:
         unshared_blocks=0 if split else 4,
     )
     train = TrainConfig(
-        steps=150_000,
-        batch_size=16,
-        accumulate=8,
-        lr=1e-4,
-        betas=(0.9, 0.99),
-        weight_decay=0.01,
-        schedule="cosine",
-        ema=0.999,
-        precision="bfloat16",
-        validate_every=2000,
-        validate_clips=512,
-        checkpoint_every=1000,
+        steps=150_000, batch_size=16, accumulate=8, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.01, schedule="cosine", ema=0.999,
+        precision="bfloat16", validate_every=2000, validate_clips=512, checkpoint_every=1000,
     )
     if size:
         small: dict[str, Any] = {"state_modulation": True, "state_changes": True, "place_context": True}

@@ -19,19 +19,8 @@ def fsq_8x8x8() -> RunConfig:
         model=FSQConfig(levels=(8, 8, 8, 5, 5, 5), spatial_stride=8, channels=64, depth=2, steady_weight=0.03),
         data=DataConfig(clip="blocks"),
         train=TrainConfig(
-            steps=3600,
-            batch_size=8,
-            lr=3e-3,
-            betas=(0.9, 0.95),
-            weight_decay=0.01,
-            warmup_steps=100,
-            schedule="linear",
-            ema=0.998,
-            validate_every=500,
-            validate_clips=64,
-            checkpoint_every=250,
-            sample_every=1000,
-            log_every=50,
+            steps=3600, batch_size=8, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.01, warmup_steps=100, schedule="linear",
+            ema=0.998, validate_every=500, validate_clips=64, checkpoint_every=250, sample_every=1000, log_every=50,
         ),
     )
 
@@ -61,9 +50,7 @@ def continuous_4x8x8() -> RunConfig:
 def fsq_tiny() -> RunConfig:
     """Twin of fsq-8x8x8 for tests: 8 channels, seconds on a CPU."""
     return RunConfig(
-        recipe="fsq-tiny",
-        model=FSQConfig(levels=(8, 5, 5), channels=8, depth=1),
-        data=DataConfig(clip="blocks"),
+        recipe="fsq-tiny", model=FSQConfig(levels=(8, 5, 5), channels=8, depth=1), data=DataConfig(clip="blocks"),
         train=TrainConfig(steps=20, batch_size=2, lr=3e-3, validate_every=10, validate_clips=4, checkpoint_every=10),
     )
 

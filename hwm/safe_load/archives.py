@@ -21,11 +21,7 @@ _FAULTS = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib
 
 @contextmanager
 def opened_zip(
-    source: str | Path | bytes,
-    *,
-    where: str | Path = "",
-    max_members: int = MAX_MEMBERS,
-    remedy: str = "fetch or write it again",
+    source: str | Path | bytes, *, where: str | Path = "", max_members: int = MAX_MEMBERS, remedy: str = "fetch or write it again"
 ) -> Iterator[zipfile.ZipFile]:
     """A zip file, or the bytes of one, to read members from with `read_member`; nothing is ever written to disk.
 

@@ -27,12 +27,7 @@ SECONDS = 600.0
 
 def open_programs(
     files: Sequence[Path],
-    *,
-    trust: bool,
-    device: str | torch.device,
-    dtype: torch.dtype,
-    seconds: float = SECONDS,
-    memory: int = 0,
+    *, trust: bool, device: str | torch.device, dtype: torch.dtype, seconds: float = SECONDS, memory: int = 0,
 ) -> list[Callable[[Tensor], Tensor]]:
     """The programs of TorchScript files as functions of a tensor, all in one process of their own; each gives a tensor
     on the CPU, the first where the program gives several.

@@ -125,12 +125,8 @@ def opened_safetensors(path: str | Path) -> Iterator[Any]:
 
 
 def select(
-    state: Mapping[str, Tensor],
-    shapes: Mapping[str, tuple[int, ...]],
-    *,
-    path: str | Path,
-    remedy: str,
-    ignored: tuple[str, ...] = (),
+    state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]],
+    *, path: str | Path, remedy: str, ignored: tuple[str, ...] = (),
 ) -> dict[str, Tensor]:
     """Exactly the tensors of these names and shapes, as float32, which holds every value of float16 and bfloat16.
 

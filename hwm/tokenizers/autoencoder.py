@@ -219,9 +219,7 @@ class VideoAutoencoder(nn.Module):
         mse_BF = (pixels - batch.video_BFHWC.float()).div(255).square().mean((2, 3, 4))
         return {"mse": mse_BF.mean(1), "psnr": (-10 * mse_BF.clamp(min=1e-10).log10()).mean(1)}
 
-    def _reconstruct(
-        self, video_BFHWC: Tensor, *, noise_from: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def _reconstruct(self, video_BFHWC: Tensor, *, noise_from: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Latents as encoded, and the video decoded from what the decoder is given: rounded, or with noise."""
         latents = self.encode_latents(video_BFHWC)
         codes = latents
@@ -235,7 +233,6 @@ class VideoAutoencoder(nn.Module):
     @staticmethod
     def _normalise(video_BFHWC: Tensor) -> Tensor:
         return video_BFHWC.movedim(-1, 2).float().div(127.5).sub(1)
-
 
 
 class FSQTokenizer(VideoAutoencoder):
@@ -272,7 +269,6 @@ class FSQTokenizer(VideoAutoencoder):
     def decode_codes(self, codes_BTHWC: Tensor) -> Tensor:
         """Code vectors (B, T, h, w, C), also between the code points, to uint8 video (B, F, H, W, 3)."""
         return to_pixels(self.decode_latents(codes_BTHWC.movedim(-1, 2)))
-
 
 
 class ContinuousTokenizer(VideoAutoencoder):

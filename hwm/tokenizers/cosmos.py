@@ -230,6 +230,4 @@ def open_cosmos_diffusers(
         return network.decode(latents, return_dict=False)
 
     files = [config, weights]
-    return CosmosLatentTokenizer(
-        CosmosPair(encode, decode, files=files, device=device, dtype=dtype, family="cosmos-diffusers")
-    )
+    return CosmosLatentTokenizer(CosmosPair(encode, decode, files=files, device=device, dtype=dtype, family="cosmos-diffusers"))

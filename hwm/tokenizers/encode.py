@@ -38,19 +38,9 @@ WHOLE = Share()
 
 
 def tokenize(
-    raw: str | Path,
-    out: str | Path,
-    *,
-    tokenizer: str,
-    size: int = 0,
-    phases: int = 1,
-    every: int = SAMPLING_HOP,
-    workers: int = 1,
-    share: Share = WHOLE,
-    max_bad: int = 0,
-    trust: bool = False,
-    device: str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
+    raw: str | Path, out: str | Path,
+    *, tokenizer: str, size: int = 0, phases: int = 1, every: int = SAMPLING_HOP, workers: int = 1, share: Share = WHOLE,
+    max_bad: int = 0, trust: bool = False, device: str = "cpu", progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Encode a raw dataset into tokens of the v2.0 layout, or into latents beside their statistics; return the folder.
@@ -258,9 +248,7 @@ def _open_raw(raw: Path) -> tuple[Dataset, list[ShardFault]]:
             if not absent or len(absent) + len(known) != count:
                 raise fault
             what = f"no such file, nor any other of this shard, though metadata.json counts {count}; fetch it"
-            faults += [
-                ShardFault(f"{layout.VIDEO.place(raw, i, flat=False)}: {what}", shard=i) for i in sorted(absent)
-            ]
+            faults += [ShardFault(f"{layout.VIDEO.place(raw, i, flat=False)}: {what}", shard=i) for i in sorted(absent)]
     return dataset, faults
 
 
@@ -279,13 +267,7 @@ def _frame_size(dataset: Dataset) -> tuple[int, int]:
 
 
 def claim(
-    out: Path,
-    encoder: Tokenizer | LatentTokenizer,
-    dataset: Dataset,
-    *,
-    frame_size: tuple[int, int],
-    rule: Rule,
-    size: int,
+    out: Path, encoder: Tokenizer | LatentTokenizer, dataset: Dataset, *, frame_size: tuple[int, int], rule: Rule, size: int
 ) -> None:
     """Write tokenizer.json, as the first of several processes, or check that the one there is of the same tokenizer and clips.
 
@@ -303,16 +285,8 @@ def claim(
             with atomic_path(out / robot.name) as target:
                 target.write_bytes(robot.read_bytes())
         write_tokenizer_info(
-            out,
-            name=encoder.name,
-            fingerprint=fingerprint,
-            grid=grid,
-            clock=encoder.clock,
-            config=config,
-            phases=rule.phases,
-            every=rule.every,
-            first=True,
-            **sizes_of(encoder),
+            out, name=encoder.name, fingerprint=fingerprint, grid=grid, clock=encoder.clock, config=config, phases=rule.phases,
+            every=rule.every, first=True, **sizes_of(encoder),
         )
     known = read_tokenizer_info(out) or {}  # by whichever process came first
     if known.get("fingerprint") != fingerprint or tuple(known.get("grid", ())) != grid:

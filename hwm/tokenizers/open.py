@@ -97,7 +97,6 @@ _NEEDED = {
 }
 
 
-
 def shipped() -> list[str]:
     """Names of the tokenizers that come with the package."""
     return sorted(p.name for p in WEIGHTS.iterdir() if (p / "model.safetensors").is_file()) if WEIGHTS.is_dir() else []

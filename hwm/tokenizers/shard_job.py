@@ -84,9 +84,7 @@ def open_encoder(tokenizer: str, trust: bool, device: str) -> ShardEncoder:
 class ShardEncoder:
     """Does `ShardJob`s with one tokenizer.  poll: called between batches, to stop by raising."""
 
-    def __init__(
-        self, encoder: Tokenizer | LatentTokenizer, *, device: str, poll: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, encoder: Tokenizer | LatentTokenizer, *, device: str, poll: Callable[[], None] = lambda: None) -> None:
         self._encoder, self._device, self._poll = encoder, device, poll
 
     def __call__(self, job: ShardJob, tell: Tell) -> None:

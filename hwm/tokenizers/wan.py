@@ -142,11 +142,7 @@ def open_wan(source: str, *, subfolder: str | None = None, device: str = "cpu") 
     check_model_folder(source, subfolder)
     try:
         network, report = AutoencoderKLWan.from_pretrained(
-            source,
-            subfolder=subfolder,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=is_dir(Path(source)),
+            source, subfolder=subfolder, dtype=torch.float32, use_safetensors=True, local_files_only=is_dir(Path(source)),
             output_loading_info=True,
         )
     except (RuntimeError, OSError, TypeError, ValueError) as error:

@@ -73,14 +73,9 @@ class Position:
 
 
 def fit(
-    model: Any,
-    config: RunConfig,
-    out: str | Path,
-    *,
-    train_batch: Callable[[int], Batch],
-    validation_batches: Sequence[Batch] | None = None,
-    preview: Callable[[nn.Module], Image.Image] | None = None,
-    log: Callable[[str], None] | None = None,
+    model: Any, config: RunConfig, out: str | Path,
+    *, train_batch: Callable[[int], Batch], validation_batches: Sequence[Batch] | None = None,
+    preview: Callable[[nn.Module], Image.Image] | None = None, log: Callable[[str], None] | None = None,
     processes: Processes = ALONE,
 ) -> FitResult:
     """Train a model (nn.Module and contracts.WorldModel), or continue the run that `out` holds.
@@ -104,12 +99,7 @@ def fit(
 
     device = choose_device(train.device)
     progress = Counter("training", unit="step", log=log if processes.first else lambda line: None)
-    with (
-        held(out, processes, say=progress.say),
-        StopFlag() as stop,
-        cpu_threads(train.threads),
-        own_randomness(device),
-    ):
+    with held(out, processes, say=progress.say), StopFlag() as stop, cpu_threads(train.threads), own_randomness(device):
         processes.on_first(lambda: settle_config(out, config))
         learner = Learner(model, config, device=device, processes=processes)
 
@@ -276,6 +266,5 @@ def _expect_finite(values: dict[str, float], *, step: int, accumulate: int, kept
         batches = ", ".join(map(str, range(step * accumulate, (step + 1) * accumulate)))
         kept_text = f"checkpoint step-{kept} is untouched" if kept else "no checkpoint was written yet"
         raise ValueError(
-            f"step {step + 1} (batches {batches}): {', '.join(wrong)}; stopped, {kept_text}; "
-            "lower train.lr or check the data"
+            f"step {step + 1} (batches {batches}): {', '.join(wrong)}; stopped, {kept_text}; lower train.lr or check the data"
         )

@@ -87,7 +87,6 @@ def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, s
     stored.read_into("optimizer", targets)
 
 
-
 class Ema:
     """A smoother model for validation and prediction: the float32 average of every trainable parameter.
 

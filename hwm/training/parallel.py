@@ -56,10 +56,7 @@ class Parallel:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # of broadcast_buffers, whose successor older versions lack
                 self._ddp = DistributedDataParallel(
-                    _Loss(model),
-                    device_ids=places,
-                    find_unused_parameters=True,
-                    broadcast_buffers=False,
+                    _Loss(model), device_ids=places, find_unused_parameters=True, broadcast_buffers=False,
                     gradient_as_bucket_view=True,
                 )
 

@@ -206,13 +206,8 @@ class Work:
         return PartsFolder(self._folder(key), key)
 
     def fill(
-        self,
-        parts: Parts,
-        names: Sequence[str],
-        measure: Callable[[int], Arrays],
-        *,
-        done: Callable[[], None] = lambda: None,
-        all_of_them: bool = False,
+        self, parts: Parts, names: Sequence[str], measure: Callable[[int], Arrays],
+        *, done: Callable[[], None] = lambda: None, all_of_them: bool = False,
     ) -> None:
         """Measure what is missing of this process's share, or of all, begun with its share, which the others do likewise.
 

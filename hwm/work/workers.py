@@ -33,13 +33,8 @@ def usable_cores() -> int:
 
 
 def work_off(
-    jobs: Sequence[Any],
-    prepare: Callable[..., Callable[[Any, Tell], None]],
-    *shared: Any,
-    workers: int,
-    hear: Tell,
-    flag: StopFlag,
-    folders: Sequence[Path] = (),
+    jobs: Sequence[Any], prepare: Callable[..., Callable[[Any, Tell], None]], *shared: Any, workers: int, hear: Tell,
+    flag: StopFlag, folders: Sequence[Path] = (),
 ) -> None:
     """Do all jobs, in order, in `workers` processes of their own.
 

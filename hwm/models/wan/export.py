@@ -141,15 +141,9 @@ def _encoder_settings(model: WanWorldModel) -> dict[str, Any]:
     """How to build the state encoder (`FrameStateEncoder`) and what to feed it."""
     config, states = model.config, model.states
     return {
-        "state_dim": config.state_dim,
-        "rows": states.rows,
-        "plain": list(config.state_plain),
-        "frequencies": config.state_frequencies,
-        "hidden": config.state_hidden,
-        "width_out": states.out.out_features,
-        "changes_from": states.changes_from,
-        "frames": model.frames.tolist(),
-        "injection": config.state_injection,
+        "state_dim": config.state_dim, "rows": states.rows, "plain": list(config.state_plain),
+        "frequencies": config.state_frequencies, "hidden": config.state_hidden, "width_out": states.out.out_features,
+        "changes_from": states.changes_from, "frames": model.frames.tolist(), "injection": config.state_injection,
     }
 
 

@@ -197,9 +197,7 @@ class WanWorldModel(LatentFlow):
         timestep_BS = (TIMESTEPS * sigma_B.float()[:, None] * noisy_T).repeat_interleave(tokens, 1)
         dtype = self.transformer.dtype
         text_BRD = self.text_1RD.to(dtype).expand(B, -1, -1)
-        output = self.transformer(
-            cells.to(dtype), timestep_BS, text_BRD, frame_modulation=modulation_BTM, return_dict=False
-        )[0]
+        output = self.transformer(cells.to(dtype), timestep_BS, text_BRD, frame_modulation=modulation_BTM, return_dict=False)[0]
         return output.float().transpose(1, 2)[:, past:]
 
     def _expect_islands(self) -> None:
@@ -267,14 +265,9 @@ def _text(config: WanConfig) -> Tensor:
 def _sizes(config: WanConfig) -> dict[str, Any]:
     """The transformer's sizes in diffusers' words."""
     return {
-        "patch_size": (1, config.patch, config.patch),
-        "num_attention_heads": config.num_heads,
-        "attention_head_dim": config.head_width,
-        "out_channels": config.channels,
-        "text_dim": config.text_width,
-        "freq_dim": config.time_width,
-        "ffn_dim": config.mlp_width,
-        "num_layers": config.num_layers,
+        "patch_size": (1, config.patch, config.patch), "num_attention_heads": config.num_heads,
+        "attention_head_dim": config.head_width, "out_channels": config.channels, "text_dim": config.text_width,
+        "freq_dim": config.time_width, "ffn_dim": config.mlp_width, "num_layers": config.num_layers,
     }
 
 

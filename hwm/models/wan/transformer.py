@@ -39,10 +39,7 @@ class FrameEmbedding(WanTimeTextImageEmbedding):
     """
 
     def forward(
-        self,
-        timestep: Tensor,
-        encoder_hidden_states: Tensor,
-        encoder_hidden_states_image: Tensor | None = None,
+        self, timestep: Tensor, encoder_hidden_states: Tensor, encoder_hidden_states_image: Tensor | None = None,
         timestep_seq_len: int | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Timesteps (B * S) of S tokens a clip -> embedding (B, S, D) for the head, modulation (B, T, 6 D) for the blocks.
@@ -71,9 +68,7 @@ class FrameEmbedding(WanTimeTextImageEmbedding):
 class FrameBlock(WanTransformerBlock):
     """Spreads the modulation of a frame over its tokens here, where it need not be kept for the backward pass."""
 
-    def forward(
-        self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, rotary_emb: Any
-    ) -> Tensor:
+    def forward(self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, rotary_emb: Any) -> Tensor:
         """temb: (B, T, 6, D) for T frames of S / T tokens each, or what the base class takes."""
         if temb.ndim == 4 and temb.shape[1] != hidden_states.shape[1]:
             temb = temb.repeat_interleave(hidden_states.shape[1] // temb.shape[1], 1)
@@ -99,21 +94,14 @@ class StateConditionedWan(WanTransformer3DModel):
             block.__class__ = FrameBlock
 
     def forward(
-        self,
-        hidden_states: Tensor,
-        timestep: Tensor,
-        encoder_hidden_states: Tensor,
-        encoder_hidden_states_image: Tensor | None = None,
-        return_dict: bool = True,
-        attention_kwargs: dict[str, Any] | None = None,
-        frame_modulation: Tensor | None = None,
+        self, hidden_states: Tensor, timestep: Tensor, encoder_hidden_states: Tensor,
+        encoder_hidden_states_image: Tensor | None = None, return_dict: bool = True,
+        attention_kwargs: dict[str, Any] | None = None, frame_modulation: Tensor | None = None,
     ) -> Any:
         """As the base's; frame_modulation: (B, T, 6 D) for the blocks or (B, T, D) for the timestep's embedding."""
         if encoder_hidden_states_image is not None:
             raise ValueError("image tokens are not supported: their place is taken by frame_modulation")
-        return super().forward(
-            hidden_states, timestep, encoder_hidden_states, frame_modulation, return_dict, attention_kwargs
-        )
+        return super().forward(hidden_states, timestep, encoder_hidden_states, frame_modulation, return_dict, attention_kwargs)
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """As the base's.  Raises ValueError with a live adapter, of which the base writes what cannot be loaded again."""
@@ -169,13 +157,7 @@ class FrameStateEncoder(nn.Module):
 
     def __init__(
         self,
-        *,
-        state_dim: int,
-        rows: int,
-        plain: tuple[int, ...],
-        frequencies: int,
-        hidden: int,
-        width_out: int,
+        *, state_dim: int, rows: int, plain: tuple[int, ...], frequencies: int, hidden: int, width_out: int,
         changes_from: int | None = None,
     ) -> None:
         super().__init__()
