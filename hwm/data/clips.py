@@ -94,9 +94,7 @@ def recorded(clips: Clips, folder: str | Path, *, size: int) -> Callable[[np.nda
     return frames
 
 
-def sample_indices(
-    *, seed: int, step: int, batch_size: int, num_clips: int, rank: int = 0, world: int = 1
-) -> np.ndarray:
+def sample_indices(*, seed: int, step: int, batch_size: int, num_clips: int, rank: int = 0, world: int = 1) -> np.ndarray:
     """Clips of one rank's batch, int64 (batch_size,).
 
     An epoch is a fresh permutation of all clips, cut into global batches of batch_size * world; what does not fill

@@ -63,9 +63,7 @@ class VideoWriter:
             self._container.mux(self._stream.encode(frame))
             self.num_frames += 1
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if kind is None:
                 if not self.num_frames:

@@ -88,9 +88,7 @@ def sampling_starts(segments: np.ndarray, *, every: int, path: Path) -> np.ndarr
     return _starts(segments, path, span=SAMPLING_FRAMES - 1, step=every)
 
 
-def _starts(
-    segments: np.ndarray, path: Path, *, span: int, step: int, spread: int = 0, stride: int = 1
-) -> np.ndarray:
+def _starts(segments: np.ndarray, path: Path, *, span: int, step: int, spread: int = 0, stride: int = 1) -> np.ndarray:
     """First frames of the valid windows of one shard, int32.
 
     spread: 0, or frames over which the windows from one segment start are spread so that they share no frame.

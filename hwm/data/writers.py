@@ -112,9 +112,7 @@ class RawShardWriter:
     height, width: of the frames, even, in pixels.  flat: see TokenShardWriter.
     """
 
-    def __init__(
-        self, root: str | Path, *, shard: int, height: int, width: int, flat: bool = False, hz: int = 30
-    ) -> None:
+    def __init__(self, root: str | Path, *, shard: int, height: int, width: int, flat: bool = False, hz: int = 30) -> None:
         self.root, self.shard, self.flat = Path(root), shard, flat
         self._path = layout.VIDEO.place(self.root, shard, flat=flat)
         self._video = VideoWriter(self._path, height=height, width=width, fps=hz)
@@ -136,9 +134,7 @@ class RawShardWriter:
         self._states.append(np.array(states_FA, np.float32))
         self._segments.append(segments)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._video.__exit__(kind, error, trace)
         if kind is None:
             states, segments = np.concatenate(self._states), np.concatenate(self._segments)

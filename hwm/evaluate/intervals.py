@@ -34,16 +34,12 @@ class Interval:
         return f"{self.mean:{form}}" + ("" if self.low is None else f" [{self.low:{form}}, {self.high:{form}}]")
 
 
-def interval(
-    values: Any, *, groups: Any = None, weights: Any = None, seed: int = 0, level: float = LEVEL
-) -> Interval:
+def interval(values: Any, *, groups: Any = None, weights: Any = None, seed: int = 0, level: float = LEVEL) -> Interval:
     """Mean over clips and its bootstrap interval; see `intervals`.  values: (N,)."""
     return intervals(np.asarray(values)[:, None], groups=groups, weights=weights, seed=seed, level=level)[0]
 
 
-def intervals(
-    values: Any, *, groups: Any = None, weights: Any = None, seed: int = 0, level: float = LEVEL
-) -> list[Interval]:
+def intervals(values: Any, *, groups: Any = None, weights: Any = None, seed: int = 0, level: float = LEVEL) -> list[Interval]:
     """Weighted mean of every column over clips, with percentile bootstrap intervals that resample whole groups.
 
     values: (N, M) floats.  groups: (N,) integers, for example segment ids; None: every clip is its own group.
@@ -68,9 +64,7 @@ def intervals(
     tail = (1 - level) / 2
     low, high = np.nanquantile(resampled, [tail, 1 - tail], axis=0) if not np.isnan(means).all() else (means, means)
     widen = _small_sample_factor(num_groups, tail)
-    return [
-        Interval(float(m), float(m - widen * (m - a)), float(m + widen * (b - m))) for m, a, b in zip(means, low, high)
-    ]
+    return [Interval(float(m), float(m - widen * (m - a)), float(m + widen * (b - m))) for m, a, b in zip(means, low, high)]
 
 
 def paired_difference(first: Any, second: Any, *, groups: Any = None, seed: int = 0) -> Interval:

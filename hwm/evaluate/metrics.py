@@ -248,8 +248,7 @@ METRICS = (
     Metric("psnr", "PSNR", "dB", 2, "higher", mean_squared_error, psnr_of_mse,
            f"PSNR is the mean over pictures, of which identical ones count as {PSNR_CAP:g} dB; pooled: of the mean error."),
     Metric("ssim", "SSIM", "", 3, "higher", ssim, about="SSIM: uniform window of 7x7."),
-    Metric("gmsd", "GMSD", "", 3, "lower", gmsd,
-           about="GMSD: gradient magnitude similarity deviation, lower is better."),
+    Metric("gmsd", "GMSD", "", 3, "lower", gmsd, about="GMSD: gradient magnitude similarity deviation, lower is better."),
     Metric("sharpness", "sharpness", "", 3, "one", sharpness,
            about="Sharpness: gradient energy over the truth's, 1 is as sharp; noise counts as detail."),
 )  # fmt: skip

@@ -243,9 +243,7 @@ HEADS_REMEDY = "fetch alex.pth of the package lpips, version 0.1"
 class Lpips:
     """LPIPS distance of pictures of at least 31x31 pixels; 0 for equal ones, symmetric."""
 
-    def __init__(
-        self, backbone: str | Path, heads: str | Path | None = None, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, backbone: str | Path, heads: str | Path | None = None, device: torch.device | str = "cpu") -> None:
         """Read AlexNet and the linear heads.
 
         backbone: alexnet-owt-7be5be79.pth of torchvision.  heads: alex.pth of the package lpips; None: the first

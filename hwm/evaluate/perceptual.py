@@ -125,14 +125,7 @@ class PerceptualScorer:
         self._moments: dict[tuple[str, str], list[Moments | None]] = {}
         self._columns = Columns()
 
-    def measure(
-        self,
-        rows: dict[str, Tensor],
-        view: View,
-        *,
-        first_clip: int,
-        poll: Callable[[], None] = lambda: None,
-    ) -> Arrays:
+    def measure(self, rows: dict[str, Tensor], view: View, *, first_clip: int, poll: Callable[[], None] = lambda: None) -> Arrays:
         """What one batch of clips, numbered from `first_clip`, adds to the scores.
 
         rows: future frames, uint8 (B, F, H, W, 3).  view: the seen frames and the true future.
@@ -163,9 +156,7 @@ class PerceptualScorer:
                 old = parts[g]
                 parts[g] = new if old is None else old + new
 
-    def summary(
-        self, headline: str, *, reference: str, span: str, seed: int
-    ) -> tuple[list[Score], list[Difference]]:
+    def summary(self, headline: str, *, reference: str, span: str, seed: int) -> tuple[list[Score], list[Difference]]:
         """Scores of every row, and the headline's paired differences to every other row.  reference, span: what was measured."""
         started, place = time.perf_counter(), (reference, span)
         scores, differences = [], []

@@ -165,9 +165,7 @@ def evaluate(
     if cost_repeats:
         cost = _cost(predictor, scenes.look(chosen[: 1 if ways.members else at_once]), ways, cost_repeats)
     spent["total"] += before + time.perf_counter() - started
-    return Scores(
-        protocol.name, ways.headline, settings, **table, seconds=spent, cost=cost, examples=measures.gallery.examples()
-    )
+    return Scores(protocol.name, ways.headline, settings, **table, seconds=spent, cost=cost, examples=measures.gallery.examples())
 
 
 def _chosen(

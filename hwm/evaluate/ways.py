@@ -313,9 +313,7 @@ def ensembles(members: Sequence[int]) -> Ways:
     differences: list[tuple[str, str, tuple[str, ...]]] = [(first, second, ("psnr",)) for first, second in pairs]
     if largest > 1:
         differences.append((protocols.blend_of(largest), headline, ("psnr", "sharpness", "gmsd")))
-    return Ways(
-        tuple(ways), headline, protocols.mean_of(control), zeroed, permuted, tuple(differences), members, sizes
-    )
+    return Ways(tuple(ways), headline, protocols.mean_of(control), zeroed, permuted, tuple(differences), members, sizes)
 
 
 def _tuned(drawn: Drawn) -> Tuning:

@@ -33,9 +33,7 @@ def medoid_index(members_BKHWC: Tensor) -> Tensor:
     _check(members_BKHWC)
     num_members = members_BKHWC.shape[1]
     total = members_BKHWC.sum(1, dtype=torch.int64)
-    distances = [
-        (num_members * member.to(torch.int64) - total).square_().flatten(1).sum(1) for member in members_BKHWC.unbind(1)
-    ]
+    distances = [(num_members * member.to(torch.int64) - total).square_().flatten(1).sum(1) for member in members_BKHWC.unbind(1)]
     return torch.stack(distances, 1).argmin(1)
 
 

@@ -106,9 +106,7 @@ def shrink(frames_BHWC: Tensor, *, height: int, width: int) -> Tensor:
     return small.unflatten(0, frames_BHWC.shape[:-3]).contiguous()
 
 
-def _parts(
-    num_clips: int, num_samples: int, *, members_at_once: int, by_clip: bool
-) -> Iterator[tuple[range, range]]:
+def _parts(num_clips: int, num_samples: int, *, members_at_once: int, by_clip: bool) -> Iterator[tuple[range, range]]:
     """Clips and samples that go together; several clips only where all their samples do."""
     members = -(-num_samples // -(-num_samples // members_at_once))  # as few groups as possible, of about equal size
     clips = 1 if by_clip else max(1, members_at_once // num_samples)

@@ -110,9 +110,7 @@ class Studio:
         image_size = settings.size * (2 if settings.antialias else 1)
         recording = Recording(segment, texture_size=texture_size, image_size=image_size)
         with nullcontext() if self._warm else self._kernel_lock:
-            renderer = make_renderer(
-                self._backend, recording.scene.model, size=settings.size, antialias=settings.antialias
-            )
+            renderer = make_renderer(self._backend, recording.scene.model, size=settings.size, antialias=settings.antialias)
             renderer.render(recording.robot.data)
         self._warm = True
         return recording, renderer
@@ -133,9 +131,7 @@ def _describe(recording: Recording) -> dict:
 # Simulation jobs in this process or in several.
 
 
-def run_jobs(
-    jobs: Sequence[Job], *, backend: str, workers: int, advance: Callable[[int], None], flag: StopFlag
-) -> None:
+def run_jobs(jobs: Sequence[Job], *, backend: str, workers: int, advance: Callable[[int], None], flag: StopFlag) -> None:
     """Run all jobs, the longest first.  advance: is told how many frames were written.
 
     One worker and no OpenGL: in this process.  Raises what a job raises, ChildProcessError if a worker dies, and Stopped

@@ -43,9 +43,7 @@ class Recording:
 
     def __init__(self, segment: Segment, *, texture_size: int, image_size: int) -> None:
         self.segment = segment
-        self.scene: Scene = build_scene(
-            segment.room, segment.episode, texture_size=texture_size, image_size=image_size
-        )
+        self.scene: Scene = build_scene(segment.room, segment.episode, texture_size=texture_size, image_size=image_size)
         rng = np.random.default_rng([BEHAVIOUR_STREAM, segment.episode])
         self.robot = Humanoid(self.scene, rng, Style(segment.full_body))
         self.skills: list[tuple[int, str]] = []

@@ -49,9 +49,7 @@ def find_gl() -> str | None:
     for name in ("egl", "osmesa") if sys.platform.startswith("linux") else ("glfw",):
         environment = {**os.environ, "MUJOCO_GL": name, "LP_NUM_THREADS": "0"}
         try:
-            done = subprocess.run(
-                [sys.executable, "-c", PROBE], env=environment, capture_output=True, timeout=PROBE_SECONDS
-            )
+            done = subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, timeout=PROBE_SECONDS)
         except subprocess.TimeoutExpired:
             continue
         if done.returncode == 0:

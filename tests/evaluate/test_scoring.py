@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from copying import CopyLastGrid
 
 from hwm.contracts import Batch, Sampling
-from hwm.evaluate.baselines import CopyLastGrid, unigram_counts
+from hwm.evaluate.baselines import unigram_counts
 from hwm.evaluate.metrics import METRICS, PSNR_CAP, Metric, psnr, ssim
 from hwm.evaluate.protocols import (
     AUTOREGRESSIVE,

@@ -5,9 +5,9 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from copying import CopyLastGrid
 
 from hwm.contracts import Batch
-from hwm.evaluate.baselines import CopyLastGrid
 from hwm.evaluate.submission import (
     README_KEYS,
     SHAPE,

@@ -28,9 +28,7 @@ ARM_RESTING = {
 ARM_SPREAD = 0.10 * np.array([1, 0.6, 1, 1.2, 1, 0.5, 0.5])
 NECK_RESTING = 0.42
 HAND_RESTING = 0.15
-TREMOR = np.array(
-    [0.006, 0.003, 0.006, 0.006, 0.001, 0.003] + 2 * [0.016, 0.012, 0.016, 0.018, 0.02, 0.02, 0.02] + [0.012]
-)
+TREMOR = np.array([0.006, 0.003, 0.006, 0.006, 0.001, 0.003] + 2 * [0.016, 0.012, 0.016, 0.018, 0.02, 0.02, 0.02] + [0.012])
 ARM_SPEED, LEG_SPEED = 1.05, 0.28
 """Peak joint speeds of an unhurried move, rad/s."""
 POSE_GAIN = 4.0
@@ -169,9 +167,7 @@ class Humanoid:
         for side in SIDES:
             controls[self._finger_servos[side]] = FINGER_CLOSED * self.tracks[f"{side}_hand"].at(self.time)[0]
         heading = np.array([np.cos(now[2]), np.sin(now[2]), 0])
-        controls[self._base_servos] = (
-            velocity[0] * heading + [0, 0, velocity[1]] + POSE_GAIN * (self.place - now)
-        )
+        controls[self._base_servos] = velocity[0] * heading + [0, 0, velocity[1]] + POSE_GAIN * (self.place - now)
 
     def state(self) -> np.ndarray:
         """The state vector of hwm/robot.py as measured now, float32 (25,)."""
@@ -237,17 +233,13 @@ class Humanoid:
         rest = np.r_[self.standing, self.resting["left"], self.resting["right"], goals[20:]]
         return self._reacher.solve(side, pose, qpos=qpos, rest=rest, lean=lean, iterations=iterations)
 
-    def move_palm(
-        self, side: Side, pose: Pose, *, speed: float = 1.0, lean: bool = True, shortest: float = 0.5
-    ) -> float:
+    def move_palm(self, side: Side, pose: Pose, *, speed: float = 1.0, lean: bool = True, shortest: float = 0.5) -> float:
         """Bring a palm to a pose; the torso leans only if allowed and the arm alone cannot reach."""
         found = self.reach(side, pose, lean=False, iterations=45)
         if not lean or found.error <= self.style.lean_beyond:
             return self.go(side, found.arm, self.arm_duration(side, found.arm, speed=speed, shortest=shortest))
         found = self.reach(side, pose, lean=True)
-        duration = max(
-            self.arm_duration(side, found.arm, speed=speed, shortest=shortest), self.leg_duration(found.leg)
-        )
+        duration = max(self.arm_duration(side, found.arm, speed=speed, shortest=shortest), self.leg_duration(found.leg))
         self.go("leg", found.leg, duration)
         return self.go(side, found.arm, duration)
 

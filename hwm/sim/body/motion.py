@@ -35,14 +35,7 @@ class Track:
         p, v, a = self.now, self.velocity * duration, self.acceleration * duration**2
         way = np.asarray(goal, float) - p
         self._coefficients = np.stack(
-            [
-                p,
-                v,
-                a / 2,
-                (20 * way - 12 * v - 3 * a) / 2,
-                (-30 * way + 16 * v + 3 * a) / 2,
-                (12 * way - 6 * v - a) / 2,
-            ]
+            [p, v, a / 2, (20 * way - 12 * v - 3 * a) / 2, (-30 * way + 16 * v + 3 * a) / 2, (12 * way - 6 * v - a) / 2]
         )
         self._start, self._duration, self.goal = time, duration, np.array(goal, float)
 

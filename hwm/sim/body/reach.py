@@ -58,9 +58,7 @@ class Reacher:
         self._sites = {side: model.site(f"{side}_palm").id for side in SIDES}
         self._jacobians = np.zeros((2, 3, model.nv))
 
-    def solve(
-        self, side: Side, pose: Pose, *, qpos: np.ndarray, rest: np.ndarray, lean: bool, iterations: int
-    ) -> Reach:
+    def solve(self, side: Side, pose: Pose, *, qpos: np.ndarray, rest: np.ndarray, lean: bool, iterations: int) -> Reach:
         """Search from the configuration `qpos`.
 
         rest: posture (21,) that free directions are drawn to.  lean: let the leg column help.
@@ -109,9 +107,7 @@ def _palm_frame(side: Side, pose: Pose) -> np.ndarray:
 def _rotation_error(wanted: np.ndarray, actual: np.ndarray) -> np.ndarray:
     """Axis times about sin(angle) of the rotation from actual to wanted, world frame."""
     between = wanted @ actual.T
-    error = 0.5 * np.array(
-        [between[2, 1] - between[1, 2], between[0, 2] - between[2, 0], between[1, 0] - between[0, 1]]
-    )
+    error = 0.5 * np.array([between[2, 1] - between[1, 2], between[0, 2] - between[2, 0], between[1, 0] - between[0, 1]])
     if np.trace(between) < 0:
         error /= np.linalg.norm(error) + 1e-9
     return error

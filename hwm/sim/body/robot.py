@@ -241,9 +241,7 @@ def _fingers(side: Side, palm: int) -> str:
         ends = [(x, 0, 0, x, 0, -length * share) for x, share in reach]
         return "".join(_touch("capsule", thickness, mass=0.012, fromto=e, material="finger") for e in ends)
 
-    tips = _body(
-        f"{side}_fingertips", (0, 0, -0.046), _finger_joint(side, "fingertip", (palm, 0, 0), 86), row(0.036, 0.0088)
-    )
+    tips = _body(f"{side}_fingertips", (0, 0, -0.046), _finger_joint(side, "fingertip", (palm, 0, 0), 86), row(0.036, 0.0088))
     hinge = _finger_joint(side, "finger", (palm, 0, 0), 83)
     return _body(f"{side}_fingers", (0, palm * 0.004, -0.116), hinge, row(0.044, 0.0098), tips)
 

@@ -107,15 +107,7 @@ def _drawer(assets: Assets, *, depth: float, half_front: float, place: tuple[flo
         tray += visible("capsule", "metal", size=0.005, fromto=stem)
     tray += visible("capsule", "metal", size=0.007, fromto=(bar, -0.07, 0.02, bar, 0.07, 0.02))
     tray += tag("site", name="handle_drawer", pos=(bar, 0, 0.02), size=0.005, group=HIDDEN_GROUP)
-    joint = tag(
-        "joint",
-        name="drawer",
-        type="slide",
-        axis=(-1, 0, 0),
-        range=(0, depth * 0.6),
-        damping=6,
-        frictionloss=1.5,
-    )
+    joint = tag("joint", name="drawer", type="slide", axis=(-1, 0, 0), range=(0, depth * 0.6), damping=6, frictionloss=1.5)
     mass = tag("inertial", pos=(0, 0, 0), mass=1.5, diaginertia=(0.02, 0.02, 0.02))
     return body("drawer", place, mass + joint + tray)
 

@@ -118,9 +118,7 @@ def _facing_out(mesh: Mesh) -> Mesh:
     return mesh._replace(faces=faces)
 
 
-def bevel_box(
-    half: Sequence[float], *, bevel: float = 0.004, repeats: float | None = 1.0
-) -> Mesh:
+def bevel_box(half: Sequence[float], *, bevel: float = 0.004, repeats: float | None = 1.0) -> Mesh:
     """Box of half sizes `half` (x, y, z) with chamfered edges.
 
     repeats: texture repeats per metre; None lays one whole texture on every side.

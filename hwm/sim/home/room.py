@@ -79,12 +79,7 @@ def build_room(seed: int, texture_size: int) -> Room:
     table = Surface("table", table_near + depth / 2, rng.uniform(-0.15, 0.15), 0.0, depth, width, height)
     side = int(rng.choice([-1, 1]))
     near_wall, far_wall = side * rng.uniform(1.75, 2.2), -side * rng.uniform(1.7, 2.8)
-    bounds = (
-        -rng.uniform(1.9, 3.2),
-        table_near + depth + gap_behind_table,
-        min(near_wall, far_wall),
-        max(near_wall, far_wall),
-    )
+    bounds = (-rng.uniform(1.9, 3.2), table_near + depth + gap_behind_table, min(near_wall, far_wall), max(near_wall, far_wall))
     ceiling = rng.uniform(2.5, 2.9)
     sideboard = _place_sideboard(rng, side, near_wall)
     xml = _shell(rng, assets, bounds, ceiling)
@@ -99,9 +94,7 @@ def build_room(seed: int, texture_size: int) -> Room:
 def _place_sideboard(rng: np.random.Generator, side: int, wall: float) -> Surface:
     """The sideboard stands against the wall y = `wall`, its front to the room."""
     width, depth, height = rng.uniform(0.95, 1.25), rng.uniform(0.38, 0.46), rng.uniform(0.82, 0.96)
-    return Surface(
-        "sideboard", rng.uniform(-0.35, 0.1), wall - side * (depth / 2 + 0.03), side * np.pi / 2, depth, width, height
-    )
+    return Surface("sideboard", rng.uniform(-0.35, 0.1), wall - side * (depth / 2 + 0.03), side * np.pi / 2, depth, width, height)
 
 
 def _shell(rng: np.random.Generator, assets: Assets, bounds: tuple[float, float, float, float], ceiling: float) -> str:
@@ -110,9 +103,7 @@ def _shell(rng: np.random.Generator, assets: Assets, bounds: tuple[float, float,
     second = tint(rng, pick(rng, WALLS)) if rng.random() < 0.4 else colour
     for name, wall_colour in (("wall_a", colour), ("wall_b", second)):
         painter = textures.wallpaper if rng.random() < 0.3 else textures.plaster
-        assets.material(
-            name, texture=partial(painter, base=wall_colour), repeat=(3, 2), specular=0.05, shininess=0.05
-        )
+        assets.material(name, texture=partial(painter, base=wall_colour), repeat=(3, 2), specular=0.05, shininess=0.05)
     assets.material("ceiling", (0.93, 0.93, 0.92), specular=0, shininess=0)
     _floor_material(rng, assets)
     x0, x1, y0, y1 = bounds
@@ -152,9 +143,7 @@ def _floor_material(rng: np.random.Generator, assets: Assets) -> None:
     assets.material("floor", texture=texture, repeat=(4, 4), specular=gloss[0], shininess=gloss[1])
 
 
-def _on_the_walls(
-    rng: np.random.Generator, assets: Assets, bounds: tuple[float, float, float, float], side: int
-) -> str:
+def _on_the_walls(rng: np.random.Generator, assets: Assets, bounds: tuple[float, float, float, float], side: int) -> str:
     """One window and some pictures."""
     walls = {name: Wall(name, at) for name, at in zip(("x0", "x1", "y0", "y1"), bounds)}
     near, far = ("y1", "y0") if side > 0 else ("y0", "y1")

@@ -65,9 +65,7 @@ def build_scene(room_seed: int, episode: int, *, texture_size: int = 128, image_
     return Scene(room, episode, compile_model(xml, parts), things)
 
 
-def _place_things(
-    rng: np.random.Generator, room: Room, assets: Assets
-) -> list[tuple[Thing, tuple[float, float, float], float]]:
+def _place_things(rng: np.random.Generator, room: Room, assets: Assets) -> list[tuple[Thing, tuple[float, float, float], float]]:
     """Objects with their positions (metres) and headings (radians), apart from each other; some on the sideboard."""
     placed: list[tuple[Thing, tuple[float, float, float], float]] = []
     for number in range(int(rng.integers(*NUM_OBJECTS))):
