@@ -104,12 +104,8 @@ class FaultRun:
 
     def pytest_runtest_logreport(self, report):
         self.results.add(
-            report.nodeid,
-            report.user_properties,
-            when=report.when,
-            outcome=report.outcome,
-            expected=hasattr(report, "wasxfail"),
-            seconds=report.duration,
+            report.nodeid, report.user_properties, when=report.when, outcome=report.outcome, expected=hasattr(report, "wasxfail"),
+            seconds=report.duration
         )
 
     @pytest.hookimpl(tryfirst=True)

@@ -21,30 +21,13 @@ diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
 VAE = {
-    "base_dim": 8,
-    "decoder_base_dim": 8,
-    "z_dim": 4,
-    "num_res_blocks": 1,
-    "temperal_downsample": [False, True, True],
-    "dim_mult": [1, 2, 2, 2],
-    "is_residual": True,
-    "patch_size": 2,
-    "in_channels": 12,
-    "out_channels": 12,
-    "scale_factor_spatial": 16,
-    "latents_mean": [0.0] * 4,
-    "latents_std": [0.02] * 4,
+    "base_dim": 8, "decoder_base_dim": 8, "z_dim": 4, "num_res_blocks": 1, "temperal_downsample": [False, True, True],
+    "dim_mult": [1, 2, 2, 2], "is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12,
+    "scale_factor_spatial": 16, "latents_mean": [0.0] * 4, "latents_std": [0.02] * 4
 }
 DIT = {
-    "patch_size": (1, 2, 2),
-    "num_attention_heads": 2,
-    "attention_head_dim": 16,
-    "in_channels": 4,
-    "out_channels": 4,
-    "text_dim": 8,
-    "freq_dim": 32,
-    "ffn_dim": 32,
-    "num_layers": 2,
+    "patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 4, "out_channels": 4,
+    "text_dim": 8, "freq_dim": 32, "ffn_dim": 32, "num_layers": 2
 }
 SIZES = ["model.channels=4", "model.grid=[2,2]", "model.num_layers=2", "model.num_heads=2", "model.head_width=16"]
 SIZES += ["model.mlp_width=32", "model.time_width=32", "model.text_width=8", "model.lora_rank=2", "model.text_rows=4"]
@@ -113,9 +96,7 @@ def test_a_resumed_adapter_equals_one_that_was_never_stopped(place):
     if code:
         assert code == 128 + signal.SIGTERM
         assert train(place, "stopped", steps=4) == 0
-    whole, resumed = (
-        load_file(place / name / "checkpoints" / "step-4" / "model.safetensors") for name in ("run", "stopped")
-    )
+    whole, resumed = (load_file(place / name / "checkpoints" / "step-4" / "model.safetensors") for name in ("run", "stopped"))
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 

@@ -33,16 +33,13 @@ def test_every_verb_is_listed_and_helps(capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["trian"], "did you mean 'train'"),
-        (["train", "st-dmeo", "--out", "x"], "did you mean 'st-demo'"),
+        (["trian"], "did you mean 'train'"), (["train", "st-dmeo", "--out", "x"], "did you mean 'st-demo'"),
         (["train", "st-tiny", "--out", "x", "--set", "train.stps=3"], "did you mean 'steps'"),
         (["train", "st-tiny", "--out", "x"], "data.train is empty"),
-        (["train", "st-tiny", "--out", "x", "--data", "nowhere"], "nowhere"),
-        (["train", "--out", "x"], "give either a recipe"),
-        (["evaluate", "nowhere", "--data", "x"], "not a run folder"),
-        (["tokenize", "nowhere", "x"], "nowhere"),
-        (["export", "nowhere", "x"], "not a run folder"),
-    ],
+        (["train", "st-tiny", "--out", "x", "--data", "nowhere"], "nowhere"), (["train", "--out", "x"], "give either a recipe"),
+        (["evaluate", "nowhere", "--data", "x"], "not a run folder"), (["tokenize", "nowhere", "x"], "nowhere"),
+        (["export", "nowhere", "x"], "not a run folder")
+    ]
 )
 def test_a_mistake_is_one_line(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -61,15 +61,14 @@ TOKEN_FAULTS = [
     ("metadata.json", lambda p: p.write_text("[" * 100_000), "not valid JSON"),
     ("metadata.json", lambda p: p.write_text("[]"), "expected a JSON object"),
     ("metadata.json", lambda p: p.write_text(" " * 5_000_000), "larger than"),
-    ("metadata.json", lambda p: p.write_text("{}"), "under 'hz'"),
-    ("metadata.json", lambda p: p.unlink(), "no such file"),
+    ("metadata.json", lambda p: p.write_text("{}"), "under 'hz'"), ("metadata.json", lambda p: p.unlink(), "no such file"),
     ("metadata.json", lambda p: edit_json(p, num_images=999), "num_images is 999 but the shards have 214"),
     ("metadata.json", lambda p: edit_json(p, num_shards=3), "num_shards is 3 but 2 shards found"),
     ("tokenizer.json", lambda p: edit_json(p, grid=[4]), "two positive sides"),
     ("tokenizer.json", lambda p: edit_json(p, grid=[8, 8]), "truncated"),
     ("tokenizer.json", lambda p: edit_json(p, vocab_size=0), "'vocab_size'"),
     ("tokenizer.json", lambda p: edit_json(p, clock={"stride": 8, "block": 18}), "a block must have"),
-    ("tokenizer.json", lambda p: edit_json(p, clock=8), "stride and block"),
+    ("tokenizer.json", lambda p: edit_json(p, clock=8), "stride and block")
 ]
 
 

@@ -98,9 +98,7 @@ def test_contact_sheet_through_a_tokenizer(tmp_path):
 
     tokenizer = FSQTokenizer(FSQConfig(levels=(4, 4), channels=8, depth=1)).eval()
     tokens = np.random.default_rng(0).integers(0, 16, (2, 3, 4, 4))
-    writers.write_tokenizer_info(
-        tmp_path, name="t", fingerprint="f", vocab_size=16, grid=(4, 4), clock=COSMOS, config={}
-    )
+    writers.write_tokenizer_info(tmp_path, name="t", fingerprint="f", vocab_size=16, grid=(4, 4), clock=COSMOS, config={})
     writers.TokenShardWriter(tmp_path, 0, vocab_size=16).write(tokens, np.zeros((34, 25)), np.zeros(34, int))
     writers.write_dataset_metadata(tmp_path, num_shards=1, num_images=34)
     d.contact_sheet(tmp_path, tmp_path / "t.png", tokenizer=tokenizer, columns=2, rows=1)

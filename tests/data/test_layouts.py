@@ -58,8 +58,7 @@ def test_tokens_with_sidecar(tmp_path, make_tokens, flat):
 @pytest.mark.parametrize("flat", [False, True])
 def test_raw(tmp_path, make_raw, flat):
     root = make_raw(tmp_path, ((40, 45),), flat=flat)
-    assert names(root) == sorted(["metadata.json", *(FLAT if flat else SPLIT),
-                                  "video_0.mp4" if flat else "videos/video_0.mp4"])
+    assert names(root) == sorted(["metadata.json", *(FLAT if flat else SPLIT), "video_0.mp4" if flat else "videos/video_0.mp4"])
     dataset = open_dataset(root)
     assert dataset.kind == "video" and dataset.grid == (32, 32) and dataset.resized(16).grid == (16, 16)
     frames = dataset.shards[0].frames
@@ -180,15 +179,12 @@ def test_a_shard_is_finished_when_its_metadata_is_there(tmp_path, make_tokens):
 @pytest.mark.parametrize(
     "change, fault",
     [
-        ({"tokens": np.full((2, 3, 4, 4), 64000)}, "must lie in"),
-        ({"tokens": np.full((2, 3, 4, 4), -1)}, "must lie in"),
+        ({"tokens": np.full((2, 3, 4, 4), 64000)}, "must lie in"), ({"tokens": np.full((2, 3, 4, 4), -1)}, "must lie in"),
         ({"tokens": np.zeros((2, 3, 4, 4))}, "whole numbers"),
         ({"tokens": np.zeros((1, 3, 4, 4), int)}, r"20 frames need \(2, 3\)"),
-        ({"states": np.full((20, 25), np.nan)}, "finite, row 0"),
-        ({"states": np.zeros((20, 25, 1))}, "expected states"),
-        ({"segments": np.zeros(19, int)}, "expected states"),
-        ({"segments": np.arange(20)[::-1]}, "must not decrease"),
-    ],
+        ({"states": np.full((20, 25), np.nan)}, "finite, row 0"), ({"states": np.zeros((20, 25, 1))}, "expected states"),
+        ({"segments": np.zeros(19, int)}, "expected states"), ({"segments": np.arange(20)[::-1]}, "must not decrease")
+    ]
 )
 def test_token_writer_refuses_what_no_reader_accepts(tmp_path, change, fault):
     good = {"tokens": np.zeros((2, 3, 4, 4), int), "states": np.zeros((20, 25)), "segments": np.zeros(20, int)}

@@ -36,9 +36,7 @@ def test_pure_function_of_seed_and_step():
 def test_world_size_may_change():
     whole = sample_indices(seed=1, step=7, batch_size=12, num_clips=100)
     for world in (2, 3, 4):
-        parts = [
-            sample_indices(seed=1, step=7, batch_size=12 // world, num_clips=100, rank=r, world=world) for r in range(world)
-        ]
+        parts = [sample_indices(seed=1, step=7, batch_size=12 // world, num_clips=100, rank=r, world=world) for r in range(world)]
         np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 

@@ -84,10 +84,8 @@ def test_statistics_are_of_all_rows_and_of_changes_from_the_last_seen_latent(pla
     changes = rows[:, 2:] - rows[:, [1]]
     found = dataset.statistics
     for value, expected in (
-        (found.mean_C, rows.mean((0, 1, 3, 4))),
-        (found.std_C, rows.std((0, 1, 3, 4))),
-        (found.change_mean_C, changes.mean((0, 1, 3, 4))),
-        (found.change_std_C, changes.std((0, 1, 3, 4))),
+        (found.mean_C, rows.mean((0, 1, 3, 4))), (found.std_C, rows.std((0, 1, 3, 4))),
+        (found.change_mean_C, changes.mean((0, 1, 3, 4))), (found.change_std_C, changes.std((0, 1, 3, 4)))
     ):
         np.testing.assert_allclose(value, expected, rtol=1e-10, atol=1e-12)
 

@@ -147,12 +147,8 @@ def test_states_stop_at_the_segment():
 
 @pytest.mark.fault("B5", "no clip crosses a segment, whatever its kind")
 @given(
-    SHARDS,
-    st.sampled_from(["blocks", "block_pairs", "frames"]),
-    st.booleans(),
-    st.booleans(),
-    st.integers(1, 6),
-    st.integers(1, 4),
+    SHARDS, st.sampled_from(["blocks", "block_pairs", "frames"]), st.booleans(), st.booleans(), st.integers(1, 6),
+    st.integers(1, 4)
 )
 @settings(derandomize=True, max_examples=300, deadline=None)
 def test_no_clip_crosses_a_segment(shards, kind, overlap, aligned, length, stride):

@@ -96,11 +96,9 @@ def test_held_out_data_that_was_trained_on(home, tmp_path):
 @pytest.mark.parametrize(
     "change, status, word",
     [
-        (lambda rows: rows, "ok", "0 that never"),
-        (lambda rows: np.where(np.arange(25) == 3, 1, rows), "warn", "KNEE_PITCH"),
-        (lambda rows: 1e4 * rows, "warn", "far from"),
-        (lambda rows: 0 * rows + 1, "FAIL", "none of them"),
-    ],
+        (lambda rows: rows, "ok", "0 that never"), (lambda rows: np.where(np.arange(25) == 3, 1, rows), "warn", "KNEE_PITCH"),
+        (lambda rows: 1e4 * rows, "warn", "far from"), (lambda rows: 0 * rows + 1, "FAIL", "none of them")
+    ]
 )
 def test_states_that_say_nothing(change, status, word, tmp_path):
     dataset = open_dataset(write_tokens(tmp_path / "d", 0, "x", states=change(states_of(170, 0)).astype(np.float32)))

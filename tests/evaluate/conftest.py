@@ -105,17 +105,8 @@ class Mover(torch.nn.Module):
         self.num_states = COSMOS.num_frames(context_grids + future_grids)
 
     def predict(
-        self,
-        context_BTHW,
-        states_BFA,
-        *,
-        generator,
-        num_samples=1,
-        sampling=None,
-        targets_BTHW=None,
-        teacher_forced=False,
-        top_k_logits=0,
-        codes_VC=None,
+        self, context_BTHW, states_BFA, *, generator, num_samples=1, sampling=None, targets_BTHW=None, teacher_forced=False,
+        top_k_logits=0, codes_VC=None
     ):
         assert states_BFA.shape[1] == self.num_states and (sampling or Sampling()).temperature == 0
         previous, grids = context_BTHW[:, -1], []
@@ -160,8 +151,7 @@ def world():
     """The parts above, with clips in segments of two."""
     clips = MovingClips()
     return SimpleNamespace(
-        Tokenizer=GreyTokenizer, Clips=MovingClips, Mover=Mover, clips=clips, tokenizer=GreyTokenizer(),
-        LatentMover=LatentMover, latent_tokenizer=GreyLatents(), blocks=MovingClips(num_grids=3),
-        latents=MovingClips(num_grids=3, latents=True),
-        segments=np.arange(len(clips)) // 2, vocab_size=LEVELS,
+        Tokenizer=GreyTokenizer, Clips=MovingClips, Mover=Mover, clips=clips, tokenizer=GreyTokenizer(), LatentMover=LatentMover,
+        latent_tokenizer=GreyLatents(), blocks=MovingClips(num_grids=3), latents=MovingClips(num_grids=3, latents=True),
+        segments=np.arange(len(clips)) // 2, vocab_size=LEVELS
     )

@@ -1,13 +1,7 @@
 import pytest
 import torch
 
-from hwm.evaluate.baselines import (
-    copy_last_frame,
-    copy_last_grid,
-    mean_of_context,
-    unigram_counts,
-    unigram_nll,
-)
+from hwm.evaluate.baselines import copy_last_frame, copy_last_grid, mean_of_context, unigram_counts, unigram_nll
 
 
 def test_pixel_and_token_copies():

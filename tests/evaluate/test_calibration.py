@@ -128,9 +128,7 @@ def test_wrong_input_is_refused_and_leaves_nothing_behind():
     with pytest.raises(ValueError, match="no clips"):
         gathered.result()
     for x, y, message in [
-        (members[:, :1], truth, "at least 2"),
-        (members, truth.float(), "uint8"),
-        (members, truth[:, 1:], "truth"),
+        (members[:, :1], truth, "at least 2"), (members, truth.float(), "uint8"), (members, truth[:, 1:], "truth")
     ]:
         with pytest.raises(ValueError, match=message):
             gathered.measure(x, y, first_clip=0)

@@ -225,9 +225,8 @@ def test_networks_look_at_the_asked_sizes(score):
 
 def test_what_does_not_fit_is_refused(score):
     for change, message in (
-        ({"members": (0, 5)}, "at least one member"),
-        ({"tuning_clips": 1}, "at least 2, got 1"),
-        ({"clips": 1}, "at least 2 clips"),
+        ({"members": (0, 5)}, "at least one member"), ({"tuning_clips": 1}, "at least 2, got 1"),
+        ({"clips": 1}, "at least 2 clips")
     ):
         with pytest.raises(ValueError, match=message):
             score(Brightening(), **change)

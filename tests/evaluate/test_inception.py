@@ -27,26 +27,16 @@ def weights():
 
 # From the layer list of the published network; torchvision's inception_v3 has the same names and shapes.
 KNOWN_SHAPES = {
-    "Conv2d_1a_3x3.conv.weight": (32, 3, 3, 3),
-    "Conv2d_1a_3x3.bn.running_mean": (32,),
-    "Conv2d_2b_3x3.conv.weight": (64, 32, 3, 3),
-    "Conv2d_3b_1x1.conv.weight": (80, 64, 1, 1),
-    "Conv2d_4a_3x3.conv.weight": (192, 80, 3, 3),
-    "Mixed_5b.branch_pool.conv.weight": (32, 192, 1, 1),
-    "Mixed_5c.branch5x5_2.conv.weight": (64, 48, 5, 5),
-    "Mixed_5d.branch3x3dbl_3.bn.weight": (96,),
-    "Mixed_6a.branch3x3.conv.weight": (384, 288, 3, 3),
-    "Mixed_6b.branch7x7_2.conv.weight": (128, 128, 1, 7),
-    "Mixed_6c.branch7x7_3.conv.weight": (192, 160, 7, 1),
-    "Mixed_6d.branch7x7dbl_2.conv.weight": (160, 160, 7, 1),
-    "Mixed_6e.branch7x7dbl_5.conv.weight": (192, 192, 1, 7),
-    "Mixed_7a.branch3x3_2.conv.weight": (320, 192, 3, 3),
-    "Mixed_7a.branch7x7x3_4.conv.weight": (192, 192, 3, 3),
-    "Mixed_7b.branch3x3_2a.conv.weight": (384, 384, 1, 3),
-    "Mixed_7b.branch3x3dbl_1.conv.weight": (448, 1280, 1, 1),
-    "Mixed_7c.branch3x3dbl_3b.conv.weight": (384, 384, 3, 1),
-    "Mixed_7c.branch_pool.conv.weight": (192, 2048, 1, 1),
-    "Mixed_7c.branch_pool.bn.bias": (192,),
+    "Conv2d_1a_3x3.conv.weight": (32, 3, 3, 3), "Conv2d_1a_3x3.bn.running_mean": (32,),
+    "Conv2d_2b_3x3.conv.weight": (64, 32, 3, 3), "Conv2d_3b_1x1.conv.weight": (80, 64, 1, 1),
+    "Conv2d_4a_3x3.conv.weight": (192, 80, 3, 3), "Mixed_5b.branch_pool.conv.weight": (32, 192, 1, 1),
+    "Mixed_5c.branch5x5_2.conv.weight": (64, 48, 5, 5), "Mixed_5d.branch3x3dbl_3.bn.weight": (96,),
+    "Mixed_6a.branch3x3.conv.weight": (384, 288, 3, 3), "Mixed_6b.branch7x7_2.conv.weight": (128, 128, 1, 7),
+    "Mixed_6c.branch7x7_3.conv.weight": (192, 160, 7, 1), "Mixed_6d.branch7x7dbl_2.conv.weight": (160, 160, 7, 1),
+    "Mixed_6e.branch7x7dbl_5.conv.weight": (192, 192, 1, 7), "Mixed_7a.branch3x3_2.conv.weight": (320, 192, 3, 3),
+    "Mixed_7a.branch7x7x3_4.conv.weight": (192, 192, 3, 3), "Mixed_7b.branch3x3_2a.conv.weight": (384, 384, 1, 3),
+    "Mixed_7b.branch3x3dbl_1.conv.weight": (448, 1280, 1, 1), "Mixed_7c.branch3x3dbl_3b.conv.weight": (384, 384, 3, 1),
+    "Mixed_7c.branch_pool.conv.weight": (192, 2048, 1, 1), "Mixed_7c.branch_pool.bn.bias": (192,)
 }
 
 
@@ -127,13 +117,10 @@ BLOCKS = {
     "Mixed_6c": [["branch1x1"], [f"branch7x7_{i}" for i in (1, 2, 3)], DOUBLE_7, ["mean", "branch_pool"]],
     "Mixed_7a": [["branch3x3_1", "branch3x3_2"], [f"branch7x7x3_{i}" for i in (1, 2, 3, 4)], ["max/2"]],
     "Mixed_7b": [
-        ["branch1x1"],
-        ["branch3x3_1", "branch3x3_2a"],
-        ["branch3x3_1", "branch3x3_2b"],
-        ["branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3a"],
-        ["branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3b"],
-        ["mean", "branch_pool"],
-    ],
+        ["branch1x1"], ["branch3x3_1", "branch3x3_2a"], ["branch3x3_1", "branch3x3_2b"],
+        ["branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3a"], ["branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3b"],
+        ["mean", "branch_pool"]
+    ]
 }
 
 

@@ -128,10 +128,8 @@ def test_wrong_pictures_are_refused(files):
     lpips = Lpips(folder / "alexnet.pth", folder / "alex.pth")
     a, b = videos(5, 1, 2, 32, 32)
     for x, y, message in [
-        (a, b[:, :1], r"videos \(B, F, H, W, 3\), got"),
-        (a[0], b[0], r"videos \(B, F, H, W, 3\), got"),
-        (a.float(), b, "as uint8"),
-        (a[:, :, :30], b[:, :, :30], "at least 31x31 pixels"),
+        (a, b[:, :1], r"videos \(B, F, H, W, 3\), got"), (a[0], b[0], r"videos \(B, F, H, W, 3\), got"),
+        (a.float(), b, "as uint8"), (a[:, :, :30], b[:, :, :30], "at least 31x31 pixels")
     ]:
         with pytest.raises(ValueError, match=message):
             lpips(x, y)

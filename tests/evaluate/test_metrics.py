@@ -78,12 +78,11 @@ def score(target, missing, values=None, **options):
 @pytest.mark.parametrize(
     ("missing", "inside", "outside"),
     [
-        ("floor", -math.log(0.3 / 0.95), -math.log(1e-8)),
-        ("min", -math.log(0.3 / 0.95), -math.log(0.05 / 1.0)),
+        ("floor", -math.log(0.3 / 0.95), -math.log(1e-8)), ("min", -math.log(0.3 / 0.95), -math.log(0.05 / 1.0)),
         ("uniform_rest", -math.log(0.3), -math.log(0.05 / 6)),
         ("fill_min", -math.log(0.3 / (0.95 + 6 * 0.05)), -math.log(0.05 / (0.95 + 6 * 0.05))),
-        ("ignore", -math.log(0.3 / 0.95), math.nan),
-    ],
+        ("ignore", -math.log(0.3 / 0.95), math.nan)
+    ]
 )
 def test_every_policy_has_its_closed_form(missing, inside, outside):
     assert score(1, missing) == (pytest.approx(inside), 1.0)

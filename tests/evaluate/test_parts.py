@@ -20,11 +20,9 @@ from hwm.work.share import Share
 from hwm.work.signals import StopFlag, Stopped
 
 ARRAYS = {
-    "b/scores": np.linspace(0, 1, 6).reshape(2, 3),
-    "a": np.array([3], np.int64),
-    "picture": np.arange(24, dtype=np.uint8).reshape(2, 4, 3)[:, ::2],
-    "none": np.zeros((0, 5), np.float32),
-    "yes": np.array([True, False]),
+    "b/scores": np.linspace(0, 1, 6).reshape(2, 3), "a": np.array([3], np.int64),
+    "picture": np.arange(24, dtype=np.uint8).reshape(2, 4, 3)[:, ::2], "none": np.zeros((0, 5), np.float32),
+    "yes": np.array([True, False])
 }
 
 

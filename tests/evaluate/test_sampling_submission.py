@@ -67,11 +67,10 @@ def test_the_same_pictures_give_the_same_file(tmp_path):
     ("given", "message"),
     [
         ([(0, picture())], "1 of 3 samples, the first missing is 1"),
-        ([(0, picture()), (0, picture())], "sample 0 is given twice"),
-        ([(2, picture())], "sample 2 is not in the test set"),
+        ([(0, picture()), (0, picture())], "sample 0 is given twice"), ([(2, picture())], "sample 2 is not in the test set"),
         ([(0, picture().astype(np.float32))], "expected a uint8 picture"),
-        ([(0, picture(size=(12, 8)))], "expected a uint8 picture"),
-    ],
+        ([(0, picture(size=(12, 8)))], "expected a uint8 picture")
+    ]
 )
 def test_wrong_pictures_leave_an_earlier_file_as_it_was(tmp_path, given, message):
     path = tmp_path / "a.zip"
@@ -97,22 +96,18 @@ def bomb(side):
 
 
 FAULTS = {
-    "1.png is missing": {"1.png": None},
-    "2.png does not belong": {"2.png": png(picture())},
+    "1.png is missing": {"1.png": None}, "2.png does not belong": {"2.png": png(picture())},
     "a/1.png does not belong": {"a/1.png": png(picture())},
     "expected RGB 8x12, got RGBA 8x12": {"1.png": png(np.zeros((8, 12, 4), np.uint8))},
     "expected RGB 8x12, got L 8x12": {"1.png": png(np.zeros((8, 12), np.uint8))},
     "expected RGB 8x12, got RGB 12x8": {"1.png": png(picture(size=(12, 8)))},
-    "expected RGB 8x12, got RGB 9000x9000": {"1.png": bomb(9000)},
-    "too many pixels": {"1.png": bomb(60_000)},
-    "1.png unpacks to": {"1.png": bytes(1_000_000)},
-    "not a whole PNG": {"1.png": png(picture())[:-40]},
+    "expected RGB 8x12, got RGB 9000x9000": {"1.png": bomb(9000)}, "too many pixels": {"1.png": bomb(60_000)},
+    "1.png unpacks to": {"1.png": bytes(1_000_000)}, "not a whole PNG": {"1.png": png(picture())[:-40]},
     "1.png: not a whole PNG": {"1.png": png(picture(), "JPEG")},
     "expected one picture, got an animation": {
         "1.png": png(picture(), save_all=True, append_images=[Image.fromarray(picture(1))])
     },
-    "README.txt: not valid JSON": {"README.txt": b"{'method': 1"},
-    "README.txt needs exactly the keys": {"README.txt": b"{}"},
+    "README.txt: not valid JSON": {"README.txt": b"{'method': 1"}, "README.txt needs exactly the keys": {"README.txt": b"{}"}
 }
 
 

@@ -101,9 +101,8 @@ def test_bad_arrays_are_refused_in_one_line_and_leave_nothing(tmp_path, message)
     ("given", "message"),
     [
         (lambda: list(samples())[:2], "2 of 3 samples, the first missing is 2"),
-        (lambda: [*samples(), (1, *sample(1))], "sample 1 is given twice"),
-        (lambda: [(3, *sample(1))], "outside 0..2"),
-    ],
+        (lambda: [*samples(), (1, *sample(1))], "sample 1 is given twice"), (lambda: [(3, *sample(1))], "outside 0..2")
+    ]
 )
 def test_wrong_counts_leave_an_earlier_file_as_it_was(tmp_path, given, message):
     path = tmp_path / "a.zip"
@@ -142,15 +141,12 @@ def npz(**arrays):
 
 INDICES, VALUES = sample(0)
 FOREIGN = {
-    "README.txt: not valid JSON": {"README.txt": b"{'method': 1"},
-    "2.npz is missing": {"2.npz": None},
-    "x.npz does not belong": {"x.npz": b""},
-    "0.npz: indices: expected int32": {"0.npz": npz(indices=INDICES, values=VALUES)},
+    "README.txt: not valid JSON": {"README.txt": b"{'method': 1"}, "2.npz is missing": {"2.npz": None},
+    "x.npz does not belong": {"x.npz": b""}, "0.npz: indices: expected int32": {"0.npz": npz(indices=INDICES, values=VALUES)},
     "0.npz: values: expected float32": {"0.npz": npz(indices=INDICES.astype(np.int32), values=VALUES[:1])},
-    "0.npz: expected the arrays": {"0.npz": npz(indices=INDICES)},
-    "not a whole zip": {"0.npz": b"nothing"},
+    "0.npz: expected the arrays": {"0.npz": npz(indices=INDICES)}, "not a whole zip": {"0.npz": b"nothing"},
     "0.npz unpacks to": {"0.npz": bytes(1_000_000)},
-    "indices.npy unpacks to": {"0.npz": npz(indices=np.zeros(10_000), values=VALUES)},
+    "indices.npy unpacks to": {"0.npz": npz(indices=np.zeros(10_000), values=VALUES)}
 }
 
 

@@ -133,8 +133,7 @@ REFUSED = {
     "variable rate": (lambda p: record(p, grey(COUNT), times=UNEVEN), "not evenly spaced in time around frame", None),
     "turned": (turned, "stored rotated by", 0),
     "transparent": (lambda p: record(p, grey(COUNT), codec="png", pix_fmt="rgba", container="mov"), "partly transparent", 0),
-    "sound": (sound_only, "has no video stream", None),
-    "deleted": (lambda p: p.unlink(), "no such file", None),
+    "sound": (sound_only, "has no video stream", None), "deleted": (lambda p: p.unlink(), "no such file", None)
 }
 
 
@@ -233,8 +232,7 @@ STATES = {
     "24 wide": (lambda p: np.zeros((COUNT, 24), "<f4").tofile(p), "truncated"),
     "26 wide": (lambda p: np.zeros((COUNT, 26), "<f4").tofile(p), "too long"),
     "float64": (lambda p: np.fromfile(p, "<f4").astype("<f8").tofile(p), "too long"),
-    "a row less": (lambda p: np.fromfile(p, "<f4")[25:].tofile(p), "truncated"),
-    "deleted": (lambda p: p.unlink(), "no such file"),
+    "a row less": (lambda p: np.fromfile(p, "<f4")[25:].tofile(p), "truncated"), "deleted": (lambda p: p.unlink(), "no such file")
 }
 
 

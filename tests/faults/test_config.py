@@ -47,14 +47,12 @@ BAD = {
     "unknown table": (["--set", "trian.steps=5"], "did you mean 'train'?"),
     "wrong type": (["--set", "train.steps=many"], "expected int, got 'many'"),
     "1e-4 as text": (["--set", 'train.lr="1e-4"'], "expected float, got '1e-4'"),
-    "negative steps": (["--set", "train.steps=-3"], "steps"),
-    "batch 0": (["--set", "train.batch_size=0"], "batch_size"),
+    "negative steps": (["--set", "train.steps=-3"], "steps"), "batch 0": (["--set", "train.batch_size=0"], "batch_size"),
     "heads and width": (["--set", "model.num_heads=3"], "model.width 32 is not divisible by model.num_heads 3"),
     "no heads": (["--set", "model.num_heads=0"], "model.num_heads must be at least 1"),
     "not a number": (["--set", "model.init_std=nan"], "model.init_std must be a finite number"),
     "wrong choice": (["--set", "train.schedule=linaer"], "did you mean 'linear'?"),
-    "wrong recipe": ([], "did you mean 'st-demo'?"),
-    "wrong option": (["--sett", "train.steps=5"], "--set"),
+    "wrong recipe": ([], "did you mean 'st-demo'?"), "wrong option": (["--sett", "train.steps=5"], "--set")
 }
 
 
@@ -124,8 +122,7 @@ def test_no_number_of_a_model_is_taken_that_none_can_have(record_property):
 
 @pytest.mark.fault("B9", REFUSED)
 @pytest.mark.parametrize(
-    "setting",
-    ["train.lr=nan", "train.betas=[0.9,-1.0]", "train.weight_decay=nan", "train.clip_norm=-1.0", "data.image_size=-1"],
+    "setting", ["train.lr=nan", "train.betas=[0.9,-1.0]", "train.weight_decay=nan", "train.clip_norm=-1.0", "data.image_size=-1"]
 )
 def test_no_number_of_the_optimisation_is_taken_that_none_can_have(setting):
     with pytest.raises(ValueError):

@@ -298,8 +298,6 @@ def test_what_was_damaged_while_it_was_written_is_found_before_it_gets_its_name(
 
     monkeypatch.setattr(submission, "validate_compression_submission", after_a_loss)
     with pytest.raises(ValueError) as caught:
-        write_compression_submission(
-            path, samples(), dict.fromkeys(README_KEYS, "x"), num_samples=3, shape=shape, vocab_size=9
-        )
+        write_compression_submission(path, samples(), dict.fromkeys(README_KEYS, "x"), num_samples=3, shape=shape, vocab_size=9)
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == b"earlier" and [file.name for file in tmp_path.iterdir()] == [path.name]

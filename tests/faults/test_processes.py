@@ -30,10 +30,8 @@ def start(out: Path, *changes: str, launcher=("--standalone", "--nproc-per-node=
     """A tiny training under torchrun."""
     with (out.parent / f"{out.name}.log").open("a") as log:
         return subprocess.Popen(
-            [*LAUNCHER, *launcher, str(TINY), str(out), *changes],
-            env=os.environ | QUIET | {"SECONDS_A_BATCH": str(seconds)},
-            stdout=log,
-            stderr=subprocess.STDOUT,
+            [*LAUNCHER, *launcher, str(TINY), str(out), *changes], env=os.environ | QUIET | {"SECONDS_A_BATCH": str(seconds)},
+            stdout=log, stderr=subprocess.STDOUT
         )
 
 

@@ -94,8 +94,7 @@ def largest_file(size: int) -> Iterator[None]:
 
 @pytest.mark.fault("F4", "file and free space named, exit code not 0, what was there whole, nothing half-written left")
 @pytest.mark.parametrize(
-    ("size", "file"),
-    [(40_000, "optimizer"), (2_000, "model"), (600, "metrics.jsonl"), (200, "config.toml"), (9, ".lock")],
+    ("size", "file"), [(40_000, "optimizer"), (2_000, "model"), (600, "metrics.jsonl"), (200, "config.toml"), (9, ".lock")]
 )
 def test_a_full_disk_is_named_and_costs_no_checkpoint(tmp_path, size, file):
     run(tmp_path / "alone", "train.steps=6")
@@ -116,10 +115,8 @@ def test_a_full_disk_is_named_and_costs_no_checkpoint(tmp_path, size, file):
 STOP = "saved and ended in <= 10 s, exit code 128 + signal, 0 steps lost, a second SIGINT ends at once"
 ENDLESS = ("train.steps=100000", "train.schedule=constant", "train.checkpoint_every=100000", "train.validate_every=0")
 PLACES = {
-    "step": ((), r"step 3/"),
-    "validation": (("train.validate_every=2", "train.validate_clips=64"), r"step 2/"),
-    "save": (("train.checkpoint_every=1", "model.width=128"), r"step 2/"),
-    "compilation": (("train.compile=true",), None),
+    "step": ((), r"step 3/"), "validation": (("train.validate_every=2", "train.validate_clips=64"), r"step 2/"),
+    "save": (("train.checkpoint_every=1", "model.width=128"), r"step 2/"), "compilation": (("train.compile=true",), None)
 }
 
 

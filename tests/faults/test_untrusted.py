@@ -371,10 +371,8 @@ def test_toml(tmp_path, text, record_property):
 def test_weights_whose_header_promises_what_is_not_there(tmp_path, record_property):
     huge = {"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}
     for name, content in {
-        "header": b"\xff" * 7 + b"\x7f" + b"{}",
-        "shape": safetensors_with(huge),
-        "deep": safetensors_with(b'{"a":' * 100_000),
-        "overflow": safetensors_with({"a": {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 0]}}),
+        "header": b"\xff" * 7 + b"\x7f" + b"{}", "shape": safetensors_with(huge), "deep": safetensors_with(b'{"a":' * 100_000),
+        "overflow": safetensors_with({"a": {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 0]}})
     }.items():
         path = write(tmp_path / f"{name}.safetensors", content)
         cheap(lambda path=path: load_safetensors(path), record_property, names=path)

@@ -22,8 +22,7 @@ from hwm.tokenizers.open import save_tokenizer
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "hwm"]
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("RANK", "WORLD_SIZE", "SLURM_"))} | {
-    "OMP_NUM_THREADS": "1",
-    "PYTHONUNBUFFERED": "1",
+    "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"
 }
 
 

@@ -14,9 +14,8 @@ TINY = DirectConfig(
     map_hidden=16, map_channels=4, pairs=3,
 )  # fmt: skip
 VARIANTS = {
-    "warp": TINY,
-    "change": dataclasses.replace(TINY, warp=False),
-    "joints": dataclasses.replace(TINY, state_dim=7, velocity_rows=()),
+    "warp": TINY, "change": dataclasses.replace(TINY, warp=False),
+    "joints": dataclasses.replace(TINY, state_dim=7, velocity_rows=())
 }
 
 
@@ -177,10 +176,8 @@ def test_size_by_part():
 
 def test_what_cannot_be_is_refused():
     for changes, message in (
-        ({"num_states": 6}, "must be that of the 3 \\+ 2 frames"),
-        ({"reach": 1}, "is more than model.reach"),
-        ({"velocity_rows": (25,)}, "must be below state_dim"),
-        ({"patch": 3}, "not divisible by model.patch"),
+        ({"num_states": 6}, "must be that of the 3 \\+ 2 frames"), ({"reach": 1}, "is more than model.reach"),
+        ({"velocity_rows": (25,)}, "must be below state_dim"), ({"patch": 3}, "not divisible by model.patch")
     ):
         with pytest.raises(ValueError, match=message):
             dataclasses.replace(TINY, **changes)

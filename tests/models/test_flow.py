@@ -15,13 +15,10 @@ TINY = FlowConfig(channels=3, grid=(4, 6), num_layers=2, num_heads=2, width=16, 
 SPLIT = dataclasses.replace(TINY, attention="split", sharing="modality", unshared_blocks=0)
 CONTEXT = dataclasses.replace(TINY, context_sees="context")
 VARIANTS = {
-    "base": TINY,
-    "full": dataclasses.replace(TINY, sharing="full"),
-    "split": SPLIT,
-    "context": CONTEXT,
+    "base": TINY, "full": dataclasses.replace(TINY, sharing="full"), "split": SPLIT, "context": CONTEXT,
     "split-context": dataclasses.replace(SPLIT, context_sees="context"),
     "placed": dataclasses.replace(TINY, place_context=True, learned_positions=True, state_changes=True),
-    "placed-context": dataclasses.replace(CONTEXT, place_context=True, learned_positions=True, state_changes=True),
+    "placed-context": dataclasses.replace(CONTEXT, place_context=True, learned_positions=True, state_changes=True)
 }
 LONG = {"context_grids": 2, "future_grids": 4, "num_states": 34}
 """Two blocks: the future is the last grid of the first one and all of the second one."""
@@ -45,8 +42,7 @@ def clips(config=TINY, num=3, seed=7):
     grids = config.context_grids + config.future_grids
     latents = torch.randn(num, grids, config.channels, *config.grid, generator=gen(seed), dtype=torch.float64)
     return Batch(
-        states_BFA=torch.randn(num, config.num_states, 25, generator=gen(seed + 1), dtype=torch.float64),
-        latents_BTCHW=latents,
+        states_BFA=torch.randn(num, config.num_states, 25, generator=gen(seed + 1), dtype=torch.float64), latents_BTCHW=latents
     )
 
 
@@ -72,11 +68,10 @@ def velocity(model, batch, *, times=0.4, level=PLAIN):
 @pytest.mark.parametrize(
     "billions, blocks, options",
     [
-        (1.361, 15 * 69 - 24, {}),
-        (0.886, 4 * 69 + 11 * 35 - 8, {"sharing": "modality"}),
+        (1.361, 15 * 69 - 24, {}), (0.886, 4 * 69 + 11 * 35 - 8, {"sharing": "modality"}),
         (0.648, 4 * 69 + 11 * 18, {"sharing": "full"}),
-        (0.944, 15 * 47 - 8, {"attention": "split", "sharing": "modality", "unshared_blocks": 0}),
-    ],
+        (0.944, 15 * 47 - 8, {"attention": "split", "sharing": "modality", "unshared_blocks": 0})
+    ]
 )
 def test_published_sizes(billions, blocks, options):
     with torch.device("meta"):
@@ -254,9 +249,7 @@ def test_one_clip_is_learned_by_heart(target):
     context, future = split(batch)
     change = (future - context[:, -1:]).square().mean((0, 1, 3, 4)).sqrt()
     model.set_latent_statistics(torch.full((3,), 5.0), torch.full((3,), 3.0), change)
-    repeated = Batch(
-        states_BFA=batch.states_BFA.expand(8, -1, -1), latents_BTCHW=batch.latents_BTCHW.expand(8, -1, -1, -1, -1)
-    )
+    repeated = Batch(states_BFA=batch.states_BFA.expand(8, -1, -1), latents_BTCHW=batch.latents_BTCHW.expand(8, -1, -1, -1, -1))
     before = model.validate(batch, generator=gen())
     train(model, lambda: repeated, steps=150, lr=6e-3)
     after = model.validate(batch, generator=gen())
@@ -366,9 +359,7 @@ def test_prediction_is_the_solver_over_the_network(name, options):
 
         def v(x, step, level):
             times, levels = torch.full((3, 1), step / 4), torch.full((3,), PLAIN)
-            pair = [
-                model.network(x, keep * past, keep * batch.states_BFA, times_BT=times, levels_B=levels) for keep in (1, 0)
-            ]
+            pair = [model.network(x, keep * past, keep * batch.states_BFA, times_BT=times, levels_B=levels) for keep in (1, 0)]
             return flow.guide(*pair, config.guidance)
 
         data = flow.SOLVERS[config.solver](v, noise[:, k], flow.Steps(4))

@@ -16,13 +16,7 @@ TINY = MaskedConfig(
 SPLIT = dataclasses.replace(TINY, attention="split", sharing="full", unshared_blocks=0)
 TWO = {"context_grids": 2, "future_grids": 2, "num_states": 18}
 LONG = {"context_grids": 1, "future_grids": 3, "steps": 3, "num_states": 18}
-OURS = {
-    "factors": (5, 8),
-    "state_modulation": True,
-    "state_changes": True,
-    "place_context": True,
-    "code_loss": 3.0,
-}
+OURS = {"factors": (5, 8), "state_modulation": True, "state_changes": True, "place_context": True, "code_loss": 3.0}
 
 
 def gen(seed=0):
@@ -58,9 +52,7 @@ def outputs(model, tokens_BTHW, states_BFA, masked_BTHW=None):
     with torch.no_grad():
         tokens = tokens_BTHW.flatten(2)
         place = model.at_place(tokens[:, : model.context_grids])
-        return model.trunk(
-            tokens, masked.flatten(2), model.actions(states_BFA), newest=model.future_grids, place_BSD=place
-        )
+        return model.trunk(tokens, masked.flatten(2), model.actions(states_BFA), newest=model.future_grids, place_BSD=place)
 
 
 def watch(model, monkeypatch):
@@ -82,10 +74,9 @@ def watch(model, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "millions"),
     [
-        ({"sharing": "modality"}, 237.3),
-        ({"sharing": "full"}, 195.3),
-        ({"attention": "split", "sharing": "full", "unshared_blocks": 0}, 220.5),
-    ],
+        ({"sharing": "modality"}, 237.3), ({"sharing": "full"}, 195.3),
+        ({"attention": "split", "sharing": "full", "unshared_blocks": 0}, 220.5)
+    ]
 )
 def test_published_sizes(options, millions):
     with torch.device("meta"):
@@ -192,19 +183,10 @@ def test_state_modulation_starts_without_effect():
 @pytest.mark.parametrize(
     "options",
     [
-        {"num_layers": 2},
-        {"num_heads": 1},
-        {"mlp_ratio": 2},
-        {"sharing": "modality", "unshared_blocks": 0},
-        {"qk_norm": True},
-        {"learned_positions": False},
-        {"state_modulation": True},
-        {"factors": (5, 8)},
-        {"visibility": "full"},
-        {"max_corruption": 1.0},
-        {"init_std": 0.5},
-        {"dropout": 0.5},
-    ],
+        {"num_layers": 2}, {"num_heads": 1}, {"mlp_ratio": 2}, {"sharing": "modality", "unshared_blocks": 0}, {"qk_norm": True},
+        {"learned_positions": False}, {"state_modulation": True}, {"factors": (5, 8)}, {"visibility": "full"},
+        {"max_corruption": 1.0}, {"init_std": 0.5}, {"dropout": 0.5}
+    ]
 )
 def test_every_option_changes_the_model(base, options):
     losses = []
@@ -268,12 +250,9 @@ def test_parameter_groups_decay_matrices_only():
 
 
 ALL = [
-    variant(**LONG),
-    variant(**TWO, remask="confidence", steps=4, state_modulation=True),
-    variant(SPLIT, **LONG, state_modulation=True),
-    variant(SPLIT, **TWO, visibility="full", qk_norm=True),
-    variant(**TWO, visibility="full"),
-    variant(SPLIT, **TWO, visibility="released"),
+    variant(**LONG), variant(**TWO, remask="confidence", steps=4, state_modulation=True),
+    variant(SPLIT, **LONG, state_modulation=True), variant(SPLIT, **TWO, visibility="full", qk_norm=True),
+    variant(**TWO, visibility="full"), variant(SPLIT, **TWO, visibility="released")
 ]
 
 
@@ -285,15 +264,8 @@ def test_what_is_computed_once_equals_computing_everything_again(config, teacher
 
     def predict():
         return model.predict(
-            context,
-            batch.states_BFA,
-            generator=gen(),
-            num_samples=3,
-            sampling=Sampling(temperature=1.0),
-            targets_BTHW=future,
-            teacher_forced=teacher_forced,
-            top_k_logits=4,
-            codes_VC=torch.randn(40, 2, generator=gen(3)),
+            context, batch.states_BFA, generator=gen(), num_samples=3, sampling=Sampling(temperature=1.0), targets_BTHW=future,
+            teacher_forced=teacher_forced, top_k_logits=4, codes_VC=torch.randn(40, 2, generator=gen(3))
         )
 
     passes = watch(model, monkeypatch)
@@ -344,8 +316,7 @@ def test_remasking_is_as_configured():
     for remasking in ("random", "confidence"):
         model = build(variant(remask=remasking))
         predict = [
-            model.predict(split(model, batch)[0], batch.states_BFA, generator=gen(s), num_samples=3).tokens_BKTHW
-            for s in (0, 1)
+            model.predict(split(model, batch)[0], batch.states_BFA, generator=gen(s), num_samples=3).tokens_BKTHW for s in (0, 1)
         ]
         tokens[remasking] = predict[0]
         # Greedy samples differ only by chance in re-masking.
@@ -393,14 +364,8 @@ def test_fields_describe_the_first_pass_and_codes_the_deciding_one(config, monke
     codes = torch.randn(40, 2, generator=gen(3))
     passes = watch(model, monkeypatch)
     prediction = model.predict(
-        context,
-        batch.states_BFA,
-        generator=gen(),
-        num_samples=2,
-        sampling=Sampling(temperature=1.0),
-        targets_BTHW=future,
-        top_k_logits=4,
-        codes_VC=codes,
+        context, batch.states_BFA, generator=gen(), num_samples=2, sampling=Sampling(temperature=1.0), targets_BTHW=future,
+        top_k_logits=4, codes_VC=codes
     )
     per_grid = len(passes) // config.future_grids
     for t in range(config.future_grids):
@@ -427,9 +392,7 @@ def test_teacher_forcing_feeds_the_true_grids_and_says_what_it_predicts():
     masked[:, 3] = True
     out = outputs(model, batch.tokens_BTHW, batch.states_BFA, masked)[1]
     log_p = model.vocabulary.log_probabilities(out.flatten(0, 1)).view(3, 3, 4, 40)
-    prediction = model.predict(
-        context, batch.states_BFA, generator=gen(), targets_BTHW=future, teacher_forced=True
-    )
+    prediction = model.predict(context, batch.states_BFA, generator=gen(), targets_BTHW=future, teacher_forced=True)
     torch.testing.assert_close(prediction.nll_BTHW[:, 1], -log_p.gather(3, future[:, 1, ..., None])[..., 0])
     assert torch.equal(prediction.tokens_BKTHW[:, 0, 1], log_p.argmax(-1))
     before = batch.tokens_BTHW.clone()

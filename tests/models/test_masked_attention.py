@@ -41,9 +41,7 @@ def test_shared_slots_equal_copies_at_every_place_averaged():
         own, mean = module(x, shared, angles_TP=TIMES, visible_QU=visible, newest=T)
         torch.testing.assert_close(own, expected[:T])
         torch.testing.assert_close(mean, expected[T:].mean(2, keepdim=True))
-        last, none = module(
-            x, shared, angles_TP=TIMES, visible_QU=visible[T - 1 : T], newest=1, finish_shared=False
-        )
+        last, none = module(x, shared, angles_TP=TIMES, visible_QU=visible[T - 1 : T], newest=1, finish_shared=False)
         torch.testing.assert_close(last, expected[T - 1 : T])
         assert none is None
 
@@ -58,12 +56,8 @@ def test_slots_in_the_cache_equal_slots_computed_again():
         # What was only tried out is forgotten.
         for wrong in (1.0, 0.0):
             got = module(
-                x[first:end] + wrong,
-                shared[first:end],
-                angles_TP=TIMES[first:end],
-                visible_QU=rows,
-                newest=end - first,
-                cache=cache,
+                x[first:end] + wrong, shared[first:end], angles_TP=TIMES[first:end], visible_QU=rows, newest=end - first,
+                cache=cache
             )
             cache.keep(end if not wrong else first)
         parts.append(got)
@@ -88,9 +82,7 @@ def test_cross_attention_sees_the_past_of_its_place_and_the_shared_slots():
         cache = KVCache()
         module(x[:3], shared[:3], num_past=2, newest=1, angles_TP=TIMES[:3], visible_QU=visible[:1, :5], cache=cache)
         cache.keep(3)
-        later = module(
-            x[3:], shared[3:], num_past=0, newest=1, angles_TP=TIMES[3:], visible_QU=visible[1:], cache=cache
-        )
+        later = module(x[3:], shared[3:], num_past=0, newest=1, angles_TP=TIMES[3:], visible_QU=visible[1:], cache=cache)
         torch.testing.assert_close(later, got[1:])
 
 

@@ -54,10 +54,7 @@ def test_a_batch_without_a_masked_token_cannot_be():
 
 
 def test_number_of_masked_places():
-    assert [num_masked(k, 4, 1024) for k in range(4)] == [
-        *(math.ceil(math.cos(math.pi / 8 * k) * 1024) for k in (1, 2, 3)),
-        0,
-    ]
+    assert [num_masked(k, 4, 1024) for k in range(4)] == [*(math.ceil(math.cos(math.pi / 8 * k) * 1024) for k in (1, 2, 3)), 0]
     assert num_masked(0, 1, 1024) == 0
     # cos(pi/3) * 1024 is 512, not a little more.
     assert num_masked(1, 3, 1024) == 512

@@ -9,16 +9,7 @@ from hwm.model_config import STConfig
 from hwm.models.st_transformer import STTransformer
 from hwm.nn.attention import KVCache
 
-TINY = STConfig(
-    vocab_size=40,
-    grid=(2, 3),
-    num_layers=2,
-    num_heads=2,
-    width=16,
-    dropout=0.0,
-    num_states=34,
-    state_hidden=16,
-)
+TINY = STConfig(vocab_size=40, grid=(2, 3), num_layers=2, num_heads=2, width=16, dropout=0.0, num_states=34, state_hidden=16)
 FACTORISED = dataclasses.replace(TINY, factors=(5, 8))
 MODULATED = dataclasses.replace(FACTORISED, state_injection="modulate", code_loss=3.0)
 
@@ -138,11 +129,7 @@ def test_greedy_prediction_equals_running_everything_again(config):
 def test_teacher_forced_scores_equal_the_loss(config):
     model, batch = build(config, std=0.3), clips(config)
     prediction = model.predict(
-        batch.tokens_BTHW[:, :3],
-        batch.states_BFA,
-        generator=gen(),
-        targets_BTHW=batch.tokens_BTHW[:, 3:],
-        teacher_forced=True,
+        batch.tokens_BTHW[:, :3], batch.states_BFA, generator=gen(), targets_BTHW=batch.tokens_BTHW[:, 3:], teacher_forced=True
     )
     scores = model.loss(batch, generator=gen())
     torch.testing.assert_close(prediction.nll_BTHW.mean(), scores["cross_entropy"])
@@ -155,9 +142,7 @@ def test_teacher_forced_scores_equal_the_loss(config):
 
 def test_validation_on_its_own_scores_the_greedy_prediction():
     model, batch = build(std=0.3), clips()
-    prediction = model.predict(
-        batch.tokens_BTHW[:, :3], batch.states_BFA, generator=gen(), targets_BTHW=batch.tokens_BTHW[:, 3:]
-    )
+    prediction = model.predict(batch.tokens_BTHW[:, :3], batch.states_BFA, generator=gen(), targets_BTHW=batch.tokens_BTHW[:, 3:])
     scores = model.validate(batch, generator=gen())
     assert set(scores) == {"ce_teacher", "ce_auto", "accuracy_teacher", "accuracy_auto"}
     assert {tuple(score.shape) for score in scores.values()} == {(3,)}
@@ -169,14 +154,8 @@ def test_fields_describe_the_distribution_along_the_first_sample():
     model, batch = build(std=0.3), clips()
     codes = torch.randn(40, 2, generator=gen(3))
     prediction = model.predict(
-        batch.tokens_BTHW[:, :3],
-        batch.states_BFA,
-        generator=gen(),
-        num_samples=3,
-        sampling=Sampling(temperature=1.0),
-        targets_BTHW=batch.tokens_BTHW[:, 3:],
-        top_k_logits=4,
-        codes_VC=codes,
+        batch.tokens_BTHW[:, :3], batch.states_BFA, generator=gen(), num_samples=3, sampling=Sampling(temperature=1.0),
+        targets_BTHW=batch.tokens_BTHW[:, 3:], top_k_logits=4, codes_VC=codes
     )
     path = torch.cat([batch.tokens_BTHW[:, :3], prediction.tokens_BKTHW[:, 0]], 1)
     hidden = outputs(model, dataclasses.replace(batch, tokens_BTHW=path))[2:].transpose(0, 1)
@@ -193,18 +172,12 @@ def test_samples_follow_the_model_beyond_the_first_grid():
     """Every sample continues its own first grid: with peaked logits a sample's later grids are greedy given it."""
     model, batch = build(std=0.6), clips(num=2)
     sampling = Sampling(temperature=1.0)
-    prediction = model.predict(
-        batch.tokens_BTHW[:, :3], batch.states_BFA, generator=gen(), num_samples=5, sampling=sampling
-    )
+    prediction = model.predict(batch.tokens_BTHW[:, :3], batch.states_BFA, generator=gen(), num_samples=5, sampling=sampling)
     log_p = []
     for k in range(5):
         path = torch.cat([batch.tokens_BTHW[:, :3], prediction.tokens_BKTHW[:, k]], 1)
         scores = model.predict(
-            batch.tokens_BTHW[:, :3],
-            batch.states_BFA,
-            generator=gen(),
-            targets_BTHW=path[:, 3:],
-            teacher_forced=True,
+            batch.tokens_BTHW[:, :3], batch.states_BFA, generator=gen(), targets_BTHW=path[:, 3:], teacher_forced=True
         )
         log_p.append((scores.nll_BTHW - scores.entropy_BTHW).flatten())
     surprise = torch.cat(log_p)
@@ -231,11 +204,7 @@ def test_scheduled_sampling_feeds_predictions_with_the_given_probability():
     model, batch = build(std=0.3), clips(num=8)
     inputs = batch.tokens_BTHW[:, :-1]
     guess = model.predict(
-        batch.tokens_BTHW[:, :3],
-        batch.states_BFA,
-        generator=gen(),
-        targets_BTHW=batch.tokens_BTHW[:, 3:],
-        teacher_forced=True,
+        batch.tokens_BTHW[:, :3], batch.states_BFA, generator=gen(), targets_BTHW=batch.tokens_BTHW[:, 3:], teacher_forced=True
     ).tokens_BKTHW[:, 0, :2]
     for probability, low, high in ((1.0, 1, 1), (0.5, 0.3, 0.7)):
         model.config = dataclasses.replace(TINY, scheduled_sampling=probability)

@@ -64,9 +64,7 @@ def test_repeated_cache_serves_every_copy_and_leaves_the_original():
     got = module(new, newest=1, cache=copies)
     for copy in range(3):
         part = new[:, copy * B : (copy + 1) * B]
-        torch.testing.assert_close(
-            got[:, copy * B : (copy + 1) * B], module(torch.cat([x[:4], part]), newest=1)
-        )
+        torch.testing.assert_close(got[:, copy * B : (copy + 1) * B], module(torch.cat([x[:4], part]), newest=1))
     assert cache.num_grids == 4 and copies.num_grids == 5
 
 

@@ -32,9 +32,7 @@ def test_value_and_gradients_equal_the_plain_form(factors, chunk, code_weight, w
         codes = (torch.arange(size, dtype=torch.float64) - size // 2) / (size // 2)
         expected = expected + code_weight * (part.softmax(1) @ codes - codes[digit]).square().mean()
     expected_grads = torch.autograd.grad(3 * expected, trained)
-    loss, nll, accuracy = linear_cross_entropy(
-        h, W, digits, factors=factors, bias_V=bias, code_weight=code_weight, chunk=chunk
-    )
+    loss, nll, accuracy = linear_cross_entropy(h, W, digits, factors=factors, bias_V=bias, code_weight=code_weight, chunk=chunk)
     grads = torch.autograd.grad(3 * loss, trained)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(nll, cross_entropy.detach(), rtol=1e-12, atol=1e-12)

@@ -109,9 +109,7 @@ def test_digits_drawn_apart_are_the_ids_drawn_from_their_joint_table(temperature
     torch.manual_seed(0)
     sizes = (8, 5, 3)
     logits = [torch.randn(50, n) for n in sizes]
-    joint = sum(
-        part[:, (torch.arange(120) // step) % n] for part, n, step in zip(logits, sizes, (1, 8, 40))
-    )
+    joint = sum(part[:, (torch.arange(120) // step) % n] for part, n, step in zip(logits, sizes, (1, 8, 40)))
     how = {"generator": torch.Generator().manual_seed(3), "num": 7}
     wanted = draw(joint, Sampling(temperature=temperature), **how)
     how["generator"] = torch.Generator().manual_seed(3)

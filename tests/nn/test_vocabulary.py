@@ -60,12 +60,8 @@ def test_reading_chunk_by_chunk_equals_the_closed_forms(factors, monkeypatch):
     monkeypatch.setattr(module, "chunk_rows", lambda weight: 7)
     vocabulary, hidden, ids = build(factors)
     codes = torch.randn(60, 2, generator=gen(4))
-    reading = vocabulary.read(
-        hidden, sampling=Sampling(), generator=gen(), num_draws=2, targets_N=ids, num_top=5, codes_VC=codes
-    )
-    log_p = (
-        torch.log_softmax(hidden @ vocabulary.weight.t(), 1) if not factors else vocabulary.log_probabilities(hidden)
-    )
+    reading = vocabulary.read(hidden, sampling=Sampling(), generator=gen(), num_draws=2, targets_N=ids, num_top=5, codes_VC=codes)
+    log_p = torch.log_softmax(hidden @ vocabulary.weight.t(), 1) if not factors else vocabulary.log_probabilities(hidden)
     expected = log_p.topk(5)
     torch.testing.assert_close(reading.nll_N, -log_p.gather(1, ids[:, None])[:, 0])
     torch.testing.assert_close(reading.entropy_N, -(log_p.exp() * log_p).sum(1))
@@ -135,9 +131,7 @@ def test_a_head_of_its_own_has_weights_and_a_bias(factors):
         torch.nn.init.normal_(parameter)
     rows = sum(factors) or 60
     assert {k: tuple(v.shape) for k, v in vocabulary.state_dict().items()} == {
-        "weight": (rows, 6),
-        "head.weight": (rows, 6),
-        "head.bias": (rows,),
+        "weight": (rows, 6), "head.weight": (rows, 6), "head.bias": (rows,)
     }
     hidden, ids = torch.randn(33, 6, dtype=torch.float64), torch.randint(60, (33,))
     parts = [p.log_softmax(1) for p in (hidden @ vocabulary.head.weight.t() + vocabulary.head.bias).split(factors or 60, 1)]

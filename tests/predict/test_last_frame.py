@@ -53,10 +53,8 @@ def test_samples_depend_neither_on_their_company_nor_on_their_number(family, nam
     five = predict([0, 1, 2])
     assert five.flatten(0, 1).flatten(1).unique(dim=0).shape[0] == 15
     for other, same in (
-        (predict([0, 1, 2], members_at_once=100), five),
-        (predict([2, 1]), five[[2, 1]]),
-        (predict([0, 1, 2], num_samples=2), five[:, :2]),
-        (predict([1], num_samples=1, members_at_once=1), five[1:2, :1]),
+        (predict([0, 1, 2], members_at_once=100), five), (predict([2, 1]), five[[2, 1]]),
+        (predict([0, 1, 2], num_samples=2), five[:, :2]), (predict([1], num_samples=1, members_at_once=1), five[1:2, :1])
     ):
         assert (other - same).abs().max() <= 1  # a level by rounding
 

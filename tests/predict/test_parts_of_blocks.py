@@ -109,9 +109,7 @@ def test_states_move_along_by_the_predicted_frames(brightness):
     states, model = zeros(9 + 24), Count()
     states[0, :, 0] = torch.arange(33)
     rollout(model, brightness, grey([0] * 9), states, num_frames=24, generator=torch.Generator())
-    assert [rows[0].tolist() for _, rows in model.seen] == [
-        [min(8 * step + row, 32) for row in range(17)] for step in range(3)
-    ]
+    assert [rows[0].tolist() for _, rows in model.seen] == [[min(8 * step + row, 32) for row in range(17)] for step in range(3)]
     pulse = zeros(33)
     pulse[0, 17, 0] = 100  # the first frame of the second step
     found = rollout(Count(), brightness, grey([0] * 9), pulse, num_frames=24, generator=torch.Generator())
@@ -134,9 +132,7 @@ def test_whole_blocks_from_video(brightness):
 def test_samples_keep_their_own_past(brightness):
     options = {"num_frames": 24, "num_samples": 4, "sampling": Sampling(temperature=1.0)}
     contexts = torch.cat([grey([0] * 9), grey([100] * 9)])
-    found = rollout(
-        Count(), brightness, contexts, zeros(60, 2), generator=torch.Generator().manual_seed(0), **options
-    )
+    found = rollout(Count(), brightness, contexts, zeros(60, 2), generator=torch.Generator().manual_seed(0), **options)
     assert found.video_BKFHWC.shape == (2, 4, 24, 16, 16, 3)
     level = found.video_BKFHWC[:, :, ::8, 0, 0, 0].int()
     assert torch.equal(level, found.tokens_BKTHW[..., 0, 0].int())

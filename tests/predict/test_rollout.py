@@ -113,12 +113,10 @@ def test_every_block_is_decoded_by_itself():
 @pytest.mark.parametrize(
     ("model", "grids", "rows", "num_blocks", "message"),
     [
-        (Recorder(), 2, 60, 1, "3 context grids"),
-        (Recorder(), 3, 50, 2, "51 state rows"),
+        (Recorder(), 2, 60, 1, "3 context grids"), (Recorder(), 3, 50, 2, "51 state rows"),
         (Recorder(future_grids=1), 3, 60, 1, "whole blocks"),
-        (Recorder(context_grids=2, future_grids=2), 2, 60, 1, "both inside one block"),
-        (Recorder(), 3, 60, 0, "at least 1"),
-    ],
+        (Recorder(context_grids=2, future_grids=2), 2, 60, 1, "both inside one block"), (Recorder(), 3, 60, 0, "at least 1")
+    ]
 )
 def test_what_does_not_fit_is_refused(model, grids, rows, num_blocks, message):
     with pytest.raises(ValueError, match=message):
@@ -223,6 +221,4 @@ def test_what_does_not_fit_a_strided_clip_is_refused(roll, strided):
     with pytest.raises(ValueError, match="one block of 6 grids"):
         roll(short, shades([0] * 17), rising(77), 60)
     with pytest.raises(ValueError, match="from one generator"):
-        rollout(
-            Recorder(), None, torch.zeros(1, 3, 1, 1).long(), states(60, 1), num_frames=17, generator=[torch.Generator()]
-        )
+        rollout(Recorder(), None, torch.zeros(1, 3, 1, 1).long(), states(60, 1), num_frames=17, generator=[torch.Generator()])

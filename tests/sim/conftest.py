@@ -10,13 +10,8 @@ pytest.importorskip("mujoco", reason="the simulator's packages are not installed
 def settings():
     """What `dataset` was made with."""
     return {
-        "minutes": 6 / 60,
-        "val_minutes": 3 / 60,
-        "size": 64,
-        "seed": 5,
-        "difficulty": 0.5,
-        "segment_seconds": (1.2, 1.8),
-        "test_clips": 2,
+        "minutes": 6 / 60, "val_minutes": 3 / 60, "size": 64, "seed": 5, "difficulty": 0.5, "segment_seconds": (1.2, 1.8),
+        "test_clips": 2
     }
 
 

@@ -13,9 +13,7 @@ def volume(mesh):
 
 def test_a_cylinder_has_the_volume_of_its_prism():
     radius, height, sectors = 0.5, 2.0, 64
-    mesh = lathe(
-        [(1e-6, -1), (radius, -1), BREAK, (radius, -1), (radius, 1), BREAK, (radius, 1), (1e-6, 1)], sectors=sectors
-    )
+    mesh = lathe([(1e-6, -1), (radius, -1), BREAK, (radius, -1), (radius, 1), BREAK, (radius, 1), (1e-6, 1)], sectors=sectors)
     prism = 0.5 * sectors * radius**2 * np.sin(2 * np.pi / sectors) * height
     assert volume(mesh) == pytest.approx(prism, rel=1e-4)
 

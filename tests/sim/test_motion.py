@@ -25,9 +25,8 @@ def test_the_peak_speed_of_a_natural_move_is_the_one_asked_for():
 
 
 @given(
-    goals=st.lists(st.floats(-2, 2), min_size=2, max_size=2),
-    turn=st.floats(0.05, 0.95),
-    durations=st.lists(st.floats(0.2, 3), min_size=2, max_size=2),
+    goals=st.lists(st.floats(-2, 2), min_size=2, max_size=2), turn=st.floats(0.05, 0.95),
+    durations=st.lists(st.floats(0.2, 3), min_size=2, max_size=2)
 )
 def test_re_aiming_keeps_position_velocity_and_acceleration(goals, turn, durations):
     track = Track([0.0])

@@ -7,16 +7,8 @@ from hypothesis import strategies as st
 from hwm.sim.plan import CLIPS_PER_EPISODE, FIRST_ROOM, TEST_STATES, Settings, make_plan
 
 SETTINGS = Settings(
-    minutes=5,
-    val_minutes=1,
-    size=64,
-    seed=0,
-    difficulty=0.3,
-    segment_seconds=(12.0, 20.0),
-    rooms=0,
-    test_clips=10,
-    backend="disable",
-    antialias=False,
+    minutes=5, val_minutes=1, size=64, seed=0, difficulty=0.3, segment_seconds=(12.0, 20.0), rooms=0, test_clips=10,
+    backend="disable", antialias=False
 )
 
 
@@ -27,9 +19,7 @@ def by_split(settings):
 
 
 @pytest.mark.fault("B5", "training and validation share no recording, over random plans")
-@given(
-    minutes=st.floats(0.05, 30), seed=st.integers(0, 99_999), difficulty=st.floats(0, 1), rooms=st.integers(0, 30)
-)
+@given(minutes=st.floats(0.05, 30), seed=st.integers(0, 99_999), difficulty=st.floats(0, 1), rooms=st.integers(0, 30))
 def test_every_plan_keeps_its_promises(minutes, seed, difficulty, rooms):
     settings = replace(SETTINGS, minutes=minutes, seed=seed, difficulty=difficulty, rooms=rooms)
     shards, clips, splits = by_split(settings)
@@ -76,16 +66,9 @@ def test_room_ranges_of_the_splits_never_meet():
 @pytest.mark.parametrize(
     "change",
     [
-        {"minutes": 0.0},
-        {"minutes": float("nan")},
-        {"val_minutes": -1.0},
-        {"size": 63},
-        {"size": 32},
-        {"seed": -1},
-        {"difficulty": 1.5},
-        {"segment_seconds": (5.0, 4.0)},
-        {"test_clips": -1},
-    ],
+        {"minutes": 0.0}, {"minutes": float("nan")}, {"val_minutes": -1.0}, {"size": 63}, {"size": 32}, {"seed": -1},
+        {"difficulty": 1.5}, {"segment_seconds": (5.0, 4.0)}, {"test_clips": -1}
+    ]
 )
 def test_settings_out_of_range_are_named(change):
     with pytest.raises(ValueError, match=next(iter(change))):

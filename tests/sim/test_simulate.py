@@ -57,8 +57,7 @@ def test_segments_are_numbered_upwards_and_described(dataset):
 
 def test_splits_share_rooms_only_where_they_should(dataset):
     rooms = {
-        split: {s["room"] for s in read_json(dataset / f"{split}_v2.0_raw" / "generator.json")["segments"]}
-        for split in ROWS
+        split: {s["room"] for s in read_json(dataset / f"{split}_v2.0_raw" / "generator.json")["segments"]} for split in ROWS
     }
     assert rooms["val"] <= rooms["train"]
     assert not rooms["val_unseen"] & rooms["train"]

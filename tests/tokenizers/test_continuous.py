@@ -11,9 +11,7 @@ from hwm.tokenizers.open import load_tokenizer, new_tokenizer, open_tokenizer, s
 
 def tiny(**changes) -> ContinuousTokenizer:
     torch.manual_seed(0)
-    return ContinuousTokenizer(
-        FSQConfig(**{"channels": 8, "depth": 1, "levels": (5,) * 6, "continuous": True, **changes})
-    ).eval()
+    return ContinuousTokenizer(FSQConfig(**{"channels": 8, "depth": 1, "levels": (5,) * 6, "continuous": True, **changes})).eval()
 
 
 def video(frames: int = 17, size: int = 32, batch: int = 2) -> torch.Tensor:

@@ -60,9 +60,7 @@ def test_clips_carry_latents_and_states(place):
     dataset = open_dataset(place / "latents")
     clips = Clips(dataset, num_states=20, kind="blocks")
     # Of blocks at frames 0, 17, 34 and the padded one, those of 34 cross the segment border at 40.
-    assert [(int(s), int(f)) for s, f in zip(clips.index.shard, clips.index.start)] == [
-        (s, f) for s in range(3) for f in (0, 17)
-    ]
+    assert [(int(s), int(f)) for s, f in zip(clips.index.shard, clips.index.start)] == [(s, f) for s in range(3) for f in (0, 17)]
     batch = clips.batch(np.array([3, 0]))
     assert batch.tokens_BTHW is None and batch.latents_BTCHW.dtype == torch.float32
     assert batch.latents_BTCHW.shape == (2, 3, 4, 4, 4) and batch.states_BFA.shape == (2, 20, 25)
@@ -79,10 +77,8 @@ def test_statistics_are_those_of_the_blocks_that_clips_use(place):
     changes = blocks[:, 1:] - blocks[:, :-1]
     found = dataset.statistics
     for value, expected in (
-        (found.mean_C, blocks.mean((0, 1, 3, 4))),
-        (found.std_C, blocks.std((0, 1, 3, 4))),
-        (found.change_mean_C, changes.mean((0, 1, 3, 4))),
-        (found.change_std_C, changes.std((0, 1, 3, 4))),
+        (found.mean_C, blocks.mean((0, 1, 3, 4))), (found.std_C, blocks.std((0, 1, 3, 4))),
+        (found.change_mean_C, changes.mean((0, 1, 3, 4))), (found.change_std_C, changes.std((0, 1, 3, 4)))
     ):
         assert value.shape == (4,) and value.dtype == np.float64
         np.testing.assert_allclose(value, expected, rtol=1e-10, atol=1e-12)

@@ -16,20 +16,10 @@ diffusers = pytest.importorskip("diffusers")
 
 CHANNELS = 6
 SMALL = {"base_dim": 8, "num_res_blocks": 1, "temperal_downsample": [False, True, True], "z_dim": CHANNELS}
-STATISTICS = {
-    "latents_mean": [0.3 - 0.1 * c for c in range(CHANNELS)],
-    "latents_std": [0.4 + 0.3 * c for c in range(CHANNELS)],
-}
+STATISTICS = {"latents_mean": [0.3 - 0.1 * c for c in range(CHANNELS)], "latents_std": [0.4 + 0.3 * c for c in range(CHANNELS)]}
 WAN22 = {
-    **SMALL,
-    **STATISTICS,
-    "decoder_base_dim": 12,
-    "dim_mult": [1, 2, 2, 2],
-    "is_residual": True,
-    "patch_size": 2,
-    "in_channels": 12,
-    "out_channels": 12,
-    "scale_factor_spatial": 16,
+    **SMALL, **STATISTICS, "decoder_base_dim": 12, "dim_mult": [1, 2, 2, 2], "is_residual": True, "patch_size": 2,
+    "in_channels": 12, "out_channels": 12, "scale_factor_spatial": 16
 }
 WAN21 = {**SMALL, **STATISTICS, "dim_mult": [1, 1, 2, 2]}
 

@@ -40,16 +40,11 @@ DIRECT = DirectConfig(
     map_channels=4,
 )  # fmt: skip
 FAMILIES: dict[str, Any] = {
-    "st": ST,
-    "st-sampled": replace(ST, scheduled_sampling=0.5, factors=(8, 4), code_loss=0.1),
-    "masked-base": MASKED,
-    "masked-split": replace(MASKED, attention="split"),
-    "flow-base": FLOW,
+    "st": ST, "st-sampled": replace(ST, scheduled_sampling=0.5, factors=(8, 4), code_loss=0.1), "masked-base": MASKED,
+    "masked-split": replace(MASKED, attention="split"), "flow-base": FLOW,
     "flow-split": replace(FLOW, attention="split", sharing="modality", unshared_blocks=0),
-    "flow-context": replace(FLOW, context_sees="context"),
-    "wan": WAN,
-    "direct": DIRECT,
-    "fsq": FSQConfig(levels=(3, 3), spatial_stride=4, channels=8, depth=1),
+    "flow-context": replace(FLOW, context_sees="context"), "wan": WAN, "direct": DIRECT,
+    "fsq": FSQConfig(levels=(3, 3), spatial_stride=4, channels=8, depth=1)
 }
 if "WAN_BASE" in os.environ:  # an adapter in float32 on a frozen base in bfloat16 with float32 islands
     FAMILIES["wan-lora"] = replace(WAN, base=os.environ["WAN_BASE"], dtype="bfloat16", lora_rank=2, condition_dropout=0.0)

@@ -25,9 +25,7 @@ def data(tmp_path_factory) -> Path:
     write_tokenizer_info(root, name="made up", fingerprint="0", vocab_size=64, grid=(2, 2), clock=COSMOS, config={})
     frames = 17 * 20
     TokenShardWriter(root, shard=0, vocab_size=64).write(
-        chance.integers(64, size=(20, 3, 2, 2)),
-        chance.normal(size=(frames, 25)).astype(np.float32),
-        np.zeros(frames, np.int32),
+        chance.integers(64, size=(20, 3, 2, 2)), chance.normal(size=(frames, 25)).astype(np.float32), np.zeros(frames, np.int32)
     )
     write_dataset_metadata(root, num_shards=1, num_images=frames)
     return root
@@ -36,11 +34,8 @@ def data(tmp_path_factory) -> Path:
 def start(data: Path, out: Path, *changes: str, nproc: int = 2) -> subprocess.Popen:
     command = [sys.executable, "-m", "hwm", "train", "st-tiny", f"--nproc={nproc}", f"--data={data}", f"--out={out}", "--set"]
     return subprocess.Popen(
-        [*command, *SETTINGS, *changes],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+        [*command, *SETTINGS, *changes], env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True
     )
 
 

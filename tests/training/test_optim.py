@@ -18,9 +18,7 @@ CPU = torch.device("cpu")
 
 def test_linear_schedule():
     train = TrainConfig(steps=10, warmup_steps=4, lr=8.0, schedule="linear")
-    assert [lr_at(s, train) for s in range(11)] == pytest.approx(
-        [2, 4, 6, 8, 8, 8 * 5 / 6, 8 * 4 / 6, 4, 8 * 2 / 6, 8 / 6, 0]
-    )
+    assert [lr_at(s, train) for s in range(11)] == pytest.approx([2, 4, 6, 8, 8, 8 * 5 / 6, 8 * 4 / 6, 4, 8 * 2 / 6, 8 / 6, 0])
 
 
 def test_cosine_schedule():
@@ -132,9 +130,7 @@ def test_average_forgets_the_start_early_on():
     model.weight.data.zero_()
     for n in range(1, 21):
         ema.update(model, n)
-    assert ema.average["weight"].item() == pytest.approx(
-        math.factorial(10) * math.factorial(21) / math.factorial(30), rel=1e-5
-    )
+    assert ema.average["weight"].item() == pytest.approx(math.factorial(10) * math.factorial(21) / math.factorial(30), rel=1e-5)
 
 
 def test_average_is_float32_and_leaves_the_trained_weights_bit_equal(tmp_path):

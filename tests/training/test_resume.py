@@ -135,9 +135,8 @@ def test_training_outside_the_main_thread(alone, tmp_path):
 
 def test_weights_in_channels_last_order_resume_bit_equal(tmp_path):
     config = replace(
-        CONFIG,
-        model=FSQConfig(levels=(3, 3), spatial_stride=4, channels=8, depth=1),
-        train=replace(CONFIG.train, steps=3, accumulate=1, validate_every=0),
+        CONFIG, model=FSQConfig(levels=(3, 3), spatial_stride=4, channels=8, depth=1),
+        train=replace(CONFIG.train, steps=3, accumulate=1, validate_every=0)
     )
 
     def video(index: int) -> Batch:
@@ -167,10 +166,9 @@ def test_another_configuration_is_refused_by_the_first_key_that_differs(alone, t
     run(tmp_path, "train.steps=2")
     before = checkpoint_bytes(tmp_path)
     for change, pattern in [
-        ("seed=1", r"seed = 0, not 1"),
-        ("model.width=32", r"model.width = 16, not 32"),
+        ("seed=1", r"seed = 0, not 1"), ("model.width=32", r"model.width = 16, not 32"),
         ("train.lr=0.1", r"train.lr = 0.01, not 0.1"),
-        ("train.steps=4", r"train.steps = 2, not 4: only train.schedule = 'constant' can be prolonged"),
+        ("train.steps=4", r"train.steps = 2, not 4: only train.schedule = 'constant' can be prolonged")
     ]:
         with pytest.raises(ValueError, match=pattern) as caught:
             run(tmp_path, *dict.fromkeys(["train.steps=2", change]))
@@ -209,9 +207,7 @@ def test_accumulation_equals_one_larger_batch(tmp_path):
 
     def all_four(index: int) -> Batch:
         halves = clips(2 * index), clips(2 * index + 1)
-        return Batch(
-            states_BFA=torch.cat([h.states_BFA for h in halves]), tokens_BTHW=torch.cat([h.tokens_BTHW for h in halves])
-        )
+        return Batch(states_BFA=torch.cat([h.states_BFA for h in halves]), tokens_BTHW=torch.cat([h.tokens_BTHW for h in halves]))
 
     still = ["model.dropout=0.0", "train.steps=3", "train.validate_every=0"]
     run(tmp_path / "two", *still)

@@ -23,9 +23,7 @@ from hwm.training.loop import FitResult, fit
 from hwm.training.processes import joined
 from hwm.work.signals import stop_with_parent
 
-MODEL = STConfig(
-    vocab_size=32, grid=(2, 2), num_layers=1, num_heads=2, width=16, mlp_ratio=2, state_hidden=16, num_states=34
-)
+MODEL = STConfig(vocab_size=32, grid=(2, 2), num_layers=1, num_heads=2, width=16, mlp_ratio=2, state_hidden=16, num_states=34)
 CONFIG = RunConfig(
     model=MODEL,
     train=TrainConfig(

@@ -21,23 +21,8 @@ from hwm.models.wan.transformer import StateConditionedWan
 from hwm.training import checkpoint
 
 SCRATCH = WanConfig(
-    base="",
-    channels=4,
-    grid=(4, 4),
-    num_layers=2,
-    num_heads=2,
-    head_width=16,
-    mlp_width=32,
-    time_width=32,
-    text_width=8,
-    text_rows=3,
-    lora_rank=0,
-    steps=2,
-    state_changes=True,
-    place_context=True,
-    place_channels=3,
-    target="change",
-    output="data",
+    base="", channels=4, grid=(4, 4), num_layers=2, num_heads=2, head_width=16, mlp_width=32, time_width=32, text_width=8,
+    text_rows=3, lora_rank=0, steps=2, state_changes=True, place_context=True, place_channels=3, target="change", output="data"
 )
 PLAIN = replace(SCRATCH, place_context=False, place_channels=0, target="latents", output="velocity")
 
@@ -57,8 +42,7 @@ def trained(request, place):
     base, text = str(place / "base"), str(place / "text.safetensors")
     config = {
         "adapter": replace(PLAIN, base=base, text=text, lora_rank=2, dtype="bfloat16"),
-        "whole": replace(PLAIN, base=base, text=text),
-        "scratch": SCRATCH,
+        "whole": replace(PLAIN, base=base, text=text), "scratch": SCRATCH
     }[request.param]
     return learnt(RunConfig(recipe=f"test-{request.param}", seed=3, model=config, data=DataConfig(clip="sampling")))
 
@@ -126,9 +110,7 @@ def test_every_file_is_guarded(trained, tmp_path):
     folder = save_world_model(*trained, tmp_path / "out")
     files = json.loads((folder / "manifest.json").read_text())["files"]
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == {
-        *files,
-        "manifest.json",
-        "README.md",
+        *files, "manifest.json", "README.md"
     }
     for name in files:
         whole = (folder / name).read_bytes()
@@ -148,9 +130,8 @@ def test_weights_of_other_names_or_shapes_are_refused(trained, tmp_path):
         state = load_file(folder / name)
         first = next(iter(state))
         for changed in (
-            {k: v for k, v in state.items() if k != first},
-            {**state, first: state[first].half()},
-            {**state, "extra": torch.zeros(1)},
+            {k: v for k, v in state.items() if k != first}, {**state, first: state[first].half()},
+            {**state, "extra": torch.zeros(1)}
         ):
             save_file(changed, folder / name)
             reseal(folder, name)

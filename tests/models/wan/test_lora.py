@@ -23,14 +23,8 @@ pytest.importorskip("peft")
 
 LAYERS = 2
 SIZES = {
-    "num_attention_heads": 2,
-    "attention_head_dim": 12,
-    "in_channels": 4,
-    "out_channels": 4,
-    "text_dim": 8,
-    "freq_dim": 16,
-    "ffn_dim": 32,
-    "num_layers": LAYERS,
+    "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4, "text_dim": 8, "freq_dim": 16,
+    "ffn_dim": 32, "num_layers": LAYERS
 }
 
 
@@ -155,17 +149,15 @@ def test_diffusers_reads_our_file_and_we_read_that_of_its_pipeline(tmp_path):
     theirs.load_lora_adapter(str(tmp_path / "ours"), use_safetensors=True)
     assert torch.allclose(output(theirs), output(model), atol=1e-6)
     diffusers.WanPipeline.save_lora_weights(
-        tmp_path / "theirs",
-        transformer_lora_layers=get_peft_model_state_dict(model),
-        transformer_lora_adapter_metadata={**model.peft_config["default"].to_dict(), "target_modules": ["to_q"]},
+        tmp_path / "theirs", transformer_lora_layers=get_peft_model_state_dict(model),
+        transformer_lora_adapter_metadata={**model.peft_config["default"].to_dict(), "target_modules": ["to_q"]}
     )
     with pytest.raises(ValueError, match=r"adapts the layers \['to_q'\]"):
         load_adapter(transformer(), tmp_path / "theirs")
     settings = model.peft_config["default"].to_dict()
     diffusers.WanPipeline.save_lora_weights(
-        tmp_path / "theirs",
-        transformer_lora_layers=get_peft_model_state_dict(model),
-        transformer_lora_adapter_metadata={**settings, "target_modules": list(settings["target_modules"])},
+        tmp_path / "theirs", transformer_lora_layers=get_peft_model_state_dict(model),
+        transformer_lora_adapter_metadata={**settings, "target_modules": list(settings["target_modules"])}
     )
     ours = transformer()
     assert load_adapter(ours, tmp_path / "theirs") == 10 * LAYERS
@@ -206,10 +198,9 @@ def without(state):
         (dict, {"lora_alpha": 3}, "lora_alpha is 3, but the attached adapter's is 6"),
         (dict, {"target_modules": ["to_q", "to_k"]}, "adapts the layers"),
         (dict, {"target_modules": "all-linear"}, "adapts the layers all-linear"),
-        (dict, {"use_dora": True}, r"no plain LoRA \(use_dora\)"),
-        (dict, {"r": None}, "no rank and alpha"),
-        (dict, {"base": "0" * 64}, "another base model"),
-    ],
+        (dict, {"use_dora": True}, r"no plain LoRA \(use_dora\)"), (dict, {"r": None}, "no rank and alpha"),
+        (dict, {"base": "0" * 64}, "another base model")
+    ]
 )
 def test_what_does_not_fit_is_refused_and_changes_nothing(stored, change, settings, message):
     path, rewrite = stored

@@ -18,18 +18,8 @@ from hwm.models.wan.transformer import StateConditionedWan
 from hwm.recipes import recipe
 
 TINY = WanConfig(
-    base="",
-    channels=4,
-    grid=(4, 4),
-    num_layers=2,
-    num_heads=2,
-    head_width=16,
-    mlp_width=32,
-    time_width=32,
-    text_width=8,
-    text_rows=3,
-    lora_rank=0,
-    steps=4,
+    base="", channels=4, grid=(4, 4), num_layers=2, num_heads=2, head_width=16, mlp_width=32, time_width=32, text_width=8,
+    text_rows=3, lora_rank=0, steps=4
 )
 OURS = {"state_changes": True, "place_context": True, "place_channels": 3, "target": "change", "output": "data"}
 

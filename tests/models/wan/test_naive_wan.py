@@ -24,9 +24,6 @@ def test_equal_losses_gradients_and_futures(solver):
     generators = [torch.Generator().manual_seed(k) for k in range(3)]
     noise = torch.stack([torch.randn(4, 16, 4, 4, generator=g) for g in generators])
     futures = ours.predict(
-        one.latents_BTCHW[:, :2],
-        one.states_BFA,
-        generator=[torch.Generator().manual_seed(k) for k in range(3)],
-        num_samples=3,
+        one.latents_BTCHW[:, :2], one.states_BFA, generator=[torch.Generator().manual_seed(k) for k in range(3)], num_samples=3
     ).latents_BKTCHW[0]
     assert torch.allclose(futures, plain.ensemble(one, noise), atol=1e-4)

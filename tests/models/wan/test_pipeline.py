@@ -22,21 +22,8 @@ pytest.importorskip("peft")
 
 CHANNELS, SIDE, STEPS, FUTURE = 6, 64, 6, 2
 CONFIG = WanConfig(
-    base="",
-    channels=CHANNELS,
-    grid=(SIDE // 16, SIDE // 16),
-    context_grids=1,
-    future_grids=FUTURE,
-    num_states=33,
-    num_layers=2,
-    num_heads=2,
-    head_width=16,
-    mlp_width=64,
-    time_width=32,
-    text_width=8,
-    text_rows=3,
-    lora_rank=0,
-    steps=STEPS,
+    base="", channels=CHANNELS, grid=(SIDE // 16, SIDE // 16), context_grids=1, future_grids=FUTURE, num_states=33, num_layers=2,
+    num_heads=2, head_width=16, mlp_width=64, time_width=32, text_width=8, text_rows=3, lora_rank=0, steps=STEPS
 )
 
 
@@ -44,19 +31,10 @@ def autoencoder():
     """Of Wan2.2's form: spatial stride 16, temporal stride 4."""
     torch.manual_seed(0)
     return diffusers.AutoencoderKLWan(
-        base_dim=8,
-        decoder_base_dim=12,
-        z_dim=CHANNELS,
-        dim_mult=[1, 2, 2, 2],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
-        is_residual=True,
-        patch_size=2,
-        in_channels=12,
-        out_channels=12,
-        scale_factor_spatial=16,
-        latents_mean=[0.1 * c for c in range(CHANNELS)],
-        latents_std=[0.4 + 0.1 * c for c in range(CHANNELS)],
+        base_dim=8, decoder_base_dim=12, z_dim=CHANNELS, dim_mult=[1, 2, 2, 2], num_res_blocks=1,
+        temperal_downsample=[False, True, True], is_residual=True, patch_size=2, in_channels=12, out_channels=12,
+        scale_factor_spatial=16, latents_mean=[0.1 * c for c in range(CHANNELS)],
+        latents_std=[0.4 + 0.1 * c for c in range(CHANNELS)]
     ).eval()
 
 
@@ -94,22 +72,12 @@ def test_one_context_latent_gives_what_the_pipeline_gives(solver):
     noise = torch.randn((2, 1, FUTURE, *context.shape[2:]), generator=torch.Generator().manual_seed(7))[:, 0]
     latents = torch.cat([torch.randn_like(context), noise], 1).transpose(1, 2)  # what is first does not matter
     pipeline = diffusers.WanImageToVideoPipeline(
-        tokenizer=None,
-        text_encoder=None,
-        vae=autoencoder(),
-        scheduler=levels(solver),
-        transformer=stock,
-        expand_timesteps=True,
+        tokenizer=None, text_encoder=None, vae=autoencoder(), scheduler=levels(solver), transformer=stock, expand_timesteps=True
     )
     pipeline.set_progress_bar_config(disable=True)
     asked = {
-        "image": Image.fromarray(pixels.numpy()),
-        "height": SIDE,
-        "width": SIDE,
-        "num_frames": 1 + 4 * FUTURE,
-        "num_inference_steps": STEPS,
-        "guidance_scale": 1.0,
-        "prompt_embeds": net.text_1RD.expand(2, -1, -1),
+        "image": Image.fromarray(pixels.numpy()), "height": SIDE, "width": SIDE, "num_frames": 1 + 4 * FUTURE,
+        "num_inference_steps": STEPS, "guidance_scale": 1.0, "prompt_embeds": net.text_1RD.expand(2, -1, -1)
     }
     theirs = pipeline(**asked, latents=latents.clone(), output_type="latent").frames.transpose(1, 2)
     assert (ours - theirs).abs().max() < 2e-6 * theirs.abs().max().clamp(min=1)
