@@ -98,21 +98,13 @@ def evaluate_run(
         try:
             with Counter("evaluating", unit="clips") as counter:
                 scores = evaluate(
-                    model,
-                    coder,
-                    held_out,
-                    protocol,
-                    scoring,
+                    model, coder, held_out, protocol, scoring,
                     video=recorded(held_out, video, size=held_out.dataset.grid[0] * coder.spatial_stride) if video else None,
-                    tuning_clips=None if tuning is None else _recorded_clips(run, tuning, protocol),
-                    segments=held_out.segments(),
-                    unigram_counts=_unigram(run) if counted else None,
-                    features=features,
-                    lpips=Lpips(lpips[0], lpips[1] if len(lpips) > 1 else None, device=device) if lpips else None,
-                    device=device,
-                    progress=counter,
-                    work=work,
-                )
+                    tuning_clips=None if tuning is None else _recorded_clips(run, tuning, protocol), segments=held_out.segments(),
+                    unigram_counts=_unigram(run) if counted else None, features=features,
+                    lpips=Lpips(lpips[0], lpips[1] if len(lpips) > 1 else None, device=device) if lpips else None, device=device,
+                    progress=counter, work=work,
+                )  # fmt: skip
         except Finished as earlier:
             print(f"{work.results}: holds these very scores already; delete it to score again", flush=True)
             return Scores.from_json(earlier.found, where=str(work.results))
@@ -173,15 +165,9 @@ def predict_video(
         grids = torch.from_numpy(shard.read(first, blocks * block))[None]
         truth, context = coder.decode(grids)[0, : num_context + frames], grids[:, : model.context_grids]
     found = rollout(
-        model,
-        coder,
-        context,
-        torch.from_numpy(states)[None],
-        num_frames=frames,
-        generator=torch.Generator().manual_seed(seed),
-        sampling=None if temperature is None else Sampling(temperature=temperature),
-        poll=poll,
-    )
+        model, coder, context, torch.from_numpy(states)[None], num_frames=frames, generator=torch.Generator().manual_seed(seed),
+        sampling=None if temperature is None else Sampling(temperature=temperature), poll=poll,
+    )  # fmt: skip
     assert found.video_BKFHWC is not None
     past = truth[:num_context:step]
     right = torch.cat([past, found.video_BKFHWC[0, 0]])

@@ -39,11 +39,10 @@ def write_checksums(sidecar: Path, files: list[Path]) -> None:
     write_json(sidecar, {Path(os.path.relpath(file, sidecar.parent)).as_posix(): sha256(file) for file in files})
 
 
-def sidecars(root: str | Path) -> list[Path]:
-    """Every checksum file of a dataset."""
-    root = Path(root)
-    whole = [root / "checksums.json"]
-    return [path for path in whole if path.is_file()] + [CHECKSUMS.find(root, i) for i in CHECKSUMS.indices(root)]
+def sidecars(root: Path, only: int | str | None = "all") -> list[Path]:
+    """Every checksum file of a dataset; only: as in `verify`, of what belongs to no shard always."""
+    whole = [root / "checksums.json"] if (root / "checksums.json").is_file() else []
+    return whole + [CHECKSUMS.find(root, i) for i in CHECKSUMS.indices(root) if only in (i, "all")]
 
 
 def expect_whole(root: str | Path) -> None:
@@ -74,34 +73,24 @@ def expect_whole(root: str | Path) -> None:
         _write_notes(root, notes)
 
 
-def verify(root: str | Path, *, remedy: str = AGAIN) -> list[ValueError]:
-    """Read every file that has a recorded checksum; returns one error, naming the file and the remedy, per fault."""
-    return _faults(Path(root).resolve(), lambda file, digest: sha256(file) == digest, remedy=remedy)
+def verify(root: str | Path, *, only: int | str | None = "all", remedy: str = AGAIN) -> list[ValueError]:
+    """Read every file that has a recorded checksum; returns one error, naming the file and the remedy, per fault.
 
-
-def verify_shard(root: str | Path, index: int) -> list[ValueError]:
-    """The same for the files of one shard only."""
-    return _faults(Path(root).resolve(), lambda file, digest: sha256(file) == digest, only=index)
-
-
-def verify_whole(root: str | Path) -> list[ValueError]:
-    """The same for the files that belong to no single shard."""
-    return _faults(Path(root).resolve(), lambda file, digest: sha256(file) == digest, only=None)
+    only: number of a shard, None for what belongs to no shard, or "all".
+    """
+    return _faults(Path(root).resolve(), lambda file, digest: sha256(file) == digest, only=only, remedy=remedy)
 
 
 def _faults(
     root: Path, sound: Callable[[Path, str], bool], *, only: int | str | None = "all", remedy: str = AGAIN
 ) -> list[ValueError]:
-    """only: number of a shard, None for what belongs to no shard, or "all"."""
-    found, recorded = [], []
-    covered = set(CHECKSUMS.indices(root))
-    if covered:
-        found += [
-            ValueError(f"{CHECKSUMS.place(root, i, flat=False)}: no such file, though other shards have one; write it again")
-            for i in METADATA.indices(root)
-            if i not in covered and only in (i, "all")
-        ]
-    for sidecar in sidecars(root) if only == "all" else _sidecars_of(root, only):
+    covered, recorded = set(CHECKSUMS.indices(root)), []
+    found = [
+        ValueError(f"{CHECKSUMS.place(root, i, flat=False)}: no such file, though other shards have one; write it again")
+        for i in METADATA.indices(root)
+        if covered and i not in covered and only in (i, "all")
+    ]
+    for sidecar in sidecars(root, only):
         try:
             names = read_json(sidecar)
             mine = [name for name in names if sidecar.name != "checksums.json" or only in (_shard_of(name), "all")]
@@ -133,12 +122,6 @@ def _is_fresh(note: Any, now: float) -> bool:
     if not isinstance(note, list) or len(note) != 6 or not isinstance(note[5], int | float):
         return False
     return 0 <= now - note[5] < TRUSTED_SECONDS
-
-
-def _sidecars_of(root: Path, shard: int | str | None) -> list[Path]:
-    own = CHECKSUMS.indices(root) if type(shard) is int else []
-    whole = [root / "checksums.json"] if (root / "checksums.json").is_file() else []
-    return whole + [CHECKSUMS.find(root, i) for i in own if i == shard]
 
 
 def _shard_of(name: str) -> int | None:

@@ -31,18 +31,9 @@ class Clips:
     """
 
     def __init__(
-        self,
-        dataset: Dataset,
-        *,
-        kind: Window,
-        overlap: bool = True,
-        aligned: bool = True,
-        num_states: int = 0,
-        length: int = 0,
-        stride: int = 1,
-        every: int = 1,
-        kept: np.ndarray | None = None,
-    ) -> None:
+        self, dataset: Dataset, *, kind: Window, overlap: bool = True, aligned: bool = True, num_states: int = 0, length: int = 0,
+        stride: int = 1, every: int = 1, kept: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
         dataset.expect_window(kind)
         self.dataset, self.kept = dataset, kept
         cut: dict[str, Any] = {"length": length, "stride": stride, "every": dataset.every or every, "aligned": aligned}

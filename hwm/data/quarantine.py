@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from hwm.clock import Clock
-from hwm.data.checksums import verify_shard
+from hwm.data.checksums import verify
 from hwm.data.dataset import Shard, ShardFault
 from hwm.data.layout import METADATA, SEGMENTS, FileKind
 from hwm.data.windows import check_segments, sampling_starts, usable_blocks
@@ -138,7 +138,7 @@ def _loss(raw: Path, shard: int, rule: Rule) -> tuple[int | None, list[int] | No
         about = read_json(METADATA.find(raw, shard))
         frames = about["shard_num_frames"] if type(about.get("shard_num_frames")) is int else None
         path = SEGMENTS.find(raw, shard)
-        damaged = [str(fault) for fault in verify_shard(raw, shard)]
+        damaged = [str(fault) for fault in verify(raw, only=shard)]
         if frames is None or any(f"{kind.name(shard)}: " in text for text in damaged for kind in (SEGMENTS, METADATA)):
             return frames, None  # what reads well need not be what was written
         segments = map_array(path, "<i4", (frames,), "by its metadata")

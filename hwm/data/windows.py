@@ -32,16 +32,8 @@ class ClipIndex:
 
     @classmethod
     def build(
-        cls,
-        dataset: Any,
-        *,
-        kind: Window,
-        overlap: bool,
-        length: int = 0,
-        stride: int = 1,
-        every: int = 1,
-        aligned: bool = True,
-    ) -> ClipIndex:
+        cls, dataset: Any, *, kind: Window, overlap: bool, length: int = 0, stride: int = 1, every: int = 1, aligned: bool = True,
+    ) -> ClipIndex:  # fmt: skip
         """Find the clips of an open dataset.
 
         kind: "blocks" are single blocks of `dataset.clock.block` frames, "block_pairs" two consecutive ones (the

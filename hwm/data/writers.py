@@ -162,19 +162,9 @@ def _finish(root: Path, shard: int, flat: bool, files: list[Path], states: np.nd
 
 
 def write_tokenizer_info(
-    root: str | Path,
-    *,
-    name: str,
-    fingerprint: str,
-    vocab_size: int = 0,
-    channels: int = 0,
-    grid: tuple[int, int],
-    clock: Clock,
-    config: dict,
-    phases: int = 1,
-    every: int = 0,
-    first: bool = False,
-) -> None:
+    root: str | Path, *, name: str, fingerprint: str, vocab_size: int = 0, channels: int = 0, grid: tuple[int, int], clock: Clock,
+    config: dict, phases: int = 1, every: int = 0, first: bool = False,
+) -> None:  # fmt: skip
     """Write the sidecar `tokenizer.json` that tells readers the grid (H, W), the clock and who made tokens or latents.
 
     Either vocab_size, of tokens, or channels, of latents.  phases: first frames from which every raw shard was cut.

@@ -59,13 +59,9 @@ def measure_cost(model: nn.Module, timed: Sequence[Timed], *, device: torch.devi
     peak, meaning = peak_memory(lambda: figures.update({last.name: last.figure(device)}), device=device)
     return Cost(
         parameters=sum(weight.numel() for weight in weights),
-        weight_bytes=sum(weight.numel() * weight.element_size() for weight in weights),
-        device=device.type,
-        figures=figures,
-        peak_bytes=peak,
-        peak_meaning=meaning,
-        how=how,
-    )
+        weight_bytes=sum(weight.numel() * weight.element_size() for weight in weights), device=device.type, figures=figures,
+        peak_bytes=peak, peak_meaning=meaning, how=how,
+    )  # fmt: skip
 
 
 def peak_memory(run: Callable[[], object], *, device: torch.device | str) -> tuple[int | None, str]:

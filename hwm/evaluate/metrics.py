@@ -89,14 +89,9 @@ def _window_sums(x: Tensor) -> Tensor:
 
 
 def topk_nll(
-    indices: Tensor,
-    values: Tensor,
-    target: Tensor,
-    *,
-    missing: MissingPolicy = "floor",
-    epsilon: float = 1e-8,
+    indices: Tensor, values: Tensor, target: Tensor, *, missing: MissingPolicy = "floor", epsilon: float = 1e-8,
     vocab_size: int = 64000,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Negative log-likelihood in nats of each token under a truncated distribution, and where it is covered.
 
     indices: integers (..., K), the ids kept.  values: floats (..., K), their logits.  target: integers (...).

@@ -15,7 +15,10 @@ place, and w_l are weights fitted to human judgements.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,18 +33,12 @@ REMEDY = "fetch pt_inception-2015-12-05-6726825d.pth of the pytorch-fid project"
 
 
 class BasicConv2d(nn.Module):
-    """Convolution without bias, batch normalisation with stored statistics, ReLU."""
+    """Convolution without bias, padded to keep the size where it strides by 1, batch normalisation, ReLU."""
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int | tuple[int, int],
-        *,
-        stride: int = 1,
-        padding: int | tuple[int, int] = 0,
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int | tuple[int, int], *, stride: int = 1, padded: bool = True) -> None:
         super().__init__()
+        height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+        padding = (height // 2, width // 2) if padded and stride == 1 else 0
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=padding, bias=False)
         self.bn = nn.BatchNorm2d(outputs, eps=1e-3)
 
@@ -54,131 +51,102 @@ def average_pool(x_NCHW: Tensor) -> Tensor:
     return F.avg_pool2d(x_NCHW, 3, stride=1, padding=1, count_include_pad=False)
 
 
-class InceptionA(nn.Module):
-    """35x35: branches of 1x1, 5x5, two 3x3 and pooling."""
-
-    def __init__(self, inputs: int, *, pool: int) -> None:
-        super().__init__()
-        self.branch1x1 = BasicConv2d(inputs, 64, 1)
-        self.branch5x5_1 = BasicConv2d(inputs, 48, 1)
-        self.branch5x5_2 = BasicConv2d(48, 64, 5, padding=2)
-        self.branch3x3dbl_1 = BasicConv2d(inputs, 64, 1)
-        self.branch3x3dbl_2 = BasicConv2d(64, 96, 3, padding=1)
-        self.branch3x3dbl_3 = BasicConv2d(96, 96, 3, padding=1)
-        self.branch_pool = BasicConv2d(inputs, pool, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        five = self.branch5x5_2(self.branch5x5_1(x))
-        three = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        return torch.cat([self.branch1x1(x), five, three, self.branch_pool(average_pool(x))], 1)
+max_pool, keep_max = partial(F.max_pool2d, kernel_size=3, stride=2), partial(F.max_pool2d, kernel_size=3, stride=1, padding=1)
 
 
-class InceptionB(nn.Module):
-    """35x35 to 17x17."""
-
-    def __init__(self, inputs: int) -> None:
-        super().__init__()
-        self.branch3x3 = BasicConv2d(inputs, 384, 3, stride=2)
-        self.branch3x3dbl_1 = BasicConv2d(inputs, 64, 1)
-        self.branch3x3dbl_2 = BasicConv2d(64, 96, 3, padding=1)
-        self.branch3x3dbl_3 = BasicConv2d(96, 96, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        double = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        return torch.cat([self.branch3x3(x), double, F.max_pool2d(x, 3, stride=2)], 1)
+Branches = Mapping[str, Sequence[Any]]
+"""By name chains of convolutions: outputs, kernel and, where it is not 1, the stride.  A dictionary at the end of a chain:
+several convolutions of the same input, by the end of their names."""
 
 
-class InceptionC(nn.Module):
-    """17x17: branches of 1x1, 7x7 in two strips, twice 7x7 in four strips, and pooling."""
+class Inception(nn.Module):
+    """Branches side by side: chains of convolutions under the names of torchvision, and a pooling of the input.
 
-    def __init__(self, inputs: int, *, width: int) -> None:
-        super().__init__()
-        row, column = {"kernel": (1, 7), "padding": (0, 3)}, {"kernel": (7, 1), "padding": (3, 0)}
-        self.branch1x1 = BasicConv2d(inputs, 192, 1)
-        self.branch7x7_1 = BasicConv2d(inputs, width, 1)
-        self.branch7x7_2 = BasicConv2d(width, width, **row)  # type: ignore[arg-type]
-        self.branch7x7_3 = BasicConv2d(width, 192, **column)  # type: ignore[arg-type]
-        self.branch7x7dbl_1 = BasicConv2d(inputs, width, 1)
-        self.branch7x7dbl_2 = BasicConv2d(width, width, **column)  # type: ignore[arg-type]
-        self.branch7x7dbl_3 = BasicConv2d(width, width, **row)  # type: ignore[arg-type]
-        self.branch7x7dbl_4 = BasicConv2d(width, width, **column)  # type: ignore[arg-type]
-        self.branch7x7dbl_5 = BasicConv2d(width, 192, **row)  # type: ignore[arg-type]
-        self.branch_pool = BasicConv2d(inputs, 192, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        seven = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
-        double = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
-        double = self.branch7x7dbl_5(self.branch7x7dbl_4(double))
-        return torch.cat([self.branch1x1(x), seven, double, self.branch_pool(average_pool(x))], 1)
-
-
-class InceptionD(nn.Module):
-    """17x17 to 8x8."""
-
-    def __init__(self, inputs: int) -> None:
-        super().__init__()
-        self.branch3x3_1 = BasicConv2d(inputs, 192, 1)
-        self.branch3x3_2 = BasicConv2d(192, 320, 3, stride=2)
-        self.branch7x7x3_1 = BasicConv2d(inputs, 192, 1)
-        self.branch7x7x3_2 = BasicConv2d(192, 192, (1, 7), padding=(0, 3))
-        self.branch7x7x3_3 = BasicConv2d(192, 192, (7, 1), padding=(3, 0))
-        self.branch7x7x3_4 = BasicConv2d(192, 192, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        three = self.branch3x3_2(self.branch3x3_1(x))
-        seven = self.branch7x7x3_4(self.branch7x7x3_3(self.branch7x7x3_2(self.branch7x7x3_1(x))))
-        return torch.cat([three, seven, F.max_pool2d(x, 3, stride=2)], 1)
-
-
-class InceptionE(nn.Module):
-    """8x8: branches of 1x1, 3x3 and two 3x3 that end in a row and a column, and pooling.
-
-    max_pool: the last block of the FID network pools by maximum, the one before it by mean.
+    pool: of the input, of which a convolution then makes `projected` outputs, where that is not 0.
     """
 
-    def __init__(self, inputs: int, *, max_pool: bool) -> None:
+    def __init__(self, inputs: int, branches: Branches, pool: Callable[[Tensor], Tensor], projected: int = 0) -> None:
         super().__init__()
-        self.max_pool = max_pool
-        self.branch1x1 = BasicConv2d(inputs, 320, 1)
-        self.branch3x3_1 = BasicConv2d(inputs, 384, 1)
-        self.branch3x3_2a = BasicConv2d(384, 384, (1, 3), padding=(0, 1))
-        self.branch3x3_2b = BasicConv2d(384, 384, (3, 1), padding=(1, 0))
-        self.branch3x3dbl_1 = BasicConv2d(inputs, 448, 1)
-        self.branch3x3dbl_2 = BasicConv2d(448, 384, 3, padding=1)
-        self.branch3x3dbl_3a = BasicConv2d(384, 384, (1, 3), padding=(0, 1))
-        self.branch3x3dbl_3b = BasicConv2d(384, 384, (3, 1), padding=(1, 0))
-        self.branch_pool = BasicConv2d(inputs, 192, 1)
+        self.pool, self.chains = pool, list[list[list[str]]]()
+        for name, chain in branches.items():
+            width, names = inputs, list[list[str]]()
+            for place, step in enumerate(chain, 1):
+                ends = step if isinstance(step, Mapping) else {"": step}
+                names.append([name if len(chain) == 1 else f"{name}_{place}{end}" for end in ends])
+                for label, (outputs, kernel, *strides) in zip(names[-1], ends.values()):
+                    self.add_module(label, BasicConv2d(width, outputs, kernel, stride=strides[0] if strides else 1))
+                width = outputs
+            self.chains.append(names)
+        if projected:
+            self.branch_pool = BasicConv2d(inputs, projected, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        three = self.branch3x3_1(x)
-        double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
-        ends = [self.branch3x3_2a(three), self.branch3x3_2b(three)]
-        ends += [self.branch3x3dbl_3a(double), self.branch3x3dbl_3b(double)]
-        pooled = F.max_pool2d(x, 3, stride=1, padding=1) if self.max_pool else average_pool(x)
-        return torch.cat([self.branch1x1(x), *ends, self.branch_pool(pooled)], 1)
+        found = []
+        for *steps, ends in self.chains:
+            y = x
+            for (name,) in steps:
+                y = self.get_submodule(name)(y)
+            found += [self.get_submodule(name)(y) for name in ends]
+        pooled = self.pool(x)
+        return torch.cat([*found, self.branch_pool(pooled) if hasattr(self, "branch_pool") else pooled], 1)
+
+
+ROW, COLUMN = (1, 7), (7, 1)
+ENDS = {"a": (384, (1, 3)), "b": (384, (3, 1))}
+
+
+def inception_a(inputs: int, *, pool: int) -> Inception:
+    """35x35: branches of 1x1, 5x5, two 3x3 and pooling."""
+    double = [(64, 1), (96, 3), (96, 3)]
+    branches: Branches = {"branch1x1": [(64, 1)], "branch5x5": [(48, 1), (64, 5)], "branch3x3dbl": double}
+    return Inception(inputs, branches, average_pool, pool)
+
+
+def inception_b(inputs: int) -> Inception:
+    """35x35 to 17x17."""
+    return Inception(inputs, {"branch3x3": [(384, 3, 2)], "branch3x3dbl": [(64, 1), (96, 3), (96, 3, 2)]}, max_pool)
+
+
+def inception_c(inputs: int, *, width: int) -> Inception:
+    """17x17: branches of 1x1, 7x7 in two strips, twice 7x7 in four strips, and pooling."""
+    double = [(width, 1), (width, COLUMN), (width, ROW), (width, COLUMN), (192, ROW)]
+    branches: Branches = {"branch1x1": [(192, 1)], "branch7x7": [(width, 1), (width, ROW), (192, COLUMN)], "branch7x7dbl": double}
+    return Inception(inputs, branches, average_pool, 192)
+
+
+def inception_d(inputs: int) -> Inception:
+    """17x17 to 8x8."""
+    seven = [(192, 1), (192, ROW), (192, COLUMN), (192, 3, 2)]
+    return Inception(inputs, {"branch3x3": [(192, 1), (320, 3, 2)], "branch7x7x3": seven}, max_pool)
+
+
+def inception_e(inputs: int, pool: Callable[[Tensor], Tensor]) -> Inception:
+    """8x8: branches of 1x1, 3x3 and two 3x3 that end in a row and a column, and pooling."""
+    branches: Branches = {"branch1x1": [(320, 1)], "branch3x3": [(384, 1), ENDS], "branch3x3dbl": [(448, 1), (384, 3), ENDS]}
+    return Inception(inputs, branches, pool, 192)
 
 
 class FIDInception(nn.Module):
-    """Inception-v3 as the FID uses it: uint8 pictures of any size to 2048 features."""
+    """Inception-v3 as the FID uses it, its last block with a maximum: uint8 pictures of any size to 2048 features."""
 
     def __init__(self) -> None:
         super().__init__()
         self.Conv2d_1a_3x3 = BasicConv2d(3, 32, 3, stride=2)
-        self.Conv2d_2a_3x3 = BasicConv2d(32, 32, 3)
-        self.Conv2d_2b_3x3 = BasicConv2d(32, 64, 3, padding=1)
+        self.Conv2d_2a_3x3 = BasicConv2d(32, 32, 3, padded=False)
+        self.Conv2d_2b_3x3 = BasicConv2d(32, 64, 3)
         self.Conv2d_3b_1x1 = BasicConv2d(64, 80, 1)
-        self.Conv2d_4a_3x3 = BasicConv2d(80, 192, 3)
-        self.Mixed_5b = InceptionA(192, pool=32)
-        self.Mixed_5c = InceptionA(256, pool=64)
-        self.Mixed_5d = InceptionA(288, pool=64)
-        self.Mixed_6a = InceptionB(288)
-        self.Mixed_6b = InceptionC(768, width=128)
-        self.Mixed_6c = InceptionC(768, width=160)
-        self.Mixed_6d = InceptionC(768, width=160)
-        self.Mixed_6e = InceptionC(768, width=192)
-        self.Mixed_7a = InceptionD(768)
-        self.Mixed_7b = InceptionE(1280, max_pool=False)
-        self.Mixed_7c = InceptionE(2048, max_pool=True)
+        self.Conv2d_4a_3x3 = BasicConv2d(80, 192, 3, padded=False)
+        self.Mixed_5b = inception_a(192, pool=32)
+        self.Mixed_5c = inception_a(256, pool=64)
+        self.Mixed_5d = inception_a(288, pool=64)
+        self.Mixed_6a = inception_b(288)
+        self.Mixed_6b = inception_c(768, width=128)
+        self.Mixed_6c = inception_c(768, width=160)
+        self.Mixed_6d = inception_c(768, width=160)
+        self.Mixed_6e = inception_c(768, width=192)
+        self.Mixed_7a = inception_d(768)
+        self.Mixed_7b = inception_e(1280, average_pool)
+        self.Mixed_7c = inception_e(2048, keep_max)
 
     def forward(self, pictures_NCHW: Tensor) -> Tensor:
         """uint8 RGB pictures (N, 3, H, W) to float32 (N, 2048).

@@ -196,16 +196,11 @@ class Scores:
 
         try:
             return cls(
-                protocol=table["protocol"],
-                headline=table["headline"],
-                settings=table["settings"],
-                rows=[Row(**row) for row in table["rows"]],
-                scores=[with_interval(Score, row) for row in table["scores"]],
-                differences=[with_interval(Difference, row) for row in table["differences"]],
-                facts=table["facts"],
-                seconds=table["seconds"],
-                cost=None if table["cost"] is None else Cost(**table["cost"]),
-            )
+                protocol=table["protocol"], headline=table["headline"], settings=table["settings"],
+                rows=[Row(**row) for row in table["rows"]], scores=[with_interval(Score, row) for row in table["scores"]],
+                differences=[with_interval(Difference, row) for row in table["differences"]], facts=table["facts"],
+                seconds=table["seconds"], cost=None if table["cost"] is None else Cost(**table["cost"]),
+            )  # fmt: skip
         except (KeyError, TypeError) as error:
             raise ValueError(f"{where}: not the results of an evaluation ({error!r}); score the run again") from None
 

@@ -116,16 +116,11 @@ def evaluate(
         size = tokenizer.vocab_size
         settings |= {"top_k": top_k, "vocab_size": size, "uniform_cross_entropy": math.log(size)}
     settings["fingerprint"] = key = fingerprint(
-        model,
-        settings=settings,
-        scoring=asdict(scoring) | {"inception": None, "lpips": (), "device": torch.device(device).type},
+        model, settings=settings, scoring=asdict(scoring) | {"inception": None, "lpips": (), "device": torch.device(device).type},
         clips=[chosen, source, groups, first.context, first.future, *first.states.values()],
-        truth=first.view.truth if first.future is None else None,
-        tuning=[tuning_clips is not None, tuning_numbers],
-        counts=unigram_counts,
-        examples=num_examples,
-        sources=list(work.sources),
-    )
+        truth=first.view.truth if first.future is None else None, tuning=[tuning_clips is not None, tuning_numbers],
+        counts=unigram_counts, examples=num_examples, sources=list(work.sources),
+    )  # fmt: skip
     parts = work.open(key)
     tuning_sizes, sizes = sizes_of(len(tuning_numbers), at_once), sizes_of(len(chosen), at_once)
     for_tuning, scored = names_of("tuning", len(tuning_sizes)), names_of("part", len(sizes))

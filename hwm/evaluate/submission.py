@@ -51,17 +51,10 @@ class Submission:
 
 
 def write_compression_submission(
-    path: str | Path,
-    samples: Iterable[tuple[int, Any, Any]],
-    readme: dict[str, str],
-    *,
-    num_samples: int = NUM_SAMPLES,
-    shape: tuple[int, ...] = SHAPE,
-    vocab_size: int = VOCAB_SIZE,
-    compress: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-    poll: Callable[[], None] = lambda: None,
-) -> Submission:
+    path: str | Path, samples: Iterable[tuple[int, Any, Any]], readme: dict[str, str], *, num_samples: int = NUM_SAMPLES,
+    shape: tuple[int, ...] = SHAPE, vocab_size: int = VOCAB_SIZE, compress: bool = False,
+    progress: Callable[[int, int], None] | None = None, poll: Callable[[], None] = lambda: None,
+) -> Submission:  # fmt: skip
     """Write the zip one sample at a time, read it again and only then give it its name.
 
     samples: (id, indices, values) for ids 0..num_samples-1 in any order; indices: integers of `shape` in
@@ -87,15 +80,9 @@ def write_compression_submission(
 
 
 def write_sampling_submission(
-    path: str | Path,
-    samples: Iterable[tuple[int, np.ndarray]],
-    readme: dict[str, str] | None,
-    *,
-    ids: Sequence[int] = IDS,
-    size: tuple[int, int] = SIZE,
-    progress: Callable[[int, int], None] | None = None,
-    poll: Callable[[], None] = lambda: None,
-) -> Submission:
+    path: str | Path, samples: Iterable[tuple[int, np.ndarray]], readme: dict[str, str] | None, *, ids: Sequence[int] = IDS,
+    size: tuple[int, int] = SIZE, progress: Callable[[int, int], None] | None = None, poll: Callable[[], None] = lambda: None,
+) -> Submission:  # fmt: skip
     """Write the zip one picture at a time, read it again and only then give it its name; the same pictures, the same bytes.
 
     samples: (id, uint8 RGB picture (H, W, 3)) for every one of `ids`, in any order.  size: height and width of all.
@@ -119,18 +106,10 @@ def write_sampling_submission(
 
 
 def _write(
-    path: str | Path,
-    samples: Iterable[tuple[Any, ...]],
-    readme: dict[str, str] | None,
-    ids: Sequence[int],
-    suffix: str,
-    member: Callable[..., bytes],
-    check: Callable[[Path], Submission],
-    *,
-    outside: str,
-    progress: Callable[[int, int], None] | None,
-    poll: Callable[[], None],
-) -> Submission:
+    path: str | Path, samples: Iterable[tuple[Any, ...]], readme: dict[str, str] | None, ids: Sequence[int], suffix: str,
+    member: Callable[..., bytes], check: Callable[[Path], Submission], *, outside: str,
+    progress: Callable[[int, int], None] | None, poll: Callable[[], None],
+) -> Submission:  # fmt: skip
     path = Path(path)
     readme = None if readme is None else check_readme(readme, path)
     wanted, written = set(ids), set()
@@ -160,13 +139,9 @@ def _entry(name: str) -> zipfile.ZipInfo:
 
 
 def validate_compression_submission(
-    path: str | Path,
-    *,
-    num_samples: int = NUM_SAMPLES,
-    shape: tuple[int, ...] = SHAPE,
-    vocab_size: int = VOCAB_SIZE,
+    path: str | Path, *, num_samples: int = NUM_SAMPLES, shape: tuple[int, ...] = SHAPE, vocab_size: int = VOCAB_SIZE,
     poll: Callable[[], None] = lambda: None,
-) -> Submission:
+) -> Submission:  # fmt: skip
     """Read every byte of a submission and check it against the rules; nothing in it is executed.
 
     Raises ValueError in one line naming the member, what is expected and what was found.
@@ -182,12 +157,8 @@ def validate_compression_submission(
 
 
 def check_sampling_submission(
-    path: str | Path,
-    *,
-    ids: Sequence[int] = IDS,
-    size: tuple[int, int] = SIZE,
-    poll: Callable[[], None] = lambda: None,
-) -> Submission:
+    path: str | Path, *, ids: Sequence[int] = IDS, size: tuple[int, int] = SIZE, poll: Callable[[], None] = lambda: None,
+) -> Submission:  # fmt: skip
     """Read every byte of a submission and check it against the rules; nothing in it is executed.
 
     Sizes are compared before anything is unpacked.

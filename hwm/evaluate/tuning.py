@@ -61,12 +61,9 @@ class Tuner:
         sample, copy = (self._psnrs[name].mean(0).numpy() for name in ("sample", "copy"))
         blends = self._psnrs["blend"].mean(0).tolist() if "blend" in self._psnrs else []
         return Tuning(
-            source=source,
-            num_clips=len(self._psnrs["sample"]),
-            sigma_sample=SIGMAS[int(sample.argmax())],
-            sigma_copy=SIGMAS[int(copy.argmax())],
-            tolerance=largest_tolerance(blends) if blends else None,
-        )
+            source=source, num_clips=len(self._psnrs["sample"]), sigma_sample=SIGMAS[int(sample.argmax())],
+            sigma_copy=SIGMAS[int(copy.argmax())], tolerance=largest_tolerance(blends) if blends else None,
+        )  # fmt: skip
 
 
 def _blurred(frames_BHWC: Tensor, truth_BHWC: Tensor) -> np.ndarray:

@@ -54,13 +54,9 @@ class Predictor:
         """The prediction of a scene of grids.  still: at temperature 0.  options: of the model's `predict`."""
         started = time.perf_counter()
         dream = Dream(
-            self.model,
-            None,
-            generator=torch.Generator(device=self.device).manual_seed(seed_of(self.seed, scene.first)),
-            sampling=STILL if still else self.sampling,
-            clock=self.tokenizer.clock,
-            poll=self.poll,
-        )
+            self.model, None, generator=torch.Generator(device=self.device).manual_seed(seed_of(self.seed, scene.first)),
+            sampling=STILL if still else self.sampling, clock=self.tokenizer.clock, poll=self.poll,
+        )  # fmt: skip
         rows_BFA, seen = scene.states[states].to(self.device), dream.context_frames
         dream.reset(scene.context.to(self.device), rows_BFA[:, :seen])
         found = dream.step(rows_BFA[:, seen:], **options).prediction
@@ -102,20 +98,11 @@ class Predictor:
         started = time.perf_counter()
         height, width = scene.view.truth.shape[2:4]
         video_BKFHWC = draw(
-            self.model,
-            self.tokenizer,
-            scene.context,
-            scene.states[states],
-            frames=self.scenes.protocol.scored,
-            image_size=self.image_size(scene),
-            out_size=(height, width),
-            num_samples=num_samples,
-            seeds=[seed_of(self.seed, int(number)) for number in scene.numbers],
-            members_at_once=self.members_at_once,
-            sampling=STILL if still else self.sampling,
-            device=self.device,
-            poll=self.poll,
-        )
+            self.model, self.tokenizer, scene.context, scene.states[states], frames=self.scenes.protocol.scored,
+            image_size=self.image_size(scene), out_size=(height, width), num_samples=num_samples,
+            seeds=[seed_of(self.seed, int(number)) for number in scene.numbers], members_at_once=self.members_at_once,
+            sampling=STILL if still else self.sampling, device=self.device, poll=self.poll,
+        )  # fmt: skip
         self.seconds += time.perf_counter() - started
         return video_BKFHWC
 

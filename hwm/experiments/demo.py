@@ -37,13 +37,6 @@ def declare(plan: Options) -> Experiment:
         print(f"\n{text_table(found['.'])}\n\n{minutes:.1f} minutes.  Report: {report}   rollout: {video}")
 
     return Experiment(
-        "Demo",
-        "",
-        {"run": Train("st-demo", (f"model.grid=[{grid}, {grid}]",))},
-        {".": Score("run", recorded=True)},
-        finish=finish,
-        threads=0,
-        encoded="tokens",
-        runs_in="",
-        scores_in="",
-    )
+        "Demo", "", {"run": Train("st-demo", (f"model.grid=[{grid}, {grid}]",))}, {".": Score("run", recorded=True)},
+        finish=finish, threads=0, encoded="tokens", runs_in="", scores_in="",
+    )  # fmt: skip

@@ -217,13 +217,9 @@ class Found:
 
         plan = self.plan
         return plan.data or simulated(
-            plan.out / "raw",
-            minutes=plan.minutes,
-            val_minutes=plan.minutes * plan.val_share,
-            size=IMAGE_SIZE[plan.size],
-            seed=plan.seed,
-            workers=plan.processes,
-        )
+            plan.out / "raw", minutes=plan.minutes, val_minutes=plan.minutes * plan.val_share, size=IMAGE_SIZE[plan.size],
+            seed=plan.seed, workers=plan.processes,
+        )  # fmt: skip
 
     def sets(self, label: str) -> Sets:
         """Training, validation and test data of a run, encoded by its tokenizer; video as it is for a model of video."""

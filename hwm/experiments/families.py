@@ -60,10 +60,6 @@ def declare(plan: Options) -> Experiment:
         plots = {"Over copying and over permuted states": tables[0].dots(*gains)}
         sections.append(Section(title, about, plots, tables, links=links))
     return Experiment(
-        "Families side by side",
-        "families",
-        runs,
-        scorings,
-        sections,
+        "Families side by side", "families", runs, scorings, sections,
         lead=f"{', '.join(runs)}: {plan.source}, seed {plan.seed}, {plan.clips} clips of unseen rooms.",
-    )
+    )  # fmt: skip

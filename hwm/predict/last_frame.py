@@ -20,21 +20,11 @@ from hwm.predict.rollout import AnyTokenizer, Dream, frames_per_step
 
 @torch.no_grad()
 def draw(
-    model: WorldModel,
-    tokenizer: AnyTokenizer,
-    context_BFHWC: Tensor,
-    states_BFA: Tensor,
-    *,
-    frames: Sequence[int],
-    seeds: Sequence[int],
-    num_samples: int = 1,
-    members_at_once: int = 8,
-    sampling: Sampling | None = None,
-    image_size: tuple[int, int] | None = None,
-    out_size: tuple[int, int] | None = None,
-    device: torch.device | str = "cpu",
+    model: WorldModel, tokenizer: AnyTokenizer, context_BFHWC: Tensor, states_BFA: Tensor, *, frames: Sequence[int],
+    seeds: Sequence[int], num_samples: int = 1, members_at_once: int = 8, sampling: Sampling | None = None,
+    image_size: tuple[int, int] | None = None, out_size: tuple[int, int] | None = None, device: torch.device | str = "cpu",
     poll: Callable[[], None] = lambda: None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Predict frames of every clip, K samples of them, on the CPU: uint8 (B, K, F, h, w, 3).
 
     context_BFHWC: uint8, the clip's first frames, as recorded; the model starts from as many of the last as it needs.
@@ -74,14 +64,9 @@ def draw(
     for clips, members in _parts(num_clips, num_samples, members_at_once=members_at_once, by_clip=by_clip):
         own = [_generator(seeds[c], m, states_BFA.device) for c in clips for m in members]
         dream = Dream(
-            model,
-            tokenizer,
-            generator=own[0] if by_clip else own,
-            num_samples=len(members),
-            sampling=sampling,
-            step_frames=min(max(horizons), model.reach),
-            poll=poll,
-        )
+            model, tokenizer, generator=own[0] if by_clip else own, num_samples=len(members), sampling=sampling,
+            step_frames=min(max(horizons), model.reach), poll=poll,
+        )  # fmt: skip
         these, step_frames = slice(clips.start, clips.stop), dream.step_frames
         dream.reset(context_BFHWC[these], states_BFA[these, :num_past])
         found: dict[int, Tensor] = {}

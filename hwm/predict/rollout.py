@@ -61,17 +61,9 @@ class Dream:
     """
 
     def __init__(
-        self,
-        model: WorldModel,
-        tokenizer: AnyTokenizer | None,
-        *,
-        generator: Generators,
-        num_samples: int = 1,
-        sampling: Sampling | None = None,
-        clock: Clock = COSMOS,
-        step_frames: int = 0,
-        poll: Callable[[], None] = lambda: None,
-    ) -> None:
+        self, model: WorldModel, tokenizer: AnyTokenizer | None, *, generator: Generators, num_samples: int = 1,
+        sampling: Sampling | None = None, clock: Clock = COSMOS, step_frames: int = 0, poll: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         clock = tokenizer.clock if tokenizer is not None else clock
         self.context_frames, self.step_frames = frames_per_step(model, clock)
         if model.reach and step_frames:
@@ -206,18 +198,10 @@ class Rollout:
 
 
 def rollout(
-    model: WorldModel,
-    tokenizer: AnyTokenizer | None,
-    context: Tensor,
-    states_BFA: Tensor,
-    *,
-    num_frames: int,
-    generator: Generators,
-    num_samples: int = 1,
-    sampling: Sampling | None = None,
-    clock: Clock = COSMOS,
+    model: WorldModel, tokenizer: AnyTokenizer | None, context: Tensor, states_BFA: Tensor, *, num_frames: int,
+    generator: Generators, num_samples: int = 1, sampling: Sampling | None = None, clock: Clock = COSMOS,
     poll: Callable[[], None] = lambda: None,
-) -> Rollout:
+) -> Rollout:  # fmt: skip
     """Predict the `num_frames` frames of the recording after the context, K independent samples of them.
 
     context: as in `Dream.reset`.  states_BFA: raw states, row f belongs to frame f counted from the first context frame; rows

@@ -27,17 +27,8 @@ def wave(robot: Humanoid, surface: Surface) -> Skill:
     rng = robot.rng
     side = SIDES[int(rng.integers(2))]
     out = 1 if side == "left" else -1
-    goal = np.array(
-        [
-            rng.uniform(-1.5, -0.9),
-            out * rng.uniform(0.15, 0.5),
-            -out * rng.uniform(-0.1, 0.4),
-            rng.uniform(-2.0, -1.5),
-            out * rng.uniform(-0.4, 0.4),
-            0,
-            0,
-        ]
-    )
+    pitch, roll, yaw = rng.uniform(-1.5, -0.9), out * rng.uniform(0.15, 0.5), -out * rng.uniform(-0.1, 0.4)
+    goal = np.array([pitch, roll, yaw, rng.uniform(-2.0, -1.5), out * rng.uniform(-0.4, 0.4), 0, 0])
     robot.hand(side, 0.02)
     robot.go("neck", [rng.uniform(0.1, 0.4)], 1.1)
     yield Wait(robot.go(side, goal, robot.arm_duration(side, goal, shortest=0.8)), "raise")

@@ -17,7 +17,6 @@ from hwm.clock import SAMPLING_FRAMES
 from hwm.sim.body.humanoid import HZ
 from hwm.sim.record import Segment
 
-Difficulty = Literal["calm", "mixed", "lively"]
 DIFFICULTIES: dict[str, float] = {"calm": 0.0, "mixed": 0.3, "lively": 1.0}
 """Share of segments in which the operator uses the whole body.
 

@@ -119,16 +119,10 @@ class WarpRenderer:
         mujoco.mj_forward(model, data)
         self._model, self._data = mujoco_warp.put_model(model), mujoco_warp.put_data(model, data)
         self._context = mujoco_warp.create_render_context(
-            model,
-            cam_res=(size, size),
-            render_rgb=True,
-            use_textures=True,
-            use_shadows=True,
-            enabled_geom_groups=[VISIBLE_GROUP],
-            samples_per_pixel=2 if antialias else 1,
-            background_color=BLACK,
+            model, cam_res=(size, size), render_rgb=True, use_textures=True, use_shadows=True,
+            enabled_geom_groups=[VISIBLE_GROUP], samples_per_pixel=2 if antialias else 1, background_color=BLACK,
             shadow_light_fraction=SHADOW_LIGHT,
-        )
+        )  # fmt: skip
         self._picture = warp.zeros((1, size, size), dtype=warp.vec3f)
         self._through_lens = not antialias
 

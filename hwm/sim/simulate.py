@@ -54,21 +54,11 @@ class SimulationSummary:
 
 
 def simulate(
-    out: Path,
-    *,
-    minutes: float,
-    size: int = 64,
-    seed: int = 0,
-    workers: int = 0,
-    difficulty: float | Literal["calm", "mixed", "lively"] = "mixed",
-    renderer: Literal["auto", "warp", "gl"] = "auto",
-    antialias: bool = False,
-    val_minutes: float | None = None,
-    segment_seconds: tuple[float, float] = (12.0, 20.0),
-    rooms: int = 0,
-    test_clips: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> SimulationSummary:
+    out: Path, *, minutes: float, size: int = 64, seed: int = 0, workers: int = 0,
+    difficulty: float | Literal["calm", "mixed", "lively"] = "mixed", renderer: Literal["auto", "warp", "gl"] = "auto",
+    antialias: bool = False, val_minutes: float | None = None, segment_seconds: tuple[float, float] = (12.0, 20.0),
+    rooms: int = 0, test_clips: int = 0, progress: Callable[[int, int], None] | None = None,
+) -> SimulationSummary:  # fmt: skip
     """Simulate the robot at work and write training, validation and test data.
 
     minutes: robot time of the training set at 30 Hz.  size: side of the square frames, pixels.  seed: equal settings
@@ -92,17 +82,11 @@ def simulate(
     if isinstance(difficulty, str) and difficulty not in DIFFICULTIES:
         raise ValueError(f"difficulty must be a number or one of {', '.join(DIFFICULTIES)}, got {difficulty!r}")
     settings = Settings(
-        minutes=minutes,
-        val_minutes=max(minutes / 8, SHORTEST_VAL / 60) if val_minutes is None else val_minutes,
-        size=size,
-        seed=seed,
-        difficulty=DIFFICULTIES[difficulty] if isinstance(difficulty, str) else float(difficulty),
-        segment_seconds=segment_seconds,
-        rooms=rooms,
-        test_clips=test_clips,
-        backend=choose_backend(renderer, size),
+        minutes=minutes, val_minutes=max(minutes / 8, SHORTEST_VAL / 60) if val_minutes is None else val_minutes, size=size,
+        seed=seed, difficulty=DIFFICULTIES[difficulty] if isinstance(difficulty, str) else float(difficulty),
+        segment_seconds=segment_seconds, rooms=rooms, test_clips=test_clips, backend=choose_backend(renderer, size),
         antialias=antialias,
-    )
+    )  # fmt: skip
     shards, clips = make_plan(settings)
     workers = workers or usable_cores()
     places = {split: _Place(Path(out) / FOLDERS[split], settings.to_dict()) for split in FOLDERS}

@@ -20,7 +20,7 @@ from pathlib import Path
 from hwm.clock import SAMPLING_HOP
 from hwm.contracts import LatentTokenizer, Tokenizer
 from hwm.data import layout, quarantine, video
-from hwm.data.checksums import verify_whole
+from hwm.data.checksums import verify
 from hwm.data.dataset import Dataset, ShardFault
 from hwm.data.layout import clip_hop, read_tokenizer_info
 from hwm.data.moments import write_statistics
@@ -237,7 +237,7 @@ def _open_raw(raw: Path) -> tuple[Dataset, list[ShardFault]]:
     dataset = open_dataset(raw, faults=found)
     if dataset.kind != "video":
         raise ValueError(f"{raw}: holds tokens or latents already; tokenizing needs a raw dataset (videos as .mp4)")
-    for fault in verify_whole(raw):
+    for fault in verify(raw, only=None):
         raise fault
     faults = [fault for fault in found if isinstance(fault, ShardFault)]
     for fault in found:

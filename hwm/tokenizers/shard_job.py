@@ -21,7 +21,7 @@ import torch
 from hwm.clock import SAMPLING_FRAMES, WAN, subsample
 from hwm.contracts import LatentTokenizer, Tokenizer
 from hwm.data import video
-from hwm.data.checksums import verify_shard
+from hwm.data.checksums import verify
 from hwm.data.dataset import ShardFault
 from hwm.data.layout import CHECKSUMS, CLIP_STARTS, LATENTS, MOMENTS, SEGMENTS, STATES, TOKENS
 from hwm.data.quarantine import Rule
@@ -105,7 +105,7 @@ class ShardEncoder:
         """All that can be known before decoding; the frames per second that the video claims."""
         shard = job.shard
         try:
-            for fault in verify_shard(job.raw, shard.index):
+            for fault in verify(job.raw, only=shard.index):
                 # Checksums name files by their real path; a record names them as all others.
                 raise ValueError(str(fault).replace(str(job.raw.resolve()), str(job.raw), 1))
             check_segments(np.array(expect_rows(shard.segments)), shard.segments_path)

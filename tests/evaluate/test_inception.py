@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from hwm.evaluate.networks import FIDInception, InceptionE, average_pool, load_inception
+from hwm.evaluate.networks import FIDInception, average_pool, inception_e, keep_max, load_inception
 
 
 @pytest.fixture(scope="module")
@@ -145,10 +145,10 @@ def test_branches_of_every_kind_of_block(name):
 def test_only_the_last_block_pools_by_maximum():
     torch.manual_seed(0)
     network = FIDInception()
-    assert (network.Mixed_7b.max_pool, network.Mixed_7c.max_pool) == (False, True)
+    assert (network.Mixed_7b.pool, network.Mixed_7c.pool) == (average_pool, keep_max)
     x = torch.randn(1, 64, 8, 8)
-    for max_pool, pooled in ((True, F.max_pool2d(x, 3, stride=1, padding=1)), (False, average_pool(x))):
-        block = InceptionE(64, max_pool=max_pool).eval()
+    for pool, pooled in ((keep_max, F.max_pool2d(x, 3, stride=1, padding=1)), (average_pool, average_pool(x))):
+        block = inception_e(64, pool).eval()
         assert torch.equal(block(x)[:, -192:], block.branch_pool(pooled))
         assert block(x).shape == (1, 2048, 8, 8)
 

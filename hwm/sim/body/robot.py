@@ -26,7 +26,6 @@ SIDES: tuple[Side, ...] = get_args(Side)
 NUM_JOINTS = 21
 JOINTS = tuple(name.lower() for name in EVE.names[:NUM_JOINTS])
 LEG = JOINTS[:6]
-ARM = tuple(name.removeprefix("left_") for name in JOINTS[6:13])
 FINGERS = ("finger", "fingertip", "thumb", "thumbtip")
 FINGER_CLOSED = np.array([1.35, 1.25, 1.25, 0.8])
 """Angles of the finger joints of a closed hand, radians."""
@@ -139,16 +138,14 @@ def robot_assets(rng: np.random.Generator, assets: Assets) -> None:
 def robot_body(camera: Camera) -> str:
     """MJCF body of the robot, standing at the origin and facing +x."""
     head = _body(
-        "head",
-        (0.02, 0, 0.50),
+        "head", (0.02, 0, 0.50),
         _joint("neck_pitch", (0, 1, 0), armature=0.03, damping=0.4),
         _mass(2.2, (0.012, 0.012, 0.012), (0, 0, 0.09)),
         visible("ellipsoid", "shell", size=(0.085, 0.085, 0.12), pos=(-0.03, 0, 0.10)),
         tag("camera", name=CAMERA, pos=camera.place, xyaxes=camera.axes(), fovy=camera.fovy),
     )
     torso = _body(
-        "torso",
-        (0, 0, THIGH),
+        "torso", (0, 0, THIGH),
         _joint("hip_pitch", (0, -1, 0), armature=1, damping=30),
         _joint("hip_roll", (-1, 0, 0), armature=1, damping=30),
         _joint("hip_yaw", (0, 0, -1), armature=0.6, damping=20),
@@ -159,8 +156,7 @@ def robot_body(camera: Camera) -> str:
         *(_arm(side) for side in SIDES),
     )
     thigh = _body(
-        "thigh",
-        (0, 0, SHIN),
+        "thigh", (0, 0, SHIN),
         _joint("knee_pitch", (0, -1, 0), armature=1, damping=30),
         _mass(7, (0.14, 0.14, 0.04), (0, 0, 0.18)),
         visible("cylinder", "joint", size=(0.085, 0.09), euler=(90, 0, 0)),
@@ -168,8 +164,7 @@ def robot_body(camera: Camera) -> str:
         torso,
     )
     shin = _body(
-        "shin",
-        (-0.02, 0, 0.08),
+        "shin", (-0.02, 0, 0.08),
         _joint("ankle_roll", (-1, 0, 0), armature=1, damping=30),
         _joint("ankle_pitch", (0, -1, 0), armature=1, damping=30),
         _mass(6, (0.12, 0.12, 0.03), (0, 0, 0.18)),
@@ -178,8 +173,7 @@ def robot_body(camera: Camera) -> str:
     )
     wheels = [visible("cylinder", "finger", size=(0.16, 0.03), pos=(0, y, 0), euler=(90, 0, 0)) for y in (0.27, -0.27)]
     return _body(
-        "base",
-        (0, 0, 0.16),
+        "base", (0, 0, 0.16),
         tag("joint", name="base_x", type="slide", axis=(1, 0, 0)),
         tag("joint", name="base_y", type="slide", axis=(0, 1, 0)),
         tag("joint", name="base_yaw", axis=(0, 0, 1)),
@@ -195,8 +189,7 @@ def _arm(side: Side) -> str:
     outward = 1 if side == "left" else -1
     palm = -outward
     hand = _body(
-        f"{side}_hand",
-        (0, 0, -FOREARM),
+        f"{side}_hand", (0, 0, -FOREARM),
         _joint(f"{side}_wrist_pitch", (0, 1, 0), armature=0.02, damping=0.15),
         _joint(f"{side}_wrist_roll", (1, 0, 0), armature=0.02, damping=0.15),
         _mass(0.5, (0.0012, 0.0012, 0.0006), (0, 0, -0.06)),
@@ -209,8 +202,7 @@ def _arm(side: Side) -> str:
         _thumb(side, palm),
     )
     forearm = _body(
-        f"{side}_forearm",
-        (0, 0, -UPPER_ARM),
+        f"{side}_forearm", (0, 0, -UPPER_ARM),
         _joint(f"{side}_elbow_pitch", (0, 1, 0), armature=0.06, damping=0.5),
         _joint(f"{side}_elbow_yaw", (0, 0, 1), armature=0.04, damping=0.3),
         _mass(1.3, (0.008, 0.008, 0.002), (0, 0, -0.11)),
@@ -220,8 +212,7 @@ def _arm(side: Side) -> str:
         hand,
     )
     return _body(
-        f"{side}_upper_arm",
-        (0, outward * SHOULDER_HALF_WIDTH, SHOULDER_HEIGHT),
+        f"{side}_upper_arm", (0, outward * SHOULDER_HALF_WIDTH, SHOULDER_HEIGHT),
         _joint(f"{side}_shoulder_pitch", (0, 1, 0), armature=0.12, damping=1),
         _joint(f"{side}_shoulder_roll", (1, 0, 0), armature=0.12, damping=1),
         _joint(f"{side}_shoulder_yaw", (0, 0, 1), armature=0.08, damping=0.6),
@@ -248,14 +239,12 @@ def _fingers(side: Side, palm: int) -> str:
 
 def _thumb(side: Side, palm: int) -> str:
     tip = _body(
-        f"{side}_thumbtip",
-        (0.026, 0, -0.030),
+        f"{side}_thumbtip", (0.026, 0, -0.030),
         _finger_joint(side, "thumbtip", (palm * 0.5, palm * 0.2, palm), 63),
         _touch("capsule", 0.0098, mass=0.015, fromto=(0, 0, 0, 0.012, 0, -0.034), material="finger"),
     )
     return _body(
-        f"{side}_thumb",
-        (0.040, palm * 0.006, -0.045),
+        f"{side}_thumb", (0.040, palm * 0.006, -0.045),
         _finger_joint(side, "thumb", (0, 0, palm), 86),
         _touch("capsule", 0.0115, mass=0.02, fromto=(0, 0, 0, 0.026, 0, -0.030), material="finger"),
         tip,

@@ -66,31 +66,17 @@ class Assets:
         self.meshes: dict[str, Mesh] = {}
 
     def material(
-        self,
-        name: str,
-        colour: Sequence[float] = (1, 1, 1),
-        *,
-        texture: Painter | None = None,
-        detail: float = 1.0,
-        repeat: tuple[float, float] | None = None,
-        specular: float = 0.2,
-        shininess: float = 0.3,
-        emission: float = 0.0,
-    ) -> str:
+        self, name: str, colour: Sequence[float] = (1, 1, 1), *, texture: Painter | None = None, detail: float = 1.0,
+        repeat: tuple[float, float] | None = None, specular: float = 0.2, shininess: float = 0.3, emission: float = 0.0,
+    ) -> str:  # fmt: skip
         """Add a material and return its name.  detail: texels relative to the texture size."""
         assert name not in self.materials, f"two materials named {name}"
         if texture is not None:
             self.textures[f"t_{name}"] = self._paint(name, texture, detail)
         self.materials[name] = tag(
-            "material",
-            name=name,
-            rgba=(*colour, 1),
-            texture=None if texture is None else f"t_{name}",
-            texrepeat=repeat,
-            specular=specular,
-            shininess=shininess,
-            emission=emission,
-        )
+            "material", name=name, rgba=(*colour, 1), texture=None if texture is None else f"t_{name}", texrepeat=repeat,
+            specular=specular, shininess=shininess, emission=emission,
+        )  # fmt: skip
         return name
 
     def _paint(self, name: str, texture: Painter, detail: float) -> np.ndarray:
@@ -108,14 +94,9 @@ class Assets:
         return name
 
     def box(
-        self,
-        half: Iterable[float],
-        material: str,
-        pos: Iterable[float] = (0, 0, 0),
-        *,
-        bevel: float = 0.006,
+        self, half: Iterable[float], material: str, pos: Iterable[float] = (0, 0, 0), *, bevel: float = 0.006,
         repeats: float | None = 1.0,
-    ) -> str:
+    ) -> str:  # fmt: skip
         """A seen box with bevelled edges; see `bevel_box`."""
         mesh = self.mesh(bevel_box(tuple(half), bevel=bevel, repeats=repeats))
         return visible("mesh", material, mesh=mesh, pos=tuple(pos))

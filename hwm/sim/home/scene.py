@@ -104,28 +104,15 @@ def _lights(rng: np.random.Generator, room: Room) -> str:
     aim = np.array([room.table.x - room.table.depth / 2 + 0.25, 0, room.table.height]) - place
     aim[:2] *= 0.35
     lamp = tag(
-        "light",
-        name="lamp",
-        type="spot",
-        castshadow=True,
-        cutoff=80,
-        exponent=rng.uniform(0.5, 2),
-        pos=place,
-        dir=aim / np.linalg.norm(aim),
-        diffuse=np.clip(strength * np.array([1 + warmth, 1, 1 - 1.4 * warmth]), 0, 1),
+        "light", name="lamp", type="spot", castshadow=True, cutoff=80, exponent=rng.uniform(0.5, 2), pos=place,
+        dir=aim / np.linalg.norm(aim), diffuse=np.clip(strength * np.array([1 + warmth, 1, 1 - 1.4 * warmth]), 0, 1),
         specular=(0.3, 0.3, 0.3),
-    )
+    )  # fmt: skip
     sky = tag(
-        "light",
-        name="fill",
-        type="directional",
-        castshadow=False,
-        pos=(0, 0, 2),
-        dir=(-0.5 * np.sign(fill_x), -0.45 * np.sign(fill_y), -0.75),
-        ambient=(ambient, ambient, ambient),
-        diffuse=(fill, 0.97 * fill, 0.92 * fill),
-        specular=(0.1, 0.1, 0.1),
-    )
+        "light", name="fill", type="directional", castshadow=False, pos=(0, 0, 2),
+        dir=(-0.5 * np.sign(fill_x), -0.45 * np.sign(fill_y), -0.75), ambient=(ambient, ambient, ambient),
+        diffuse=(fill, 0.97 * fill, 0.92 * fill), specular=(0.1, 0.1, 0.1),
+    )  # fmt: skip
     return lamp + sky
 
 
@@ -135,24 +122,14 @@ def _grips(things: dict[str, Thing]) -> str:
     for side in SIDES:
         for name in things:
             xml += tag(
-                "weld",
-                name=f"{side}_{name}",
-                body1=f"{side}_hand",
-                body2=name,
-                active=False,
-                solref=(0.015, 1),
+                "weld", name=f"{side}_{name}", body1=f"{side}_hand", body2=name, active=False, solref=(0.015, 1),
                 solimp=(0.95, 0.99, 0.001),
-            )
+            )  # fmt: skip
         for fixture in FIXTURES:
             xml += tag(
-                "connect",
-                name=f"{side}_{fixture}",
-                site1=f"{side}_palm",
-                site2=f"handle_{fixture}",
-                active=False,
-                solref=(0.02, 1),
-                solimp=(0.9, 0.95, 0.001),
-            )
+                "connect", name=f"{side}_{fixture}", site1=f"{side}_palm", site2=f"handle_{fixture}", active=False,
+                solref=(0.02, 1), solimp=(0.9, 0.95, 0.001),
+            )  # fmt: skip
     return xml
 
 
