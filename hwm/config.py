@@ -75,8 +75,7 @@ class TrainConfig:
     """How several processes train together.  ddp: each holds the whole model.  fsdp: each holds a share of weights,
     gradients and optimiser state (FSDP2), for models that fit no single device."""
     recompute: bool = False
-    """Recompute the activations inside a block in the backward pass instead of keeping them: less memory, a third
-    more work."""
+    """Recompute the activations inside a block in the backward pass instead of keeping them: less memory, a third more work."""
     compile: bool = False
     """Compile every block with torch.compile."""
     timeout: float = 120.0

@@ -185,45 +185,22 @@ class WorldModel(Protocol):
     def validate(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Named scores (B,), one value per clip; both teacher-forced and autoregressive where that differs."""
 
-
-class TokenWorldModel(WorldModel, Protocol):
-    """A world model over token grids."""
-
     def predict(
-        self, context_BTHW: Tensor, states_BFA: Tensor,
-        *, generator: torch.Generator, num_samples: int = 1, sampling: Sampling | None = None, targets_BTHW: Tensor | None = None,
-        teacher_forced: bool = False, top_k_logits: int = 0, codes_VC: Tensor | None = None,
+        self, context: Tensor, states_BFA: Tensor,
+        *, generator: torch.Generator | Sequence[torch.Generator], num_samples: int = 1,
+        sampling: Sampling | None = None, **asked: Any,
     ) -> Prediction:
-        """Predict the future grids after the context, given the states of context and future frames.
+        """Predict K futures of what it `predicts` after the context, given the states of context and future frames.
 
-        sampling: None takes the model's own way (greedy, or its configured temperature).
-        targets_BTHW: true future grids; fills nll_BTHW.  teacher_forced: feed the targets instead of the samples.
-        top_k_logits: fills top_indices and top_values with that many.  codes_VC: fills codes_BTHWC.
+        context: tokens_BTHW; latents_BTCHW in the tokenizer's own units; or uint8 video_BFHWC, of which as many frames are
+        predicted as there are state rows after its own (a grid of context_grids and future_grids is a frame there).
+        generator: but for tokens also one for each clip and sample, B * K of them, clips first: samples then do not depend
+        on the batch.
+        sampling: None takes the model's own way (greedy, or its configured temperature); of latents its temperature scales
+        the initial noise.
+        asked, of token models: targets_BTHW, true future grids, fills nll_BTHW; teacher_forced: feed the targets instead of
+        the samples; top_k_logits fills top_indices and top_values with that many; codes_VC fills codes_BTHWC.
         """
-
-
-class LatentWorldModel(WorldModel, Protocol):
-    """A world model over continuous latents."""
-
-    def predict(
-        self, context_BTCHW: Tensor, states_BFA: Tensor,
-        *, generator: torch.Generator | Sequence[torch.Generator], num_samples: int = 1, sampling: Sampling | None = None,
-    ) -> Prediction:
-        """Predict K futures of the latents, latents_BKTCHW, after the context, in the tokenizer's own units.
-
-        generator: or one for each clip and sample, B * K of them, clips first: samples then do not depend on the batch.
-        sampling: its temperature scales the initial noise; None takes the configured one.
-        """
-
-
-class VideoWorldModel(WorldModel, Protocol):
-    """A world model over frames as they are; a grid of context_grids and future_grids is a frame."""
-
-    def predict(
-        self, context_BFHWC: Tensor, states_BFA: Tensor,
-        *, generator: torch.Generator | Sequence[torch.Generator], num_samples: int = 1, sampling: Sampling | None = None,
-    ) -> Prediction:
-        """Predict K futures of the uint8 context, video_BKFHWC, of as many frames as there are state rows after its own."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from hwm.model_config import DirectConfig
 from hwm.nn.attention import SpatialAttention
 from hwm.nn.modulation import Modulation
 from hwm.nn.parameters import decay_groups
+from hwm.nn.units import fill
 
 RELATIVE_FLOOR = 1e-3
 """Added to the error of copying (of pixels in [0, 1]) before a frame's error is divided by it: stillness is not all."""
@@ -50,7 +51,7 @@ class Block(nn.Module):
 
 
 class Direct(nn.Module):
-    """The world model over frames as they are; satisfies `hwm.contracts.VideoWorldModel`.
+    """The world model over frames as they are; satisfies `hwm.contracts.WorldModel`.
 
     T counts predicted frames here: each knows its own horizon, and none depends on another.  Of the context the first
     and the last frame are read.  Before training the prediction is the last frame, copied.
@@ -61,6 +62,7 @@ class Direct(nn.Module):
     frame_step = 1
     temperature = 0.0
     shift_scale: Tensor
+    parameter_groups = decay_groups
 
     def __init__(self, config: DirectConfig) -> None:
         super().__init__()
@@ -87,11 +89,7 @@ class Direct(nn.Module):
 
     def set_state_statistics(self, shift_scale: Tensor) -> None:
         """Normalise states as (state - shift) * scale; (2, A) from `hwm.robot.normalisation`; a saved buffer."""
-        shift_scale = torch.as_tensor(shift_scale)
-        if shift_scale.shape != self.shift_scale.shape:
-            expected, got = tuple(self.shift_scale.shape), tuple(shift_scale.shape)
-            raise ValueError(f"state statistics must have shape {expected}, got {got}")
-        self.shift_scale.copy_(shift_scale)
+        fill(self.shift_scale, shift_scale, "state statistics")
 
     @property
     def neutral_state_A(self) -> Tensor:
@@ -106,12 +104,6 @@ class Direct(nn.Module):
     def idle_parameters(self) -> list[str]:
         """None."""
         return []
-
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for AdamW: decay on matrices, none on biases, norms and positions."""
-        return decay_groups(self, weight_decay)
-
-    # The network
 
     def features(self, states_BFA: Tensor, now: Tensor, horizons: Tensor) -> Tensor:
         """What the states say of frames `now` + `horizons`, (..., B, E), both int64 (..., B).
@@ -148,8 +140,6 @@ class Direct(nn.Module):
         change_TBCHW, flow_TBCHW = out_TBCHW.tensor_split([3], 2)
         last_TBCHW = last_TBCHW.expand_as(change_TBCHW)
         return (moved(last_TBCHW, FLOW_SCALE * flow_TBCHW) if self.config.warp else last_TBCHW) + change_TBCHW
-
-    # Training
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean over frames of their squared error divided by that of copying the last frame ("relative_mse").
@@ -190,8 +180,6 @@ class Direct(nn.Module):
             share = math.sqrt(horizon / furthest) - math.sqrt((horizon - 1) / furthest)
             total += share * (copy_BF / (copy_BF + RELATIVE_FLOOR)).mean().item()
         return total
-
-    # Prediction
 
     @torch.no_grad()
     def validate(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:

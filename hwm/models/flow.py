@@ -10,7 +10,6 @@ each an option of the same network.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from hwm.models.flow_network import FlowNetwork
 from hwm.models.latent_flow import LatentFlow, beside, squared_error
 from hwm.nn import flow_matching as flow
 from hwm.nn.dropout import dropout_from, without_dropout
+from hwm.nn.parameters import decay_groups
 
 PLAIN = flow.SHORTCUT_LEVELS
 """Level of the plain flow, which knows no step size."""
@@ -39,6 +39,7 @@ class FlowHWM(LatentFlow):
 
     config: FlowConfig
     frame_step = 1
+    parameter_groups = decay_groups
 
     def __init__(self, config: FlowConfig, *, clock: Clock = COSMOS) -> None:
         super().__init__(config)
@@ -57,20 +58,9 @@ class FlowHWM(LatentFlow):
         """Those of the action encoder."""
         return list(self.network.actions.named_parameters("network.actions"))
 
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for AdamW: decay on matrices, none on biases, norms, positions and the vectors of the step sizes."""
-        decayed: list[nn.Parameter] = []
-        free: list[nn.Parameter] = []
-        for name, parameter in self.named_parameters():
-            vectors = parameter.ndim < 2 or "step_size" in name or name.endswith("positions")
-            (free if vectors else decayed).append(parameter)
-        return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
-
     def _first_output(self) -> float:
         width, values = self.config.width, self.config.channels * self.config.patch**2
         return 2 * width / (width + values)  # of Xavier's initial weights on normalised activations
-
-    # Training
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Flow-matching loss on the future latents ("flow_mse"); all randomness from `generator`.
@@ -169,8 +159,6 @@ class FlowHWM(LatentFlow):
         v_BTCHW = self._velocity(x_BTCHW, past_BTCHW, states, times_BT, levels_B)
         target_BTCHW = flow.target_velocity(noise_BTCHW, data_BTCHW, sigma_min=sigma_min)
         return self._flow_error(v_BTCHW, target_BTCHW, times_BT)
-
-    # Prediction
 
     def _mean(self, past_BTCHW: Tensor, states: Tensor, *, guidance: float) -> Tensor:
         """One step of the plain flow from the centre: E[data] - (1 - sigma_min) noise is the velocity at time 0."""

@@ -70,7 +70,27 @@ def _mlp(width: int, ratio: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, ratio * width), nn.GELU(), nn.Linear(ratio * width, width))
 
 
-class JointBlock(nn.Module):
+class Block(nn.Module):
+    """What both blocks do alike; each makes its own layers, in an order of its own."""
+
+    dropout: float
+    modulation: PerStream
+    mlp: PerStream
+
+    def vectors(self, conditions: Tokens) -> Vectors:
+        """Modulation of the streams under their conditions (B, T, D)."""
+        return {stream: self.modulation.of(stream)(c_BTD) for stream, c_BTD in conditions.items()}
+
+    def _add(self, x_BLD: Tensor, gate_BTD: Tensor, y_BLD: Tensor) -> Tensor:
+        """Residual connection behind a gate: x + gate * y, y with dropout while training."""
+        return torch.addcmul(x_BLD, over_tokens(gate_BTD, x_BLD), dropout(y_BLD, self.dropout, training=self.training))
+
+    def _feed_forward(self, stream: int, x_BLD: Tensor, vectors: tuple[Tensor, ...]) -> Tensor:
+        shift, scale, gate = vectors[3:6]
+        return self._add(x_BLD, gate, self.mlp.of(stream)(normalise(x_BLD, shift, scale)))
+
+
+class JointBlock(Block):
     """All tokens attend to all tokens; modulation, projections and feed-forward by `sharing`, one output projection.
 
     last: nobody reads the past and the actions after this block, so they only give keys and values.
@@ -88,10 +108,6 @@ class JointBlock(nn.Module):
         self.attention = Attention(width, num_heads, qk_norm=qk_norm)
         self.out = nn.Linear(width, width)
         self.mlp = PerStream(lambda: _mlp(width, mlp_ratio), sharing, streams=self.readers)
-
-    def vectors(self, conditions: Tokens) -> Vectors:
-        """Modulation of the streams under their conditions (B, T, D)."""
-        return {stream: self.modulation.of(stream)(c_BTD) for stream, c_BTD in conditions.items()}
 
     def forward(
         self, tokens: Tokens, vectors: Vectors, angles: list[Tensor], memory: Memory | None = None
@@ -114,17 +130,12 @@ class JointBlock(nn.Module):
         seen = own if memory is None else (torch.cat([memory[0], own[0]], 2), torch.cat([memory[1], own[1]], 2))
         y_BLD = self.out(self.attention(torch.cat(queries, 1), torch.cat([angles[s] for s in readers]), seen))
         parts = y_BLD.split([tokens[stream].shape[1] for stream in readers], 1)
-        return {s: self._finish(s, tokens[s], part, vectors[s]) for s, part in zip(readers, parts)}, own
-
-    def _finish(self, stream: int, x_BLD: Tensor, y_BLD: Tensor, vectors: tuple[Tensor, ...]) -> Tensor:
-        """What attention gives, then the feed-forward, each behind its gate."""
-        _, _, gate, mlp_shift, mlp_scale, mlp_gate = vectors
-        x_BLD = add(x_BLD, gate, y_BLD, self.dropout, training=self.training)
-        y_BLD = self.mlp.of(stream)(normalise(x_BLD, mlp_shift, mlp_scale))
-        return add(x_BLD, mlp_gate, y_BLD, self.dropout, training=self.training)
+        # Stream by stream: attention and feed-forward of one draw their dropout before those of the next.
+        rest = ((s, self._add(tokens[s], vectors[s][2], part)) for s, part in zip(readers, parts))
+        return {s: self._feed_forward(s, x_BLD, vectors[s]) for s, x_BLD in rest}, own
 
 
-class SplitBlock(nn.Module):
+class SplitBlock(Block):
     """Every stream attends to itself, then the future video to the past video and to the actions, then feed-forward.
 
     Each source of the cross-attention has keys and values of its own, from tokens under a LayerNorm without
@@ -151,7 +162,7 @@ class SplitBlock(nn.Module):
 
     def vectors(self, conditions: Tokens) -> Vectors:
         """Modulation of the streams under their conditions (B, T, D); three more for the future video."""
-        vectors = {stream: self.modulation.of(stream)(c_BTD) for stream, c_BTD in conditions.items()}
+        vectors = super().vectors(conditions)
         if FUTURE_VIDEO in conditions:
             vectors[FUTURE_VIDEO] += self.cross_modulation(conditions[FUTURE_VIDEO])
         return vectors
@@ -170,21 +181,11 @@ class SplitBlock(nn.Module):
             x_BLD, (shift, scale, gate) = tokens[FUTURE_VIDEO], vectors[FUTURE_VIDEO][6:]
             q_BLD = self.cross_q(normalise(x_BLD, shift, scale))
             y_BLD = self.cross_out(self.cross_attention(q_BLD, angles[FUTURE_VIDEO], memory))
-            tokens[FUTURE_VIDEO] = add(x_BLD, gate, y_BLD, self.dropout, training=self.training)
+            tokens[FUTURE_VIDEO] = self._add(x_BLD, gate, y_BLD)
         return {s: self._feed_forward(s, x, vectors[s]) for s, x in tokens.items() if s in self.readers}, memory
 
     def _self_attend(self, stream: int, x_BLD: Tensor, vectors: tuple[Tensor, ...], angles_LP: Tensor) -> Tensor:
         shift, scale, gate = vectors[:3]
         q_BLD, k_BLD, v_BLD = self.qkv.of(stream)(normalise(x_BLD, shift, scale))
         y_BLD = self.attention(q_BLD, angles_LP, self.attention.memory(k_BLD, v_BLD, angles_LP))
-        return add(x_BLD, gate, self.out.of(stream)(y_BLD), self.dropout, training=self.training)
-
-    def _feed_forward(self, stream: int, x_BLD: Tensor, vectors: tuple[Tensor, ...]) -> Tensor:
-        shift, scale, gate = vectors[3:6]
-        y_BLD = self.mlp.of(stream)(normalise(x_BLD, shift, scale))
-        return add(x_BLD, gate, y_BLD, self.dropout, training=self.training)
-
-
-def add(x_BLD: Tensor, gate_BTD: Tensor, y_BLD: Tensor, rate: float, *, training: bool) -> Tensor:
-    """Residual connection behind a gate: x + gate * y, y with dropout while training."""
-    return torch.addcmul(x_BLD, over_tokens(gate_BTD, x_BLD), dropout(y_BLD, rate, training=training))
+        return self._add(x_BLD, gate, self.out.of(stream)(y_BLD))

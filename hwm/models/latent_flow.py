@@ -22,7 +22,7 @@ RELATIVE_FLOOR = 0.05
 
 
 class LatentFlow(nn.Module):
-    """A world model over continuous latents; satisfies `hwm.contracts.LatentWorldModel`.
+    """A world model over continuous latents; satisfies `hwm.contracts.WorldModel`.
 
     The network works on normalised latents and states; batches come and predictions go in raw units.
     config: a FlowConfig or a WanConfig, of which it reads the fields that both have.
@@ -67,8 +67,6 @@ class LatentFlow(nn.Module):
         """None."""
         return []
 
-    # What a family adds
-
     def _first_output(self) -> float | None:
         """Mean square of the network's output before any training; None where that is not known."""
         raise NotImplementedError
@@ -88,8 +86,6 @@ class LatentFlow(nn.Module):
     def _sample(self, past_BTCHW: Tensor, states: Tensor, noise_BKTCHW: Tensor) -> Tensor:
         """Where the flow carries the noise, by the configured steps, solver and guidance: (B, K, T, C, H, W)."""
         raise NotImplementedError
-
-    # Training
 
     def first_loss(self, batch: Batch) -> float | None:
         """The error of an output that is independent of its target: the sum of both mean squares."""
@@ -127,8 +123,6 @@ class LatentFlow(nn.Module):
             "latent_mse_copy": squared_error(last, future_BTCHW),
         }
 
-    # Prediction
-
     @torch.no_grad()
     def predict(
         self, context_BTCHW: Tensor, states_BFA: Tensor,
@@ -157,8 +151,6 @@ class LatentFlow(nn.Module):
                 data_BKTCHW = self._mean(past_BTCHW, states, guidance=self.config.guidance)[:, None]
         latents_BKTCHW = self.units.raw(self.units.future(data_BKTCHW, last_past=past_BTCHW[:, None, -1:]))
         return Prediction(latents_BKTCHW=latents_BKTCHW.expand(-1, num_samples, -1, -1, -1, -1))
-
-    # Clips
 
     def _clips(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Past latents, what the flow ends in, and states of a batch, all normalised."""

@@ -89,8 +89,6 @@ class MaskedHWM(TokenGrids):
         prefix = f"blocks.{len(self.blocks) - 1}.mlp.layers"
         return [name for name, parameter in layers.named_parameters(prefix) if id(parameter) not in read]
 
-    # The network
-
     def embed(self, tokens_BTS: Tensor, masked_BTS: Tensor, *, first_slot: int) -> Tensor:
         """Token vectors of slots first_slot ..., the mask vector where True, plus positions, (T, B, S, D)."""
         x_TBSD = self.vocabulary.embed(tokens_BTS.transpose(0, 1))
@@ -137,8 +135,6 @@ class MaskedHWM(TokenGrids):
         video_TBSD, _ = last(video_TBSD, actions_TB1D, state_TBD, window, read=newest)
         return self.norm(video_TBSD)
 
-    # Training
-
     def loss(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Cross-entropy in nats of the masked future tokens and the share of them guessed right ("accuracy").
 
@@ -154,8 +150,7 @@ class MaskedHWM(TokenGrids):
         hidden_BTS = random_mask(shape, generator=generator).to(tokens_BTHW.device).flatten(2)
         shown_BTS = torch.zeros(len(tokens_BTHW), self.context_grids, self.num_places).to(hidden_BTS)
         masked_BTS = torch.cat([shown_BTS, hidden_BTS], 1)
-        dropping = self.training and self.config.dropout > 0
-        with dropout_from(generator, device=tokens_BTHW.device, active=dropping):
+        with dropout_from(generator, device=tokens_BTHW.device, active=self.training and self.config.dropout > 0):
             inputs_BTS = inputs_BTHW.flatten(2)
             x_TBSD = self.trunk(
                 inputs_BTS, masked_BTS, self.actions(batch.states_BFA), newest=self.future_grids,
@@ -165,8 +160,6 @@ class MaskedHWM(TokenGrids):
         targets_TBS = tokens_BTHW[:, self.context_grids :].flatten(2).transpose(0, 1)
         loss, nll, accuracy = self.vocabulary.loss(x_TBSD[rows_TBS], targets_TBS[rows_TBS], code_weight=self.config.code_loss)
         return {"loss": loss, "cross_entropy": nll, "accuracy": accuracy}
-
-    # Prediction
 
     @torch.no_grad()
     def validate(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from hwm.model_config import MaskedConfig
 from hwm.models.masked_attention import PlaceAttention, SlotAttention, SlotCrossAttention, newest_slots
 from hwm.nn.attention import KVCache
 from hwm.nn.dropout import dropout
-from hwm.nn.modulation import Modulation
+from hwm.nn.modulation import Modulation, unchanged
 from hwm.nn.streams import FUTURE_ACTIONS, FUTURE_VIDEO, PAST_ACTIONS, PAST_VIDEO, PerStream, Sharing
 
 
@@ -48,9 +48,8 @@ class FeedForward(nn.Module):
         self.dropout = config.dropout
         self.norm, self.up, self.down = nn.LayerNorm(D), nn.Linear(D, hidden), nn.Linear(hidden, D)
 
-    def forward(self, x: Tensor, modulate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        y = self.norm(x) if modulate is None else modulate(self.norm(x))
-        return x + self._drop(self.down(self._drop(F.gelu(self.up(y)))))
+    def forward(self, x: Tensor, modulate: Callable[[Tensor], Tensor] = unchanged) -> Tensor:
+        return x + self._drop(self.down(self._drop(F.gelu(self.up(modulate(self.norm(x)))))))
 
     def _drop(self, x: Tensor) -> Tensor:
         return dropout(x, self.dropout, training=self.training)
@@ -72,7 +71,7 @@ class StreamFeedForward(nn.Module):
         video = []
         for stream, x_TBSD, s_TBD in zip((PAST_VIDEO, FUTURE_VIDEO), video_TBSD.split(sizes), state_TBD.split(sizes)):
             if len(x_TBSD):
-                modulate = self.modulation(s_TBD)[0] if self.modulation else None
+                modulate = self.modulation(s_TBD)[0] if self.modulation else unchanged
                 video.append(self.layers.of(stream)(x_TBSD, modulate))
         if actions_TB1D is None:
             return torch.cat(video), None
@@ -86,10 +85,6 @@ class StreamFeedForward(nn.Module):
 
 def _attention(config: MaskedConfig) -> dict[str, Any]:
     return {"num_heads": config.num_heads, "qk_norm": config.qk_norm, "qkv_bias": False, "dropout": 0.0}
-
-
-def _unchanged(x: Tensor) -> Tensor:
-    return x
 
 
 class JointBlock(nn.Module):
@@ -110,7 +105,7 @@ class JointBlock(nn.Module):
         self, video_TBSD: Tensor, actions_TB1D: Tensor, state_TBD: Tensor, window: Window, *, read: int = 0
     ) -> tuple[Tensor, Tensor | None]:
         """Video and actions of the window; with `read` only its last slots of video, as the last block needs."""
-        spatial, temporal = self.modulation(state_TBD) if self.modulation else (_unchanged,) * 2
+        spatial, temporal = self.modulation(state_TBD) if self.modulation else (unchanged,) * 2
         newest = read or len(video_TBSD)
         rows_QU = window.visible_2T2U[0, -newest:].flatten(1)
         if not read:
@@ -151,7 +146,7 @@ class SplitBlock(nn.Module):
         self, video_TBSD: Tensor, actions_TB1D: Tensor, state_TBD: Tensor, window: Window, *, read: int = 0
     ) -> tuple[Tensor, Tensor | None]:
         """Video and actions of the window; with `read` only its last slots of video, as the last block needs."""
-        spatial, temporal, cross = self.modulation(state_TBD) if self.modulation else (_unchanged,) * 3
+        spatial, temporal, cross = self.modulation(state_TBD) if self.modulation else (unchanged,) * 3
         steps = len(video_TBSD)
         angles_TP, visible, same_TU = window.time_angles_TP, window.visible_2T2U, window.same_TU
 

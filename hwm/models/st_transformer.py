@@ -17,7 +17,7 @@ from hwm.model_config import STConfig
 from hwm.models.token_grids import Asked, TokenGrids
 from hwm.nn.attention import KVCache, SpatialAttention, TemporalAttention
 from hwm.nn.dropout import dropout, dropout_from, without_dropout
-from hwm.nn.modulation import Modulation
+from hwm.nn.modulation import Modulation, unchanged
 from hwm.nn.parameters import normal_init
 from hwm.nn.states import StateEncoder, state_pooling
 from hwm.nn.vocabulary import TokenReading, Vocabulary
@@ -40,7 +40,7 @@ class Block(nn.Module):
 
     def forward(self, x_TBSD: Tensor, state_TBD: Tensor, *, newest: int, cache: KVCache | None = None, layer: int = 0) -> Tensor:
         """All steps go in, the `newest` last ones come out."""
-        spatial, temporal, mlp = self.modulation(state_TBD) if self.modulation else (_unchanged,) * 3
+        spatial, temporal, mlp = self.modulation(state_TBD) if self.modulation else (unchanged,) * 3
         x_TBSD = x_TBSD + self._drop(self.spatial(spatial(self.spatial_norm(x_TBSD))))
         y_TBSD = self.temporal(temporal(self.temporal_norm(x_TBSD)), newest=newest, cache=cache, layer=layer)
         x_TBSD = x_TBSD[-newest:] + self._drop(y_TBSD)
@@ -48,10 +48,6 @@ class Block(nn.Module):
 
     def _drop(self, x: Tensor) -> Tensor:
         return dropout(x, self.dropout, training=self.training)
-
-
-def _unchanged(x_TBSD: Tensor) -> Tensor:
-    return x_TBSD
 
 
 class STTransformer(TokenGrids):
@@ -88,8 +84,6 @@ class STTransformer(TokenGrids):
         self.norm = nn.LayerNorm(config.width)
         normal_init(self, std=config.init_std)
 
-    # The network
-
     def embed(self, tokens_BTHW: Tensor, state_BTD: Tensor, *, first_step: int = 0) -> Tensor:
         """Tokens of steps first_step ... plus place, step and state vectors, (T, B, S, D)."""
         tokens_TBS = tokens_BTHW.flatten(2).transpose(0, 1)
@@ -111,8 +105,6 @@ class STTransformer(TokenGrids):
             x_TBSD = block(x_TBSD, state_TBD, newest=newest if last else len(x_TBSD), cache=cache, layer=layer)
         return self.norm(x_TBSD)
 
-    # Training
-
     def loss(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Teacher-forced "cross_entropy" in nats a token and the share of tokens guessed right ("accuracy").
 
@@ -122,8 +114,7 @@ class STTransformer(TokenGrids):
         """
         tokens_BTHW = self._check_tokens(batch.tokens_BTHW, self.num_grids)
         scored = self.future_grids if self.config.loss_on == "future" else self.num_grids - 1
-        dropping = self.training and self.config.dropout > 0
-        with dropout_from(generator, device=tokens_BTHW.device, active=dropping):
+        with dropout_from(generator, device=tokens_BTHW.device, active=self.training and self.config.dropout > 0):
             inputs_BTHW = tokens_BTHW[:, :-1]
             if self.training and self.config.scheduled_sampling:
                 inputs_BTHW = self._mix_in_predictions(inputs_BTHW, batch.states_BFA, generator)
@@ -145,8 +136,6 @@ class STTransformer(TokenGrids):
         chance = torch.rand(future_BTHW.shape, generator=generator, device=generator.device).to(future_BTHW.device)
         mixed_BTHW = torch.where(chance < self.config.scheduled_sampling, guess_BTHW, future_BTHW)
         return torch.cat([inputs_BTHW[:, : self.context_grids], mixed_BTHW], 1)
-
-    # Prediction
 
     @torch.no_grad()
     def validate(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:

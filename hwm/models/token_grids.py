@@ -19,7 +19,7 @@ from hwm.nn.vocabulary import TokenReading, Vocabulary, as_prediction
 
 @dataclass(frozen=True)
 class Asked:
-    """What a prediction is asked for; see `hwm.contracts.TokenWorldModel.predict`."""
+    """What a prediction is asked for; see `hwm.contracts.WorldModel.predict`."""
 
     sampling: Sampling
     generator: torch.Generator
@@ -41,7 +41,7 @@ class Asked:
 
 
 class TokenGrids(nn.Module):
-    """A world model over token grids; satisfies `hwm.contracts.TokenWorldModel`.
+    """A world model over token grids; satisfies `hwm.contracts.WorldModel`.
 
     config: an STConfig or a MaskedConfig, of which it reads the fields that both have.
     encoder: name of the module that reads the states.
@@ -52,6 +52,7 @@ class TokenGrids(nn.Module):
     reach = 0
     encoder: str
     vocabulary: Vocabulary
+    parameter_groups = decay_groups
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -78,10 +79,6 @@ class TokenGrids(nn.Module):
         """Temperature of prediction, as configured; 0, the likeliest token, where it is no setting."""
         return getattr(self.config, "temperature", 0.0)
 
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for AdamW: decay on matrices and the token table, none on biases, norms, mask and positions."""
-        return decay_groups(self, weight_decay)
-
     def idle_parameters(self) -> list[str]:
         """None."""
         return []
@@ -89,8 +86,6 @@ class TokenGrids(nn.Module):
     def first_loss(self, batch: Batch) -> float | None:
         """The cross-entropy of random ids."""
         return self.vocabulary.first_cross_entropy(self.config.init_std)
-
-    # Prediction
 
     def _follow(self, context_BTHW: Tensor, states_BFA: Tensor, asked: Asked) -> tuple[list[Tensor], list[TokenReading]]:
         """Of every future grid the samples (K, B, H, W), K = 1 where all are equal, and what is said of the first one."""
@@ -104,10 +99,9 @@ class TokenGrids(nn.Module):
     ) -> Prediction:
         """Predict the future grids one after the other; never with dropout.
 
-        context_BTHW: int64, the context grids.  states_BFA: raw states from the first context frame, num_states rows.
-        The rest as in `hwm.contracts.TokenWorldModel`.  Asking for any of nll, top logits or codes also fills the
-        entropy; the top values are log-probabilities.  Samples share the work on the context; where nothing is random
-        they are equal and made once.
+        context_BTHW: int64, the context grids.  states_BFA: raw states from the first context frame, num_states rows.  The rest
+        as in `hwm.contracts.WorldModel`.  Asking for any of nll, top logits or codes also fills the entropy; the top values
+        are log-probabilities.  Samples share the work on the context; where nothing is random they are equal and made once.
         Raises ValueError for another number of grids or states, or teacher forcing without targets.
         """
         context_BTHW = self._check_tokens(context_BTHW, self.context_grids)

@@ -21,6 +21,11 @@ class Modulate:
         return x_TBSD * (1 + self._scale[-newest:]) + self._shift[-newest:]
 
 
+def unchanged(x_TBSD: Tensor) -> Tensor:
+    """In the place of a `Modulate` where nothing modulates."""
+    return x_TBSD
+
+
 class Modulation(nn.Module):
     """Scale and shift for `count` normalisations of width D from a condition (T, B, D); zero-initialised."""
 

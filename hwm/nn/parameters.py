@@ -21,9 +21,10 @@ def normal_init(model: nn.Module, *, std: float) -> None:
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups for AdamW: decay on matrices, tables of tokens among them; none on biases, norms and positions."""
+    """Groups for AdamW: decay on matrices, tables of tokens among them; none on biases, norms, positions and step sizes."""
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        (free if parameter.ndim < 2 or name.endswith("positions") else decayed).append(parameter)
+        vectors = parameter.ndim < 2 or name.endswith("positions") or "step_size" in name
+        (free if vectors else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]

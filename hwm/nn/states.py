@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hwm.clock import Clock
+from hwm.nn.units import fill
 
 
 def state_pooling(
@@ -45,10 +46,7 @@ class StateRows(nn.Module):
 
     def set_statistics(self, shift_scale: Tensor) -> None:
         """Normalise rows as (state - shift) * scale; (2, A), from `hwm.robot.normalisation`."""
-        shift_scale = torch.as_tensor(shift_scale)
-        if shift_scale.shape != (2, self.state_dim):
-            raise ValueError(f"state statistics must have shape (2, {self.state_dim}), got {tuple(shift_scale.shape)}")
-        self.shift_scale.copy_(shift_scale)
+        fill(self.shift_scale, shift_scale, "state statistics")
 
     def normalised(self, states_BFA: Tensor) -> Tensor:
         """The first `num_states` of the raw rows, normalised, (B, F, A); rows past them are not read.

@@ -32,17 +32,17 @@ class Units(nn.Module):
 
     def set_states(self, shift_scale: Tensor) -> None:
         """Normalise states as (state - shift) * scale; (2, A)."""
-        _fill(self.shift_scale, shift_scale, "state statistics")
+        fill(self.shift_scale, shift_scale, "state statistics")
 
     def set_latents(self, mean_C: Tensor, std_C: Tensor, change_std_C: Tensor | None) -> None:
         """Normalise latents by mean and standard deviation of each channel, changes by their root mean square."""
         if self.target == "change" and change_std_C is None:
             raise ValueError('model.target "change" needs change_std_C, the scale of the change of each channel')
-        _fill(self.mean_C, mean_C, "the mean of the latents")
-        _fill(self.std_C, std_C, "the standard deviation of the latents", positive=True)
+        fill(self.mean_C, mean_C, "the mean of the latents")
+        fill(self.std_C, std_C, "the standard deviation of the latents", positive=True)
         _raise_to_floor(self.std_C)
         if change_std_C is not None:
-            _fill(self.change_std_C, change_std_C, "the scale of the change", positive=True)
+            fill(self.change_std_C, change_std_C, "the scale of the change", positive=True)
             _raise_to_floor(self.change_std_C)
 
     def states(self, states_BFA: Tensor) -> Tensor:
@@ -76,7 +76,8 @@ def _raise_to_floor(std_C: Tensor) -> None:
     std_C.clamp_(min=FLOOR * float(std_C.median()))
 
 
-def _fill(buffer: Tensor, values: Tensor, what: str, *, positive: bool = False) -> None:
+def fill(buffer: Tensor, values: Tensor, what: str, *, positive: bool = False) -> None:
+    """Copy finite values into a buffer.  what: begins the message of the ValueError for others, or for another shape."""
     values = torch.as_tensor(values)
     if values.shape != buffer.shape:
         raise ValueError(f"{what} must have shape {tuple(buffer.shape)}, got {tuple(values.shape)}")

@@ -14,9 +14,8 @@ def direct_tiny() -> RunConfig:
 
     Data: raw video, `hwm simulate` as it is; nothing is tokenized.  bfloat16 more than halves the time of a step on CPUs
     that multiply in it (AMX); on others set train.precision="float32".  On the demo's 7.5 minutes of robot time, seed 0,
-    7.5 CPU-minutes of one thread with AMX: in rooms never seen +1.73 dB over copying at 17 frames (95 % interval 1.19 to
-    2.38), +1.42 at 60 (0.74 to 2.09), and a loss of 3.37 and 2.55 dB with another clip's states (`hwm evaluate`, 67 and 22
-    clips).
+    7.5 CPU-minutes of one thread with AMX: in rooms never seen +1.73 dB over copying at 17 frames (95 % interval 1.19 to 2.38),
+    +1.42 at 60 (0.74 to 2.09), and a loss of 3.37 and 2.55 dB with another clip's states (`hwm evaluate`, 67 and 22 clips).
     """
     train = replace(TINY_TRAINING, steps=1200, batch_size=24, lr=1.5e-3, weight_decay=0.05, warmup_steps=100, ema=0.998)
     return RunConfig(

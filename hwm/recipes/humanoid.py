@@ -62,10 +62,9 @@ def masked_hwm(variant: str, size: str = "") -> RunConfig:
 def flow_hwm(variant: str, size: str = "") -> RunConfig:
     """Flow-HWM of the paper: 15 layers x 1152 on 2 + 1 latents of 17 frames.
 
-    Published (seed document 004, section 3.2): Cosmos CV8x16x16 latents of 1X raw video at 256x256 (make them with
-    `hwm tokenize`), 150 000 steps of 128 clips on two A6000; PSNR 20.4 to 20.5 dB, FID 111, with a training defect in
-    the release (reference D.2).  One process holds 16 clips x 8 accumulated micro-batches.  EMA, betas and weight
-    decay are of the release.
+    Published (seed document 004, section 3.2): Cosmos CV8x16x16 latents of 1X raw video at 256x256 (make them with `hwm
+    tokenize`), 150 000 steps of 128 clips on two A6000; PSNR 20.4 to 20.5 dB, FID 111, with a training defect in the release
+    (reference D.2).  One process holds 16 clips x 8 accumulated micro-batches.  EMA, betas and weight decay are of the release.
     tiny: 64x64 frames of the built-in robot, minutes on two CPU cores.  medium: 128x128, for an hour on one GPU (our
     arithmetic, not measured: 1.5 TFLOP a step).  Clips are few there, so both twins predict the change of the latents
     as data, mostly from noisy times and weighed as PSNR does, give every future token the context of its place, and

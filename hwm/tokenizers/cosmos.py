@@ -197,8 +197,7 @@ def open_cosmos_diffusers(
 ) -> CosmosLatentTokenizer:
     """The autoencoder in a local folder, through diffusers (extra `wan`).
 
-    Raises ValueError when the folder holds another class, diffusers is missing, or weights do not fit the
-    configuration.
+    Raises ValueError when the folder holds another class, diffusers is missing, or weights do not fit the configuration.
     """
     config, weights = Path(folder) / "config.json", Path(folder) / "diffusion_pytorch_model.safetensors"
     name = read_json(config).get("_class_name")

@@ -38,9 +38,6 @@ _NAME = re.compile(rf"({SHARDS}/)?[\w-]+\.(json|safetensors)")
 _MAX_JSON_BYTES = 1_000_000
 
 
-# --- writing ---------------------------------------------------------------------------------------------------------
-
-
 def save(checkpoints: Path, state: dict[str, Any], tensors: Groups, *, keep: int, processes: Processes = ALONE) -> Path:
     """Publish the checkpoint of `state["step"]`, then drop old ones; called by all processes.
 
@@ -163,9 +160,6 @@ def clean(checkpoints: Path) -> None:
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
-# --- choosing --------------------------------------------------------------------------------------------------------
-
-
 def verify(folder: Path) -> None:
     """Raise ValueError naming the file if anything in a checkpoint is not exactly as it was written."""
     for name, expected in _manifest(folder)["files"].items():
@@ -226,9 +220,6 @@ def find(run: str | Path, *, which: str = "best", say: Callable[[str], None] = p
     return checkpoints / which
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
 def load_state(folder: Path) -> dict[str, Any]:
     """The plain values of a checkpoint that was verified."""
     return parse_json(_read_small(folder / "state.json"), where=folder / "state.json")
@@ -242,9 +233,6 @@ def step_of(folder: Path) -> int:
 def stored(folder: Path) -> Stored:
     """The tensors of a checkpoint that was verified."""
     return Stored(folder / name for name in _manifest(folder)["files"] if name.endswith(".safetensors"))
-
-
-# --- small pieces ----------------------------------------------------------------------------------------------------
 
 
 def _steps(checkpoints: Path) -> list[int]:

@@ -87,8 +87,6 @@ class WanWorldModel(LatentFlow):
             add_lora(self.transformer, rank=config.lora_rank, alpha=config.lora_alpha or config.lora_rank)
             self._save_only_what_learns()
 
-    # What is saved
-
     def _save_only_what_learns(self) -> None:
         """Keep the frozen base out of the state dict, and refuse one that was trained on another base."""
         frozen = {f"transformer.{n}" for n, p in self.transformer.named_parameters() if not p.requires_grad}
@@ -149,8 +147,6 @@ class WanWorldModel(LatentFlow):
     def _first_output(self) -> float | None:
         return None if self.config.base else 1 / 3  # a pretrained model knows something; else torch's own weights
 
-    # Training
-
     def loss(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Flow-matching loss on the future latents ("flow_mse"); all randomness from `generator`.
 
@@ -209,8 +205,6 @@ class WanWorldModel(LatentFlow):
     def _error_at(self, time: Tensor, noise_BTCHW: Tensor, data_BTCHW: Tensor, past_BTCHW: Tensor, states: Tensor) -> Tensor:
         sigma_B = flow.shift_noise(time, self.config.shift).expand(len(data_BTCHW))
         return self._error(past_BTCHW, data_BTCHW, noise_BTCHW, sigma_B, self.states(states))
-
-    # Prediction
 
     def _velocity(self, x_BTCHW: Tensor, past_BTCHW: Tensor, sigma: float, modulation_BTM: Tensor) -> Tensor:
         """From noise to data at the point x, against the sign of the network."""
