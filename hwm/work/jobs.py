@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from hwm.work.progress import Counter
 from hwm.work.signals import StopFlag, Stopped, stop_with_parent
@@ -65,7 +66,10 @@ def run_jobs(jobs: Sequence[Job], *, parallel: int, what: str, unit: str, every:
 
 def _started(job: Job) -> BaseProcess:
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    process = multiprocessing.get_context("spawn").Process(target=_run, args=(job.run, job.log))
+    # Of a server that has imported torch already, which takes seconds, and has run nothing of it.
+    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
+    context.set_forkserver_preload(["torch"])
+    process = context.Process(target=_run, args=(job.run, job.log))
     process.start()
     return process
 
