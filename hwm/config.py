@@ -12,6 +12,7 @@ import math
 import tomllib
 import types
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -115,6 +116,12 @@ class RunConfig:
 MAX_CONFIG_BYTES = 1_000_000
 
 
+def nearest(word: str, known: Iterable[str]) -> str:
+    """"did you mean ...?" of the known word that is nearest; empty where none is near."""
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain nested dict of a config, tuples as lists."""
     return json.loads(json.dumps(dataclasses.asdict(config)))  # noqa: TID251, of json.dumps in the same line
@@ -129,9 +136,8 @@ def from_dict(cls: type[T], table: dict[str, Any], where: str = "config") -> T:
     names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for key in table:
         if key not in names:
-            near = difflib.get_close_matches(key, names, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(names)}"
-            raise ValueError(f"{where}: unknown key {key!r}{hint}")
+            hint = nearest(key, names) or f"known keys: {', '.join(names)}"
+            raise ValueError(f"{where}: unknown key {key!r}; {hint}")
     values = {key: _convert(hints[key], value, f"{where}.{key}") for key, value in table.items()}
     try:
         return cls(**values)
@@ -149,9 +155,9 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return from_dict(typing.cast(type, kind), value, where)
     if origin is Literal:
         if value not in get_args(kind):
-            near = difflib.get_close_matches(str(value), [str(a) for a in get_args(kind)], 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{where}: must be one of {', '.join(map(repr, get_args(kind)))}, got {value!r}{hint}")
+            hint = nearest(str(value), map(str, get_args(kind)))
+            found = f"must be one of {', '.join(map(repr, get_args(kind)))}, got {value!r}"
+            raise ValueError(f"{where}: {found}" + (f"; {hint}" if hint else ""))
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
@@ -189,8 +195,8 @@ def override(config: T, assignments: list[str]) -> T:
         node: Any = table
         for part in place[:-1]:
             if not isinstance(node.get(part), dict):
-                near = difflib.get_close_matches(part, list(node), 1)
-                raise ValueError(f"override {assignment!r}: no table {part!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+                hint = nearest(part, node)
+                raise ValueError(f"override {assignment!r}: no table {part!r}" + (f"; {hint}" if hint else ""))
             node = node[part]
         node[place[-1]] = _parse_value(text.strip())
     return from_dict(type(config), table, "override")

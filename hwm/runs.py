@@ -27,11 +27,12 @@ from hwm.predict.rollout import Dream
 from hwm.robot import EVE, normalisation
 from hwm.safe_load.paths import is_file
 from hwm.tokenizers.open import open_tokenizer
-from hwm.training import checkpoint, weights
+from hwm.training import checkpoint
 from hwm.training.device import choose_device
 from hwm.training.loop import FitResult, already_done, fit
 from hwm.training.processes import ALONE, Processes
 from hwm.training.run_folder import dealt_out
+from hwm.training.stored import load_weights
 
 REMEDY = {
     "tokens": "make them with `hwm tokenize RAW OUT`",
@@ -243,7 +244,7 @@ def load_run(folder: str | Path, *, which: str = "best", device: str = "cpu", ch
     config = override(config, list(changes))
     model = build_model(config)
     place = checkpoint.find(folder, which=which)
-    weights.load_weights(place, model)
+    load_weights(checkpoint.stored(place), model, where=place / "model.safetensors")
     return Run(folder, config, model.to(device).eval(), checkpoint.step_of(place))
 
 

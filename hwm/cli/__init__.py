@@ -64,10 +64,9 @@ def _run(arguments: list[str]) -> int:
         return 0
     verb = arguments[0]
     if verb not in VERBS:
-        import difflib
+        from hwm.config import nearest
 
-        near = difflib.get_close_matches(verb, VERBS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else "hwm --help lists the verbs"
+        hint = nearest(verb, VERBS) or "hwm --help lists the verbs"
         print(f"hwm: error: no verb {verb!r}; {hint}", file=sys.stderr)
         return 2
     import tyro

@@ -124,8 +124,8 @@ def submit(
     own: dict[str, object] = {"--samples": samples, "--combine": combine, "--tolerance": tolerance, "--size": size}
     own |= {"--temperature": temperature, "--batch-size": batch_size, "--seed": seed, "--set": set or None}
     own |= {"--no-readme": None if readme else True}
-    if track == "compression":
-        _only("--track sampling", {name: value is not None for name, value in own.items()})
+    if track == "compression" and (given := [name for name, value in own.items() if value is not None]):
+        raise ValueError(f"{', '.join(given)}: only with --track sampling")
     if readme and not (team and authors and email):
         raise ValueError("give --team, --authors and --email: they stand in the README.txt of the submission")
     fields = {"method": method, "team": team, "authors": authors, "e-mail": email, "institution": institution, "country": country}
@@ -162,13 +162,6 @@ def submit(
     return 0
 
 
-def _only(where: str, given: dict[str, bool]) -> None:
-    """Raise ValueError for options that are of another protocol or track and would do nothing."""
-    if any(given.values()):
-        names = ", ".join(name for name, is_given in given.items() if is_given)
-        raise ValueError(f"{names}: only with {where}")
-
-
 def export(run: Path, folder: Path, /, *, which: Literal["best", "last"] = "best", card: Path | None = None) -> int:
     """Publish a trained tokenizer or Wan model as a folder: configuration, weights and a model card, nothing that can run.
 
@@ -195,10 +188,9 @@ def experiment(arguments: list[str]) -> int:
 
     Every experiment takes options of its own.
     """
-    import difflib
-
     import tyro
 
+    from hwm.config import nearest
     from hwm.experiments.carry_out import carry_out, declarations
 
     known = declarations()
@@ -208,8 +200,7 @@ def experiment(arguments: list[str]) -> int:
         print("\n".join(f"  {name:<15} {summary}" for name, (summary, *_) in known.items()))
         raise SystemExit(0 if arguments else 2)
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        raise ValueError(f"no experiment {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"))
+        raise ValueError(f"no experiment {name!r}; {nearest(name, known) or 'known: ' + ', '.join(known)}")
     (about, declare, options), config = known[name], (tyro.conf.FlagCreatePairsOff,)
     plan = tyro.cli(options, args=rest, prog=f"hwm experiment {name}", description=about, config=config)
     if page := carry_out(name, declare(plan), plan):

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hwm.config import RunConfig
+from hwm.config import RunConfig, nearest
 
 
 @dataclass(frozen=True)
@@ -42,5 +41,4 @@ def recipe(name: str) -> RunConfig:
     for entry in RECIPES:
         if entry.name == name:
             return entry.build()
-    near = difflib.get_close_matches(name, names(), 1)
-    raise ValueError(f"no recipe {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names())}"))
+    raise ValueError(f"no recipe {name!r}; {nearest(name, names()) or 'known: ' + ', '.join(names())}")

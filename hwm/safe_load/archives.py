@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from hwm.safe_load.paths import is_file, shown
+from hwm.safe_load.paths import is_file, reason, shown
 
 MAX_MEMBERS = 100_000
 _BYTES_OF_AN_ENTRY = 1024
@@ -46,7 +46,7 @@ def opened_zip(
                         raise ValueError(f"{where}: {name} is neither stored nor deflated; write it again so")
                 yield archive
     except (*_FAULTS, UnicodeDecodeError) as error:
-        raise ValueError(f"{where}: not a whole zip ({_reason(error)}); {remedy}") from None
+        raise ValueError(f"{where}: not a whole zip ({reason(error)}); {remedy}") from None
 
 
 def read_member(archive: zipfile.ZipFile, name: str, max_bytes: int, *, where: str | Path = "") -> bytes:
@@ -94,7 +94,3 @@ def _directory_size(file: BinaryIO) -> int:
         file.seek(0)
         size = struct.unpack_from("<Q", record, 40)[0] if record[:4] == _END64 and len(record) == 56 else 0
     return size
-
-
-def _reason(error: BaseException) -> str:
-    return shown(str(error).splitlines()[0] if str(error) else type(error).__name__)

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from hwm.safe_load.paths import is_file, shown
+from hwm.safe_load.paths import is_file, reason, shown
 
 
 def map_npy(path: str | Path, *, shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.memmap:
@@ -76,8 +76,7 @@ def parse_png(content: bytes, *, size: tuple[int, int], where: str) -> np.ndarra
     except _OtherError as error:
         raise ValueError(f"{where}: {error}") from None
     except (OSError, SyntaxError, ValueError, zlib.error, MemoryError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{where}: not a whole PNG ({reason})") from None
+        raise ValueError(f"{where}: not a whole PNG ({reason(error)})") from None
 
 
 def _check_header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -85,8 +84,7 @@ def _check_header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> No
         version = np.lib.format.read_magic(file)
         found = np.lib.format.read_array_header_1_0(file) if version == (1, 0) else None
     except Exception as error:  # a hostile header can raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"not a whole .npy file ({shown(reason)})") from None
+        raise ValueError(f"not a whole .npy file ({reason(error)})") from None
     if found is None:
         raise ValueError("expected an .npy file of version 1.0")
     if found != (shape, False, dtype):

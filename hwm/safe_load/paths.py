@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 MAX_NAME_BYTES = 1024
@@ -66,26 +64,11 @@ def hub_folder(folder: Path) -> Path:
     return folder
 
 
-def fill(template: object, values: Mapping[str, int | str], *, source: str | Path) -> str:
-    """A path template of a file, such as "data/chunk-{chunk:03d}/{key}.mp4", with its placeholders filled in.
-
-    values: what may stand in braces.  Only a bare name, or one with ":d" or ":0Nd" (N of one digit), is understood: a
-    template of a file is never given to str.format, which would reach attributes and unbounded widths.
-    Raises ValueError, naming `source`, for any other brace.
-    """
-    wrong = f"{source}: the template {shown(template)!r} is not understood; expected {{{'}, {'.join(values)}}} in it at most"
-    if not isinstance(template, str) or len(template) > MAX_NAME_BYTES:
-        raise ValueError(wrong)
-
-    def filled(match: re.Match[str]) -> str:
-        name, form, width = match.groups()
-        if name is None and len(match[0]) == 2:  # a doubled brace stands for itself
-            return match[0][0]
-        if name not in values or (form and not isinstance(values[name], int)):
-            raise ValueError(wrong)
-        return str(values[name]).zfill(int(width or 0))
-
-    return re.sub(r"{{|}}|{(\w+)(:(?:0([1-9]))?d)?}|[{}]", filled, template)
+def reason(error: BaseException) -> str:
+    """The first line of what an error says, or else its kind, for a message."""
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    return shown(str(error).splitlines()[0] if str(error) else type(error).__name__)
 
 
 def _fault(name: object) -> str:

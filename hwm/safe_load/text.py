@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hwm.safe_load.paths import is_file, shown
+from hwm.safe_load.paths import is_file, reason, shown
 
 AGAIN = "fetch or write the file again"
 MAX_JSON_BYTES = 4_000_000
@@ -63,7 +63,7 @@ def parse_json(text: str | bytes, *, where: str | Path, remedy: str = AGAIN) -> 
     try:
         value = json.loads(text, object_pairs_hook=_without_doubles)
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits are a ValueError as well
-        raise ValueError(f"{where}: not valid JSON ({_reason(error)}); {remedy}") from None
+        raise ValueError(f"{where}: not valid JSON ({reason(error)}); {remedy}") from None
     if _deep(value):
         raise ValueError(f"{where}: not valid JSON (nested deeper than {MAX_DEPTH}); {remedy}")
     return value
@@ -101,7 +101,7 @@ def read_toml(
             raise ValueError("names of too many dotted parts")
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid TOML: {_reason(error)}; {remedy}") from None
+        raise ValueError(f"{path}: not valid TOML: {reason(error)}; {remedy}") from None
     if _deep(table):
         raise ValueError(f"{path}: not valid TOML: nested deeper than {MAX_DEPTH}; {remedy}")
     return table
@@ -135,9 +135,3 @@ def _deep(value: Any) -> bool:
         if not level:
             return False
     return True
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "nested too deep"
-    return shown(str(error).splitlines()[0] if str(error) else type(error).__name__)

@@ -13,6 +13,7 @@ Normalisation is over channels only, so nothing leaks from later frames.
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -244,7 +245,7 @@ class FSQTokenizer(VideoAutoencoder):
         if config.continuous:
             raise ValueError(f"{name}: model.continuous asks for latents, this tokenizer gives tokens")
         super().__init__(config, name=name)
-        self.vocab_size = quantiser.vocabulary(config.levels)
+        self.vocab_size = math.prod(config.levels)
 
     @property
     def codes_VC(self) -> Tensor:

@@ -19,6 +19,7 @@ a latent dataset normalise.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -98,7 +99,7 @@ class CosmosPair:
         digest = hashlib.sha256()
         for file in self._files:
             with file.open("rb") as stream:
-                for chunk in iter(lambda: stream.read(1 << 20), b""):
+                while chunk := stream.read(1 << 20):
                     digest.update(chunk)
         return digest.hexdigest()
 
@@ -118,8 +119,8 @@ class CosmosTokenizer:
     def __init__(self, pair: CosmosPair) -> None:
         assert pair.discrete
         self._pair, self.name, self.clock, self.spatial_stride = pair, pair.name, pair.clock, pair.spatial_stride
-        self.levels = quantiser.COSMOS_LEVELS
-        self.vocab_size = quantiser.vocabulary(self.levels)
+        self.fingerprint, self.levels = pair.fingerprint, quantiser.COSMOS_LEVELS
+        self.vocab_size = math.prod(self.levels)
 
     @property
     def codes_VC(self) -> Tensor:
@@ -141,10 +142,6 @@ class CosmosTokenizer:
         digits = quantiser.codes_to_digits(codes_BTHWC, self.levels)
         return self.decode(quantiser.digits_to_ids(digits, self.levels))
 
-    def fingerprint(self) -> str:
-        """SHA-256 of the tokenizer's files."""
-        return self._pair.fingerprint()
-
 
 class CosmosLatentTokenizer:
     """Cosmos CV8x16x16 and its like: continuous latents, as the encoder gives them; satisfies contracts.LatentTokenizer.
@@ -157,7 +154,7 @@ class CosmosLatentTokenizer:
     def __init__(self, pair: CosmosPair) -> None:
         assert not pair.discrete
         self._pair, self.name, self.clock, self.spatial_stride = pair, pair.name, pair.clock, pair.spatial_stride
-        self.channels = pair.channels
+        self.fingerprint, self.channels = pair.fingerprint, pair.channels
 
     def encode(self, video_BFHWC: Tensor) -> Tensor:
         """uint8 video (B, 17 n, H, W, 3), or one shorter clip, to float32 latents (B, 3 n, 16, H/16, W/16)."""
@@ -170,10 +167,6 @@ class CosmosLatentTokenizer:
             raise ValueError(f"latents of {latents_BTCHW.shape[2]} channels, but {self.name} has {self.channels}")
         blocks = self._pair.blocks(latents_BTCHW).movedim(2, 1).to(self._pair.dtype)
         return self._pair.decode(blocks, batch=len(latents_BTCHW))
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the tokenizer's files."""
-        return self._pair.fingerprint()
 
 
 def open_cosmos(

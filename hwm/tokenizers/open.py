@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -50,14 +50,6 @@ class Pixels:
 PIXELS = Pixels()
 
 
-@overload
-def open_tokenizer(name: str, *, kind: Literal["tokens"], trust: bool = False, device: str = "cpu") -> Tokenizer: ...
-@overload
-def open_tokenizer(name: str, *, kind: Literal["latents"], trust: bool = False, device: str = "cpu") -> LatentTokenizer: ...
-@overload
-def open_tokenizer(name: str, *, kind: Literal["video"], trust: bool = False, device: str = "cpu") -> Pixels: ...
-@overload
-def open_tokenizer(name: str, *, kind: Kind | None = None, trust: bool = False, device: str = "cpu") -> Any: ...
 def open_tokenizer(name: str, *, kind: Kind | None = None, trust: bool = False, device: str = "cpu") -> Any:
     """A tokenizer by shipped name or folder.
 

@@ -15,11 +15,6 @@ from torch import Tensor
 COSMOS_LEVELS = (8, 8, 8, 5, 5, 5)
 
 
-def vocabulary(levels: tuple[int, ...]) -> int:
-    """Number of ids."""
-    return math.prod(levels)
-
-
 def basis(levels: tuple[int, ...]) -> Tensor:
     """Place value of every digit, int64 (C,)."""
     return torch.tensor([math.prod(levels[:c]) for c in range(len(levels))], dtype=torch.int64)
@@ -51,7 +46,7 @@ def codes_to_digits(codes: Tensor, levels: tuple[int, ...]) -> Tensor:
 
 def code_table(levels: tuple[int, ...]) -> Tensor:
     """Code vector of every id, float32 (V, C)."""
-    return digits_to_codes(ids_to_digits(torch.arange(vocabulary(levels)), levels), levels)
+    return digits_to_codes(ids_to_digits(torch.arange(math.prod(levels)), levels), levels)
 
 
 def bound(z: Tensor, levels: tuple[int, ...]) -> Tensor:

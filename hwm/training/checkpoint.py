@@ -17,9 +17,8 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ def save(checkpoints: Path, state: dict[str, Any], tensors: Groups, *, keep: int
     """
     final = checkpoints / f"step-{state['step']}"
     building = checkpoints / f".tmp-{final.name}"
-    with _building(building, final, processes):
+    try:
         processes.on_first(lambda: _begin(building, final))
         hashed: list[dict[str, Any]] = []
         if is_sharded(tensors):
@@ -58,19 +57,12 @@ def save(checkpoints: Path, state: dict[str, Any], tensors: Groups, *, keep: int
                 raise ValueError(errors[0])
         files = {name: entry for share in hashed for name, entry in share["files"].items()}
         processes.on_first(lambda: _finish(building, final, state, {} if files else tensors, files))
-    processes.on_first(lambda: _publish(checkpoints, building, final, state, keep))
-    return final
-
-
-@contextmanager
-def _building(building: Path, final: Path, processes: Processes) -> Iterator[None]:
-    """Leave no half-made folder behind an error."""
-    try:
-        yield
     except ValueError:
         if processes.first:
             shutil.rmtree(building, ignore_errors=True)
         raise
+    processes.on_first(lambda: _publish(checkpoints, building, final, state, keep))
+    return final
 
 
 def _begin(building: Path, final: Path) -> None:

@@ -20,8 +20,7 @@ from hwm.training.device import autocast, seed_of
 from hwm.training.optim import Ema, adamw, load_optimizer_tensors, optimizer_tensors
 from hwm.training.parallel import Parallel
 from hwm.training.processes import ALONE, Processes
-from hwm.training.stored import Groups, Stored
-from hwm.training.weights import expect_same
+from hwm.training.stored import Groups, Stored, expect_same
 
 
 class Learner:

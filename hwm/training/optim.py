@@ -119,12 +119,14 @@ class Ema:
         """Run the block with the averaged weights in the model; the trained ones come back bit for bit."""
         parameters = {n: p for n, p in model.named_parameters() if n in self.average}
         trained = {n: p.detach().clone() for n, p in parameters.items()}
-        with torch.no_grad():
+
+        @torch.no_grad()
+        def put(values: dict[str, Tensor]) -> None:
             for name, parameter in parameters.items():
-                parameter.copy_(self.average[name])
+                parameter.copy_(values[name])
+
+        put(self.average)
         try:
             yield
         finally:
-            with torch.no_grad():
-                for name, parameter in parameters.items():
-                    parameter.copy_(trained[name])
+            put(trained)

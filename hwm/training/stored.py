@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from hwm.safe_load.text import parse_json
@@ -100,13 +100,6 @@ class Stored:
                 piece = _Piece(file, key, offsets, shape, _DTYPES[part.get_dtype()])
                 self._pieces.setdefault(group, {}).setdefault(name, []).append(piece)
 
-    def __contains__(self, group: str) -> bool:
-        return group in self._pieces
-
-    def files(self, group: str) -> list[Path]:
-        """The files that hold a group."""
-        return sorted({piece.file for pieces in self._pieces.get(group, {}).values() for piece in pieces})
-
     def sizes(self, group: str) -> dict[str, Tensor]:
         """Every tensor of a group without its values: shape and type alone (on the meta device)."""
         return {
@@ -132,6 +125,39 @@ class Stored:
             with opened_safetensors(file) as opened:
                 for piece, local, offsets in reads:
                     _copy(opened, piece, local, offsets)
+
+
+def load_weights(stored: Stored, model: nn.Module, *, where: Path) -> None:
+    """Load the weights of a checkpoint into a model, averaged ones where it has them: all of them and nothing else.
+
+    where: as in `expect_same`, which raises ValueError for others and for NaN; the model is then unchanged.
+    """
+    tensors = stored.read("model") | stored.read("ema")
+    expect_same(tensors, model.state_dict(), where=where)
+    model.load_state_dict(tensors)
+
+
+def expect_same(tensors: dict[str, Tensor], expected: dict[str, Tensor], *, where: Path) -> None:
+    """Raise ValueError with every kind of difference between stored tensors and those of a model, types never cast.
+
+    tensors: on the meta device where only shapes and types are to be compared.  where: their file, for the message.
+    """
+    both = sorted(tensors.keys() & expected.keys())
+    pairs = [(name, tensors[name], expected[name]) for name in both]
+    faults = {
+        "missing": sorted(expected.keys() - tensors.keys()),
+        "unexpected": sorted(tensors.keys() - expected.keys()),
+        "of another shape": [f"{n} {tuple(t.shape)}, the model has {tuple(e.shape)}" for n, t, e in pairs if t.shape != e.shape],
+        "of another dtype": [f"{n} {t.dtype}, the model has {e.dtype}" for n, t, e in pairs if t.dtype != e.dtype],
+        "with NaN": [n for n, t, _ in pairs if not t.is_meta and t.is_floating_point() and t.isnan().any()],
+    }
+    found = [
+        f"{len(names)} {fault}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+        for fault, names in faults.items()
+        if names
+    ]
+    if found:
+        raise ValueError(f"{where}: does not fit the model ({len(both)} names match); {'; '.join(found)}")
 
 
 def _copy(opened: Any, piece: _Piece, local: Tensor, offsets: tuple[int, ...]) -> None:

@@ -67,7 +67,8 @@ def run_jobs(jobs: Sequence[Job], *, parallel: int, what: str, unit: str, every:
 def _started(job: Job) -> BaseProcess:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     # Of a server that has imported torch already, which takes seconds, and has run nothing of it.
-    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
+    way = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context: Any = multiprocessing.get_context(way)
     context.set_forkserver_preload(["torch"])
     process = context.Process(target=_run, args=(job.run, job.log))
     process.start()

@@ -36,7 +36,7 @@ from hwm.evaluate.submission import check_sampling_submission, validate_compress
 from hwm.models.wan.text import embed_empty_prompt
 from hwm.robot import read_embodiment
 from hwm.runs import load_run
-from hwm.safe_load.paths import fill, inside
+from hwm.safe_load.paths import inside
 from hwm.safe_load.program import open_programs
 from hwm.safe_load.text import parse_json, read_json, read_toml
 from hwm.safe_load.weights import check_model_folder, load_safetensors, load_state_dict
@@ -423,20 +423,6 @@ def test_no_name_leads_out(tmp_path_factory, parts):
         assert "\n" not in str(error) and "index.json" in str(error)
     else:
         assert path.resolve().is_relative_to((place / "root").resolve())
-
-
-@B8
-@pytest.mark.parametrize("template", ["{x.__class__}", "{i:09999999d}", "{i.__class__.__init__.__globals__}", "{i!r}", "{}",
-                                      "{0}", "{i:{i}}", "{i:>9}", "{key:9d}", "{", "}", "{other}", 3, "x" * 5000])  # fmt: skip
-def test_templates_of_a_file_reach_nothing(template):
-    refused(lambda: fill(template, {"i": 3, "key": "cam"}, source="info.json"), names="info.json")
-
-
-@B8
-def test_templates_that_are_understood():
-    found = fill("videos/{key}/chunk-{i:03d}/{{x}}-{i}-{i:d}.mp4", {"i": 3, "key": "cam"}, source="info.json")
-    assert found == "videos/cam/chunk-003/{x}-3-3.mp4"
-    refused(lambda: inside("/tmp", fill("{key}/x", {"key": "../.."}, source="i"), source="info.json"), names="info.json")
 
 
 @B8

@@ -11,7 +11,8 @@ from hwm.model_config import STConfig
 from hwm.models.st_transformer import STTransformer
 from hwm.safe_load.weights import load_state_dict, select
 from hwm.tokenizers.open import open_tokenizer
-from hwm.training.weights import load_weights
+from hwm.training import checkpoint
+from hwm.training.stored import Stored, load_weights
 
 B6 = pytest.mark.fault("B6", "refused with a diff of keys; dtype never cast silently")
 
@@ -61,6 +62,10 @@ CHANGES = {
 }
 
 
+def load(file, model):
+    load_weights(Stored([file]), model, where=file)
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """The weights of a run, and its folder."""
@@ -74,27 +79,28 @@ def weights(tmp_path_factory):
 @pytest.mark.parametrize("fault", CHANGES)
 def test_weights_of_a_world_model(tmp_path, weights, fault):
     state, message, _ = CHANGES[fault](weights[0])
-    save_file(state, tmp_path / "w.safetensors")
+    save_file(state, tmp_path / "model.safetensors")
     model = build()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    line = refused(lambda: load_weights(tmp_path / "w.safetensors", model), names=tmp_path / "w.safetensors")
+    line = refused(lambda: load(tmp_path / "model.safetensors", model), names=tmp_path / "model.safetensors")
     assert message in line, line
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
 @B6
 def test_half_precision_is_not_taken_for_float32(tmp_path, weights):
-    save_file({k: v.half() if v.is_floating_point() else v for k, v in weights[0].items()}, tmp_path / "w.safetensors")
-    refused(lambda: load_weights(tmp_path / "w.safetensors", build()), names="of another dtype")
+    save_file({k: v.half() if v.is_floating_point() else v for k, v in weights[0].items()}, tmp_path / "model.safetensors")
+    refused(lambda: load(tmp_path / "model.safetensors", build()), names="of another dtype")
 
 
 @B6
 def test_weights_of_another_model(tmp_path, weights):
     other = STTransformer(STConfig(vocab_size=32, grid=(2, 2), num_layers=2, num_heads=2, width=32, mlp_ratio=2, state_hidden=16,
                                    num_states=34))  # fmt: skip
-    assert "names match" in refused(lambda: load_weights(weights[1], other), names="does not fit the model")
+    trained = checkpoint.find(weights[1]) / "model.safetensors"
+    assert "names match" in refused(lambda: load(trained, other), names="does not fit the model")
     own = tokenizer(tmp_path / "tokenizer")
-    refused(lambda: load_weights(own / "model.safetensors", build()), names="missing")
+    refused(lambda: load(own / "model.safetensors", build()), names="missing")
     (own / "model.safetensors").unlink()
     save_file(weights[0], own / "model.safetensors")
     assert "unexpected" in refused(lambda: open_tokenizer(str(own)), names="missing")

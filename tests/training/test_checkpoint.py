@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from tiny_training import build, checkpoint_bytes, run, stopping_at
 from torch import nn
 
-from hwm.training import checkpoint, weights
-from hwm.training.stored import write_whole
+from hwm.training import checkpoint
+from hwm.training.stored import Stored, load_weights, write_whole
 
 
 @pytest.fixture(scope="module")
@@ -141,23 +141,22 @@ def test_a_lost_best_checkpoint_is_reported_and_chosen_anew(tmp_path):
     assert result.best is not None and checkpoint.step_of(checkpoint.find(tmp_path)) in (8, 12)
 
 
-def test_loading_weights_prefers_the_average_and_reports(trained):
-    folder = trained / "checkpoints" / "step-6"
-    averaged, plain = build(), build()
-    loaded = weights.load_weights(trained, averaged)
-    assert [f.name for f in loaded.files] == ["model.safetensors", "ema.safetensors"]
-    assert set(loaded.names) == set(averaged.state_dict())
-    assert [f.name for f in weights.load_weights(folder, plain, prefer_ema=False).files] == ["model.safetensors"]
+def load(file: Path, model: nn.Module) -> None:
+    load_weights(Stored([file]), model, where=file)
+
+
+def test_loading_weights_prefers_the_average(trained):
+    folder, averaged = trained / "checkpoints" / "step-6", build()
+    load_weights(checkpoint.stored(folder), averaged, where=folder)
     ema, model = load_file(folder / "ema.safetensors"), load_file(folder / "model.safetensors")
-    assert all(torch.equal(averaged.state_dict()[n], t) for n, t in ema.items())
-    assert all(torch.equal(plain.state_dict()[n], t) for n, t in model.items())
+    assert all(torch.equal(averaged.state_dict()[n], t) for n, t in (model | ema).items())
     assert any(not torch.equal(ema[n], model[n]) for n in ema)
 
 
 def test_a_file_without_tensors_is_refused(tmp_path):
-    save_file({}, tmp_path / "w.safetensors")
-    with pytest.raises(ValueError, match=r"w\.safetensors: does not fit the model .*2 missing: bias, weight"):
-        weights.load_weights(tmp_path / "w.safetensors", nn.Linear(2, 1))
+    save_file({}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model\.safetensors: does not fit the model .*2 missing: bias, weight"):
+        load(tmp_path / "model.safetensors", nn.Linear(2, 1))
 
 
 def test_loading_refuses_what_does_not_fit_and_leaves_the_model_alone(tmp_path):
@@ -172,26 +171,27 @@ def test_loading_refuses_what_does_not_fit_and_leaves_the_model_alone(tmp_path):
         "1 with NaN: 0.bias": good | {"0.bias": torch.tensor([0, float("nan"), 0])},
     }
     for pattern, tensors in broken.items():
-        save_file(tensors, tmp_path / "w.safetensors")
+        save_file(tensors, tmp_path / "model.safetensors")
         with pytest.raises(ValueError, match=pattern) as caught:
-            weights.load_weights(tmp_path / "w.safetensors", model)
-        assert "w.safetensors" in str(caught.value) and "\n" not in str(caught.value)
+            load(tmp_path / "model.safetensors", model)
+        assert "model.safetensors" in str(caught.value) and "\n" not in str(caught.value)
         assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
-    save_file(good, tmp_path / "w.safetensors")
-    assert weights.load_weights(tmp_path / "w.safetensors", model).names == tuple(sorted(good))
+    save_file(good, tmp_path / "model.safetensors")
+    load(tmp_path / "model.safetensors", model)
+    assert all(torch.equal(t, good[n]) for n, t in model.state_dict().items())
 
 
 def test_files_that_are_no_weights(tmp_path):
     model = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="no such file"):
-        weights.load_weights(tmp_path / "none.safetensors", model)
+        load(tmp_path / "none.safetensors", model)
     chance = random.Random(2)
-    write_whole(tmp_path / "w.safetensors", model.state_dict())
-    whole = (tmp_path / "w.safetensors").read_bytes()
+    write_whole(tmp_path / "model.safetensors", model.state_dict())
+    whole = (tmp_path / "model.safetensors").read_bytes()
     for damaged in [b"", b"text", bytes(1000), *(whole[: chance.randrange(len(whole))] for _ in range(20))]:
-        (tmp_path / "w.safetensors").write_bytes(damaged)
-        with pytest.raises(ValueError, match="w.safetensors: not a whole safetensors file"):
-            weights.load_weights(tmp_path / "w.safetensors", model)
+        (tmp_path / "model.safetensors").write_bytes(damaged)
+        with pytest.raises(ValueError, match="model.safetensors: not a whole safetensors file"):
+            load(tmp_path / "model.safetensors", model)
 
 
 def test_tied_weights_come_back_tied(tmp_path):
@@ -203,7 +203,7 @@ def test_tied_weights_come_back_tied(tmp_path):
 
     model, other = Tied(), Tied()
     write_whole(tmp_path / "model.safetensors", model.state_dict())
-    assert weights.load_weights(tmp_path, other).names == ("head.weight", "table.weight")
+    load(tmp_path / "model.safetensors", other)
     assert torch.equal(other.table.weight, model.table.weight) and other.head.weight is other.table.weight
 
 

@@ -18,8 +18,9 @@ from hwm.contracts import Batch
 from hwm.model_config import FSQConfig
 from hwm.models.build import build_model
 from hwm.tokenizers.autoencoder import FSQTokenizer
-from hwm.training import checkpoint, weights
+from hwm.training import checkpoint
 from hwm.training.loop import fit
+from hwm.training.stored import load_weights
 
 
 def trace(out: Path) -> list[dict]:
@@ -247,6 +248,7 @@ def test_validation_sees_the_averaged_weights(tmp_path):
             ).mean().item()
 
     averaged = build()
-    weights.load_weights(tmp_path, averaged)
+    folder = checkpoint.find(tmp_path)
+    load_weights(checkpoint.stored(folder), averaged, where=folder)
     assert mean(averaged) == pytest.approx(logged, rel=1e-6)
     assert abs(mean(model) - logged) > 1e-3

@@ -74,7 +74,7 @@ def has_adapter(transformer: WanTransformer3DModel) -> bool:
 def check_no_adapter(transformer: WanTransformer3DModel) -> None:
     """Raise ValueError if an adapter is attached: such a transformer must not be saved as a whole, nor adapted again."""
     if has_adapter(transformer):
-        raise ValueError("the transformer has a live adapter; save it with save_adapter, or call merge_lora first")
+        raise ValueError("the transformer has a live adapter; save it with save_adapter, or fold it in (fuse_lora, unload_lora)")
 
 
 def save_adapter(transformer: WanTransformer3DModel, folder: str | Path) -> Path:
@@ -132,24 +132,10 @@ def load_adapter(transformer: WanTransformer3DModel, folder: str | Path) -> int:
     return len(layers)
 
 
-def merge_lora(transformer: WanTransformer3DModel) -> int:
-    """Fold the adapter into the base's weights, remove it and return the number of layers: faster, and not to be undone.
-
-    In a bfloat16 base the sum is rounded to it; to keep what was trained exactly, leave the adapter live.
-    """
-    count = len(list(_adapted(transformer)))
-    if not count:
-        raise ValueError("the transformer has no adapter to merge")
-    transformer.fuse_lora()
-    transformer.unload_lora()
-    return count
-
-
 def fingerprint_of(transformer: WanTransformer3DModel) -> str:
     """SHA-256 over name, shape, type and some 64 evenly strided values of every weight, without the adapter's.
 
     It is the same with an adapter attached and without, and tells other weights; quick, as it reads little of them.
-    It changes with `merge_lora`.
     """
     named = {name.replace(".base_layer.", "."): value for name, value in transformer.state_dict().items() if ".lora_" not in name}
     digest = hashlib.sha256()

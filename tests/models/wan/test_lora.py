@@ -14,7 +14,6 @@ from hwm.models.wan.lora import (
     fingerprint_of,
     has_adapter,
     load_adapter,
-    merge_lora,
     save_adapter,
 )
 
@@ -231,23 +230,13 @@ def test_another_base_is_refused_before_anything_is_attached(stored):
         load_adapter(transformer(), path.parent)
 
 
-def test_merged_equals_live():
-    model = adapted()
-    expected, before = output(model), fingerprint_of(model)
-    assert merge_lora(model) == 10 * LAYERS
-    assert (output(model) - expected).abs().max() <= 1e-5 < (expected - output(transformer())).abs().max()
-    assert not has_adapter(model) and model.state_dict().keys() == transformer().state_dict().keys()
-    assert fingerprint_of(model) != before
-    with pytest.raises(ValueError, match="no adapter to merge"):
-        merge_lora(model)
-
-
 def test_a_merged_transformer_can_be_saved_and_a_live_one_is_refused(tmp_path):
     model = adapted()
     for refused in (lambda: check_no_adapter(model), lambda: add_lora(model, rank=2)):
-        with pytest.raises(ValueError, match="live adapter; save it with save_adapter, or call merge_lora first"):
+        with pytest.raises(ValueError, match=r"live adapter; save it with save_adapter, or fold it in \(fuse_lora"):
             refused()
-    merge_lora(model)
+    model.fuse_lora()
+    model.unload_lora()
     check_no_adapter(model)
     model.save_pretrained(tmp_path)
     assert torch.equal(output(diffusers.WanTransformer3DModel.from_pretrained(tmp_path)), output(model))

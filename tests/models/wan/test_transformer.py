@@ -10,7 +10,7 @@ pytest.importorskip("diffusers")
 from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanTimeTextImageEmbedding
 
-from hwm.models.wan.lora import add_lora, merge_lora
+from hwm.models.wan.lora import add_lora
 from hwm.models.wan.transformer import StateConditionedWan, cast_as_loaded, expect_loaded, load_transformer
 
 SIZES = dict(  # noqa: C408
@@ -170,7 +170,8 @@ def test_a_transformer_with_a_live_adapter_is_not_saved_whole(pair, tmp_path):
     with pytest.raises(ValueError, match="save_adapter"):
         ours.save_pretrained(tmp_path / "whole")
     assert not (tmp_path / "whole").exists()
-    merge_lora(ours)
+    ours.fuse_lora()
+    ours.unload_lora()
     ours.save_pretrained(tmp_path / "whole")
     again = load_transformer(str(tmp_path / "whole"), dtype=torch.float32)
     assert all(torch.equal(value, ours.state_dict()[name]) for name, value in again.state_dict().items())
