@@ -143,21 +143,15 @@ def test_a_trained_tokenizer_is_exported(place, capsys):
     assert "another family than Wan" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["train", "st-tiny", "--out", "{}/x", "--data", "{}/tokens"], "the model is for grid"),
-        (["train", "st-tiny", "--out", "{}/x", "--data", "{}/raw"], "hwm tokenize"),
-        (["train", "fsq-tiny", "--out", "{}/x", "--data", "{}/tokens"], "learns from video"),
-        (["evaluate", "{}/run", "--data", "{}/tokens", "--tokenizer", "{}/nothing"], "no tokenizer"),
-        (["predict", "{}/run", "--data", "{}/tokens", "--clip", "999"], "has clips 0.."),
-        (["submit", "{}/run", "--data", "{}/tokens", "--team", "x", "--authors", "x", "--email", "x"], "test"),
-        (
-            [*"train st-tiny --out {}/run --data {}/tokens --val {}/tokens --set seed=5".split(), "tokenizer={}/coder", *SHAPE],
-            "seed",
-        ),
-    ],
-)
+@pytest.mark.parametrize("arguments, message", [
+    (["train", "st-tiny", "--out", "{}/x", "--data", "{}/tokens"], "the model is for grid"),
+    (["train", "st-tiny", "--out", "{}/x", "--data", "{}/raw"], "hwm tokenize"),
+    (["train", "fsq-tiny", "--out", "{}/x", "--data", "{}/tokens"], "learns from video"),
+    (["evaluate", "{}/run", "--data", "{}/tokens", "--tokenizer", "{}/nothing"], "no tokenizer"),
+    (["predict", "{}/run", "--data", "{}/tokens", "--clip", "999"], "has clips 0.."),
+    (["submit", "{}/run", "--data", "{}/tokens", "--team", "x", "--authors", "x", "--email", "x"], "test"),
+    ([*"train st-tiny --out {}/run --data {}/tokens --val {}/tokens --set seed=5".split(), "tokenizer={}/coder", *SHAPE], "seed")
+])
 def test_mistakes_are_named(place, arguments, message, capsys):
     assert main([a.format(place) for a in arguments]) == 2
     error = capsys.readouterr().err

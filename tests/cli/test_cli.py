@@ -30,17 +30,14 @@ def test_every_verb_is_listed_and_helps(capsys):
         assert leaving.value.code == 0 and function.__doc__.splitlines()[0][:30] in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["trian"], "did you mean 'train'"), (["train", "st-dmeo", "--out", "x"], "did you mean 'st-demo'"),
-        (["train", "st-tiny", "--out", "x", "--set", "train.stps=3"], "did you mean 'steps'"),
-        (["train", "st-tiny", "--out", "x"], "data.train is empty"),
-        (["train", "st-tiny", "--out", "x", "--data", "nowhere"], "nowhere"), (["train", "--out", "x"], "give either a recipe"),
-        (["evaluate", "nowhere", "--data", "x"], "not a run folder"), (["tokenize", "nowhere", "x"], "nowhere"),
-        (["export", "nowhere", "x"], "not a run folder")
-    ]
-)
+@pytest.mark.parametrize("arguments, message", [
+    (["trian"], "did you mean 'train'"), (["train", "st-dmeo", "--out", "x"], "did you mean 'st-demo'"),
+    (["train", "st-tiny", "--out", "x", "--set", "train.stps=3"], "did you mean 'steps'"),
+    (["train", "st-tiny", "--out", "x"], "data.train is empty"),
+    (["train", "st-tiny", "--out", "x", "--data", "nowhere"], "nowhere"), (["train", "--out", "x"], "give either a recipe"),
+    (["evaluate", "nowhere", "--data", "x"], "not a run folder"), (["tokenize", "nowhere", "x"], "nowhere"),
+    (["export", "nowhere", "x"], "not a run folder")
+])
 def test_a_mistake_is_one_line(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2

@@ -139,16 +139,13 @@ def test_set_opened_as_data(tmp_path):
         open_dataset(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "name, damage, message",
-    [
-        ("video_1.bin", lambda p: edit(p, lambda c: c[:-4]), "truncated"),
-        ("video_1.bin", lambda p: poke(p, "<i4", 0, 64000), "ids 0..64000, expected 0..63999"),
-        ("states_1.bin", lambda p: edit(p, lambda c: c[:-100]), "64 rows of 25 float32"),
-        ("states_0.bin", lambda p: poke(p, "<f4", 30, np.nan), "row 1 is not finite"),
-        ("states_0.bin", lambda p: p.unlink(), "no such file"),
-    ],
-)
+@pytest.mark.parametrize("name, damage, message", [
+    ("video_1.bin", lambda p: edit(p, lambda c: c[:-4]), "truncated"),
+    ("video_1.bin", lambda p: poke(p, "<i4", 0, 64000), "ids 0..64000, expected 0..63999"),
+    ("states_1.bin", lambda p: edit(p, lambda c: c[:-100]), "64 rows of 25 float32"),
+    ("states_0.bin", lambda p: poke(p, "<f4", 30, np.nan), "row 1 is not finite"),
+    ("states_0.bin", lambda p: p.unlink(), "no such file")
+])
 def test_test_set_faults(tmp_path, name, damage, message):
     states = np.zeros((2, 64, 25), np.float32)
     write_compression_test_set(tmp_path, tokens_NTHW=np.zeros((2, 3, 32, 32), int), states_NFA=states)
@@ -171,21 +168,18 @@ def test_sampling_clip_of_the_wrong_length(tmp_path):
     assert not check(tmp_path / "a").ok
 
 
-@pytest.mark.parametrize(
-    "name, damage, message",
-    [
-        ("video.bin", lambda p: edit(p, lambda c: c[:-1]), "truncated"),
-        ("video.bin", lambda p: poke(p, "<u4", 3, 2**18), "outside a vocabulary of 262144"),
-        ("segment_ids.bin", lambda p: p.unlink(), "no such file"),
-        ("segment_ids.bin", lambda p: poke(p, "<i4", 30, -1), "falls from 0 to -1 at frame 30"),
-        ("actions/joint_pos.bin", lambda p: edit(p, lambda c: c + b"0000"), "too long"),
-        ("actions/joint_pos.bin", lambda p: p.unlink(), "no such file"),
-        ("actions/driving_command.bin", lambda p: poke(p, "<f4", 0, np.nan), "not finite"),
-        ("actions/neck_desired.bin", lambda p: edit(p, lambda c: c[:-4]), "truncated"),
-        ("metadata.json", lambda p: edit_json(p, token_dtype="float32"), "token_dtype must be"),
-        ("metadata.json", lambda p: p.write_text("{}"), "'num_images'"),
-    ],
-)
+@pytest.mark.parametrize("name, damage, message", [
+    ("video.bin", lambda p: edit(p, lambda c: c[:-1]), "truncated"),
+    ("video.bin", lambda p: poke(p, "<u4", 3, 2**18), "outside a vocabulary of 262144"),
+    ("segment_ids.bin", lambda p: p.unlink(), "no such file"),
+    ("segment_ids.bin", lambda p: poke(p, "<i4", 30, -1), "falls from 0 to -1 at frame 30"),
+    ("actions/joint_pos.bin", lambda p: edit(p, lambda c: c + b"0000"), "too long"),
+    ("actions/joint_pos.bin", lambda p: p.unlink(), "no such file"),
+    ("actions/driving_command.bin", lambda p: poke(p, "<f4", 0, np.nan), "not finite"),
+    ("actions/neck_desired.bin", lambda p: edit(p, lambda c: c[:-4]), "truncated"),
+    ("metadata.json", lambda p: edit_json(p, token_dtype="float32"), "token_dtype must be"),
+    ("metadata.json", lambda p: p.write_text("{}"), "'num_images'")
+])
 def test_v1_1_faults(tmp_path, make_legacy, name, damage, message):
     widths = {"joint_pos": 21, "driving_command": 2, "neck_desired": 3, "l_hand_closure": 1, "r_hand_closure": 1}
     actions = {action: np.zeros((60, width)) for action, width in widths.items()}

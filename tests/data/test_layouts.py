@@ -176,16 +176,12 @@ def test_a_shard_is_finished_when_its_metadata_is_there(tmp_path, make_tokens):
     assert writers.shard_finished(tmp_path, 0) and not writers.shard_finished(tmp_path, 1)
 
 
-@pytest.mark.parametrize(
-    "change, fault",
-    [
-        ({"tokens": np.full((2, 3, 4, 4), 64000)}, "must lie in"), ({"tokens": np.full((2, 3, 4, 4), -1)}, "must lie in"),
-        ({"tokens": np.zeros((2, 3, 4, 4))}, "whole numbers"),
-        ({"tokens": np.zeros((1, 3, 4, 4), int)}, r"20 frames need \(2, 3\)"),
-        ({"states": np.full((20, 25), np.nan)}, "finite, row 0"), ({"states": np.zeros((20, 25, 1))}, "expected states"),
-        ({"segments": np.zeros(19, int)}, "expected states"), ({"segments": np.arange(20)[::-1]}, "must not decrease")
-    ]
-)
+@pytest.mark.parametrize("change, fault", [
+    ({"tokens": np.full((2, 3, 4, 4), 64000)}, "must lie in"), ({"tokens": np.full((2, 3, 4, 4), -1)}, "must lie in"),
+    ({"tokens": np.zeros((2, 3, 4, 4))}, "whole numbers"), ({"tokens": np.zeros((1, 3, 4, 4), int)}, r"20 frames need \(2, 3\)"),
+    ({"states": np.full((20, 25), np.nan)}, "finite, row 0"), ({"states": np.zeros((20, 25, 1))}, "expected states"),
+    ({"segments": np.zeros(19, int)}, "expected states"), ({"segments": np.arange(20)[::-1]}, "must not decrease")
+])
 def test_token_writer_refuses_what_no_reader_accepts(tmp_path, change, fault):
     good = {"tokens": np.zeros((2, 3, 4, 4), int), "states": np.zeros((20, 25)), "segments": np.zeros(20, int)}
     parts = good | change

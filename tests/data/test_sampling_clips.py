@@ -207,23 +207,20 @@ def edit_clip(path, value):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"clip": value}))
 
 
-@pytest.mark.parametrize(
-    "name, damage, message",
-    [
-        ("clip_starts/clip_starts_0.bin", lambda p: p.unlink(), "no such file"),
-        ("clip_starts/clip_starts_0.bin", lambda p: p.write_bytes(p.read_bytes()[:-1]), "whole int32 numbers"),
-        ("clip_starts/clip_starts_0.bin", lambda p: poke(p, 3, 24, "<i4"), "not the first frames of all clips"),
-        ("clip_starts/clip_starts_1.bin", lambda p: p.write_bytes(bytes(4)), "latents_1.bin: truncated"),
-        ("latents/latents_0.bin", lambda p: p.write_bytes(p.read_bytes()[:-2]), "truncated: .* float16 latents"),
-        ("latents/latents_1.bin", lambda p: p.write_bytes(bytes(2)), "too long"),
-        ("latents/latents_0.bin", lambda p: poke(p, 2 * 96, np.nan, "<f2"), "clip 2 holds a value that is not finite"),
-        ("segment_indices/segment_idx_2.bin", lambda p: poke(p, -1, 1, "<i4"), "clip_starts_2.bin: not the first frames"),
-        ("tokenizer.json", lambda p: edit_clip(p, {"frames": 77, "step": 4, "every": 0}), "under 'clip'"),
-        ("tokenizer.json", lambda p: edit_clip(p, {"frames": 61, "step": 4, "every": 8}), "under 'clip'"),
-        ("tokenizer.json", lambda p: edit_clip(p, None), "under 'clip'"),
-        ("tokenizer.json", lambda p: edit_clip(p, {"frames": 77, "step": 4, "every": 16}), "multiples of 16"),
-    ],
-)
+@pytest.mark.parametrize("name, damage, message", [
+    ("clip_starts/clip_starts_0.bin", lambda p: p.unlink(), "no such file"),
+    ("clip_starts/clip_starts_0.bin", lambda p: p.write_bytes(p.read_bytes()[:-1]), "whole int32 numbers"),
+    ("clip_starts/clip_starts_0.bin", lambda p: poke(p, 3, 24, "<i4"), "not the first frames of all clips"),
+    ("clip_starts/clip_starts_1.bin", lambda p: p.write_bytes(bytes(4)), "latents_1.bin: truncated"),
+    ("latents/latents_0.bin", lambda p: p.write_bytes(p.read_bytes()[:-2]), "truncated: .* float16 latents"),
+    ("latents/latents_1.bin", lambda p: p.write_bytes(bytes(2)), "too long"),
+    ("latents/latents_0.bin", lambda p: poke(p, 2 * 96, np.nan, "<f2"), "clip 2 holds a value that is not finite"),
+    ("segment_indices/segment_idx_2.bin", lambda p: poke(p, -1, 1, "<i4"), "clip_starts_2.bin: not the first frames"),
+    ("tokenizer.json", lambda p: edit_clip(p, {"frames": 77, "step": 4, "every": 0}), "under 'clip'"),
+    ("tokenizer.json", lambda p: edit_clip(p, {"frames": 61, "step": 4, "every": 8}), "under 'clip'"),
+    ("tokenizer.json", lambda p: edit_clip(p, None), "under 'clip'"),
+    ("tokenizer.json", lambda p: edit_clip(p, {"frames": 77, "step": 4, "every": 16}), "multiples of 16")
+])
 def test_faults_are_named(latents, name, damage, message):
     damage(latents / name)
     with pytest.raises(ValueError, match=message) as raised:

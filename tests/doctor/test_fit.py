@@ -93,13 +93,10 @@ def test_held_out_data_that_was_trained_on(home, tmp_path):
     assert len(fit.row_hashes(still[0])) == 1
 
 
-@pytest.mark.parametrize(
-    "change, status, word",
-    [
-        (lambda rows: rows, "ok", "0 that never"), (lambda rows: np.where(np.arange(25) == 3, 1, rows), "warn", "KNEE_PITCH"),
-        (lambda rows: 1e4 * rows, "warn", "far from"), (lambda rows: 0 * rows + 1, "FAIL", "none of them")
-    ]
-)
+@pytest.mark.parametrize("change, status, word", [
+    (lambda rows: rows, "ok", "0 that never"), (lambda rows: np.where(np.arange(25) == 3, 1, rows), "warn", "KNEE_PITCH"),
+    (lambda rows: 1e4 * rows, "warn", "far from"), (lambda rows: 0 * rows + 1, "FAIL", "none of them")
+])
 def test_states_that_say_nothing(change, status, word, tmp_path):
     dataset = open_dataset(write_tokens(tmp_path / "d", 0, "x", states=change(states_of(170, 0)).astype(np.float32)))
     assert word in the_one(asked(fit.states, dataset), "states", status).found

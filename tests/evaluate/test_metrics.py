@@ -50,14 +50,11 @@ def test_leading_axes_are_kept():
     assert torch.equal(ssim(pred, truth)[1, 3], ssim(pred[1, 3], truth[1, 3]))
 
 
-@pytest.mark.parametrize(
-    ("pred", "truth", "message"),
-    [
-        (torch.zeros(8, 8, 3), torch.zeros(8, 8, 3), "uint8"),
-        (torch.zeros(8, 8, 3, dtype=torch.uint8), torch.zeros(8, 9, 3, dtype=torch.uint8), "must both be"),
-        (torch.zeros(6, 8, 3, dtype=torch.uint8), torch.zeros(6, 8, 3, dtype=torch.uint8), "at least 7x7"),
-    ],
-)
+@pytest.mark.parametrize(("pred", "truth", "message"), [
+    (torch.zeros(8, 8, 3), torch.zeros(8, 8, 3), "uint8"),
+    (torch.zeros(8, 8, 3, dtype=torch.uint8), torch.zeros(8, 9, 3, dtype=torch.uint8), "must both be"),
+    (torch.zeros(6, 8, 3, dtype=torch.uint8), torch.zeros(6, 8, 3, dtype=torch.uint8), "at least 7x7")
+])
 def test_wrong_pictures_are_refused(pred, truth, message):
     with pytest.raises(ValueError, match=message):
         ssim(pred, truth)
@@ -75,15 +72,12 @@ def score(target, missing, values=None, **options):
     return nll.item(), float(covered)
 
 
-@pytest.mark.parametrize(
-    ("missing", "inside", "outside"),
-    [
-        ("floor", -math.log(0.3 / 0.95), -math.log(1e-8)), ("min", -math.log(0.3 / 0.95), -math.log(0.05 / 1.0)),
-        ("uniform_rest", -math.log(0.3), -math.log(0.05 / 6)),
-        ("fill_min", -math.log(0.3 / (0.95 + 6 * 0.05)), -math.log(0.05 / (0.95 + 6 * 0.05))),
-        ("ignore", -math.log(0.3 / 0.95), math.nan)
-    ]
-)
+@pytest.mark.parametrize(("missing", "inside", "outside"), [
+    ("floor", -math.log(0.3 / 0.95), -math.log(1e-8)), ("min", -math.log(0.3 / 0.95), -math.log(0.05 / 1.0)),
+    ("uniform_rest", -math.log(0.3), -math.log(0.05 / 6)),
+    ("fill_min", -math.log(0.3 / (0.95 + 6 * 0.05)), -math.log(0.05 / (0.95 + 6 * 0.05))),
+    ("ignore", -math.log(0.3 / 0.95), math.nan)
+])
 def test_every_policy_has_its_closed_form(missing, inside, outside):
     assert score(1, missing) == (pytest.approx(inside), 1.0)
     assert score(9, missing) == (pytest.approx(outside, nan_ok=True), 0.0)

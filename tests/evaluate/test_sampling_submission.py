@@ -63,15 +63,11 @@ def test_the_same_pictures_give_the_same_file(tmp_path):
 
 
 @pytest.mark.fault("B12", REFUSED)
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ([(0, picture())], "1 of 3 samples, the first missing is 1"),
-        ([(0, picture()), (0, picture())], "sample 0 is given twice"), ([(2, picture())], "sample 2 is not in the test set"),
-        ([(0, picture().astype(np.float32))], "expected a uint8 picture"),
-        ([(0, picture(size=(12, 8)))], "expected a uint8 picture")
-    ]
-)
+@pytest.mark.parametrize(("given", "message"), [
+    ([(0, picture())], "1 of 3 samples, the first missing is 1"), ([(0, picture()), (0, picture())], "sample 0 is given twice"),
+    ([(2, picture())], "sample 2 is not in the test set"), ([(0, picture().astype(np.float32))], "expected a uint8 picture"),
+    ([(0, picture(size=(12, 8)))], "expected a uint8 picture")
+])
 def test_wrong_pictures_leave_an_earlier_file_as_it_was(tmp_path, given, message):
     path = tmp_path / "a.zip"
     path.write_bytes(b"earlier")

@@ -105,23 +105,20 @@ def test_a_stopped_submission_goes_on_from_its_pictures_to_the_same_bytes(place,
     assert out.read_bytes() == (tmp_path / "whole.zip").read_bytes() and list(out.parent.iterdir()) == [out]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("evaluate {}/run --protocol sampling --data {}/latents", "give the raw dataset"),
-        ("evaluate {}/run --data {}/raw --decode sample", "--decode: only with --protocol compression or hwm"),
-        ("evaluate {}/run --protocol hwm --data {}/latents --members 1 2", "--members: only with --protocol sampling"),
-        ("evaluate {}/run --protocol hwm --data {}/latents", "scored by --protocol sampling"),
-        ("evaluate {}/run --protocol sampling --data {}/raw", "too few"),
-        ("evaluate {}/run --protocol sampling --data {}/raw --tuning {}/latents", "give the raw dataset"),
-        ("predict {}/run --data {}/raw --clip 6", "has clips 0..5"),
-        ("submit {}/run --track sampling --data {}/test_v2.0", "give --team"),
-        ("submit {}/run --data {}/test_v2.0 --samples 3", "--samples: only with --track sampling"),
-        ("submit {}/run --track sampling --no-readme --data {}/test_v2.0 --combine blend", "tuning.tolerance"),
-        ("submit {}/run --track sampling --no-readme --data {}/test_v2.0 --tolerance 3", "only a blend does"),
-        ("submit {}/run --track sampling --no-readme --data {}/tokens", "compression track"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "message"), [
+    ("evaluate {}/run --protocol sampling --data {}/latents", "give the raw dataset"),
+    ("evaluate {}/run --data {}/raw --decode sample", "--decode: only with --protocol compression or hwm"),
+    ("evaluate {}/run --protocol hwm --data {}/latents --members 1 2", "--members: only with --protocol sampling"),
+    ("evaluate {}/run --protocol hwm --data {}/latents", "scored by --protocol sampling"),
+    ("evaluate {}/run --protocol sampling --data {}/raw", "too few"),
+    ("evaluate {}/run --protocol sampling --data {}/raw --tuning {}/latents", "give the raw dataset"),
+    ("predict {}/run --data {}/raw --clip 6", "has clips 0..5"),
+    ("submit {}/run --track sampling --data {}/test_v2.0", "give --team"),
+    ("submit {}/run --data {}/test_v2.0 --samples 3", "--samples: only with --track sampling"),
+    ("submit {}/run --track sampling --no-readme --data {}/test_v2.0 --combine blend", "tuning.tolerance"),
+    ("submit {}/run --track sampling --no-readme --data {}/test_v2.0 --tolerance 3", "only a blend does"),
+    ("submit {}/run --track sampling --no-readme --data {}/tokens", "compression track")
+])
 def test_mistakes_are_named(place, arguments, message, capsys):
     if not (place / "tokens").exists():
         tokens = np.zeros((2, 3, 32, 32), np.int32)

@@ -81,10 +81,9 @@ def of_latents(world):
     return score(world.LatentMover(), world.latent_tokenizer, world.latents, HWM, batch_size=5, **options)
 
 
-@pytest.mark.parametrize(
-    ("kind", "best", "protocol"),
-    [("perfect", LIKELY_TOKENS, COMPRESSION), ("of_tokens", LIKELY_TOKENS, HWM), ("of_latents", STILL_LATENTS, HWM)],
-)
+@pytest.mark.parametrize(("kind", "best", "protocol"), [
+    ("perfect", LIKELY_TOKENS, COMPRESSION), ("of_tokens", LIKELY_TOKENS, HWM), ("of_latents", STILL_LATENTS, HWM)
+])
 def test_a_perfect_model_scores_perfectly(kind, best, protocol, request):
     scores = request.getfixturevalue(kind)
     settings, num_frames = scores.settings, len(protocol.scored)
@@ -216,15 +215,12 @@ def test_samples_are_drawn_at_the_models_own_temperature(of_latents):
     assert mse == pytest.approx(0.05**2 * 15 / 16, rel=0.05)
 
 
-@pytest.mark.parametrize(
-    ("options", "headline", "rows"),
-    [
-        ({"decode": "sample"}, SAMPLED_LATENTS, {SAMPLED_LATENTS, STILL_LATENTS}),
-        ({"decode": "sample", "temperature": 0.0}, STILL_LATENTS, {STILL_LATENTS}),
-        ({"temperature": 0.0}, STILL_LATENTS, {STILL_LATENTS}),
-        ({"temperature": 2.0}, STILL_LATENTS, {SAMPLED_LATENTS, STILL_LATENTS}),
-    ],
-)
+@pytest.mark.parametrize(("options", "headline", "rows"), [
+    ({"decode": "sample"}, SAMPLED_LATENTS, {SAMPLED_LATENTS, STILL_LATENTS}),
+    ({"decode": "sample", "temperature": 0.0}, STILL_LATENTS, {STILL_LATENTS}),
+    ({"temperature": 0.0}, STILL_LATENTS, {STILL_LATENTS}),
+    ({"temperature": 2.0}, STILL_LATENTS, {SAMPLED_LATENTS, STILL_LATENTS})
+])
 def test_the_headline_follows_from_what_was_asked(world, options, headline, rows):
     scores = score(world.LatentMover(), world.latent_tokenizer, world.latents, HWM, **options)
     assert scores.headline == headline and scores.names("model", "states", "baseline") == [row.name for row in scores.rows]
@@ -433,14 +429,11 @@ def test_a_run_is_scored_by_the_clips_it_learned_from():
     assert [own_protocol(clip) for clip in ("block_pairs", "blocks", "sampling")] == [COMPRESSION, HWM, SAMPLING]
 
 
-@pytest.mark.parametrize(
-    ("protocol", "given", "named"),
-    [
-        (HWM, {"members": (1, 2), "seed": 3}, "--members: only with --protocol sampling"),
-        (COMPRESSION, {"tuning": "x", "score_size": 8}, "--tuning, --score-size: only with --protocol sampling"),
-        (SAMPLING, {"video": "x", "decode": "sample"}, "--video, --decode: only with --protocol compression or hwm"),
-    ],
-)
+@pytest.mark.parametrize(("protocol", "given", "named"), [
+    (HWM, {"members": (1, 2), "seed": 3}, "--members: only with --protocol sampling"),
+    (COMPRESSION, {"tuning": "x", "score_size": 8}, "--tuning, --score-size: only with --protocol sampling"),
+    (SAMPLING, {"video": "x", "decode": "sample"}, "--video, --decode: only with --protocol compression or hwm")
+])
 def test_options_that_would_do_nothing_are_named(protocol, given, named):
     with pytest.raises(ValueError, match=named):
         protocol.refuse(given)

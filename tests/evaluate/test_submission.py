@@ -97,13 +97,10 @@ def test_bad_arrays_are_refused_in_one_line_and_leave_nothing(tmp_path, message)
 
 
 @pytest.mark.fault("B12", REFUSED)
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (lambda: list(samples())[:2], "2 of 3 samples, the first missing is 2"),
-        (lambda: [*samples(), (1, *sample(1))], "sample 1 is given twice"), (lambda: [(3, *sample(1))], "outside 0..2")
-    ]
-)
+@pytest.mark.parametrize(("given", "message"), [
+    (lambda: list(samples())[:2], "2 of 3 samples, the first missing is 2"),
+    (lambda: [*samples(), (1, *sample(1))], "sample 1 is given twice"), (lambda: [(3, *sample(1))], "outside 0..2")
+])
 def test_wrong_counts_leave_an_earlier_file_as_it_was(tmp_path, given, message):
     path = tmp_path / "a.zip"
     path.write_bytes(b"earlier")
@@ -112,10 +109,9 @@ def test_wrong_counts_leave_an_earlier_file_as_it_was(tmp_path, given, message):
     assert path.read_bytes() == b"earlier" and len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize(
-    "readme",
-    [{}, {**README, "extra": "x"}, {**README, "team": " "}, {**README, "team": 3}, {k: README[k] for k in README_KEYS[1:]}],
-)
+@pytest.mark.parametrize("readme", [
+    {}, {**README, "extra": "x"}, {**README, "team": " "}, {**README, "team": 3}, {k: README[k] for k in README_KEYS[1:]}
+])
 def test_a_readme_must_be_complete(tmp_path, readme):
     with pytest.raises(ValueError, match="README"):
         write_compression_submission(tmp_path / "a.zip", samples(), readme, **SMALL)

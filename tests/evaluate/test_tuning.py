@@ -52,13 +52,10 @@ def test_negative_fits_lie_on_the_border_and_say_so():
     assert steep.variance == pytest.approx((100 + 5) / 1.25)
 
 
-@pytest.mark.parametrize(
-    ("sizes", "errors", "message"),
-    [
-        ([5], [1.0], "two different"), ([5, 5], [1.0, 2.0], "two different"), ([0, 5], [1.0, 2.0], "1 or more"),
-        ([1, 5], [1.0], "one error for each"), ([1, 5], [1.0, math.nan], "finite"), ([1, 5], [1.0, -1.0], "not negative")
-    ]
-)
+@pytest.mark.parametrize(("sizes", "errors", "message"), [
+    ([5], [1.0], "two different"), ([5, 5], [1.0, 2.0], "two different"), ([0, 5], [1.0, 2.0], "1 or more"),
+    ([1, 5], [1.0], "one error for each"), ([1, 5], [1.0, math.nan], "finite"), ([1, 5], [1.0, -1.0], "not negative")
+])
 def test_bad_points_are_refused(sizes, errors, message):
     with pytest.raises(ValueError, match=message):
         fit_saturation(sizes, errors)

@@ -62,10 +62,9 @@ def test_blocks_without_a_run_are_left_out():
     assert list(plain.steps) == [1, 2, 4, 8, 20, 100]
 
 
-@pytest.mark.parametrize(
-    "name, changes, steps",
-    [("flow-hwm-base-tiny", ("model.steps=20",), 20), ("masked-hwm-base-tiny", (), 2), ("st-demo", (), None)],
-)
+@pytest.mark.parametrize("name, changes, steps", [
+    ("flow-hwm-base-tiny", ("model.steps=20",), 20), ("masked-hwm-base-tiny", (), 2), ("st-demo", (), None)
+])
 def test_another_family_alone_gives_the_first_block(name, changes, steps):
     found = grid(one=(name,))
     if name.startswith("masked"):

@@ -23,13 +23,9 @@ def test_a_row_joins_its_tests_and_shows_the_worst():
     assert results.rows["F1"].result == "FAILED"
 
 
-@pytest.mark.parametrize(
-    ("outcomes", "result"),
-    [
-        (["skipped"], "skipped"), (["skipped", "passed"], "passed in part"), (["passed", "gap"], "gap"),
-        (["gap", "failed"], "FAILED")
-    ]
-)
+@pytest.mark.parametrize(("outcomes", "result"), [
+    (["skipped"], "skipped"), (["skipped", "passed"], "passed in part"), (["passed", "gap"], "gap"), (["gap", "failed"], "FAILED")
+])
 def test_what_did_not_run_is_not_passed(outcomes, result):
     results = Results()
     for index, outcome in enumerate(outcomes):

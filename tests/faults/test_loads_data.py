@@ -43,10 +43,9 @@ def record(root, *, seconds, side):
 
 
 @pytest.mark.fault("L6", "memory does not grow with the length of the video")
-@pytest.mark.parametrize(
-    "side, size, short, long",
-    [(64, 32, 5, 50), pytest.param(512, 64, 60, 900, marks=[pytest.mark.full, pytest.mark.timeout(1200)])],
-)
+@pytest.mark.parametrize("side, size, short, long", [
+    (64, 32, 5, 50), pytest.param(512, 64, 60, 900, marks=[pytest.mark.full, pytest.mark.timeout(1200)])
+])
 def test_memory_does_not_grow_with_the_video(tmp_path, side, size, short, long, record_property):
     torch.manual_seed(0)
     save_tokenizer(FSQTokenizer(FSQConfig(levels=(8, 5, 5), channels=4, depth=1)), tmp_path / "coder")

@@ -252,14 +252,10 @@ def test_two_tokenizers_at_once_do_not_share_a_folder(place, apart, tmp_path):
     assert contents(tmp_path / "out") in (contents(place / "whole"), contents(tmp_path / "alone"))
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [
-        [{"RANK": str(k), "WORLD_SIZE": "3", "LOCAL_RANK": str(k)} for k in range(3)],
-        [{"SLURM_ARRAY_TASK_ID": str(k), "SLURM_ARRAY_TASK_MIN": "4", "SLURM_ARRAY_TASK_MAX": "6"} for k in (6, 4, 5)],
-    ],
-    ids=["torchrun", "slurm array"],
-)
+@pytest.mark.parametrize("environment", [
+    [{"RANK": str(k), "WORLD_SIZE": "3", "LOCAL_RANK": str(k)} for k in range(3)],
+    [{"SLURM_ARRAY_TASK_ID": str(k), "SLURM_ARRAY_TASK_MIN": "4", "SLURM_ARRAY_TASK_MAX": "6"} for k in (6, 4, 5)]
+], ids=["torchrun", "slurm array"])
 def test_a_launcher_says_who_makes_what(place, tmp_path, environment, monkeypatch, capsys):
     from hwm.cli import main
 

@@ -65,14 +65,11 @@ def velocity(model, batch, *, times=0.4, level=PLAIN):
 # Sizes
 
 
-@pytest.mark.parametrize(
-    "billions, blocks, options",
-    [
-        (1.361, 15 * 69 - 24, {}), (0.886, 4 * 69 + 11 * 35 - 8, {"sharing": "modality"}),
-        (0.648, 4 * 69 + 11 * 18, {"sharing": "full"}),
-        (0.944, 15 * 47 - 8, {"attention": "split", "sharing": "modality", "unshared_blocks": 0})
-    ]
-)
+@pytest.mark.parametrize("billions, blocks, options", [
+    (1.361, 15 * 69 - 24, {}), (0.886, 4 * 69 + 11 * 35 - 8, {"sharing": "modality"}),
+    (0.648, 4 * 69 + 11 * 18, {"sharing": "full"}),
+    (0.944, 15 * 47 - 8, {"attention": "split", "sharing": "modality", "unshared_blocks": 0})
+])
 def test_published_sizes(billions, blocks, options):
     with torch.device("meta"):
         model = FlowHWM(FlowConfig(**options))

@@ -71,13 +71,10 @@ def watch(model, monkeypatch):
 # Size
 
 
-@pytest.mark.parametrize(
-    ("options", "millions"),
-    [
-        ({"sharing": "modality"}, 237.3), ({"sharing": "full"}, 195.3),
-        ({"attention": "split", "sharing": "full", "unshared_blocks": 0}, 220.5)
-    ]
-)
+@pytest.mark.parametrize(("options", "millions"), [
+    ({"sharing": "modality"}, 237.3), ({"sharing": "full"}, 195.3),
+    ({"attention": "split", "sharing": "full", "unshared_blocks": 0}, 220.5)
+])
 def test_published_sizes(options, millions):
     with torch.device("meta"):
         model = MaskedHWM(MaskedConfig(**options))
@@ -180,14 +177,11 @@ def test_state_modulation_starts_without_effect():
 
 
 @pytest.mark.parametrize("base", [TINY, SPLIT])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"num_layers": 2}, {"num_heads": 1}, {"mlp_ratio": 2}, {"sharing": "modality", "unshared_blocks": 0}, {"qk_norm": True},
-        {"learned_positions": False}, {"state_modulation": True}, {"factors": (5, 8)}, {"visibility": "full"},
-        {"max_corruption": 1.0}, {"init_std": 0.5}, {"dropout": 0.5}
-    ]
-)
+@pytest.mark.parametrize("options", [
+    {"num_layers": 2}, {"num_heads": 1}, {"mlp_ratio": 2}, {"sharing": "modality", "unshared_blocks": 0}, {"qk_norm": True},
+    {"learned_positions": False}, {"state_modulation": True}, {"factors": (5, 8)}, {"visibility": "full"},
+    {"max_corruption": 1.0}, {"init_std": 0.5}, {"dropout": 0.5}
+])
 def test_every_option_changes_the_model(base, options):
     losses = []
     for config in (base, variant(base, **options)):

@@ -19,15 +19,11 @@ SPLIT = dataclasses.replace(CONFIG, attention="split", sharing="modality", unsha
 
 
 @pytest.mark.parametrize("context_sees", ["all", "context"])
-@pytest.mark.parametrize(
-    "config",
-    [
-        CONFIG, dataclasses.replace(CONFIG, sharing="modality", qk_norm=False),
-        dataclasses.replace(CONFIG, sharing="full", guidance=1.0), SPLIT, dataclasses.replace(CONFIG, state_modulation=True),
-        dataclasses.replace(SPLIT, state_modulation=True)
-    ],
-    ids=["base", "modality", "full", "split", "base-states", "split-states"]
-)
+@pytest.mark.parametrize("config", [
+    CONFIG, dataclasses.replace(CONFIG, sharing="modality", qk_norm=False),
+    dataclasses.replace(CONFIG, sharing="full", guidance=1.0), SPLIT, dataclasses.replace(CONFIG, state_modulation=True),
+    dataclasses.replace(SPLIT, state_modulation=True)
+], ids=["base", "modality", "full", "split", "base-states", "split-states"])
 def test_equal_loss_gradients_and_samples(config, context_sees):
     torch.manual_seed(0)
     ours = FlowHWM(dataclasses.replace(config, context_sees=context_sees)).double()

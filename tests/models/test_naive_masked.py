@@ -19,13 +19,10 @@ CONFIG = MaskedConfig(
 )
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {}, {"sharing": "modality", "qk_norm": True}, {"sharing": "full", "context_grids": 2, "future_grids": 2},
-        {"visibility": "full", "context_grids": 2, "future_grids": 2}, {"visibility": "released"}
-    ]
-)
+@pytest.mark.parametrize("options", [
+    {}, {"sharing": "modality", "qk_norm": True}, {"sharing": "full", "context_grids": 2, "future_grids": 2},
+    {"visibility": "full", "context_grids": 2, "future_grids": 2}, {"visibility": "released"}
+])
 def test_equal_loss_gradients_and_greedy_grids(options):
     config = dataclasses.replace(CONFIG, **options)
     torch.manual_seed(0)

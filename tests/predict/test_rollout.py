@@ -110,14 +110,11 @@ def test_every_block_is_decoded_by_itself():
         assert found.video_BKFHWC[0, 0, frame, 0, 0, 0] == expected
 
 
-@pytest.mark.parametrize(
-    ("model", "grids", "rows", "num_blocks", "message"),
-    [
-        (Recorder(), 2, 60, 1, "3 context grids"), (Recorder(), 3, 50, 2, "51 state rows"),
-        (Recorder(future_grids=1), 3, 60, 1, "whole blocks"),
-        (Recorder(context_grids=2, future_grids=2), 2, 60, 1, "both inside one block"), (Recorder(), 3, 60, 0, "at least 1")
-    ]
-)
+@pytest.mark.parametrize(("model", "grids", "rows", "num_blocks", "message"), [
+    (Recorder(), 2, 60, 1, "3 context grids"), (Recorder(), 3, 50, 2, "51 state rows"),
+    (Recorder(future_grids=1), 3, 60, 1, "whole blocks"),
+    (Recorder(context_grids=2, future_grids=2), 2, 60, 1, "both inside one block"), (Recorder(), 3, 60, 0, "at least 1")
+])
 def test_what_does_not_fit_is_refused(model, grids, rows, num_blocks, message):
     with pytest.raises(ValueError, match=message):
         run(model, torch.zeros(2, grids, 1, 1).long(), states(rows), num_blocks)

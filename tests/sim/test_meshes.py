@@ -26,11 +26,9 @@ def test_a_bevel_takes_volume_away():
     assert 0 < volume(bevel_box((0.1, 0.2, 0.3), bevel=0.02)) < 8 * 0.1 * 0.2 * 0.3
 
 
-@pytest.mark.parametrize(
-    "mesh",
-    [bevel_box((0.1, 0.1, 0.2)), limb(0.06, 0.05, 0.3), tube_arc(0.03, 0.006, -1.2, 1.2)]
-    + [make(np.random.default_rng(1)).mesh for make, _ in objects.KINDS.values()],
-)
+@pytest.mark.parametrize("mesh", [
+    bevel_box((0.1, 0.1, 0.2)), limb(0.06, 0.05, 0.3), tube_arc(0.03, 0.006, -1.2, 1.2)
+] + [make(np.random.default_rng(1)).mesh for make, _ in objects.KINDS.values()])
 def test_meshes_are_sound(mesh):
     assert np.isfinite(mesh.vertices).all() and np.isfinite(mesh.uv).all()
     np.testing.assert_allclose(np.linalg.norm(mesh.normals, axis=1), 1, atol=1e-9)

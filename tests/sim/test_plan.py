@@ -63,13 +63,10 @@ def test_room_ranges_of_the_splits_never_meet():
     assert max(last) < FIRST_ROOM["val_unseen"] < FIRST_ROOM["test"]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"minutes": 0.0}, {"minutes": float("nan")}, {"val_minutes": -1.0}, {"size": 63}, {"size": 32}, {"seed": -1},
-        {"difficulty": 1.5}, {"segment_seconds": (5.0, 4.0)}, {"test_clips": -1}
-    ]
-)
+@pytest.mark.parametrize("change", [
+    {"minutes": 0.0}, {"minutes": float("nan")}, {"val_minutes": -1.0}, {"size": 63}, {"size": 32}, {"seed": -1},
+    {"difficulty": 1.5}, {"segment_seconds": (5.0, 4.0)}, {"test_clips": -1}
+])
 def test_settings_out_of_range_are_named(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         replace(SETTINGS, **change)

@@ -120,24 +120,21 @@ def edit_json(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-@pytest.mark.parametrize(
-    "name, damage, message",
-    [
-        ("latents/latents_1.bin", lambda p: p.write_bytes(p.read_bytes()[:-2]), "truncated: .* float16 latents"),
-        ("latents/latents_1.bin", lambda p: p.write_bytes(p.read_bytes() + b"00"), "too long"),
-        ("latents/latents_0.bin", lambda p: poke(p, 250, np.nan), "block 1 holds a value that is not finite"),
-        ("latents/latents_0.bin", lambda p: poke(p, 0, np.inf), "block 0 holds a value that is not finite"),
-        ("robot_states/states_2.bin", lambda p: p.unlink(), "no such file"),
-        ("tokenizer.json", lambda p: p.unlink(), "no such file; latents cannot be read without it"),
-        ("tokenizer.json", lambda p: edit_json(p, channels=0), "'channels'"),
-        ("tokenizer.json", lambda p: edit_json(p, channels=5), "truncated"),
-        ("statistics.json", lambda p: p.unlink(), "no such file"),
-        ("statistics.json", lambda p: edit_json(p, mean=[0.0] * 5), "mean: expected a list of 4 numbers"),
-        ("statistics.json", lambda p: edit_json(p, std=[-1.0] * 4), "negative"),
-        ("statistics.json", lambda p: p.write_text("[]"), "expected a JSON object"),
-        ("metadata.json", lambda p: p.unlink(), "no such file"),
-    ],
-)
+@pytest.mark.parametrize("name, damage, message", [
+    ("latents/latents_1.bin", lambda p: p.write_bytes(p.read_bytes()[:-2]), "truncated: .* float16 latents"),
+    ("latents/latents_1.bin", lambda p: p.write_bytes(p.read_bytes() + b"00"), "too long"),
+    ("latents/latents_0.bin", lambda p: poke(p, 250, np.nan), "block 1 holds a value that is not finite"),
+    ("latents/latents_0.bin", lambda p: poke(p, 0, np.inf), "block 0 holds a value that is not finite"),
+    ("robot_states/states_2.bin", lambda p: p.unlink(), "no such file"),
+    ("tokenizer.json", lambda p: p.unlink(), "no such file; latents cannot be read without it"),
+    ("tokenizer.json", lambda p: edit_json(p, channels=0), "'channels'"),
+    ("tokenizer.json", lambda p: edit_json(p, channels=5), "truncated"),
+    ("statistics.json", lambda p: p.unlink(), "no such file"),
+    ("statistics.json", lambda p: edit_json(p, mean=[0.0] * 5), "mean: expected a list of 4 numbers"),
+    ("statistics.json", lambda p: edit_json(p, std=[-1.0] * 4), "negative"),
+    ("statistics.json", lambda p: p.write_text("[]"), "expected a JSON object"),
+    ("metadata.json", lambda p: p.unlink(), "no such file")
+])
 def test_faults_are_named(latents, name, damage, message):
     damage(latents / name)
     with pytest.raises(ValueError, match=message) as raised:

@@ -91,10 +91,9 @@ def test_a_missing_compiler_is_named(monkeypatch):
         Parallel(build(FAMILIES["st"]), replace(CONFIG.train, compile=True), ALONE, torch.device("cpu"))
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "accumulate", "world", "dealt"),
-    [(8, 1, 1, (8, 1)), (8, 1, 2, (4, 2)), (8, 4, 3, (8, 4)), (6, 1, 4, (1, 6)), (6, 1, 3, (2, 3)), (5, 1, 2, (1, 5))],
-)
+@pytest.mark.parametrize(("batch_size", "accumulate", "world", "dealt"), [
+    (8, 1, 1, (8, 1)), (8, 1, 2, (4, 2)), (8, 4, 3, (8, 4)), (6, 1, 4, (1, 6)), (6, 1, 3, (2, 3)), (5, 1, 2, (1, 5))
+])
 def test_clips_are_dealt_out_to_all_and_stay_as_many(tmp_path, batch_size, accumulate, world, dealt):
     config = replace(CONFIG, train=replace(CONFIG.train, batch_size=batch_size, accumulate=accumulate))
     found = dealt_out(config, tmp_path, world=world)

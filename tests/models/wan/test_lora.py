@@ -187,20 +187,17 @@ def without(state):
     return {key: value for key, value in state.items() if key != KEY}
 
 
-@pytest.mark.parametrize(
-    "change, settings, message",
-    [
-        (without, {}, "lora_B.weight missing"),
-        (lambda state: {**state, "transformer.proj_out.lora_A.weight": torch.zeros(3, 24)}, {}, "proj_out.* unexpected"),
-        (lambda state: {**state, KEY: torch.zeros(24, 4)}, {}, r"\(24, 4\), expected floats \(24, 3\)"),
-        (dict, {"r": 4}, "r is 4, but the attached adapter's is 3"),
-        (dict, {"lora_alpha": 3}, "lora_alpha is 3, but the attached adapter's is 6"),
-        (dict, {"target_modules": ["to_q", "to_k"]}, "adapts the layers"),
-        (dict, {"target_modules": "all-linear"}, "adapts the layers all-linear"),
-        (dict, {"use_dora": True}, r"no plain LoRA \(use_dora\)"), (dict, {"r": None}, "no rank and alpha"),
-        (dict, {"base": "0" * 64}, "another base model")
-    ]
-)
+@pytest.mark.parametrize("change, settings, message", [
+    (without, {}, "lora_B.weight missing"),
+    (lambda state: {**state, "transformer.proj_out.lora_A.weight": torch.zeros(3, 24)}, {}, "proj_out.* unexpected"),
+    (lambda state: {**state, KEY: torch.zeros(24, 4)}, {}, r"\(24, 4\), expected floats \(24, 3\)"),
+    (dict, {"r": 4}, "r is 4, but the attached adapter's is 3"),
+    (dict, {"lora_alpha": 3}, "lora_alpha is 3, but the attached adapter's is 6"),
+    (dict, {"target_modules": ["to_q", "to_k"]}, "adapts the layers"),
+    (dict, {"target_modules": "all-linear"}, "adapts the layers all-linear"),
+    (dict, {"use_dora": True}, r"no plain LoRA \(use_dora\)"), (dict, {"r": None}, "no rank and alpha"),
+    (dict, {"base": "0" * 64}, "another base model")
+])
 def test_what_does_not_fit_is_refused_and_changes_nothing(stored, change, settings, message):
     path, rewrite = stored
     model = transformer()
