@@ -4,7 +4,7 @@ import json
 import shutil
 
 import numpy as np
-import pytest
+from refusing import refused
 
 from hwm.cli import main
 from hwm.config import override
@@ -37,11 +37,9 @@ def test_an_embodiment_from_a_file(tmp_path):
     path.write_text('name="arm"\nnames=["a","b"]\nunits=["rad","m"]\nraw=[1]\nmean=[0,1]\nstd=[1,2]\n')
     assert read_embodiment(path).dim == 2 and read_embodiment(path).raw == (1,)
     path.write_text('name="arm"\nnames=["a"]\nunits=["rad"]\nmean=[0,1]\nstd=[1]\n')
-    with pytest.raises(ValueError, match=r"robot\.toml.*differ in length"):
-        read_embodiment(path)
+    refused(r"robot\.toml.*differ in length", read_embodiment, path)
     path.write_text('name="arm"\n')
-    with pytest.raises(ValueError, match="'names' is missing"):
-        read_embodiment(path)
+    refused("'names' is missing", read_embodiment, path)
 
 
 def test_another_robot_is_one_file_beside_the_data(tmp_path, capsys):
@@ -65,8 +63,7 @@ def test_another_robot_is_one_file_beside_the_data(tmp_path, capsys):
     assert main([*train, "model.state_dim=7", "--out", str(tmp_path / "other")]) == 2
     assert "franka-panda has 8 state dimensions, the model reads 7" in capsys.readouterr().err
     (tokens / "robot.toml").unlink()
-    with pytest.raises(ValueError, match="state width 25"):
-        open_clips(load_run(run).config, tokens, training=False)
+    refused("state width 25", open_clips, load_run(run).config, tokens, training=False)
 
 
 def test_recipes_are_fitted_to_the_robot_of_the_data(tmp_path):

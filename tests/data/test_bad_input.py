@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from official_tests import write_compression_test_set, write_sampling_test_set
+from refusing import refused
 
 from hwm.data.check import check
 from hwm.data.checksums import verify
@@ -117,26 +118,19 @@ def test_full_disk_is_said_before_decoding(raw_root, monkeypatch):
 
 def test_folders_that_are_no_dataset(tmp_path, token_root, raw_root):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds raw, tokens; give one of these"):
-        open_dataset(tmp_path)
-    with pytest.raises(ValueError, match="no 1X dataset: expected video_0.bin"):
-        open_dataset(tmp_path / "empty")
-    with pytest.raises(ValueError, match="no such folder"):
-        open_dataset(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="no such folder"):
-        open_dataset(token_root / "metadata.json")
+    refused("holds raw, tokens; give one of these", open_dataset, tmp_path)
+    refused("no 1X dataset: expected video_0.bin", open_dataset, tmp_path / "empty")
+    refused("no such folder", open_dataset, tmp_path / "nowhere")
+    refused("no such folder", open_dataset, token_root / "metadata.json")
     (token_root / "videos/video_0.mp4").write_bytes(b"")
-    with pytest.raises(ValueError, match="both .bin tokens and .mp4 video"):
-        open_dataset(token_root)
-    with pytest.raises(ValueError, match="expected a test set .* found a raw dataset"):
-        open_test_set(raw_root)
+    refused("both .bin tokens and .mp4 video", open_dataset, token_root)
+    refused("expected a test set .* found a raw dataset", open_test_set, raw_root)
 
 
 def test_set_opened_as_data(tmp_path):
     states = np.zeros((2, 64, 25), np.float32)
     write_compression_test_set(tmp_path, tokens_NTHW=np.zeros((2, 3, 32, 32), int), states_NFA=states)
-    with pytest.raises(ValueError, match="no future to learn from; open it with open_test_set"):
-        open_dataset(tmp_path)
+    refused("no future to learn from; open it with open_test_set", open_dataset, tmp_path)
 
 
 @pytest.mark.parametrize("name, damage, message", [

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moving_square import write_noise
+from refusing import refused
 
 from hwm.cli import main
 from hwm.cli.data import tokenize as verb
@@ -136,19 +137,14 @@ def test_other_clips_do_not_mix(place, latents, tmp_path):
     coder = str(place / "coder")
     with pytest.raises(ValueError, match="clips start every 8 frames, not 16; choose a new output folder"):
         tokenize(place / "raw", latents, tokenizer=coder, every=16)
-    with pytest.raises(ValueError, match="choose a new output folder"):
-        tokenize(place / "raw", latents, tokenizer=coder, size=32)
+    refused("choose a new output folder", tokenize, place / "raw", latents, tokenizer=coder, size=32)
     torch.manual_seed(1)
     other = save_tokenizer(ContinuousTokenizer(CONFIG), tmp_path / "other")
-    with pytest.raises(ValueError, match="choose a new output folder"):
-        tokenize(place / "raw", latents, tokenizer=str(other))
-    with pytest.raises(ValueError, match="leave phases at 1"):
-        tokenize(place / "raw", tmp_path / "new", tokenizer=coder, phases=2)
-    with pytest.raises(ValueError, match="every at least 1"):
-        tokenize(place / "raw", tmp_path / "new", tokenizer=coder, every=0)
+    refused("choose a new output folder", tokenize, place / "raw", latents, tokenizer=str(other))
+    refused("leave phases at 1", tokenize, place / "raw", tmp_path / "new", tokenizer=coder, phases=2)
+    refused("every at least 1", tokenize, place / "raw", tmp_path / "new", tokenizer=coder, every=0)
     blocks = save_tokenizer(FSQTokenizer(FSQConfig(levels=(8, 5, 5), channels=4, depth=1)), tmp_path / "blocks")
-    with pytest.raises(ValueError, match="`every` is for sampling clips"):
-        tokenize(place / "raw", tmp_path / "new", tokenizer=str(blocks), every=16)
+    refused("`every` is for sampling clips", tokenize, place / "raw", tmp_path / "new", tokenizer=str(blocks), every=16)
     assert not (tmp_path / "new").exists()
 
 
@@ -164,26 +160,21 @@ def test_clips_may_start_closer_or_farther_apart(place, tmp_path):
 def test_data_of_the_wrong_sort_is_refused(place, tmp_path):
     clips = open_dataset(place / "latents")
     for kind in ("blocks", "block_pairs", "frames"):
-        with pytest.raises(ValueError, match=f"^{clips.root}: holds latents of sampling clips.* kind 'sampling'"):
-            Clips(clips, kind=kind)
-    with pytest.raises(ValueError, match="rows are sampling clips"):
-        clips.shards[0].read(0, 17)
+        refused(f"^{clips.root}: holds latents of sampling clips.* kind 'sampling'", Clips, clips, kind=kind)
+    refused("rows are sampling clips", clips.shards[0].read, 0, 17)
     blocks = ContinuousTokenizer(FSQConfig(levels=(5,) * 4, channels=4, depth=1, continuous=True))
     save_tokenizer(blocks, tmp_path / "blocks")
     save_tokenizer(FSQTokenizer(FSQConfig(levels=(8, 5, 5), channels=4, depth=1)), tmp_path / "quantised")
     made = open_dataset(tokenize(place / "raw", tmp_path / "latents", tokenizer=str(tmp_path / "blocks")))
     assert made.every == 0 and made.shards[2].num_rows == 5 and "clip" not in made.tokenizer
-    with pytest.raises(ValueError, match=f"^{made.root}: holds latents of blocks.*`hwm tokenize"):
-        Clips(made, kind="sampling")
+    refused(f"^{made.root}: holds latents of blocks.*`hwm tokenize", Clips, made, kind="sampling")
     tokens = open_dataset(tokenize(place / "raw", tmp_path / "tokens", tokenizer=str(tmp_path / "quantised")))
-    with pytest.raises(ValueError, match=f"^{tokens.root}: holds tokens.*`hwm tokenize"):
-        Clips(tokens, kind="sampling")
+    refused(f"^{tokens.root}: holds tokens.*`hwm tokenize", Clips, tokens, kind="sampling")
 
 
 def test_nothing_to_learn_from_is_said(place, tmp_path):
     raw = write_noise(tmp_path / "raw", ((76, 76),), side=16)
-    with pytest.raises(ValueError, match="no sampling clip of 77 frames inside one segment"):
-        tokenize(raw, tmp_path / "out", tokenizer=str(place / "coder"))
+    refused("no sampling clip of 77 frames inside one segment", tokenize, raw, tmp_path / "out", tokenizer=str(place / "coder"))
     assert not (tmp_path / "out/metadata.json").exists()
 
 
@@ -240,8 +231,7 @@ def test_a_flipped_bit_is_found(latents):
 def test_the_writer_wants_one_row_for_every_clip(tmp_path):
     writer = LatentShardWriter(tmp_path, 0, clock=WAN, every=8)
     states, segments = np.zeros((100, 25), np.float32), np.zeros(100, np.int32)
-    with pytest.raises(ValueError, match=r"100 frames need \(3, 6\) clips and grids"):
-        writer.write(np.zeros((4, 6, 4, 2, 2), np.float32), states, segments)
+    refused(r"100 frames need \(3, 6\) clips and grids", writer.write, np.zeros((4, 6, 4, 2, 2), np.float32), states, segments)
     assert not list(tmp_path.rglob("*.bin"))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refusing import refused
 
 from hwm.data.clips import Clips
 from hwm.data.onex import open_dataset
@@ -63,8 +64,7 @@ def test_decoded_frames_cut_short_while_open(raw_root):
     clips.batch(everything)
     (cached,) = (raw_root / ".cache").glob("video_0-*.npy")
     os.truncate(cached, 5000)
-    with pytest.raises(ValueError, match=r"video_0-.*\.npy: was cut short while it was read"):
-        clips.batch(everything)
+    refused(r"video_0-.*\.npy: was cut short while it was read", clips.batch, everything)
 
 
 def test_a_look_costs_little(tmp_path):
@@ -86,5 +86,4 @@ def test_rows_that_are_still_there_are_read(tmp_path):
     rows = map_array(path, "<i4", (1000, 100), "")
     os.truncate(path, 400 * 500)
     assert read_rows(rows, 0, 500)[-1, -1] == 49_999
-    with pytest.raises(ValueError, match=r"a\.bin: was cut short"):
-        read_rows(rows, 0, 501)
+    refused(r"a\.bin: was cut short", read_rows, rows, 0, 501)

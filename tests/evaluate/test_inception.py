@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from refusing import refused
 from safetensors.torch import save_file
 from torch import nn
 
@@ -88,18 +89,14 @@ def test_saved_weights_give_the_same_features_in_every_form(tmp_path, weights):
 
 def test_files_of_another_network_are_refused(tmp_path, weights):
     torch.save({k: v for k, v in weights.items() if not k.startswith("Mixed_7c")}, tmp_path / "short.pth")
-    with pytest.raises(ValueError, match=r"short\.pth: Mixed_7c\..* missing: .*pt_inception-2015-12-05-6726825d\.pth"):
-        load_inception(tmp_path / "short.pth")
+    refused(r"short\.pth: Mixed_7c\..* missing: .*pt_inception-2015-12-05-6726825d\.pth", load_inception, tmp_path / "short.pth")
     torch.save(weights | {"layer4.weight": torch.zeros(1)}, tmp_path / "more.pth")
-    with pytest.raises(ValueError, match=r"more\.pth: layer4\.weight unexpected"):
-        load_inception(tmp_path / "more.pth")
+    refused(r"more\.pth: layer4\.weight unexpected", load_inception, tmp_path / "more.pth")
     torch.save(weights | {"Conv2d_1a_3x3.conv.weight": torch.zeros(32, 1, 3, 3)}, tmp_path / "grey.pth")
-    with pytest.raises(ValueError, match=r"grey\.pth: Conv2d_1a_3x3\.conv\.weight is float32 \(32, 1, 3, 3\), expected"):
-        load_inception(tmp_path / "grey.pth")
+    refused(r"grey\.pth: Conv2d_1a_3x3\.conv\.weight is float32 \(32, 1, 3, 3\), expected", load_inception, tmp_path / "grey.pth")
     # torchvision's own weights fit every layer, and would give a number that is no FID.
     torch.save(weights | {"fc.bias": torch.zeros(1000)}, tmp_path / "imagenet.pth")
-    with pytest.raises(ValueError, match=r"imagenet\.pth: an Inception of 1000 classes, the FID's has 1008; fetch"):
-        load_inception(tmp_path / "imagenet.pth")
+    refused(r"imagenet\.pth: an Inception of 1000 classes, the FID's has 1008; fetch", load_inception, tmp_path / "imagenet.pth")
 
 
 def test_average_pooling_does_not_count_the_padding():

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from refusing import refused
 from safetensors.torch import save_file
 from torch import nn
 
@@ -110,17 +111,14 @@ def test_wrong_files_are_refused_and_the_right_ones_named(files, tmp_path):
     folder, _, backbone, heads = files
     with pytest.raises(ValueError, match=r"alex\.pth: features\.0\.weight.* missing: .*alexnet-owt-7be5be79\.pth"):
         Lpips(folder / "alex.pth", folder / "alexnet.pth")
-    with pytest.raises(ValueError, match=r"alexnet\.pth: lin0\.model\.1\.weight.* missing: .*alex\.pth"):
-        Lpips(folder / "alexnet.pth")
+    refused(r"alexnet\.pth: lin0\.model\.1\.weight.* missing: .*alex\.pth", Lpips, folder / "alexnet.pth")
     torch.save(heads | {"lin2.model.1.weight": torch.rand(1, 256, 1, 1)}, tmp_path / "vgg.pth")
     with pytest.raises(ValueError, match=r"vgg\.pth: lin2\.model\.1\.weight is float32 \(1, 256, 1, 1\), expected"):
         Lpips(folder / "alexnet.pth", tmp_path / "vgg.pth")
     torch.save(backbone | {"features.12.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"other\.pth: features\.12\.weight unexpected"):
-        Lpips(tmp_path / "other.pth", folder / "alex.pth")
+    refused(r"other\.pth: features\.12\.weight unexpected", Lpips, tmp_path / "other.pth", folder / "alex.pth")
     torch.save(heads | {"lin5.model.1.weight": torch.zeros(1)}, tmp_path / "six.pth")
-    with pytest.raises(ValueError, match=r"six\.pth: lin5\.model\.1\.weight unexpected"):
-        Lpips(folder / "alexnet.pth", tmp_path / "six.pth")
+    refused(r"six\.pth: lin5\.model\.1\.weight unexpected", Lpips, folder / "alexnet.pth", tmp_path / "six.pth")
 
 
 def test_wrong_pictures_are_refused(files):
@@ -131,8 +129,7 @@ def test_wrong_pictures_are_refused(files):
         (a, b[:, :1], r"videos \(B, F, H, W, 3\), got"), (a[0], b[0], r"videos \(B, F, H, W, 3\), got"),
         (a.float(), b, "as uint8"), (a[:, :, :30], b[:, :, :30], "at least 31x31 pixels")
     ]:
-        with pytest.raises(ValueError, match=message):
-            lpips(x, y)
+        refused(message, lpips, x, y)
 
 
 def test_names_and_shapes_are_those_of_the_layout(files):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusing import refused
 from scipy.ndimage import gaussian_filter
 from scipy.signal import convolve2d
 
@@ -77,9 +78,6 @@ def test_leading_axes_are_kept():
 
 def test_wrong_pictures_are_refused():
     truth = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="uint8"):
-        gmsd(truth.float(), truth)
-    with pytest.raises(ValueError, match="at least 4x4"):
-        gmsd(truth[:, :3], truth[:, :3])
-    with pytest.raises(ValueError, match="both be"):
-        sharpness(truth, truth[:, 1:])
+    refused("uint8", gmsd, truth.float(), truth)
+    refused("at least 4x4", gmsd, truth[:, :3], truth[:, :3])
+    refused("both be", sharpness, truth, truth[:, 1:])

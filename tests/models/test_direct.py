@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from refusing import refused
 
 from hwm.contracts import Batch
 from hwm.model_config import DirectConfig
@@ -123,14 +124,10 @@ def test_training_reads_the_first_and_last_frame_of_the_context_and_no_future_on
 def test_any_horizon_up_to_the_reach_and_none_beyond():
     model, batch = build(), clips()
     for frames in (0, 8):
-        with pytest.raises(ValueError, match="1 to 7 more"):
-            predict(model, batch, frames)
-    with pytest.raises(ValueError, match="works on 3 frames"):
-        model.predict(batch.video_BFHWC[:, :4], batch.states_BFA[:, :8], generator=gen())
-    with pytest.raises(ValueError, match="more than 3 frames"):
-        model.loss(clips(frames=3), generator=gen())
-    with pytest.raises(ValueError, match=r"shape \(2, 25\), got \(2, 26\)"):
-        model.set_state_statistics(torch.zeros(2, 26))
+        refused("1 to 7 more", predict, model, batch, frames)
+    refused("works on 3 frames", model.predict, batch.video_BFHWC[:, :4], batch.states_BFA[:, :8], generator=gen())
+    refused("more than 3 frames", model.loss, clips(frames=3), generator=gen())
+    refused(r"shape \(2, 25\), got \(2, 26\)", model.set_state_statistics, torch.zeros(2, 26))
 
 
 def test_overfits_clips_that_move_and_then_follows_the_states():
@@ -179,5 +176,4 @@ def test_what_cannot_be_is_refused():
         ({"num_states": 6}, "must be that of the 3 \\+ 2 frames"), ({"reach": 1}, "is more than model.reach"),
         ({"velocity_rows": (25,)}, "must be below state_dim"), ({"patch": 3}, "not divisible by model.patch")
     ):
-        with pytest.raises(ValueError, match=message):
-            dataclasses.replace(TINY, **changes)
+        refused(message, dataclasses.replace, TINY, **changes)

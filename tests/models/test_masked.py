@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from refusing import refused
 
 from hwm.contracts import Batch, Sampling
 from hwm.model_config import MaskedConfig
@@ -400,7 +401,5 @@ def test_user_mistakes_are_named():
     model, batch = build(), clips()
     with pytest.raises(ValueError, match="teacher forcing needs"):
         model.predict(batch.tokens_BTHW[:, :2], batch.states_BFA, generator=gen(), teacher_forced=True)
-    with pytest.raises(ValueError, match="num_states 9 leaves a grid.*raise it to 17"):
-        MaskedHWM(variant(num_states=9))
-    with pytest.raises(ValueError, match="divisible by 4"):
-        MaskedHWM(variant(width=12))
+    refused("num_states 9 leaves a grid.*raise it to 17", MaskedHWM, variant(num_states=9))
+    refused("divisible by 4", MaskedHWM, variant(width=12))

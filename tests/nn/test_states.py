@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from refusing import refused
 
 from hwm.clock import COSMOS
 from hwm.nn.states import ActionEncoder, StateEncoder, state_pooling
@@ -69,12 +70,9 @@ def test_look_ahead_rows_reach_the_last_grid_through_the_convolution_only():
 
 def test_wrong_shapes_are_refused():
     module = encoder()
-    with pytest.raises(ValueError, match="34 state rows of width 25"):
-        module(torch.zeros(1, 33, 25))
-    with pytest.raises(ValueError, match="34 state rows of width 25"):
-        module(torch.zeros(1, 34, 24))
-    with pytest.raises(ValueError, match=r"shape \(2, 25\)"):
-        module.set_statistics(torch.zeros(25))
+    refused("34 state rows of width 25", module, torch.zeros(1, 33, 25))
+    refused("34 state rows of width 25", module, torch.zeros(1, 34, 24))
+    refused(r"shape \(2, 25\)", module.set_statistics, torch.zeros(25))
 
 
 def test_action_tokens_equal_the_written_out_form():
@@ -93,5 +91,4 @@ def test_action_tokens_equal_the_written_out_form():
     expected = torch.stack([x[:, 0], x[:, 1:9].mean(1), x[:, 9:17].mean(1)], 1)
     torch.testing.assert_close(module(states), expected)
     assert [tuple(layer.weight.shape) for layer in module.mlp[::2]] == [(8, 25), (32, 8), (8, 32)]
-    with pytest.raises(ValueError, match="17 state rows of width 25"):
-        module(states[:, :16])
+    refused("17 state rows of width 25", module, states[:, :16])

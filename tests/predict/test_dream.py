@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from refusing import refused
 
 from hwm.contracts import Sampling
 from hwm.predict.rollout import Dream, rollout
@@ -69,10 +70,8 @@ def test_samples_may_have_states_of_their_own(family):
     found = dream.step(own).video_BFHWC.int()
     assert ((found[1] - found[0]) % 256 == 30).all() and ((found[3] - found[2]) % 256 == 60).all()
     for wrong in (1, 3):
-        with pytest.raises(ValueError, match="2 clips or 4 samples, got"):
-            dream.step(states[:1].expand(wrong, -1, -1))
-    with pytest.raises(ValueError, match="2 state rows for each of 2 clips"):
-        dream.reset(video, states)
+        refused("2 clips or 4 samples, got", dream.step, states[:1].expand(wrong, -1, -1))
+    refused("2 state rows for each of 2 clips", dream.reset, video, states)
 
 
 @pytest.mark.parametrize("step_frames", [1, 2, 3, 4, 5, 12])

@@ -6,6 +6,7 @@ Seams are tested where everything is known in closed form: a scripted Cosmos pai
 
 import pytest
 import torch
+from refusing import refused
 from torch import nn
 
 from hwm.clock import COSMOS
@@ -186,19 +187,11 @@ def test_what_does_not_fit_is_refused(brightness, family):
         rollout(model, tokenizer, context, zeros(rows), num_frames=num_frames, generator=torch.Generator(), **options)
 
     grids = torch.zeros(1, 2, 2, 2, dtype=torch.int64)
-    with pytest.raises(ValueError, match="through the tokenizer"):
-        run(Count(), None, grids)
-    with pytest.raises(ValueError, match="video needs the tokenizer"):
-        run(Count(), None, grey([0] * 9), num_frames=8)
-    with pytest.raises(ValueError, match="9 context frames, got 17"):
-        run(Count(), brightness, grey([0] * 17))
-    with pytest.raises(ValueError, match="2 context grids, got 3"):
-        run(Count(), brightness, torch.zeros(1, 3, 2, 2, dtype=torch.int64))
-    with pytest.raises(ValueError, match="predicts latents; tokenizer cosmos-dv8x8x8"):
-        run(Count("latents"), brightness, grids)
-    with pytest.raises(ValueError, match="predicts tokens; tokenizer tiny"):
-        run(Count(), family("flow")[1], grids)
-    with pytest.raises(ValueError, match="need 25 state rows, one per frame, got 24"):
-        run(Count(), brightness, grids, rows=24)
-    with pytest.raises(ValueError, match="at least 1, got 16 and 0"):
-        run(Count(), brightness, grids, num_samples=0)
+    refused("through the tokenizer", run, Count(), None, grids)
+    refused("video needs the tokenizer", run, Count(), None, grey([0] * 9), num_frames=8)
+    refused("9 context frames, got 17", run, Count(), brightness, grey([0] * 17))
+    refused("2 context grids, got 3", run, Count(), brightness, torch.zeros(1, 3, 2, 2, dtype=torch.int64))
+    refused("predicts latents; tokenizer cosmos-dv8x8x8", run, Count("latents"), brightness, grids)
+    refused("predicts tokens; tokenizer tiny", run, Count(), family("flow")[1], grids)
+    refused("need 25 state rows, one per frame, got 24", run, Count(), brightness, grids, rows=24)
+    refused("at least 1, got 16 and 0", run, Count(), brightness, grids, num_samples=0)

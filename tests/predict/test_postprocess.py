@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from refusing import refused
 from scipy.ndimage import gaussian_filter
 from skimage.exposure import match_histograms as skimage_match
 
@@ -29,8 +30,7 @@ def test_blur_keeps_flat_pictures_and_zero_is_the_identity():
     assert torch.equal(gaussian_blur(x, sigma=0), x)
     assert torch.equal(gaussian_blur(x, sigma=1.5)[1, 2], gaussian_blur(x[1, 2], sigma=1.5))
     for sigma in (-1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="sigma"):
-            gaussian_blur(x, sigma=sigma)
+        refused("sigma", gaussian_blur, x, sigma=sigma)
 
 
 @given(seed=st.integers(0, 1000), levels=st.sampled_from([1, 2, 5, 40, 256]), wanted=st.sampled_from([1, 2, 7, 60, 256]))
@@ -45,8 +45,7 @@ def test_matching_undoes_a_change_of_colour():
     x = draw(2, 2, 16, 16, 3)
     assert torch.equal(match_histograms(x, x), x)
     assert torch.equal(match_histograms(x // 2 + 40, x // 2), x // 2)
-    with pytest.raises(ValueError, match="one reference"):
-        match_histograms(x, x[:1])
+    refused("one reference", match_histograms, x, x[:1])
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 48), (7, 9), (20, 5), (64, 64)])
@@ -64,10 +63,8 @@ def test_resize_keeps_its_own_size_and_leading_axes():
     x = draw(4, 2, 3, 8, 6, 3)
     assert torch.equal(resize(x, height=8, width=6), x)
     assert resize(x, height=16, width=12).shape == (2, 3, 16, 12, 3)
-    with pytest.raises(ValueError, match="at least 1x1"):
-        resize(x, height=0, width=4)
+    refused("at least 1x1", resize, x, height=0, width=4)
 
 
 def test_only_uint8_pictures_are_blurred():
-    with pytest.raises(ValueError, match="uint8"):
-        gaussian_blur(torch.zeros(1, 8, 8, 3), sigma=1)
+    refused("uint8", gaussian_blur, torch.zeros(1, 8, 8, 3), sigma=1)

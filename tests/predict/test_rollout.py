@@ -1,5 +1,6 @@
 import pytest
 import torch
+from refusing import refused
 
 from hwm.clock import COSMOS, WAN
 from hwm.contracts import Prediction, Sampling
@@ -116,8 +117,7 @@ def test_every_block_is_decoded_by_itself():
     (Recorder(context_grids=2, future_grids=2), 2, 60, 1, "both inside one block"), (Recorder(), 3, 60, 0, "at least 1")
 ])
 def test_what_does_not_fit_is_refused(model, grids, rows, num_blocks, message):
-    with pytest.raises(ValueError, match=message):
-        run(model, torch.zeros(2, grids, 1, 1).long(), states(rows), num_blocks)
+    refused(message, run, model, torch.zeros(2, grids, 1, 1).long(), states(rows), num_blocks)
 
 
 def test_the_real_network_rolls_on_its_own_predictions():
@@ -209,13 +209,10 @@ def test_a_generator_for_each_sample_makes_it_independent_of_the_batch(strided):
 
 
 def test_what_does_not_fit_a_strided_clip_is_refused(roll, strided):
-    with pytest.raises(ValueError, match="17 context frames, got 5"):
-        roll(strided.Model(), shades([0] * 5), rising(77), 60)
-    with pytest.raises(ValueError, match="must be at least 4"):
-        roll(strided.Model(), shades([0] * 17), rising(77), 3)
+    refused("17 context frames, got 5", roll, strided.Model(), shades([0] * 5), rising(77), 60)
+    refused("must be at least 4", roll, strided.Model(), shades([0] * 17), rising(77), 3)
     short = strided.Model()
     short.future_grids = 3
-    with pytest.raises(ValueError, match="one block of 6 grids"):
-        roll(short, shades([0] * 17), rising(77), 60)
+    refused("one block of 6 grids", roll, short, shades([0] * 17), rising(77), 60)
     with pytest.raises(ValueError, match="from one generator"):
         rollout(Recorder(), None, torch.zeros(1, 3, 1, 1).long(), states(60, 1), num_frames=17, generator=[torch.Generator()])

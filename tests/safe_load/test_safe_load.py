@@ -3,6 +3,7 @@ import zipfile
 
 import pytest
 import torch
+from refusing import refused
 from safetensors.torch import save_file
 from torch import nn
 
@@ -82,8 +83,7 @@ def test_pickles_of_newer_protocols_run_nothing_either(tmp_path):
 
 def test_a_whole_model_is_refused(tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / "model.pth")
-    with pytest.raises(ValueError, match=r"model\.pth: refused: .*Linear"):
-        load_state_dict(tmp_path / "model.pth")
+    refused(r"model\.pth: refused: .*Linear", load_state_dict, tmp_path / "model.pth")
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,7 @@ def test_a_whole_model_is_refused(tmp_path):
 )  # fmt: skip
 def test_anything_but_named_dense_tensors_is_refused(tmp_path, value):
     torch.save(value, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"w\.pth: expected .*found .*state_dict\(\)"):
-        load_state_dict(tmp_path / "w.pth")
+    refused(r"w\.pth: expected .*found .*state_dict\(\)", load_state_dict, tmp_path / "w.pth")
 
 
 def test_broken_files_are_named_in_one_line(tmp_path):
@@ -115,16 +114,13 @@ def test_broken_files_are_named_in_one_line(tmp_path):
 
 def test_torchscript_is_refused(tmp_path):
     torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "program.pt")
-    with pytest.raises(ValueError, match=r"program\.pt: not a file of tensors .*TorchScript"):
-        load_state_dict(tmp_path / "program.pt")
+    refused(r"program\.pt: not a file of tensors .*TorchScript", load_state_dict, tmp_path / "program.pt")
 
 
 def test_missing_files_and_other_suffixes_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.pth: no such weight file"):
-        load_state_dict(tmp_path / "none.pth")
+    refused(r"none\.pth: no such weight file", load_state_dict, tmp_path / "none.pth")
     (tmp_path / "w.ckpt").touch()
-    with pytest.raises(ValueError, match=r"w\.ckpt: weight files are \.safetensors, \.pth or \.pt, not \.ckpt"):
-        load_state_dict(tmp_path / "w.ckpt")
+    refused(r"w\.ckpt: weight files are \.safetensors, \.pth or \.pt, not \.ckpt", load_state_dict, tmp_path / "w.ckpt")
 
 
 def test_select_gives_exactly_what_is_wanted():
@@ -137,5 +133,4 @@ def test_select_gives_exactly_what_is_wanted():
         (STATE | {"a.bias": torch.zeros(2, dtype=torch.int32)}, r"w: a\.bias is int32 \(2,\)"),
         (STATE | {f"x{i}": torch.zeros(1) for i in range(5)}, r"w: x0, x1, x2 and 2 more unexpected: .*fetch it"),
     ]:
-        with pytest.raises(ValueError, match=message):
-            select(wrong, shapes, path="w", remedy="fetch it", ignored=("steps",))
+        refused(message, select, wrong, shapes, path="w", remedy="fetch it", ignored=("steps",))

@@ -3,6 +3,7 @@ import multiprocessing
 
 import numpy as np
 import pytest
+from refusing import refused
 
 from hwm.data.check import check
 from hwm.data.testsets import open_test_set
@@ -85,8 +86,7 @@ def test_a_finished_dataset_is_kept_and_other_settings_are_refused(dataset, sett
     before = digests(dataset)
     summary = simulate(dataset, **settings, workers=1)
     assert summary.frames == 0 and len(summary.paths) == 5 and all(path.is_dir() for path in summary.paths)
-    with pytest.raises(ValueError, match="holds other data"):
-        simulate(dataset, **{**settings, "seed": 6}, workers=1)
+    refused("holds other data", simulate, dataset, **{**settings, "seed": 6}, workers=1)
     assert digests(dataset) == before
 
 
@@ -101,8 +101,7 @@ def test_interrupted_work_goes_on_to_the_same_bytes(tmp_path, tiny):
     with pytest.raises(Stop):
         simulate(tmp_path / "broken", **tiny, workers=1, progress=stop)
     assert not [path.name for path in (tmp_path / "broken").iterdir() if not path.name.startswith(".")]
-    with pytest.raises(ValueError, match="unfinished data of other settings"):
-        simulate(tmp_path / "broken", **{**tiny, "seed": 4}, workers=1)
+    refused("unfinished data of other settings", simulate, tmp_path / "broken", **{**tiny, "seed": 4}, workers=1)
     resumed = simulate(tmp_path / "broken", **tiny, workers=1)
     seen = []
     whole = simulate(tmp_path / "whole", **tiny, workers=1, progress=lambda done, total: seen.append((done, total)))
@@ -111,14 +110,12 @@ def test_interrupted_work_goes_on_to_the_same_bytes(tmp_path, tiny):
 
 
 def test_unknown_difficulty_is_named(tmp_path, tiny):
-    with pytest.raises(ValueError, match="calm, mixed, lively"):
-        simulate(tmp_path, **tiny, difficulty="wild")
+    refused("calm, mixed, lively", simulate, tmp_path, **tiny, difficulty="wild")
 
 
 def test_missing_packages_are_named(tmp_path, tiny, monkeypatch):
     monkeypatch.setattr("hwm.sim.simulate.NEEDED", ("no_such_package",))
-    with pytest.raises(ValueError, match=r"needs no_such_package.*\[sim\]"):
-        simulate(tmp_path, **tiny)
+    refused(r"needs no_such_package.*\[sim\]", simulate, tmp_path, **tiny)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from refusing import refused
 
 from hwm.contracts import Batch, Tokenizer
 from hwm.model_config import FSQConfig
@@ -73,14 +74,10 @@ def test_the_decoder_is_trained_on_rounded_codes():
 
 def test_bad_input_is_refused():
     tokenizer = tiny()
-    with pytest.raises(ValueError, match="do not divide"):
-        tokenizer.encode(video(size=36))
-    with pytest.raises(ValueError, match="frames"):
-        tokenizer.encode(video(16))
-    with pytest.raises(ValueError, match="outside"):
-        tokenizer.decode(torch.full((1, 3, 4, 4), 200))
-    with pytest.raises(ValueError, match="asks for latents"):
-        tiny(continuous=True)
+    refused("do not divide", tokenizer.encode, video(size=36))
+    refused("frames", tokenizer.encode, video(16))
+    refused("outside", tokenizer.decode, torch.full((1, 3, 4, 4), 200))
+    refused("asks for latents", tiny, continuous=True)
 
 
 def test_learns_one_clip_and_reports_psnr():
@@ -103,13 +100,9 @@ def test_store_round_trip_and_refusal(tmp_path):
     again = load_tokenizer(folder)
     assert loaded.fingerprint() == again.fingerprint() != tiny().fingerprint()
     assert torch.equal(loaded.encode(video()), again.encode(video()))
-    with pytest.raises(ValueError, match="already exists"):
-        save_tokenizer(tiny(), folder)
-    with pytest.raises(ValueError, match="no tokenizer"):
-        load_tokenizer(tmp_path / "nothing")
+    refused("already exists", save_tokenizer, tiny(), folder)
+    refused("no tokenizer", load_tokenizer, tmp_path / "nothing")
     (folder / "config.toml").write_text((folder / "config.toml").read_text().replace("channels = 8", "channels = 12"))
-    with pytest.raises(ValueError, match=r"config.toml: its content differs from checksums.json; export or fetch it again"):
-        load_tokenizer(folder)
+    refused(r"config.toml: its content differs from checksums.json; export or fetch it again", load_tokenizer, folder)
     (folder / "checksums.json").unlink()  # as folders of before had none
-    with pytest.raises(ValueError, match="does not fit"):
-        load_tokenizer(folder)
+    refused("does not fit", load_tokenizer, folder)

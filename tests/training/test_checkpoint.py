@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from refusing import refused
 from safetensors.torch import load_file, save_file
 from tiny_training import build, checkpoint_bytes, run, stopping_at
 from torch import nn
@@ -41,8 +42,7 @@ def test_every_one_of_fifty_bit_flips_is_found(copy):
         whole = file.read_bytes()
         position, bit = chance.randrange(len(whole)), chance.randrange(8)
         file.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << bit]) + whole[position + 1 :])
-        with pytest.raises(ValueError, match=file.name):
-            checkpoint.verify(folder)
+        refused(file.name, checkpoint.verify, folder)
         file.write_bytes(whole)
     checkpoint.verify(folder)
 
@@ -54,11 +54,9 @@ def test_every_truncation_extension_zeroing_and_deletion_is_found(copy):
         cut = chance.randrange(len(whole))
         for damaged in (whole[:cut], b"", whole + b"\0", whole[:cut] + bytes(len(whole) - cut)):
             file.write_bytes(damaged)
-            with pytest.raises(ValueError, match=file.name):
-                checkpoint.verify(folder)
+            refused(file.name, checkpoint.verify, folder)
         file.unlink()
-        with pytest.raises(ValueError, match=f"{file.name}: missing"):
-            checkpoint.verify(folder)
+        refused(f"{file.name}: missing", checkpoint.verify, folder)
         file.write_bytes(whole)
 
 
@@ -85,12 +83,10 @@ def test_a_lost_newest_checkpoint_is_noticed(trained, copy):
 def test_training_never_starts_over_because_all_checkpoints_are_damaged(copy):
     for folder in (copy / "checkpoints").glob("step-*"):
         (folder / "manifest.json").write_text("{}")
-    with pytest.raises(ValueError, match="no checkpoint in it is whole"):
-        resume(copy, [])
+    refused("no checkpoint in it is whole", resume, copy, [])
     for folder in (copy / "checkpoints").glob("step-*"):
         shutil.rmtree(folder)
-    with pytest.raises(ValueError, match="no checkpoint in it is whole"):
-        resume(copy, [])
+    refused("no checkpoint in it is whole", resume, copy, [])
 
 
 def test_leftovers_of_a_kill_are_cleaned_and_a_half_made_replacement_is_undone(trained, copy):
@@ -118,13 +114,10 @@ def test_find(tmp_path):
     state = checkpoint.load_state(checkpoint.find(tmp_path, which="last"))
     assert checkpoint.find(tmp_path).name == f"step-{state['best_step']}"
     assert checkpoint.step_of(checkpoint.find(tmp_path, which="step-3")) == 3
-    with pytest.raises(ValueError, match=r"no checkpoint 'step-7'; there are best, last, step-4, step-3"):
-        checkpoint.find(tmp_path, which="step-7")
-    with pytest.raises(ValueError, match="no checkpoint in it"):
-        checkpoint.find(tmp_path / "elsewhere")
+    refused(r"no checkpoint 'step-7'; there are best, last, step-4, step-3", checkpoint.find, tmp_path, which="step-7")
+    refused("no checkpoint in it", checkpoint.find, tmp_path / "elsewhere")
     (tmp_path / "checkpoints" / "step-3" / "manifest.json").write_text("x")
-    with pytest.raises(ValueError, match="manifest.json: damaged"):
-        checkpoint.find(tmp_path, which="step-3")
+    refused("manifest.json: damaged", checkpoint.find, tmp_path, which="step-3")
 
 
 def test_a_lost_best_checkpoint_is_reported_and_chosen_anew(tmp_path):
@@ -133,8 +126,7 @@ def test_a_lost_best_checkpoint_is_reported_and_chosen_anew(tmp_path):
     state = checkpoint.load_state(checkpoint.find(tmp_path, which="last"))
     assert (state["step"], state["best_step"]) == (6, 4)
     shutil.rmtree(tmp_path / "checkpoints" / "step-4")
-    with pytest.raises(ValueError, match="no checkpoint 'step-4'"):
-        checkpoint.find(tmp_path)
+    refused("no checkpoint 'step-4'", checkpoint.find, tmp_path)
     said: list[str] = []
     result = run(tmp_path, *changes, log=said.append)
     assert any("best checkpoint is lost" in line for line in said)
@@ -183,15 +175,13 @@ def test_loading_refuses_what_does_not_fit_and_leaves_the_model_alone(tmp_path):
 
 def test_files_that_are_no_weights(tmp_path):
     model = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match="no such file"):
-        load(tmp_path / "none.safetensors", model)
+    refused("no such file", load, tmp_path / "none.safetensors", model)
     chance = random.Random(2)
     write_whole(tmp_path / "model.safetensors", model.state_dict())
     whole = (tmp_path / "model.safetensors").read_bytes()
     for damaged in [b"", b"text", bytes(1000), *(whole[: chance.randrange(len(whole))] for _ in range(20))]:
         (tmp_path / "model.safetensors").write_bytes(damaged)
-        with pytest.raises(ValueError, match="model.safetensors: not a whole safetensors file"):
-            load(tmp_path / "model.safetensors", model)
+        refused("model.safetensors: not a whole safetensors file", load, tmp_path / "model.safetensors", model)
 
 
 def test_tied_weights_come_back_tied(tmp_path):
@@ -210,9 +200,7 @@ def test_tied_weights_come_back_tied(tmp_path):
 def test_a_manifest_of_another_format_or_folder_says_so(copy):
     checkpoints = copy / "checkpoints"
     (checkpoints / "step-6").rename(checkpoints / "step-5")
-    with pytest.raises(ValueError, match="belongs to step 6"):
-        checkpoint.verify(checkpoints / "step-5")
+    refused("belongs to step 6", checkpoint.verify, checkpoints / "step-5")
     body = checkpoint._manifest(checkpoints / "step-4")
     (checkpoints / "step-4" / "manifest.json").write_text(checkpoint._seal(body | {"schema": 2}))
-    with pytest.raises(ValueError, match="written in format 2, this version reads 1"):
-        checkpoint.verify(checkpoints / "step-4")
+    refused("written in format 2, this version reads 1", checkpoint.verify, checkpoints / "step-4")

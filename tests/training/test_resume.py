@@ -12,6 +12,7 @@ import pytest
 import torch
 from families import FAMILIES, batch_of
 from PIL import Image
+from refusing import refused
 from tiny_training import CONFIG, VALIDATION, build, checkpoint_bytes, clips, run, stopping_at
 
 from hwm.contracts import Batch
@@ -218,12 +219,9 @@ def test_accumulation_equals_one_larger_batch(tmp_path):
 
 
 def test_validation_without_clips_and_settings_that_could_do_nothing(tmp_path):
-    with pytest.raises(ValueError, match=r"no validation clips: set data\.val"):
-        run(tmp_path / "a", validation_batches=None)
-    with pytest.raises(ValueError, match="train.sample_every is set"):
-        run(tmp_path / "b", "train.sample_every=2")
-    with pytest.raises(ValueError, match="validation has no clips"):
-        run(tmp_path / "c", validation_batches=())
+    refused(r"no validation clips: set data\.val", run, tmp_path / "a", validation_batches=None)
+    refused("train.sample_every is set", run, tmp_path / "b", "train.sample_every=2")
+    refused("validation has no clips", run, tmp_path / "c", validation_batches=())
 
 
 def test_validation_is_the_mean_over_clips_not_over_batches(tmp_path):

@@ -1,6 +1,6 @@
 """What cannot be used as a run folder or a device is refused in one line."""
 
-import pytest
+from refusing import refused
 from tiny_training import CONFIG, run
 
 from hwm.training.run_folder import settle_config
@@ -8,18 +8,14 @@ from hwm.training.run_folder import settle_config
 
 def test_a_folder_that_cannot_hold_a_run(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ValueError, match="cannot be used as a run folder"):
-        run(tmp_path / "file")
+    refused("cannot be used as a run folder", run, tmp_path / "file")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.toml").write_text("trian = 3\n")
-    with pytest.raises(ValueError, match=r"config.toml: unknown key 'trian'; did you mean 'train'"):
-        run(tmp_path / "run")
+    refused(r"config.toml: unknown key 'trian'; did you mean 'train'", run, tmp_path / "run")
     run(tmp_path / "other", "train.steps=1")
     (tmp_path / "other" / "config.toml").unlink()
-    with pytest.raises(ValueError, match=r"config.toml: missing beside checkpoints"):
-        settle_config(tmp_path / "other", CONFIG)
+    refused(r"config.toml: missing beside checkpoints", settle_config, tmp_path / "other", CONFIG)
 
 
 def test_a_device_that_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match=r"device 'tpu9' cannot be used here .*use 'auto' or 'cpu'"):
-        run(tmp_path, "train.device=tpu9")
+    refused(r"device 'tpu9' cannot be used here .*use 'auto' or 'cpu'", run, tmp_path, "train.device=tpu9")

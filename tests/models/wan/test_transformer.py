@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 import torch
+from refusing import refused
 
 pytest.importorskip("diffusers")
 
@@ -110,16 +111,13 @@ def test_checkpointing_changes_no_gradient(pair):
 
 
 def test_one_timestep_a_clip_cannot_be_modulated_by_frames(pair):
-    with pytest.raises(ValueError, match="one timestep a token"):
-        run(pair[1], torch.zeros(2, FRAMES, 6 * WIDTH), timestep=torch.tensor([5.0, 7.0]))
+    refused("one timestep a token", run, pair[1], torch.zeros(2, FRAMES, 6 * WIDTH), timestep=torch.tensor([5.0, 7.0]))
 
 
 def test_image_tokens_are_refused(pair):
     x, timestep, text = inputs()
-    with pytest.raises(ValueError, match="image tokens"):
-        pair[1](x, timestep, text, encoder_hidden_states_image=torch.zeros(2, 3, 8))
-    with pytest.raises(ValueError, match="image_dim"):
-        StateConditionedWan(**SIZES, image_dim=16)
+    refused("image tokens", pair[1], x, timestep, text, encoder_hidden_states_image=torch.zeros(2, 3, 8))
+    refused("image_dim", StateConditionedWan, **SIZES, image_dim=16)
 
 
 def test_config_and_folders_go_both_ways(pair, tmp_path):
@@ -132,10 +130,8 @@ def test_config_and_folders_go_both_ways(pair, tmp_path):
 def test_a_weight_that_was_not_loaded_is_found(tmp_path, pair):
     with torch.device("meta"):
         empty = StateConditionedWan(**SIZES)
-    with pytest.raises(ValueError, match="were not loaded"):
-        expect_loaded(empty, "model")
-    with pytest.raises(ValueError, match="nowhere"):
-        load_transformer(str(tmp_path / "nowhere"), dtype=torch.float32)
+    refused("were not loaded", expect_loaded, empty, "model")
+    refused("nowhere", load_transformer, str(tmp_path / "nowhere"), dtype=torch.float32)
 
 
 def test_upstream_signatures_are_those_we_rely_on():
@@ -167,8 +163,7 @@ def test_a_transformer_with_a_live_adapter_is_not_saved_whole(pair, tmp_path):
     pytest.importorskip("peft")
     ours = StateConditionedWan(**SIZES)
     add_lora(ours, rank=2)
-    with pytest.raises(ValueError, match="save_adapter"):
-        ours.save_pretrained(tmp_path / "whole")
+    refused("save_adapter", ours.save_pretrained, tmp_path / "whole")
     assert not (tmp_path / "whole").exists()
     ours.fuse_lora()
     ours.unload_lora()
