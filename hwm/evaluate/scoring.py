@@ -72,74 +72,59 @@ def evaluate(
     has the result; Stopped where `work` was told to stop.
     """
     started = time.perf_counter()
-    work, seed = work or Work(), scoring.seed
+    work, seed, of_ensembles = work or Work(), scoring.seed, protocol.ensembles
     num_examples = protocol.examples if num_examples is None else num_examples
     if model.predicts != tokenizer.kind:
         raise ValueError(f"the model predicts {model.predicts}, which the tokenizer {tokenizer.name} does not decode")
-    chosen, groups, tuning_numbers = _chosen(clips, tuning_clips, segments, protocol, scoring)
-    source = chosen[from_another_segment(len(chosen), groups, seed)]
-    scenes = Scenes(model, tokenizer, clips, protocol, video=video, score_size=scoring.score_size, device=device)
-    own = float(model.temperature)
-    temperature = (own or float(protocol.ensembles)) if scoring.temperature is None else scoring.temperature
-    is_own = scoring.temperature is None and temperature == own
-    ways = ensembles(scoring.members) if protocol.ensembles else readings(model, temperature=temperature, decode=scoring.decode)
-    tokens = None
-    if model.predicts == "tokens" and not protocol.ensembles:
-        top_k = min(top_k, tokenizer.vocab_size)
+    chosen, groups, to_tune = _chosen(clips, tuning_clips, segments, protocol, scoring)
+    others = chosen[from_another_segment(len(chosen), groups, seed)]
+    at_once = CLIPS_AT_ONCE if of_ensembles else scoring.batch_size
+    sampling, is_own = _sampling(model, protocol, scoring)
+    ways = ensembles(scoring.members) if of_ensembles else readings(model, sampling.temperature, decode=scoring.decode)
+    tokens, top_k = None, min(top_k, getattr(tokenizer, "vocab_size", top_k))
+    if model.predicts == "tokens" and not of_ensembles:
         tokens = TokenScorer(vocab_size=tokenizer.vocab_size, unigram_counts=unigram_counts, top_k=top_k)
+    scenes = Scenes(model, tokenizer, clips, protocol, video=video, score_size=scoring.score_size, device=device)
     predictor = Predictor(
-        model, tokenizer, scenes, sampling=None if is_own else Sampling(temperature=temperature), seed=seed,
-        members_at_once=scoring.batch_size, top_k=top_k, device=device, poll=work.stop.check,
+        model, tokenizer, scenes, sampling=None if is_own else sampling, seed=seed, members_at_once=scoring.batch_size,
+        top_k=top_k, device=device, poll=work.stop.check,
     )  # fmt: skip
-    at_once = CLIPS_AT_ONCE if protocol.ensembles else scoring.batch_size
-    first = scenes.look(chosen[:at_once], others=source[:at_once])
-    perceptual_names = [feature.name for feature in features] + (["LPIPS"] if lpips is not None else [])
-    settings = _settings(protocol, first, ways) | {
-        "predicts": model.predicts,
-        "frame_step": model.frame_step,
+
+    first = scenes.look(chosen[:at_once], others=others[:at_once])
+    settings = _settings(protocol, first, ways, predictor, tokens) | {
         "num_clips": len(chosen),
         "num_segments": None if groups is None else len(np.unique(groups)),
         "seed": seed,
-        "sampling": asdict(Sampling(temperature=temperature)),
+        "sampling": asdict(sampling),
         "own_sampling": is_own,
         "decode": scoring.decode,
-        "tokenizer": tokenizer.name,
-        "tokenizer_fingerprint": tokenizer.fingerprint(),
-        "context_grids": model.context_grids,
-        "future_grids": model.future_grids,
-        "image_size": list(predictor.image_size(first)),
-        "perceptual": perceptual_names,
+        "perceptual": [feature.name for feature in features] + (["LPIPS"] if lpips is not None else []),
         "confidence": 0.95,
-        "zeroed_states": [round(float(v), 6) for v in model.neutral_state_A],
     }
-    if tokens is not None:
-        size = tokenizer.vocab_size
-        settings |= {"top_k": top_k, "vocab_size": size, "uniform_cross_entropy": math.log(size)}
     settings["fingerprint"] = key = fingerprint(
         model, settings=settings, scoring=asdict(scoring) | {"inception": None, "lpips": (), "device": torch.device(device).type},
-        clips=[chosen, source, groups, first.context, first.future, *first.states.values()],
-        truth=first.view.truth if first.future is None else None, tuning=[tuning_clips is not None, tuning_numbers],
+        clips=[chosen, others, groups, first.context, first.future, *first.states.values()],
+        truth=first.view.truth if first.future is None else None, tuning=[tuning_clips is not None, to_tune],
         counts=unigram_counts, examples=num_examples, sources=list(work.sources),
     )  # fmt: skip
-    parts = work.open(key)
-    tuning_sizes, sizes = sizes_of(len(tuning_numbers), at_once), sizes_of(len(chosen), at_once)
-    for_tuning, scored = names_of("tuning", len(tuning_sizes)), names_of("part", len(sizes))
-    done = progress_of(progress, [*tuning_sizes, *work.share.of(sizes)])
+    parts, sizes, tuning_sizes = work.open(key), sizes_of(len(chosen), at_once), sizes_of(len(to_tune), at_once)
+    done, before = progress_of(progress, [*tuning_sizes, *work.share.of(sizes)]), time.perf_counter() - started
+
     times, tuner, tuning = Times(), Tuner(), None
 
     def tune(part: int) -> Arrays:
         begun = time.perf_counter()
-        scene = scenes.look(tuning_numbers[part * at_once : (part + 1) * at_once], clips=tuning_clips)
+        scene = scenes.look(to_tune[part * at_once : (part + 1) * at_once], clips=tuning_clips)
         found = tuner.measure(predictor.samples(scene, ways.members[-1])[:, :, -1], *scene.last())
         return found | seconds(total=time.perf_counter() - begun)
 
-    before = time.perf_counter() - started
-    if for_tuning:
+    if for_tuning := names_of("tuning", len(tuning_sizes)):
         work.fill(parts, for_tuning, tune, done=done, all_of_them=True)
         for arrays in work.read(parts, for_tuning):
             times.add(arrays)
             tuner.add(arrays)
         tuning = tuner.choose("the first clips, whose segments are not scored" if tuning_clips is None else "other clips")
+
     measures = Measures(
         predictor, ways, tokens=tokens, perceptual=PerceptualScorer(features, lpips, segments=groups, num_clips=len(chosen)),
         tuning=tuning, num_clips=len(chosen), num_examples=num_examples, seed=seed, poll=work.stop.check,
@@ -147,19 +132,18 @@ def evaluate(
 
     def measure(part: int) -> Arrays:
         these = slice(part * at_once, (part + 1) * at_once)
-        return measures.measure(scenes.look(chosen[these], first=these.start, others=source[these]))
+        return measures.measure(scenes.look(chosen[these], first=these.start, others=others[these]))
 
+    scored = names_of("part", len(sizes))
     work.fill(parts, scored, measure, done=done)
     started = time.perf_counter()
     for arrays in work.read(parts, scored):
         measures.add(arrays)
     table = measures.summary(groups, reference=settings["reference"], span=LAST if settings["scored_frames"] == 1 else ALL)
-    spent = measures.times.spent
-    spent["total"] += times.spent.get("total", 0.0)
-    cost = None
+    spent, cost = measures.times.spent, None
     if cost_repeats:
         cost = _cost(predictor, scenes.look(chosen[: 1 if ways.members else at_once]), ways, cost_repeats)
-    spent["total"] += before + time.perf_counter() - started
+    spent["total"] += times.spent.get("total", 0.0) + before + time.perf_counter() - started
     return Scores(protocol.name, ways.headline, settings, **table, seconds=spent, cost=cost, examples=measures.gallery.examples())
 
 
@@ -179,10 +163,17 @@ def _chosen(
     return chosen, None if groups is None else groups[chosen], tuning
 
 
-def _settings(protocol: Protocol, scene: Scene, ways: Ways) -> dict[str, Any]:
-    """What the protocol and the first clips say."""
-    past, truth = scene.view
-    return {
+def _sampling(model: Any, protocol: Protocol, scoring: Scoring) -> tuple[Sampling, bool]:
+    """How samples are drawn, and whether it is the model's own way."""
+    own = float(model.temperature)
+    temperature = (own or float(protocol.ensembles)) if scoring.temperature is None else scoring.temperature
+    return Sampling(temperature=temperature), scoring.temperature is None and temperature == own
+
+
+def _settings(protocol: Protocol, scene: Scene, ways: Ways, predictor: Predictor, tokens: TokenScorer | None) -> dict[str, Any]:
+    """What the protocol, the model, its tokenizer and the first clips say."""
+    (past, truth), model, tokenizer = scene.view, predictor.model, predictor.tokenizer
+    found = {
         "protocol": protocol.name,
         "span": protocol.span,
         "references": list(scene.views),
@@ -192,13 +183,25 @@ def _settings(protocol: Protocol, scene: Scene, ways: Ways) -> dict[str, Any]:
         "scored_frames": truth.shape[1],
         "recorded_size": list(scene.context.shape[2:4]) if scene.future is None else list(truth.shape[2:4]),
         "score_size": list(truth.shape[2:4]),
+        "image_size": list(predictor.image_size(scene)),
         "copy": COPY_FRAME,
         "control": ways.control,
         "zeroed": ways.zeroed,
         "permuted": ways.permuted,
         "members": list(ways.members),
         "ensembles": list(ways.sizes),
+        "predicts": model.predicts,
+        "frame_step": model.frame_step,
+        "context_grids": model.context_grids,
+        "future_grids": model.future_grids,
+        "zeroed_states": [round(float(v), 6) for v in model.neutral_state_A],
+        "tokenizer": tokenizer.name,
+        "tokenizer_fingerprint": tokenizer.fingerprint(),
     }
+    if tokens is not None:
+        size = tokens.vocab_size
+        found |= {"top_k": tokens.top_k, "vocab_size": size, "uniform_cross_entropy": math.log(size)}
+    return found
 
 
 def _cost(predictor: Predictor, scene: Scene, ways: Ways, repeats: int) -> Cost:

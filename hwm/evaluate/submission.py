@@ -52,7 +52,7 @@ class Submission:
 
 def write_compression_submission(
     path: str | Path, samples: Iterable[tuple[int, Any, Any]], readme: dict[str, str], *, num_samples: int = NUM_SAMPLES,
-    shape: tuple[int, ...] = SHAPE, vocab_size: int = VOCAB_SIZE, compress: bool = False,
+    shape: tuple[int, ...] = SHAPE, vocab_size: int = VOCAB_SIZE,
     progress: Callable[[int, int], None] | None = None, poll: Callable[[], None] = lambda: None,
 ) -> Submission:  # fmt: skip
     """Write the zip one sample at a time, read it again and only then give it its name.
@@ -60,16 +60,14 @@ def write_compression_submission(
     samples: (id, indices, values) for ids 0..num_samples-1 in any order; indices: integers of `shape` in
     [0, vocab_size), unique along the last axis; values: floats of `shape`, logits or log-probabilities, descending.
     readme: `README_KEYS`, all filled in.
-    compress: deflate the arrays; a third less than 5.5 GB, for some two seconds a sample.
     progress: called with samples written and in all.  poll: called between samples; may raise, and then there is no file.
     Raises ValueError in one line for anything else, and then leaves no file behind.
     """
-    save: Any = np.savez_compressed if compress else np.savez
 
     def member(where: str, indices: Any, values: Any) -> bytes:
         found = _check_arrays(np.asarray(indices), np.asarray(values), shape, vocab_size, where)
         content = io.BytesIO()
-        save(content, indices=found[0], values=found[1])
+        np.savez(content, indices=found[0], values=found[1])
         return content.getvalue()
 
     def check(file: Path) -> Submission:

@@ -197,7 +197,7 @@ COPY = Way(Row(COPY_FRAME, "baseline", "the last seen frame, again and again"), 
 MEAN = Way(Row(MEAN_OF_CONTEXT, "baseline", "the mean of the seen frames"), _averaged, of_past=True)
 
 
-def readings(model: Any, *, temperature: float, decode: str) -> Ways:
+def readings(model: Any, temperature: float, *, decode: str) -> Ways:
     """Ways to read one prediction: of tokens these and the expectation of their code, else samples and temperature 0.
 
     temperature: of the samples; at 0 latents and frames have one row, named for it.  decode: "mean" makes the expected code

@@ -62,8 +62,8 @@ def twins(plan: Options) -> dict[str, Train]:
     """The trainings by label, those with guidance also without condition dropout.  Raises ValueError without such a twin."""
     found, missing = {}, []
     for family in plan.families or ("wan", "st", "masked", "flow"):
-        patterns = [f"{family}-hwm-{plan.variants[0]}-{plan.size}", f"{family}-{plan.size}"]
-        patterns = [f"{family}-demo"] * (plan.size == "tiny") + patterns
+        patterns = [f"{family}-demo"] * (plan.size == "tiny")
+        patterns += [f"{family}-hwm-{plan.variants[0]}-{plan.size}", f"{family}-{plan.size}"]
         if not (name := next((p for p in patterns if p in names()), "")):
             missing.append(family)
             continue
@@ -102,11 +102,6 @@ def dropout(config: RunConfig) -> bool:
     return guided(config) and config.model.condition_dropout > 0  # type: ignore[union-attr]
 
 
-def table_steps(config: RunConfig) -> int | None:
-    """Solver steps in the table: `STEPS` for flows; None: the model's own, or it has none."""
-    return STEPS if "solver" in config.model.prediction_settings else None
-
-
 @dataclass(frozen=True)
 class Row:
     """A row of the table: what a scoring gives with so many samples.  published: number of the same row of the report."""
@@ -127,33 +122,30 @@ class Grid:
     """
 
     def __init__(self, configs: Mapping[str, RunConfig], plan: Options) -> None:
-        self.configs, self.plan = configs, plan
+        self.configs, self.plan, many = configs, plan, plan.many_steps
         self.asked: dict[str, tuple[str, int | None, float]] = {}
         self.members: dict[str, set[int]] = {}
-        one, few, half, samples = 1, max(2, plan.samples // 4), plan.samples // 2, plan.samples
-        of_table = [label for label, config in configs.items() if guided(config)]
-        dropped = next((label for label in of_table if dropout(configs[label])), None)
-        plain = next((label for label in of_table if not dropout(configs[label])), None if of_table else next(iter(configs)))
-        main = plain or dropped
-        assert main is not None
-        usual = one, few, half, samples
-        self.own = {label: self._ask(label, table_steps(config), 1.0, *usual) for label, config in configs.items()}
-        self.study = self._ask(main, table_steps(configs[main]), 1.0, plan.most)
         self.rows, self.guidance, self.steps = [], dict[float, list[str]](), dict[int, str]()
+        one, few, half, samples = usual = 1, max(2, plan.samples // 4), plan.samples // 2, plan.samples
+        of_table = [label for label, config in configs.items() if guided(config)]
+        dropped = next((label for label in of_table if dropout(configs[label])), "")
+        plain = next((label for label in of_table if not dropout(configs[label])), "" if of_table else next(iter(configs)))
+        # Solver steps in the table; None: the model's own, or it has none.
+        table_steps = {name: STEPS if "solver" in c.model.prediction_settings else None for name, c in configs.items()}
+        self.own = {label: self._ask(label, steps, 1.0, *usual) for label, steps in table_steps.items()}
+        self.study = self._ask(plain or dropped, table_steps[plain or dropped], 1.0, plan.most)
         if plain:
             self.rows += [Row(1, self.study, n, i) for i, n in enumerate((one, few, samples))]
         if dropped:
-            many = plan.many_steps
             wanted = ((2, STEPS, GUIDANCE[0]), (2, STEPS, GUIDANCE[1]), (3, many, GUIDANCE[1]), (3, many, 1.0))
             for number, (block, steps, scale) in enumerate(wanted, 4):
                 self.rows.append(Row(block, self._ask(dropped, steps, scale, one, half, samples), samples, number))
             for scale in sorted(GUIDANCE):
                 self.guidance[scale] = [key if (key := self.key(dropped, n, scale)) in self.asked else "" for n in (STEPS, many)]
         stepped = dropped or plain
-        assert stepped is not None
         if (own := self.steps_of(self.own[stepped])) is not None:
-            for steps in sorted({*FEW_STEPS, own} | ({plan.many_steps} if of_table else set())):
-                self.steps[steps] = self._ask(stepped, table_steps(configs[stepped]) if steps == own else steps, 1.0, one, half)
+            for steps in sorted({*FEW_STEPS, own} | ({many} if of_table else set())):
+                self.steps[steps] = self._ask(stepped, table_steps[stepped] if steps == own else steps, 1.0, one, half)
 
     def key(self, label: str, steps: int | None, guidance: float) -> str:
         """Name of the scoring of a run that predicts so."""
@@ -199,12 +191,11 @@ class Grid:
 
 def way(steps: int | None, guidance: float) -> str:
     """How a scoring predicts, in words."""
-    words = [] if steps is None else [f"{steps} steps"]
-    return ", ".join([*words, *([] if guidance == 1 else [f"guidance {guidance:g}"])]) or "own steps"
+    words = [f"{steps} steps"] * (steps is not None) + [f"guidance {guidance:g}"] * (guidance != 1)
+    return ", ".join(words) or "own steps"
 
 
 def name_of(steps: int | None, samples: int, guidance: float | None) -> str:
     """A row of Table 2 in words."""
-    words = [] if steps is None else [f"{steps} steps"]
-    words += [f"{samples} sample{'s' * (samples > 1)}"] + ([] if guidance is None else [f"guidance {guidance:.1f}"])
-    return ", ".join(words)
+    words = [f"{steps} steps"] * (steps is not None) + [f"{samples} sample{'s' * (samples > 1)}"]
+    return ", ".join(words + ([] if guidance is None else [f"guidance {guidance:.1f}"]))

@@ -22,22 +22,17 @@ if TYPE_CHECKING:
     from hwm.evaluate.table import Table
 
 BLOCKS = {1: "trained without condition dropout", 2: "trained with condition dropout", 3: "the same, more solver steps"}
-
-
-def seconds(scores: Scores, samples: int) -> float:
-    """Wall time of a picture from so many samples: measured for one and for the largest ensemble, in proportion between."""
-    assert scores.cost is not None
-    figures, largest = scores.cost.figures, scores.settings["members"][-1]
-    return figures["seconds, 1 sample"] if samples == 1 else figures[f"seconds, {largest} samples"] * samples / largest
+CLIPS_SHOWN = (
+    "The same clips in every column: of each equal part of the scored ones the one whose frame 76 differs most from frame 16, "
+    "whatever the models made of it."
+)
 
 
 def declare(plan: Options) -> Experiment:
     """The runs, given or trained, and all that the table and its curves ask of them."""
     plan.check()
     runs: Mapping[str, Train | Path] = given(plan.runs) if plan.runs else twins(plan)
-    configs = {label: config_of(run) for label, run in runs.items()}
-    grid = Grid(configs, plan)
-    rows = [{"name": grid.row_name(row), **asdict(row)} for row in grid.rows]
+    grid = Grid({label: config_of(run) for label, run in runs.items()}, plan)
     return Experiment(
         "Sampling track: steps, samples and guidance",
         "sampling",
@@ -50,8 +45,16 @@ def declare(plan: Options) -> Experiment:
             {row.published: found[row.key].of(mean_of(row.samples), "psnr").mean for row in grid.rows},
             plan.samples, plan.many_steps, found[grid.study].facts.get("saturation"), grid.asked[grid.study][0],
         ),
-        extra={"rows": rows, "published": [asdict(row) for row in SAMPLING]},
+        extra={"rows": [{"name": grid.row_name(row), **asdict(row)} for row in grid.rows],
+               "published": [asdict(row) for row in SAMPLING]},
     )  # fmt: skip
+
+
+def seconds(scores: Scores, samples: int) -> float:
+    """Wall time of a picture from so many samples: measured for one and for the largest ensemble, in proportion between."""
+    assert scores.cost is not None
+    figures, largest = scores.cost.figures, scores.settings["members"][-1]
+    return figures["seconds, 1 sample"] if samples == 1 else figures[f"seconds, {largest} samples"] * samples / largest
 
 
 def verdict(rows: Mapping[int, float], samples: int, steps: int, fit: dict[str, Any] | None, run: str) -> list[str]:
@@ -71,39 +74,18 @@ def verdict(rows: Mapping[int, float], samples: int, steps: int, fit: dict[str, 
     return sentences
 
 
-# --- What is shown ---------------------------------------------------------------------------------------------------
-
-
 def sections(found: Found, grid: Grid) -> list[Section]:
     """Table 2, its pictures, curves and calibration, the families, the runs."""
     from hwm.evaluate.plots import calibration_plot, ensemble_plot
     from hwm.evaluate.table import scores_table
 
-    plan, study, half = grid.plan, found[grid.study], mean_of(grid.plan.samples // 2)
+    study = found[grid.study]
     scores = ["psnr", "pooled psnr", "ssim", "gmsd", "sharpness", *study.settings["perceptual"]]
     there = {row.block: grid.asked[row.key][0] for row in grid.rows}
     about = [f"Block {block}: {BLOCKS[block]} ({label})." for block, label in there.items()]
     about += [f"Block {n} is left out: no run of a guided model {BLOCKS[n]} was given." for n in (1, 2) if n not in there]
     about.append("Rows that differ only in their number share samples. Seconds are of one clip on one thread, beside other work.")
-    calibration = study.facts.get("calibration")
-
-    def points(row: str) -> list[Column]:
-        return [Column("PSNR, dB", row=row), Column("one sample: PSNR, dB", row=ONE_SAMPLE)]
-
-    def others(row: str) -> list[Column]:
-        return [Column("GMSD", "gmsd", row=row, interval=False), Column("sharpness", "sharpness", row=row, interval=False)]
-
-    curves = []
-    if grid.steps:
-        by_steps, label = {str(n): [key] for n, key in grid.steps.items()}, grid.asked[next(iter(grid.steps.values()))][0]
-        compare = Compare(f"steps, {label}, {half}", by_steps, points(half) + others(half), head="steps")
-        curves.append(("steps", points(half), compare))
-    if grid.guidance:
-        wide, label = mean_of(plan.samples), grid.asked[next(iter(grid.guidance.values()))[0]][0]
-        by_scale = {f"{scale:g}": keys for scale, keys in grid.guidance.items()}
-        groups = (f"{STEPS} steps", f"{plan.many_steps} steps")
-        compare = Compare(f"guidance, {label}, {wide}", by_scale, points(wide) + others(wide), groups, head="guidance")
-        curves.append(("scale of guidance by the states (1: none)", points(wide), compare))
+    calibration, curves = study.facts.get("calibration"), curves_of(grid)
     families, sizes, gains = of_families(grid)
     in_table = list(dict.fromkeys(row.key for row in grid.rows))
     rest = [key for key in grid.own.values() if key not in in_table]
@@ -126,8 +108,8 @@ def sections(found: Found, grid: Grid) -> list[Section]:
             "What steps and guidance trade",
             "PSNR rewards means of what may happen; GMSD sees whether edges lie where they should. "
             "All points share clips and seeds, so that they differ by less than their bands, which are of the clips.",
-            {f"PSNR against {x}": compare.curves(x, *columns) for x, columns, compare in curves},
-            [compare for *_, compare in curves],
+            {f"PSNR against {x}": compare.curves(x, *compare.columns[:2]) for x, compare in curves.items()},
+            list(curves.values()),
         ) if curves else None,
         Section(
             "Calibration",
@@ -148,10 +130,24 @@ def sections(found: Found, grid: Grid) -> list[Section]:
     return [section for section in found_sections if section is not None]
 
 
-CLIPS_SHOWN = (
-    "The same clips in every column: of each equal part of the scored ones the one whose frame 76 differs most from frame 16, "
-    "whatever the models made of it."
-)
+def curves_of(grid: Grid) -> dict[str, Compare]:
+    """What is plotted against steps and guidance, by the words for these; two columns of PSNR come first."""
+
+    def columns(row: str) -> list[Column]:
+        psnrs = [Column("PSNR, dB", row=row), Column("one sample: PSNR, dB", row=ONE_SAMPLE)]
+        return psnrs + [Column(title, title.lower(), row=row, interval=False) for title in ("GMSD", "sharpness")]
+
+    curves, plan = {}, grid.plan
+    half, wide = mean_of(plan.samples // 2), mean_of(plan.samples)
+    if grid.steps:
+        by_steps, label = {str(n): [key] for n, key in grid.steps.items()}, grid.asked[next(iter(grid.steps.values()))][0]
+        curves["steps"] = Compare(f"steps, {label}, {half}", by_steps, columns(half), head="steps")
+    if grid.guidance:
+        by_scale, label = {f"{scale:g}": keys for scale, keys in grid.guidance.items()}, grid.asked[grid.guidance[1.0][0]][0]
+        groups = (f"{STEPS} steps", f"{plan.many_steps} steps")
+        compare = Compare(f"guidance, {label}, {wide}", by_scale, columns(wide), groups, head="guidance")
+        curves["scale of guidance by the states (1: none)"] = compare
+    return curves
 
 
 def ours(found: Found, grid: Grid, metrics: Sequence[str]) -> Table:
@@ -159,17 +155,17 @@ def ours(found: Found, grid: Grid, metrics: Sequence[str]) -> Table:
     from hwm.evaluate.metrics import shown
     from hwm.evaluate.table import Table
 
-    def cells(scores: Scores, row: str) -> list[str]:
+    def line(name: str, block: object, scores: Scores, row: str, took: str) -> list[str]:
         rest = [f"{scores.of(row, metric).mean:.{shown(metric).digits}f}" for metric in metrics[1:]]
-        return [scores.of(row, metrics[0]).text(2), *rest]
+        return [name, str(block), scores.of(row, metrics[0]).text(2), *rest, took]
 
     rows = []
     for row in grid.rows:
         scores = found[row.key]
-        numbers = cells(scores, mean_of(row.samples))
-        rows.append([grid.row_name(row), str(row.block), *numbers, f"{seconds(scores, row.samples):.2f}"])
+        took = f"{seconds(scores, row.samples):.2f}"
+        rows.append(line(grid.row_name(row), row.block, scores, mean_of(row.samples), took))
     head = ["row", "block", *(shown(metric).head for metric in metrics), "s a clip"]
-    return Table("ours", head, [*rows, [COPY_FRAME, "", *cells(found[grid.study], COPY_FRAME), ""]])
+    return Table("ours", head, [*rows, line(COPY_FRAME, "", found[grid.study], COPY_FRAME, "")])
 
 
 def published() -> Table:
@@ -177,13 +173,12 @@ def published() -> Table:
     from hwm.evaluate.table import Table
 
     head = ["row", "block", "val. PSNR, dB", "test PSNR, dB", "val. SSIM", "val. LPIPS", "val. FID", "remark"]
-    rows = []
-    for row in SAMPLING:
-        numbers = [f"{n:.2f}" for n in (row.val_psnr, row.test_psnr)] + [f"{n:.3f}" for n in (row.val_ssim, row.val_lpips)]
-        name = name_of(row.steps, row.samples, row.guidance)
-        rows.append([name, str(row.block), *numbers, f"{row.val_fid:.2f}", row.remark])
-    title = "Published: 1X validation and test clips at 512x512, Wan2.2 TI2V-5B; not comparable with ours"
-    return Table(title, head, rows)
+    rows = [
+        [name_of(r.steps, r.samples, r.guidance), str(r.block), f"{r.val_psnr:.2f}", f"{r.test_psnr:.2f}", f"{r.val_ssim:.3f}",
+         f"{r.val_lpips:.3f}", f"{r.val_fid:.2f}", r.remark]
+        for r in SAMPLING
+    ]  # fmt: skip
+    return Table("Published: 1X validation and test clips at 512x512, Wan2.2 TI2V-5B; not comparable with ours", head, rows)
 
 
 def of_families(grid: Grid) -> tuple[Compare, Compare, list[Column]]:
@@ -205,14 +200,13 @@ def trained(found: Found, grid: Grid) -> Table:
     """What the runs are."""
     from hwm.evaluate.table import Table
 
-    head = ["run", "recipe", "training steps", "clips seen in training", "condition dropout", "tokenizer"]
     rows = []
     for label in grid.configs:
         config = config_of(found.run(label))
         train, rate = config.train, getattr(config.model, "condition_dropout", None)
         numbers = [str(train.steps), str(train.steps * train.batch_size * train.accumulate), "–" if rate is None else f"{rate:g}"]
         rows.append([label, config.recipe, *numbers, Path(config.tokenizer).name])
-    return Table("runs", head, rows)
+    return Table("runs", ["run", "recipe", "training steps", "clips seen in training", "condition dropout", "tokenizer"], rows)
 
 
 def bars(found: Found, grid: Grid) -> bytes:
@@ -220,23 +214,18 @@ def bars(found: Found, grid: Grid) -> bytes:
     from hwm.evaluate.intervals import Interval
     from hwm.evaluate.plots import Panel, draw
 
+    def panel(title: str, words: str, rows: list[tuple[str, Interval]], levels: dict[str, float]) -> Panel:
+        ends = [end for _, v in rows for end in (v.mean, v.low, v.high) if end is not None] + list(levels.values())
+        room = 0.15 * (max(ends) - min(ends)) + 0.2
+        limits = max(0, min(ends) - room), max(ends) + room
+        return Panel(title, f"PSNR, dB (axis cut){words}", rows=rows, bars=True, levels=levels, limits=limits)
+
     own = [(grid.row_name(row), found[row.key].of(mean_of(row.samples), "psnr")) for row in grid.rows]
     copied = found[grid.study].of(COPY_FRAME, "psnr").mean
-    marks = [" *" * row.remark.startswith("1st") for row in SAMPLING]
-    words = [name_of(r.steps, r.samples, r.guidance) for r in SAMPLING]
-    printed = [(w + mark, Interval(r.val_psnr)) for w, mark, r in zip(words, marks, SAMPLING)]
-
-    def limits(values: list[float]) -> tuple[float, float]:
-        room = 0.15 * (max(values) - min(values)) + 0.2
-        return max(0, min(values) - room), max(values) + room
-
-    ends = [end for _, v in own for end in (v.mean, v.low, v.high) if end is not None]
-    panels = [
-        Panel("ours, unseen rooms", "PSNR, dB (axis cut)", rows=own, bars=True, levels={COPY_FRAME: copied},
-              limits=limits([copied, *ends])),
-        Panel("published, validation", "PSNR, dB (axis cut); * see the remark", rows=printed, bars=True,
-              limits=limits([r.val_psnr for r in SAMPLING])),
-    ]  # fmt: skip
+    words = [name_of(r.steps, r.samples, r.guidance) + " *" * r.remark.startswith("1st") for r in SAMPLING]
+    printed = [(word, Interval(row.val_psnr)) for word, row in zip(words, SAMPLING)]
+    panels = [panel("ours, unseen rooms", "", own, {COPY_FRAME: copied})]
+    panels.append(panel("published, validation", "; * see the remark", printed, {}))
     return draw(panels, height=0.34 * max(len(own) + 1, len(printed)) + 1.3)
 
 
@@ -245,15 +234,13 @@ def tradeoff(scores: Scores) -> bytes:
     from hwm.evaluate.intervals import Interval
     from hwm.evaluate.plots import Panel, draw
 
-    sizes = scores.settings["ensembles"]
-    means = [mean_of(n) for n in sizes]
-
     def place(row: str) -> tuple[float, Interval]:
         return scores.of(row, "gmsd").mean, Interval(scores.of(row, "psnr").mean)
 
+    means = {mean_of(n): str(n) for n in scores.settings["ensembles"]}
     curves = {"mean of N samples": [place(row) for row in means]}
     curves |= {row: [place(row)] for row in [*scores.names("model"), COPY_FRAME] if row not in means}
-    marks = {"mean of N samples": [str(n) for n in sizes]}
+    marks = {"mean of N samples": list(means.values())}
     return draw([Panel("averaging samples", "GMSD (lower is more alike)", "PSNR, dB", curves, marks=marks)], height=4.2)
 
 

@@ -1,4 +1,4 @@
-"""What a worker does: record one shard, or the clips of one test recording, into files."""
+"""Simulation jobs: a worker records one shard, or the clips of one test recording, into files."""
 
 from __future__ import annotations
 
@@ -127,12 +127,8 @@ def _describe(recording: Recording) -> dict:
     }
 
 
-
-# Simulation jobs in this process or in several.
-
-
-def run_jobs(jobs: Sequence[Job], *, backend: str, workers: int, advance: Callable[[int], None], flag: StopFlag) -> None:
-    """Run all jobs, the longest first.  advance: is told how many frames were written.
+def run_jobs(jobs: Sequence[Job], *, backend: str, workers: int, advance: Advance, flag: StopFlag) -> None:
+    """Run all jobs, in this process or in several, the longest first.  advance: is told how many frames were written.
 
     One worker and no OpenGL: in this process.  Raises what a job raises, ChildProcessError if a worker dies, and Stopped
     when the flag is up.

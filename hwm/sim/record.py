@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import islice
 
 import numpy as np
 
 from hwm.sim.behaviours import TABLE_FIRST, episode, station
 from hwm.sim.body.humanoid import Humanoid, Style
 from hwm.sim.home.scene import Scene, build_scene
+from hwm.sim.renderer import GLRenderer, WarpRenderer
 
 BEHAVIOUR_STREAM = 13
 
@@ -26,13 +27,6 @@ class Segment:
     episode: int
     num_frames: int
     full_body: bool
-
-
-class Renderer(Protocol):
-    def render(self, data: object) -> np.ndarray:
-        """Picture of the head camera, uint8 (H, W, 3)."""
-
-    def close(self) -> None: ...
 
 
 class Recording:
@@ -65,15 +59,9 @@ class Recording:
             yield self.robot.state()
             self.robot.step()
 
-    def frames(self, renderer: Renderer, *, batch: int = 32) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def frames(self, renderer: WarpRenderer | GLRenderer, *, batch: int = 32) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Pictures uint8 (b, H, W, 3) and states float32 (b, 25), in batches."""
-        pictures: list[np.ndarray] = []
-        states: list[np.ndarray] = []
-        for state in self.steps():
-            pictures.append(renderer.render(self.robot.data))
-            states.append(state)
-            if len(states) == batch:
-                yield np.stack(pictures), np.stack(states)
-                pictures, states = [], []
-        if states:
+        rows = ((renderer.render(self.robot.data), state) for state in self.steps())
+        while some := list(islice(rows, batch)):
+            pictures, states = zip(*some)
             yield np.stack(pictures), np.stack(states)

@@ -83,35 +83,32 @@ class Humanoid:
         self.scene, self.rng, self.style, self.time = scene, rng, style, 0.0
         model = self.model = scene.model
         self.data = mujoco.MjData(model)
-        self._joints = np.array([model.joint(name).qposadr[0] for name in JOINTS])
-        dofs = np.array([model.joint(name).dofadr[0] for name in JOINTS])
+
+        def places(names: Sequence[str]) -> np.ndarray:
+            return np.array([model.joint(name).qposadr[0] for name in names])
+
+        def speeds(names: Sequence[str]) -> np.ndarray:
+            return np.array([model.joint(name).dofadr[0] for name in names])
+
+        def servos(names: Sequence[str]) -> np.ndarray:
+            return np.array([model.actuator(name).id for name in names])
+
         self.limits = np.array([model.joint(name).range for name in JOINTS])
-        self._servos = np.array([model.actuator(name).id for name in JOINTS])
-        self._fingers: dict[Side, np.ndarray] = {}
-        self._finger_servos: dict[Side, np.ndarray] = {}
-        for side in SIDES:
-            names = [f"{side}_{finger}" for finger in FINGERS]
-            self._fingers[side] = np.array([model.joint(name).qposadr[0] for name in names])
-            self._finger_servos[side] = np.array([model.actuator(name).id for name in names])
-        self._base = np.array([model.joint(name).qposadr[0] for name in BASE])
-        self._base_dofs = np.array([model.joint(name).dofadr[0] for name in BASE])
-        self._base_servos = np.array([model.actuator(name).id for name in BASE])
+        self._joints, self._servos = places(JOINTS), servos(JOINTS)
+        self._base, self._base_dofs, self._base_servos = places(BASE), speeds(BASE), servos(BASE)
+        fingers = {side: [f"{side}_{finger}" for finger in FINGERS] for side in SIDES}
+        self._fingers = {side: places(names) for side, names in fingers.items()}
+        self._finger_servos = {side: servos(names) for side, names in fingers.items()}
         self._camera = model.camera(CAMERA).id
-        self._reacher = Reacher(model, self._joints, dofs, self.limits)
+        self._reacher = Reacher(model, self._joints, speeds(JOINTS), self.limits)
         self.grip = Grip(model, self.data, scene.things)
         self.standing = style.posture + rng.normal(0, STANDING_SPREAD)
         self.resting = {side: ARM_RESTING[side] + rng.normal(0, ARM_SPREAD) for side in SIDES}
         neck = NECK_RESTING + (style.posture - STANDING)[[2, 3, 5]].sum() + rng.normal(0, 0.06)
-        self.tracks = {
-            "leg": Track(self.standing),
-            "left": Track(self.resting["left"]),
-            "right": Track(self.resting["right"]),
-            "neck": Track([neck]),
-            "left_hand": Track([HAND_RESTING]),
-            "right_hand": Track([HAND_RESTING]),
-        }
-        arms = {"left": ARM_SLICE["left"], "right": ARM_SLICE["right"]}
-        self._slices = {"leg": slice(0, 6), **arms, "neck": slice(20, 21)}
+        self.tracks = {"leg": Track(self.standing), "neck": Track([neck])}
+        self.tracks |= {side: Track(self.resting[side]) for side in SIDES}
+        self.tracks |= {f"{side}_hand": Track([HAND_RESTING]) for side in SIDES}
+        self._slices = {"leg": slice(0, 6), "left": ARM_SLICE["left"], "right": ARM_SLICE["right"], "neck": slice(20, 21)}
         self._tremor = Tremor(rng, TREMOR)
         self.place = np.zeros(3)
         self._travel, self._driving = Track([0.0]), True
