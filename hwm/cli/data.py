@@ -75,8 +75,7 @@ def data(action: Literal["check", "describe"], folder: Path, /, *, json_output: 
     """
     from dataclasses import asdict
 
-    from hwm.data.check import check
-    from hwm.data.describe import contact_sheet, describe
+    from hwm.data.describe import check, contact_sheet, describe
 
     if action == "check":
         report = check(folder)

@@ -15,10 +15,9 @@ import numpy as np
 import torch
 
 from hwm.config import RunConfig, from_toml
-from hwm.data.check import check
 from hwm.data.clips import Clips
 from hwm.data.dataset import Dataset
-from hwm.data.describe import state_statistics
+from hwm.data.describe import check, state_statistics
 from hwm.data.onex import open_dataset
 from hwm.doctor.costs import WORKSPACE, RecipeCosts
 from hwm.doctor.machine import LEAST_FILES, existing, free_memory, open_files

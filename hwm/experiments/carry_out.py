@@ -12,24 +12,22 @@ import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 from hwm import experiments
 from hwm.config import RunConfig, from_toml
 from hwm.evaluate.protocols import SAMPLING, Scoring
+from hwm.evaluate.scores import Scores, plain
 from hwm.experiments.experiment import PICTURES, Experiment, Found, Json, Plan, Train, slug
+from hwm.work.files import atomic_path
+from hwm.work.jobs import Job, run_jobs
 
-if TYPE_CHECKING:
-    from hwm.evaluate.scores import Scores
-    from hwm.work.jobs import Job
 
 def carry_out(name: str, experiment: Experiment, plan: Plan) -> Path | None:
     """Do what is not done yet; write the experiment's files and return its page, None where it has none.
 
     Raises ValueError for a training or a scoring that failed, Stopped where it was told to stop; the same call then goes on.
     """
-    from hwm.work.jobs import run_jobs
-
     found = Found(experiment, plan)
     trainings = [_training(found, label) for label, run in experiment.runs.items() if isinstance(run, Train)]
     parallel = plan.processes if experiment.threads else 1
@@ -44,7 +42,6 @@ def carry_out(name: str, experiment: Experiment, plan: Plan) -> Path | None:
 def _training(found: Found, label: str) -> Job | None:
     """What is left of a training; None where it is complete."""
     from hwm.runs import check
-    from hwm.work.jobs import Job
 
     out, config = found.run(label), found.training(label)
     if check(config, out, world=1):
@@ -67,8 +64,6 @@ def steps_done(out: Path) -> int:
 
 
 def _scoring(found: Found, key: str) -> Job:
-    from hwm.work.jobs import Job
-
     score, out = found.experiment.scorings[key], found.folder(key)
     scoring, folders = found.scoring(key)
     work = score.passes * scoring.clips * (max(scoring.members) if found.protocol(key).ensembles else 1)
@@ -131,7 +126,6 @@ def _scored(log: Path, work: float) -> float:
 def _write(name: str, found: Found) -> Path:
     """Write what was found as JSON, Markdown and one page that loads nothing, and print the Markdown."""
     from hwm.evaluate.report import render
-    from hwm.work.files import atomic_path
 
     experiment, out = found.experiment, found.plan.out
     verdict = list(experiment.verdict(found))
@@ -170,8 +164,6 @@ def _write(name: str, found: Found) -> Path:
 
 def _record(found: Found) -> Json:
     """All numbers, except those of single frames, and what they come from."""
-    from hwm.evaluate.scores import plain
-
     words = {name: [str(v) for v in value] if isinstance(value, tuple) else value for name, value in vars(found.plan).items()}
     plan = {name: str(value) if isinstance(value, Path) else value for name, value in words.items()}
     runs, scorings = {}, {}

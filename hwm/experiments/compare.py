@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hwm.evaluate.intervals import Interval
+from hwm.evaluate.scores import Scores
+
 if TYPE_CHECKING:
-    from hwm.evaluate.intervals import Interval
-    from hwm.evaluate.scores import Scores
     from hwm.evaluate.table import Table
 
 
@@ -40,8 +41,6 @@ class Column:
 
     def value(self, scores: Scores) -> Interval | None:
         """The number; None where it was not computed."""
-        from hwm.evaluate.intervals import Interval
-
         if callable(self.metric):
             return Interval(self.metric(scores))
         if self.of_cost(scores):
@@ -67,7 +66,6 @@ class Column:
 
     def text(self, value: Interval | None) -> str:
         """The number as text, empty for none."""
-        from hwm.evaluate.intervals import Interval
         from hwm.evaluate.metrics import shown
 
         if value is None:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hwm.config import RunConfig, from_toml, override
 from hwm.evaluate.protocols import PROTOCOLS, Protocol, Scoring, own_protocol
+from hwm.evaluate.scores import Scores
 from hwm.recipes import recipe
+from hwm.work.workers import usable_cores
 
 if TYPE_CHECKING:
-    from hwm.evaluate.scores import Scores
     from hwm.evaluate.table import Table
     from hwm.prepare import Sets
 
@@ -70,8 +71,6 @@ class Plan:
     @property
     def processes(self) -> int:
         """Trainings and scorings at a time."""
-        from hwm.work.workers import usable_cores
-
         return self.workers or (usable_cores() if self.device == "cpu" else 1)
 
     @property
@@ -169,8 +168,6 @@ class Found:
     def __getitem__(self, key: str) -> Scores:
         """The scores of a scoring, without its examples."""
         if key not in self._scores:
-            from hwm.evaluate.scores import Scores
-
             self._scores[key] = Scores.from_json(self.record(key), where=str(self.folder(key)))
         return self._scores[key]
 

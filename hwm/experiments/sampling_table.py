@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hwm.evaluate.intervals import Interval
 from hwm.evaluate.protocols import COPY_FRAME, ONE_SAMPLE, mean_of
 from hwm.evaluate.scores import LAST, ORIGINAL, Scores
 from hwm.experiments.compare import Column, Compare
@@ -211,7 +212,6 @@ def trained(found: Found, grid: Grid) -> Table:
 
 def bars(found: Found, grid: Grid) -> bytes:
     """PSNR of the table's rows as the slides draw it: ours left, the published ones right, each on an axis of its own."""
-    from hwm.evaluate.intervals import Interval
     from hwm.evaluate.plots import Panel, draw
 
     def panel(title: str, words: str, rows: list[tuple[str, Interval]], levels: dict[str, float]) -> Panel:
@@ -231,7 +231,6 @@ def bars(found: Found, grid: Grid) -> bytes:
 
 def tradeoff(scores: Scores) -> bytes:
     """PSNR against GMSD of what is made of the samples."""
-    from hwm.evaluate.intervals import Interval
     from hwm.evaluate.plots import Panel, draw
 
     def place(row: str) -> tuple[float, Interval]:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from official_tests import write_compression_test_set, write_sampling_test_set
 from refusing import refused
 
-from hwm.data.check import check
 from hwm.data.checksums import verify
 from hwm.data.clips import Clips
+from hwm.data.describe import check
 from hwm.data.onex import open_dataset
 from hwm.data.testsets import open_test_set
 

@@ -8,7 +8,7 @@ from PIL import Image
 from hwm.clock import COSMOS
 from hwm.data import describe as d
 from hwm.data import writers
-from hwm.data.check import check
+from hwm.data.describe import check
 from hwm.data.onex import open_dataset
 
 

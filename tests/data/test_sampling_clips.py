@@ -15,9 +15,8 @@ from refusing import refused
 from hwm.cli import main
 from hwm.cli.data import tokenize as verb
 from hwm.clock import SAMPLING_HOP, WAN, subsample
-from hwm.data.check import check
 from hwm.data.clips import Clips
-from hwm.data.describe import contact_sheet, describe
+from hwm.data.describe import check, contact_sheet, describe
 from hwm.data.onex import open_dataset
 from hwm.data.windows import sampling_starts
 from hwm.data.writers import LatentShardWriter

@@ -11,9 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hwm.clock import COSMOS
-from hwm.data.check import check
 from hwm.data.clips import Clips
-from hwm.data.describe import state_statistics
+from hwm.data.describe import check, state_statistics
 from hwm.data.onex import open_dataset
 from hwm.data.quarantine import Rule, read_quarantine
 from hwm.data.video import read_video

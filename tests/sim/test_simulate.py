@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from refusing import refused
 
-from hwm.data.check import check
+from hwm.data.describe import check
 from hwm.data.testsets import open_test_set
 from hwm.data.video import count_frames, read_video
 from hwm.sim.simulate import simulate

@@ -10,9 +10,8 @@ from moving_square import write_noise
 from refusing import refused
 
 from hwm.cli import main
-from hwm.data.check import check
 from hwm.data.clips import Clips
-from hwm.data.describe import contact_sheet, describe, state_statistics
+from hwm.data.describe import check, contact_sheet, describe, state_statistics
 from hwm.data.onex import open_dataset
 from hwm.data.writers import LatentShardWriter
 from hwm.model_config import FSQConfig
