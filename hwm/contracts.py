@@ -258,7 +258,6 @@ class Family:
         image_size: side of frames in pixels where the configuration leaves it to the data; 0: 64.
         """
         import torch
-
         sizes: Any = self
         states = torch.randn(num_clips, sizes.num_states, sizes.state_dim, generator=generator)
         shape = (num_clips, sizes.context_grids + sizes.future_grids)

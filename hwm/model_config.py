@@ -389,7 +389,6 @@ class FSQConfig(Family):
     def example(self, num_clips: int, *, generator: torch.Generator | None = None, image_size: int = 0) -> Batch:
         """Random video of one block; states are not used."""
         import torch
-
         side = image_size or 64
         video = torch.randint(256, (num_clips, self.block, side, side, 3), generator=generator, dtype=torch.uint8)
         return Batch(states_BFA=torch.zeros(num_clips, self.block, 1), video_BFHWC=video)

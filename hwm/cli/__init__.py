@@ -59,13 +59,11 @@ def _run(arguments: list[str]) -> int:
         return 0 if arguments else 2
     if arguments[0] == "--version":
         from hwm import __version__
-
         print(__version__)
         return 0
     verb = arguments[0]
     if verb not in VERBS:
         from hwm.config import nearest
-
         hint = nearest(verb, VERBS) or "hwm --help lists the verbs"
         print(f"hwm: error: no verb {verb!r}; {hint}", file=sys.stderr)
         return 2

@@ -24,7 +24,6 @@ def demo(
     """
     from hwm.experiments.carry_out import carry_out
     from hwm.experiments.demo import Options, declare
-
     twin: Literal["tiny", "medium"] = "tiny" if size == 64 else "medium"
     plan = Options(out=out, size=twin, minutes=minutes or Options.minutes, seed=seed, workers=workers, steps=steps)
     carry_out("demo", declare(plan), plan)
@@ -52,7 +51,6 @@ def simulate(
     """
     from hwm.sim.simulate import simulate as run
     from hwm.work.progress import Counter
-
     with Counter("simulating", unit="frames") as counter:
         summary = run(
             out, minutes=minutes, size=size, seed=seed, workers=workers, difficulty=difficulty, val_minutes=val_minutes,
@@ -76,7 +74,6 @@ def data(action: Literal["check", "describe"], folder: Path, /, *, json_output: 
     from dataclasses import asdict
 
     from hwm.data.describe import check, contact_sheet, describe
-
     if action == "check":
         report = check(folder)
         if json_output:
@@ -100,7 +97,6 @@ def data(action: Literal["check", "describe"], folder: Path, /, *, json_output: 
 def _tokenizer_named(name: str | None) -> Any:
     """The shipped tokenizer of that name, to show tokens as pictures; None where there is none."""
     from hwm.tokenizers.open import load_tokenizer, shipped
-
     return load_tokenizer(name) if name in shipped() else None
 
 
@@ -143,7 +139,6 @@ def tokenize(
     from hwm.work.progress import Counter
     from hwm.work.share import chosen_share
     from hwm.work.workers import usable_cores
-
     share = chosen_share(part)
     alone, own = part is not None or share.count == 1, own_device(device)
     several = sorted(p.parent for p in raw.glob("*/metadata.json")) if not (raw / "metadata.json").is_file() else []

@@ -43,9 +43,7 @@ def train(
     chosen = _configured(recipe, config, data, val, [*more, *set])
     if nproc < 0:
         raise ValueError(f"--nproc must be 1 or more, got {nproc}")
-
     from hwm.training.processes import under_launcher
-
     if under_launcher():
         if nproc:
             raise ValueError("torchrun says how many processes there are; leave --nproc away")
@@ -58,7 +56,6 @@ def train(
         result = check(chosen, out, world=nproc) or launch(chosen, out, nproc=nproc)
     else:
         from hwm.runs import train as run
-
         result = run(chosen, out)
     if result.stopped:
         print(f"stopped at step {result.step}, saved; the same command goes on from there")
@@ -71,7 +68,6 @@ def _configured(recipe: str, file: Path | None, data: str, val: str, changes: Se
     """A recipe, or the file of a configuration, with what the command line changes."""
     from hwm.config import RunConfig, from_toml, override
     from hwm.recipes import recipe as find
-
     given = [f"data.{name}={json.dumps(folder)}" for name, folder in (("train", data), ("val", val)) if folder]
     return override(from_toml(RunConfig, file) if file else find(recipe), [*given, *changes])
 
@@ -84,7 +80,6 @@ def _as_one_of_many(config: RunConfig, out: Path) -> int:
     from hwm.training.launch import tell_outcome
     from hwm.training.processes import STALE_STORE, joined
     from hwm.work.signals import stop_with_parent
-
     stop_with_parent()
     code, rank = 1, int(os.environ["RANK"])
     try:
@@ -137,9 +132,7 @@ def doctor(
     chosen = _configured(recipe, config, data, val, set) if recipe or config else None
     if chosen is None and (data or val or set):
         raise ValueError("--data, --val and --set need a recipe; `hwm data check FOLDER` checks data alone")
-
     from hwm.doctor import examine
-
     stream = sys.stderr if json_output else sys.stdout
     found = examine(chosen, out=out, nproc=nproc, quick=quick, say=lambda line: print(line, file=stream, flush=True))
     if json_output:
@@ -162,7 +155,6 @@ def recipes(name: str = "", /, *, costs: bool = False, json_output: bool = False
     """
     from hwm.recipes import RECIPES
     from hwm.recipes import recipe as find
-
     if name:
         find(name)  # refuses another, naming the nearest
     chosen = [entry for entry in RECIPES if name in ("", entry.name)]
@@ -170,7 +162,6 @@ def recipes(name: str = "", /, *, costs: bool = False, json_output: bool = False
         print(json.dumps([_as_json(entry, costs=costs or bool(name)) for entry in chosen], indent=1))
     elif name:
         from hwm.doctor.costs import recipe_costs
-
         print(f"{name}: {chosen[0].summary}\n\n{_details(recipe_costs(chosen[0].build()))}")
     else:
         print(f"{'':<27}{'parameters':>13}{'trained':>12}{'state':>12}" + f"{'training':>12}{'a step':>15}" * costs)
@@ -183,7 +174,6 @@ def recipes(name: str = "", /, *, costs: bool = False, json_output: bool = False
 def _count(entry: Recipe, *, costs: bool) -> Any:
     """RecipeCosts, or only StateCosts; None for a model without the libraries that it is made of."""
     from hwm.doctor.costs import recipe_costs, state_costs
-
     config = entry.build()
     try:
         return recipe_costs(config, both=False) if costs else state_costs(config)
@@ -224,7 +214,6 @@ def _as_json(entry: Recipe, *, costs: bool) -> dict[str, Any]:
 def _details(costs: RecipeCosts) -> str:
     """The arithmetic of a recipe, a line each."""
     from hwm.doctor.costs import CARDS, GB, MICRO_BATCHES, PEAKS, UTILISATION, WORKSPACE
-
     state, train = costs.state, costs.config.train
     steps = {"kept": costs.plain} | ({"recomputed": costs.checkpointed} if costs.checkpointed else {})
     each = list(steps.values())

@@ -44,7 +44,6 @@ def evaluate(
         from hwm.evaluate.report import text_table
         from hwm.training.device import own_device
         from hwm.work.parts import Elsewhere
-
         share, out = chosen_share(part), out or run
         scoring = replace(scoring, device=own_device(scoring.device))
         try:
@@ -76,7 +75,6 @@ def predict(
     """
     with StopFlag() as stop:
         from hwm.apply import predict_video
-
         written = predict_video(
             run, data=data, out=out, clip=clip, frames=frames, which=which, temperature=temperature, changes=set, seed=seed,
             poll=stop.check,
@@ -133,7 +131,6 @@ def submit(
         from hwm.apply import submit_compression, submit_sampling
         from hwm.training.device import own_device
         from hwm.work.parts import Elsewhere
-
         if track == "compression":
             fields["method"] = method or "hwm ST-Transformer"
             submit_compression(run, data=data, out=out, readme=fields, which=which, device=device, poll=stop.check)
@@ -175,7 +172,6 @@ def export(run: Path, folder: Path, /, *, which: Literal["best", "last"] = "best
         card: Text of the model card.
     """
     from hwm.runs import load_run
-
     trained = load_run(run, which=which)
     if not hasattr(trained.model, "publish"):
         raise ValueError(f"{run}: holds a world model of another family than Wan; its checkpoints are published as they are")
@@ -192,7 +188,6 @@ def experiment(arguments: list[str]) -> int:
 
     from hwm.config import nearest
     from hwm.experiments.carry_out import carry_out, declarations
-
     known = declarations()
     name, *rest = arguments or ["--help"]
     if name in ("-h", "--help"):
@@ -218,7 +213,6 @@ def text_embedding(base: str, out: Path, /) -> int:
         out: Safetensors file to write; a model's configuration names it as model.text.
     """
     from hwm.models.wan.text import digest, embed_empty_prompt, write_text_embedding
-
     embedding = embed_empty_prompt(base)
     write_text_embedding(out, embedding, source=base)
     print(f"{out}  shape {tuple(embedding.shape)}  sha256 {digest(embedding)}")

@@ -91,7 +91,6 @@ class FlowHWM(LatentFlow):
         if num_short:
             levels_n, times_nT = flow.sample_shortcuts((num_short, num_times), generator=generator)
             levels_B[:num_short], times_BT[:num_short] = levels_n.to(levels_B), times_nT.to(times_BT)
-
         x_BTCHW = flow.interpolate(noise_BTCHW, data_BTCHW, beside(times_BT), sigma_min=sigma_min)
         target_BTCHW = flow.target_velocity(noise_BTCHW, data_BTCHW, sigma_min=sigma_min)
         if num_short:
@@ -199,7 +198,6 @@ class FlowHWM(LatentFlow):
             context = {stream: rows(x_BLD) for stream, x_BLD in tokens.items()}
         else:
             memories = [(rows(keys), rows(values)) for keys, values in network.remember(tokens, pooled_BTD)]
-
         times_n1 = torch.arange(num_steps + 1, device=noise_BKTCHW.device)[:, None] / num_steps
         level_1 = torch.full((1,), level, device=noise_BKTCHW.device)
         table = network.vectors(network.conditions(times_n1, level_1, None)) if pooled_BTD is None else None

@@ -42,7 +42,6 @@ class FlowNetwork(nn.Module):
         num_grids = config.context_grids + config.future_grids
         self.past_tokens = config.context_grids * rows * columns
         self.past_frames, num_frames = clock.num_frames(config.context_grids), clock.num_frames(num_grids)
-
         patch = config.channels * config.patch**2
         self.past_patches, self.future_patches = nn.Linear(patch, D), nn.Linear(patch, D)
         state_width = config.state_dim * (2 if config.state_changes else 1)
@@ -63,7 +62,6 @@ class FlowNetwork(nn.Module):
             for layer, shared in enumerate(sharing)
         )
         self.final_modulation, self.final = AdaLNZero(D, 2), nn.Linear(D, patch, bias=False)
-
         pooling_GF = state_pooling(clock, num_grids, num_states=num_frames)
         pooling_TF = torch.from_numpy(pooling_GF[config.context_grids :, self.past_frames :])
         self.register_buffer("pooling_TF", pooling_TF, persistent=False)

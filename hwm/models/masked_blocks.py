@@ -110,7 +110,6 @@ class JointBlock(nn.Module):
         rows_QU = window.visible_2T2U[0, -newest:].flatten(1)
         if not read:
             rows_QU = torch.cat([rows_QU, window.visible_2T2U[1].flatten(1)])
-
         video_TBSD = video_TBSD + self.spatial(spatial(self.spatial_norm(video_TBSD)), angles_SP=window.place_angles_SP)
         x_TBSD, y_TB1D = self.temporal(
             temporal(self.temporal_norm(video_TBSD)), self.temporal_norm(actions_TB1D), angles_TP=window.time_angles_TP,
@@ -149,7 +148,6 @@ class SplitBlock(nn.Module):
         spatial, temporal, cross = self.modulation(state_TBD) if self.modulation else (unchanged,) * 3
         steps = len(video_TBSD)
         angles_TP, visible, same_TU = window.time_angles_TP, window.visible_2T2U, window.same_TU
-
         video_TBSD = video_TBSD + self.spatial(spatial(self.spatial_norm(video_TBSD)), angles_SP=window.place_angles_SP)
         x_TBSD, _ = self.temporal(
             temporal(self.temporal_norm(video_TBSD)), angles_TP=angles_TP, visible_QU=visible[0, :, 0] & same_TU, newest=steps,
@@ -161,7 +159,6 @@ class SplitBlock(nn.Module):
             cache=window.cache,
         )
         actions_TB1D = actions_TB1D + y_TB1D
-
         newest = read or steps - window.num_past
         rows_T2U = visible[0, -newest:]
         x_TBSD = self.cross(

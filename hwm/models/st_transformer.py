@@ -66,7 +66,6 @@ class STTransformer(TokenGrids):
     def __init__(self, config: STConfig, *, clock: Clock = COSMOS) -> None:
         super().__init__(config)
         steps, places = self.num_grids - 1, config.grid[0] * config.grid[1]
-
         pooling_GF = state_pooling(
             clock, self.num_grids, num_states=config.num_states, offset=config.state_offset, pooling=config.state_pooling
         )

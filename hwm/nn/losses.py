@@ -78,9 +78,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             else:
                 logits_nV = torch.addmm(bias, hidden[rows], weight.t(), out=out).to(exact)
             correct_n = None
-            for offset, code_v, digit_n1 in zip(_offsets(factors), codes, digits_NF[rows].split(1, 1)):
-                size = len(code_v)
-                part_nv = logits_nV[:, offset : offset + size]
+            for part_nv, code_v, digit_n1 in zip(logits_nV.split(factors, 1), codes, digits_NF[rows].split(1, 1)):
                 largest_n1 = part_nv.amax(1, keepdim=True)
                 target_n1 = part_nv.gather(1, digit_n1)
                 hit_n = (target_n1 == largest_n1).squeeze(1)
@@ -122,7 +120,3 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor, grad_nll: Tensor, grad_correct: Tensor) -> tuple[Any, ...]:
         own = (None if grad is None else grad * grad_loss for grad in ctx.saved_tensors)
         return *own, *(None,) * 6
-
-
-def _offsets(factors: tuple[int, ...]) -> list[int]:
-    return [sum(factors[:i]) for i in range(len(factors))]

@@ -26,25 +26,6 @@ def unchanged(x_TBSD: Tensor) -> Tensor:
     return x_TBSD
 
 
-class Modulation(nn.Module):
-    """Scale and shift for `count` normalisations of width D from a condition (T, B, D); zero-initialised."""
-
-    def __init__(self, width: int, count: int) -> None:
-        super().__init__()
-        self.count = count
-        self.linear = nn.Linear(width, 2 * count * width)
-        self.reset()
-
-    def reset(self) -> None:
-        """Start as if there were no condition."""
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, condition_TBD: Tensor) -> list[Modulate]:
-        parts = self.linear(F.silu(condition_TBD)).chunk(2 * self.count, -1)
-        return [Modulate(scale, shift) for scale, shift in zip(parts[::2], parts[1::2])]
-
-
 class AdaLNZero(nn.Module):
     """`count` vectors of width D, shifts, scales and gates, from a condition (..., D); zero-initialised."""
 
@@ -61,6 +42,17 @@ class AdaLNZero(nn.Module):
 
     def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
         return self.linear(F.silu(condition)).chunk(self.count, -1)
+
+
+class Modulation(AdaLNZero):
+    """Scale and shift for `count` normalisations of width D from a condition (T, B, D); zero-initialised."""
+
+    def __init__(self, width: int, count: int) -> None:
+        super().__init__(width, 2 * count)
+
+    def forward(self, condition: Tensor) -> list[Modulate]:  # type: ignore[override]
+        parts = super().forward(condition)
+        return [Modulate(scale, shift) for scale, shift in zip(parts[::2], parts[1::2])]
 
 
 def normalise(x_BLD: Tensor, shift_BTD: Tensor, scale_BTD: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from hwm.config import DataConfig, RunConfig, TrainConfig
 from hwm.model_config import FlowConfig, MaskedConfig
@@ -20,7 +20,21 @@ VARIANTS = {
 """Of either Humanoid World Model: HWM paper section 2.4."""
 SIZES = {"": "", "tiny": ", twin for two CPU cores", "medium": ", twin for one GPU"}
 """Published size, twin for two CPU cores, twin for one GPU and an hour."""
-_SHARING: dict[str, Any] = {"base": "stream", "modality": "modality", "full": "full"}
+
+
+def _structure(variant: str, *, split: Literal["modality", "full"]) -> dict[str, Any]:
+    """What a variant shares, of FlowConfig and MaskedConfig.  split: what the published split attention shares."""
+    if variant == "split":
+        return {"attention": "split", "sharing": split, "unshared_blocks": 0}
+    return {"sharing": {"base": "stream"}.get(variant, variant)}
+
+
+def _twin(published: RunConfig, size: str, *, tokenizer: str, **changes: Any) -> RunConfig:
+    """A small model that trains as all twins of its size do."""
+    model: Any = published.model
+    unshared = 0 if model.attention == "split" else {"tiny": 2, "medium": 4}[size]
+    model, train = replace(model, **changes, unshared_blocks=unshared), {"tiny": TINY_TRAINING, "medium": MEDIUM_TRAINING}[size]
+    return replace(published, recipe=f"{published.recipe}-{size}", tokenizer=tokenizer, model=model, train=train)
 
 
 def masked_hwm(variant: str, size: str = "") -> RunConfig:
@@ -33,30 +47,21 @@ def masked_hwm(variant: str, size: str = "") -> RunConfig:
     expected codes too, give every future token the context of its place, and let states and their changes modulate
     every block (all ours): without these a narrow model needs far more clips to copy what stands still.
     """
-    split = variant == "split"
-    model = MaskedConfig(
-        attention="split" if split else "joint", sharing="full" if split else _SHARING[variant], unshared_blocks=0 if split else 4
-    )
     train = TrainConfig(
         steps=60_000, batch_size=16, lr=3e-5, betas=(0.9, 0.95), weight_decay=0.01, warmup_steps=100, schedule="linear",
         precision="bfloat16", validate_every=2000, validate_clips=512, checkpoint_every=1000,
     )
-    if size:
-        small: dict[str, Any] = {"factors": (8, 8, 8, 5, 5, 5), "state_modulation": True, "code_loss": 10.0}
-        small |= {"state_changes": True, "place_context": True, "init_std": 0.05, "dropout": 0.1, "max_corruption": 0.1}
-        sizes: dict[str, Any] = {
-            "tiny": {"grid": (8, 8), "num_layers": 4, "num_heads": 3, "width": 96},
-            "medium": {"grid": (16, 16), "num_layers": 12, "num_heads": 8, "width": 384},
-        }
-        model = replace(model, **small, **sizes[size], unshared_blocks=0 if split else {"tiny": 2, "medium": 4}[size])
-        train = {"tiny": TINY_TRAINING, "medium": MEDIUM_TRAINING}[size]
-    return RunConfig(
-        recipe="-".join(filter(None, ("masked-hwm", variant, size))),
-        tokenizer="fsq-8x8x8" if size else "",
-        model=model,
-        data=DataConfig(clip="blocks", overlap=False),
-        train=train,
-    )
+    model, data = MaskedConfig(**_structure(variant, split="full")), DataConfig(clip="blocks", overlap=False)
+    published = RunConfig(recipe=f"masked-hwm-{variant}", model=model, data=data, train=train)
+    if not size:
+        return published
+    small: dict[str, Any] = {"factors": (8, 8, 8, 5, 5, 5), "state_modulation": True, "code_loss": 10.0}
+    small |= {"state_changes": True, "place_context": True, "init_std": 0.05, "dropout": 0.1, "max_corruption": 0.1}
+    sizes: dict[str, Any] = {
+        "tiny": {"grid": (8, 8), "num_layers": 4, "num_heads": 3, "width": 96},
+        "medium": {"grid": (16, 16), "num_layers": 12, "num_heads": 8, "width": 384},
+    }
+    return _twin(published, size, tokenizer="fsq-8x8x8", **small, **sizes[size])
 
 
 def flow_hwm(variant: str, size: str = "") -> RunConfig:
@@ -70,33 +75,22 @@ def flow_hwm(variant: str, size: str = "") -> RunConfig:
     as data, mostly from noisy times and weighed as PSNR does, give every future token the context of its place, and
     let states and their changes modulate every block (all ours); no guidance.
     """
-    split = variant == "split"
-    model = FlowConfig(
-        attention="split" if split else "joint",
-        sharing="modality" if split else _SHARING[variant],
-        unshared_blocks=0 if split else 4,
-    )
     train = TrainConfig(
         steps=150_000, batch_size=16, accumulate=8, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.01, schedule="cosine", ema=0.999,
         precision="bfloat16", validate_every=2000, validate_clips=512, checkpoint_every=1000,
     )
-    if size:
-        small: dict[str, Any] = {"state_modulation": True, "state_changes": True, "place_context": True}
-        small |= {"learned_positions": True, "target": "change", "output": "data", "relative_loss": True}
-        small |= {"time_mean": -2.0, "condition_dropout": 0.05, "dropout": 0.1, "guidance": 1.0}
-        sizes: dict[str, Any] = {
-            "tiny": {"grid": (8, 8), "num_layers": 4, "num_heads": 4, "width": 96},
-            "medium": {"grid": (16, 16), "num_layers": 12, "num_heads": 8, "width": 512},
-        }
-        model = replace(model, **small, **sizes[size], unshared_blocks=0 if split else {"tiny": 2, "medium": 4}[size])
-        train = {"tiny": TINY_TRAINING, "medium": MEDIUM_TRAINING}[size]
-    return RunConfig(
-        recipe="-".join(filter(None, ("flow-hwm", variant, size))),
-        tokenizer="continuous-8x8x8" if size else "",
-        model=model,
-        data=DataConfig(clip="blocks", overlap=False),
-        train=train,
-    )
+    model, data = FlowConfig(**_structure(variant, split="modality")), DataConfig(clip="blocks", overlap=False)
+    published = RunConfig(recipe=f"flow-hwm-{variant}", model=model, data=data, train=train)
+    if not size:
+        return published
+    small: dict[str, Any] = {"state_modulation": True, "state_changes": True, "place_context": True}
+    small |= {"learned_positions": True, "target": "change", "output": "data", "relative_loss": True}
+    small |= {"time_mean": -2.0, "condition_dropout": 0.05, "dropout": 0.1, "guidance": 1.0}
+    sizes: dict[str, Any] = {
+        "tiny": {"grid": (8, 8), "num_layers": 4, "num_heads": 4, "width": 96},
+        "medium": {"grid": (16, 16), "num_layers": 12, "num_heads": 8, "width": 512},
+    }
+    return _twin(published, size, tokenizer="continuous-8x8x8", **small, **sizes[size])
 
 
 def _named(system: Callable[[str, str], RunConfig], variant: str, size: str) -> Callable[[], RunConfig]:

@@ -109,7 +109,6 @@ class VideoAutoencoder(nn.Module):
     def publish(self, _: Any, folder: Path, *, card: str = "") -> Path:
         """Write it as a folder that opens anywhere (`open.save_tokenizer`) and return the folder."""
         from hwm.tokenizers.open import save_tokenizer
-
         return save_tokenizer(self, folder, card=card)
 
     @property

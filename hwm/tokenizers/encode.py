@@ -73,7 +73,8 @@ def tokenize(
             raise ValueError(f"{encoder.name} encodes blocks; `every` is for sampling clips: leave it at {SAMPLING_HOP}")
         rule = Rule(encoder.clock, phases, every if encodes_clips(encoder) else 0)
         work = Work(out, dataset, faults, rule, max_bad)
-        work.expect_few_faults()
+        if len(faults) > max_bad:  # before anything is written
+            raise work.too_many(faults[0], len(faults))
         frame_size = _frame_size(dataset)
         claim(out, encoder, dataset, frame_size=frame_size, rule=rule, size=size)
         flat = not (raw / "videos").is_dir() and phases == 1
@@ -136,21 +137,17 @@ class Work:
         indices |= {fault.shard for fault in self.faults if fault.shard is not None}
         return [(index, phase) for index in sorted(indices) for phase in range(self.rule.phases)]
 
-    def expect_few_faults(self) -> None:
-        """Raise ValueError, before anything is written, when more shards than `max_bad` cannot even be opened."""
-        if len(self.faults) > self.max_bad:
-            raise self._too_many(self.faults[0], len(self.faults))
-
     def leave_out(self, fault: ShardFault) -> None:
         """Put a shard into quarantine.  Raises ValueError when there are more than `max_bad` then."""
         if not self.max_bad:
-            raise self._too_many(fault, 1)
+            raise self.too_many(fault, 1)
         if any(place[0] == fault.shard for place in self._missing()):
             quarantine.put(self.out, fault, raw=self.dataset.root, rule=self.rule)
             if (count := len(quarantine.recorded(self.out))) > self.max_bad:
-                raise self._too_many(fault, count)
+                raise self.too_many(fault, count)
 
-    def _too_many(self, fault: ShardFault, count: int) -> ValueError:
+    def too_many(self, fault: ShardFault, count: int) -> ValueError:
+        """The error of more faulty shards than `max_bad`."""
         remedy = f"that makes {count} faulty shards; --max-bad is {self.max_bad}"
         return ValueError(f"{fault} ({remedy if self.max_bad else 'or leave out up to N such shards with --max-bad N'})")
 
@@ -170,8 +167,8 @@ class Work:
         channels: of latents, 0 for tokens.
         Raises ValueError when nothing could be made, more than `max_bad` shards are faulty, or clips do not add up.
         """
-        written = None
-        while (view := self._view()) != written:  # until no other process has changed anything meanwhile
+        written = None  # written again until no other process has changed anything meanwhile
+        while (view := (self._missing(), quarantine.recorded(self.out))) != written:
             missing, faulty = set(view[0]), set(view[1])
             left = sorted({index for index, _ in missing} - faulty)
             if left:
@@ -195,9 +192,6 @@ class Work:
         if rows := quarantine.read_quarantine(self.out):
             lines.append(f"left out, see {self.out / quarantine.NAME}: " + ", ".join(str(row["file"]) for row in rows))
         return lines
-
-    def _view(self) -> tuple[list[tuple[int, int]], list[int]]:
-        return self._missing(), quarantine.recorded(self.out)
 
     def _write(self, missing: set[tuple[int, int]], channels: int) -> None:
         there = layout.METADATA.indices(self.out)

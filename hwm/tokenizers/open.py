@@ -65,14 +65,12 @@ def open_tokenizer(name: str, *, kind: Kind | None = None, trust: bool = False, 
         coder = PIXELS
     elif is_file(Path(name) / "encoder.jit"):
         from hwm.tokenizers.cosmos import open_cosmos
-
         coder = open_cosmos(name, trust=trust, device=device)
     elif wan := find_wan(name):
         source, subfolder = wan
         coder = open_wan(source, subfolder=subfolder, device=device)
     elif is_file(Path(name) / "config.json"):
         from hwm.tokenizers.cosmos import open_cosmos_diffusers
-
         coder = open_cosmos_diffusers(name, device=device)
     else:
         coder = load_tokenizer(name, device=device)

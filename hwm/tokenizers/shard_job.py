@@ -9,7 +9,7 @@ import tempfile
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
@@ -30,6 +30,7 @@ from hwm.data.video import MISMATCH
 from hwm.data.windows import check_segments, sampling_starts
 from hwm.data.writers import LatentShardWriter, TokenShardWriter, shard_finished
 from hwm.tokenizers.open import open_tokenizer
+from hwm.training.device import cpu_threads
 from hwm.work.files import cannot_write, expect_rows
 from hwm.work.workers import Tell
 
@@ -91,7 +92,8 @@ class ShardEncoder:
         """Write the shard, or leave no trace of it, and tell the Outcome."""
         try:
             rate = self._check(job)
-            with _one_thread(), _Rows(job.out) as rows:
+            # On more threads sums go in another order, and the bytes would depend on how the work was shared.
+            with cpu_threads(1), _Rows(job.out) as rows:
                 self._write(job, rows)
         except ShardFault as fault:
             for kind in KINDS:  # what a killed attempt left, when the raw shard was still whole
@@ -252,14 +254,3 @@ class _Rows:
         if not self._count:
             return np.zeros(empty, np.float32)
         return np.memmap(self._file, dtype=self._dtype, mode="r", shape=(self._count, *self._shape))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums in another order round otherwise, and the bytes would depend on how the work was shared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -76,7 +76,6 @@ def agent(arguments: list[str]) -> int:
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
     try:
         run.run(run.parse_args(arguments))
         return 0

@@ -75,9 +75,10 @@ class Learner:
                 (terms["loss"] * (counts * world / accumulate)).backward()
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.detach().float() * (counts / accumulate)
-        self._norm = total_norm(self.moved)
-        *terms_N, norm = torch.stack([*sums.values(), self._norm]).tolist()
-        return dict(zip(sums, self.processes.sum(terms_N))) | {"grad_norm": norm}
+        norm = nn.utils.get_total_norm([p.grad for p in self.moved if p.grad is not None])
+        self._norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # whole also where processes hold shares
+        *terms_N, found = torch.stack([*sums.values(), self._norm]).tolist()
+        return dict(zip(sums, self.processes.sum(terms_N))) | {"grad_norm": found}
 
     def validate(self, batches: Sequence[Batch], *, stop: object) -> dict[str, float] | None:
         """Mean of every score of `model.validate` over all clips, or None if a stop was asked for on the way.
@@ -138,9 +139,3 @@ class Learner:
         if self.ema:
             self.ema.update(self.model, number)
         self.optimizer.zero_grad()
-
-
-def total_norm(parameters: list[nn.Parameter]) -> Tensor:
-    """The global norm of the gradients, whole also where processes hold shares of them."""
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm

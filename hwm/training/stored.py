@@ -56,7 +56,6 @@ def write_whole(path: Path, named: dict[str, Tensor]) -> None:
 def write_shards(folder: Path, groups: Groups, *, process_group: dist.ProcessGroup | None) -> None:
     """Write this process's shards; called by all processes.  Tensors that all hold whole are written once."""
     from torch.distributed import checkpoint as dcp
-
     flat = {f"{group}.{name}": tensor.detach() for group, named in groups.items() for name, tensor in named.items()}
     writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
     with warnings.catch_warnings():
@@ -180,7 +179,6 @@ def _local(target: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     if not isinstance(target, DTensor):
         return target, (0,) * target.ndim
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
     _, offsets = compute_local_shape_and_global_offset(target.shape, target.device_mesh, target.placements)
     return target.to_local(), tuple(offsets)
 

@@ -235,14 +235,14 @@ def read_rows(array: np.ndarray, first: int, stop: int) -> np.ndarray:
     return rows
 
 
-def expect_rows(array: np.ndarray, stop: int | None = None) -> np.ndarray:
-    """The same memory map, after a look at its file: it must still hold rows up to `stop`, all of them for None.
+def expect_rows(array: np.ndarray) -> np.ndarray:
+    """The same memory map, after a look at its file: it must still hold all rows.
 
     Reading a map beyond the end of a file that was cut short meanwhile kills the process without a word.
     Raises ValueError naming the file.  Costs a microsecond.
     """
     if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap):
-        needed = array.offset + (len(array) if stop is None else stop) * array.strides[0]
+        needed = array.offset + len(array) * array.strides[0]
         if needed > (actual := array.base.size()):
             fault = f"was cut short while it was read: {actual} bytes, {needed} needed"
             raise ValueError(f"{array.filename}: {fault}; fetch or write it again")

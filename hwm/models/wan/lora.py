@@ -52,7 +52,6 @@ def add_lora(transformer: WanTransformer3DModel, *, rank: int, alpha: float = 0)
     Raises ValueError when there is an adapter already, or when the layers are not those of Wan.
     """
     from peft import LoraConfig
-
     check_no_adapter(transformer)
     if rank < 1 or alpha < 0:
         raise ValueError(f"an adapter needs rank >= 1 and alpha >= 0, got {rank} and {alpha}")
@@ -164,7 +163,6 @@ def _layers(transformer: WanTransformer3DModel) -> list[tuple[str, Any]]:
 
 def _adapted(transformer: WanTransformer3DModel) -> Iterator[tuple[str, Any]]:
     from peft.tuners.lora import LoraLayer
-
     return ((name, module) for name, module in transformer.named_modules() if isinstance(module, LoraLayer))
 
 

@@ -83,7 +83,6 @@ class WanWorldModel(LatentFlow):
             self.register_buffer("base_digest", digest)
         if config.lora_rank:
             from hwm.models.wan.lora import add_lora
-
             add_lora(self.transformer, rank=config.lora_rank, alpha=config.lora_alpha or config.lora_rank)
             self._save_only_what_learns()
 
@@ -111,7 +110,6 @@ class WanWorldModel(LatentFlow):
     def publish(self, config: RunConfig, folder: Path, *, card: str = "") -> Path:
         """Write it in the layout of diffusers (`export.save_world_model`) and return the folder."""
         from hwm.models.wan.export import save_world_model
-
         return save_world_model(self, config, folder, card=card)
 
     def set_latent_statistics(self, mean_C: Tensor, std_C: Tensor, change_std_C: Tensor | None = None) -> None:
@@ -275,5 +273,4 @@ def _expect_sizes(found: Any, config: WanConfig) -> None:
 
 def _digest(transformer: nn.Module) -> Tensor:
     from hwm.models.wan.lora import fingerprint_of
-
     return torch.tensor(list(bytes.fromhex(fingerprint_of(transformer))), dtype=torch.uint8)
