@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from refusing import refused
+from seeds import gen
 
 from hwm.contracts import Batch
 from hwm.model_config import DirectConfig
@@ -18,10 +19,6 @@ VARIANTS = {
     "warp": TINY, "change": dataclasses.replace(TINY, warp=False),
     "joints": dataclasses.replace(TINY, state_dim=7, velocity_rows=())
 }
-
-
-def gen(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def build(config=TINY, *, std=0.0):

@@ -76,8 +76,17 @@ def test_every_parameter_learns_but_those_named_idle(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_adamw_is_given_every_parameter_once_and_decays_matrices_only(name):
-    optimizer = adamw(build_model(RunConfig(model=config_of(name))), TrainConfig(weight_decay=0.1), device=torch.device("cpu"))
-    assert all(p.ndim > 1 for group in optimizer.param_groups if group["weight_decay"] for p in group["params"])
+    model = build_model(RunConfig(model=config_of(name)))
+    names = {id(p): key for key, p in model.named_parameters() if p.requires_grad}
+    groups = adamw(model, TrainConfig(weight_decay=0.1), device=torch.device("cpu")).param_groups
+    assert sorted(id(p) for group in groups for p in group["params"]) == sorted(names)
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.1}
+    decayed = {names[id(p)]: p for group in groups if group["weight_decay"] for p in group["params"]}
+    assert all(p.ndim > 1 for p in decayed.values())
+    free = ("norm", "bias", "positions", "mask", "step_size")
+    matrices = {key for key, p in model.named_parameters() if p.ndim == 2 and key.endswith("weight") and p.requires_grad}
+    assert {key for key in matrices if not any(word in key for word in free)} <= set(decayed)
+    assert not [key for key in decayed if any(word in key for word in free)]
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from refusing import refused
+from seeds import gen
 
 from hwm.contracts import Batch, Sampling
 from hwm.model_config import FlowConfig
@@ -23,10 +24,6 @@ VARIANTS = {
 }
 LONG = {"context_grids": 2, "future_grids": 4, "num_states": 34}
 """Two blocks: the future is the last grid of the first one and all of the second one."""
-
-
-def gen(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def build(config=TINY, *, std=0.3):
@@ -95,15 +92,6 @@ def test_same_config_takes_the_same_weights():
     first.set_state_statistics(torch.rand(2, 25))
     second.load_state_dict(first.state_dict(), strict=True)
     assert torch.equal(predict(first, clips()), predict(second, clips()))
-
-
-def test_parameter_groups_hold_everything_once_and_decay_matrices_only():
-    model = build(dataclasses.replace(TINY, shortcut=0.25))
-    decayed, free = model.parameter_groups(0.1)
-    assert decayed["weight_decay"] == 0.1 and free["weight_decay"] == 0
-    assert sorted(map(id, decayed["params"] + free["params"])) == sorted(map(id, model.parameters()))
-    assert all(p.ndim == 2 for p in decayed["params"])
-    assert [p for p in free["params"] if p.ndim > 1] == [model.network.step_size.weight]
 
 
 # What reacts to what

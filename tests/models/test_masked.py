@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from refusing import refused
+from seeds import gen
 
 from hwm.contracts import Batch, Sampling
 from hwm.model_config import MaskedConfig
@@ -18,10 +19,6 @@ SPLIT = dataclasses.replace(TINY, attention="split", sharing="full", unshared_bl
 TWO = {"context_grids": 2, "future_grids": 2, "num_states": 18}
 LONG = {"context_grids": 1, "future_grids": 3, "steps": 3, "num_states": 18}
 OURS = {"factors": (5, 8), "state_modulation": True, "state_changes": True, "place_context": True, "code_loss": 3.0}
-
-
-def gen(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def build(config=TINY, *, dtype=torch.float64, std=0.3):
@@ -230,15 +227,6 @@ def test_overfits_one_clip(config):
         falling.step()
     scores = model.validate(batch, generator=gen())
     assert scores["ce_masked"].item() < 0.4 and scores["accuracy"].item() == 1.0
-
-
-def test_parameter_groups_decay_matrices_only():
-    model = build(variant(**OURS))
-    names = {id(p): name for name, p in model.named_parameters()}
-    decayed, free = ({names[id(p)] for p in group["params"]} for group in model.parameter_groups(0.1))
-    assert decayed | free == set(names.values()) and not decayed & free
-    assert {"vocabulary.weight", "vocabulary.head.weight", "blocks.0.mlp.layers.sets.0.up.weight"} <= decayed
-    assert {"positions", "actions.positions", "mask", "norm.weight", "vocabulary.head.bias"} <= free
 
 
 # Prediction

@@ -4,12 +4,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from seeds import gen
 
 from hwm.models.masked_filling import corrupt, masks_left, num_masked, random_mask, remask
-
-
-def gen(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def test_corruption_replaces_at_a_uniform_rate_by_uniform_tokens():

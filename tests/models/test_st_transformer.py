@@ -3,19 +3,15 @@ import math
 
 import pytest
 import torch
+from seeds import gen
 
 from hwm.contracts import Batch, Sampling
 from hwm.model_config import STConfig
 from hwm.models.st_transformer import STTransformer
-from hwm.nn.attention import KVCache
 
 TINY = STConfig(vocab_size=40, grid=(2, 3), num_layers=2, num_heads=2, width=16, dropout=0.0, num_states=34, state_hidden=16)
 FACTORISED = dataclasses.replace(TINY, factors=(5, 8))
 MODULATED = dataclasses.replace(FACTORISED, state_injection="modulate", code_loss=3.0)
-
-
-def gen(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def build(config=TINY, *, dtype=torch.float64, std=None):
@@ -50,18 +46,6 @@ def test_published_size_by_part():
     assert model.place_positions.numel() + model.step_positions.numel() == (1024 + 5) * 512
     total = sum(p.numel() for p in model.parameters())
     assert total == 136_126_976 and abs(total / 1e6 - 136.1) < 0.05
-
-
-def test_loss_equals_cross_entropy_of_all_logits():
-    model, batch = build(std=0.3), clips()
-    for loss_on, first in (("future", 2), ("all", 0)):
-        model.config = dataclasses.replace(TINY, loss_on=loss_on)
-        logits = outputs(model, batch)[first:] @ model.vocabulary.weight.t()
-        targets = batch.tokens_BTHW[:, first + 1 :].flatten(2).transpose(0, 1)
-        expected = torch.nn.functional.cross_entropy(logits.flatten(0, 2), targets.flatten())
-        scores = model.loss(batch, generator=gen())
-        torch.testing.assert_close(scores["loss"], expected)
-        torch.testing.assert_close(scores["accuracy"], (logits.argmax(-1) == targets).double().mean())
 
 
 def test_a_grid_reaches_its_own_and_later_steps_only():
@@ -101,15 +85,6 @@ def test_adaptive_pooling_reads_all_rows():
     states[:, 63] += 1
     moved = (outputs(model, dataclasses.replace(batch, states_BFA=states)) != base).flatten(1).any(1)
     assert moved.tolist() == [False] * 4 + [True]
-
-
-def test_cache_equals_no_cache():
-    model, batch = build(std=0.3), clips()
-    whole = outputs(model, batch)
-    states, cache, parts = model.states(batch.states_BFA), KVCache(), []
-    for grids in batch.tokens_BTHW[:, :-1].split([3, 1, 1], 1):
-        parts.append(model.trunk(grids, states, newest=grids.shape[1], cache=cache))
-    torch.testing.assert_close(torch.cat(parts), whole)
 
 
 @pytest.mark.parametrize("config", [TINY, FACTORISED, MODULATED])
@@ -220,19 +195,6 @@ def test_scheduled_sampling_feeds_predictions_with_the_given_probability():
         torch.testing.assert_close(model.loss(batch, generator=gen())["loss"], expected)
         assert not torch.allclose(model.eval().loss(batch, generator=gen())["loss"], expected)
         model.train()
-
-
-def test_parameter_groups_decay_matrices_only():
-    model = build()
-    decayed, free = model.parameter_groups(0.05)
-    names = {id(p): name for name, p in model.named_parameters()}
-    decayed_names = {names[id(p)] for p in decayed["params"]}
-    free_names = {names[id(p)] for p in free["params"]}
-    assert (decayed["weight_decay"], free["weight_decay"]) == (0.05, 0.0)
-    assert decayed_names | free_names == set(names.values()) and not decayed_names & free_names
-    assert {"vocabulary.weight", "states.conv.weight", "blocks.0.mlp.0.weight"} <= decayed_names
-    assert {"place_positions", "step_positions", "states.positions", "norm.weight", "blocks.1.mlp.2.bias"} <= free_names
-    assert not any("norm" in name or "bias" in name or "positions" in name for name in decayed_names)
 
 
 def test_start_values_are_the_documented_ones():

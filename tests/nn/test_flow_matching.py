@@ -4,15 +4,12 @@ import math
 
 import pytest
 import torch
+from seeds import gen
 from torch import nn
 
 from hwm.nn import flow_matching as flow
 
 SIGMA = 0.1
-
-
-def gen(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 # The path

@@ -2,15 +2,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from seeds import gen
 
 from hwm.contracts import Sampling
 from hwm.nn.sampling import draw, draw_digits, greedy, linear_greedy, top_k
 
 SIZES = [1, 3, 97, 160, 500, 1000, 1024, 64000]
-
-
-def gen(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("size", SIZES)

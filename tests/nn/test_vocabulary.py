@@ -1,15 +1,12 @@
 import pytest
 import torch
+from seeds import gen
 
 from hwm.contracts import Sampling
 from hwm.nn import vocabulary as module
 from hwm.nn.vocabulary import Vocabulary
 
 FACTORS = (4, 3, 5)
-
-
-def gen(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def build(factors=(), vocab_size=60, width=6):

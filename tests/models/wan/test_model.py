@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from refusing import refused
+from seeds import gen
 
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")
@@ -41,12 +42,8 @@ def clips(num=3, seed=0) -> Batch:
     return Batch(states_BFA=torch.randn(num, 77, 25), latents_BTCHW=torch.randn(num, 6, 4, 4, 4))
 
 
-def seeded(seed=0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def generators(num) -> list[torch.Generator]:
-    return [seeded(i) for i in range(num)]
+    return [gen(i) for i in range(num)]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +90,7 @@ def test_sampling_equals_a_loop_that_puts_the_context_back_after_every_step(chan
     """Written as pipelines do it: the context is part of x, and is restored when the scheduler has moved it."""
     net, batch = awake(model(solver=solver, **changes)).eval(), clips(2)
     context = batch.latents_BTCHW[:, :2]
-    noise = torch.randn(2, 4, 4, 4, 4, generator=seeded(9))
+    noise = torch.randn(2, 4, 4, 4, 4, generator=gen(9))
     steps = scheduler(solver, num_steps=4, shift=5.0)
     x = torch.cat([context, noise], 1)
     with torch.no_grad():
@@ -103,7 +100,7 @@ def test_sampling_equals_a_loop_that_puts_the_context_back_after_every_step(chan
             x = steps.step(torch.cat([torch.ones_like(context), velocity], 1), step, x, return_dict=False)[0]
             x[:, :2] = context
     future = x[:, 2:] + context[:, 1:] if changes else x[:, 2:]
-    found = net.predict(context, batch.states_BFA, generator=seeded(9)).latents_BKTCHW
+    found = net.predict(context, batch.states_BFA, generator=gen(9)).latents_BKTCHW
     assert torch.allclose(found[:, 0], future, atol=1e-5)
 
 
@@ -111,7 +108,7 @@ def test_context_has_timestep_zero_and_stays_clean_and_timesteps_are_float32(bas
     net, seen = adapted(base, dtype="bfloat16"), []
     net.transformer.register_forward_pre_hook(lambda m, args, kwargs: seen.append((args, kwargs)), with_kwargs=True)
     batch = clips()
-    net.loss(batch, generator=seeded())
+    net.loss(batch, generator=gen())
     (cells, timestep, _), _ = seen[0]
     assert timestep.dtype == torch.float32 and not timestep[:, :8].any() and (timestep[:, 8:] > 0).all()
     assert torch.equal(cells[:, :, :2].transpose(1, 2), batch.latents_BTCHW[:, :2].bfloat16())
@@ -124,7 +121,7 @@ def test_samples_do_not_depend_on_the_batch():
     together = net.predict(context, states, generator=generators(6), num_samples=2).latents_BKTCHW
     for clip in range(3):
         for k in range(2):
-            alone = net.predict(context[clip : clip + 1], states[clip : clip + 1], generator=[seeded(2 * clip + k)])
+            alone = net.predict(context[clip : clip + 1], states[clip : clip + 1], generator=[gen(2 * clip + k)])
             assert torch.allclose(alone.latents_BKTCHW[0, 0], together[clip, k], atol=1e-5)
     assert not torch.allclose(together[:, 0], together[:, 1], atol=1e-2)
     refused("generators", net.predict, context, states, generator=generators(2), num_samples=2)
@@ -133,14 +130,14 @@ def test_samples_do_not_depend_on_the_batch():
 def test_temperature_zero_is_one_mean_for_all_samples():
     net, batch = awake(model()).eval(), clips(2)
     mean = net.predict(
-        batch.latents_BTCHW[:, :2], batch.states_BFA, generator=seeded(), num_samples=3, sampling=Sampling(temperature=0)
+        batch.latents_BTCHW[:, :2], batch.states_BFA, generator=gen(), num_samples=3, sampling=Sampling(temperature=0)
     ).latents_BKTCHW
     assert torch.equal(mean[:, 0], mean[:, 2])
-    scores = net.validate(batch, generator=seeded())
+    scores = net.validate(batch, generator=gen())
     error = (mean[:, 0] - batch.latents_BTCHW[:, 2:]).square().mean((1, 2, 3, 4))
     assert torch.allclose(scores["latent_mse"], error, atol=1e-5)
     with pytest.raises(ValueError, match="temperature"):
-        net.predict(batch.latents_BTCHW[:, :2], batch.states_BFA, generator=seeded(), sampling=Sampling(top_k=3))
+        net.predict(batch.latents_BTCHW[:, :2], batch.states_BFA, generator=gen(), sampling=Sampling(top_k=3))
 
 
 def test_guidance_moves_away_from_the_null_state():
@@ -164,7 +161,7 @@ def test_states_of_every_frame_range_matter_and_stacked_states_see_between_frame
         net = awake(model(state_sampling=sampling)).eval()
         a, b = (net.states(net._rows(s)) for s in (batch.states_BFA, between))
         assert torch.equal(a, b) != sees
-    refused("77 state rows", net.predict, batch.latents_BTCHW[:, :2], batch.states_BFA[:, :76], generator=seeded())
+    refused("77 state rows", net.predict, batch.latents_BTCHW[:, :2], batch.states_BFA[:, :76], generator=gen())
 
 
 @pytest.mark.parametrize(
@@ -173,19 +170,19 @@ def test_states_of_every_frame_range_matter_and_stacked_states_see_between_frame
 def test_it_learns_one_clip(changes):
     net, batch = model(condition_dropout=0.0, **changes), clips(1)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
-    before = net.validate(batch, generator=seeded())["latent_mse"]
+    before = net.validate(batch, generator=gen())["latent_mse"]
     for step in range(80):
         optimizer.zero_grad()
-        net.loss(batch, generator=seeded(step))["loss"].backward()
+        net.loss(batch, generator=gen(step))["loss"].backward()
         optimizer.step()
-    after = net.validate(batch, generator=seeded())["latent_mse"]
+    after = net.validate(batch, generator=gen())["latent_mse"]
     assert after < 0.7 * before
     assert all(p.grad is not None for p in net.parameters())
 
 
 def test_loss_repeats_with_its_generator_and_checkpointing_changes_nothing():
     batch = clips()
-    losses = [model(checkpointing=c).loss(batch, generator=seeded(4))["loss"].item() for c in (False, False, True)]
+    losses = [model(checkpointing=c).loss(batch, generator=gen(4))["loss"].item() for c in (False, False, True)]
     assert losses[0] == losses[1] and losses[2] == pytest.approx(losses[0], rel=1e-6)
 
 
@@ -202,7 +199,7 @@ def test_only_adapter_and_states_are_saved_and_loading_proves_it(base):
     again = adapted(base)
     again.load_state_dict(state)
     batch = clips()
-    assert torch.equal(net.loss(batch, generator=seeded())["loss"], again.loss(batch, generator=seeded())["loss"])
+    assert torch.equal(net.loss(batch, generator=gen())["loss"], again.loss(batch, generator=gen())["loss"])
     with pytest.raises(RuntimeError, match="lora_A"):
         again.load_state_dict({k: v for k, v in state.items() if "lora_A" not in k})
 
@@ -247,13 +244,13 @@ def test_predictions_ignore_what_the_network_says_about_the_context():
     net, batch = model(), clips()
     outputs = []
     net.transformer.register_forward_hook(lambda m, i, o: (o[0].retain_grad(), outputs.append(o[0]))[0])
-    net.loss(batch, generator=seeded())["loss"].backward()
+    net.loss(batch, generator=gen())["loss"].backward()
     assert not outputs[0].grad[:, :, :2].any() and outputs[0].grad[:, :, 2:].any()
 
 
 def test_float32_islands_are_not_to_be_flattened(base):
     """`.to(bfloat16)` takes them along with no more than a log line (reference wan 6), and autocast does likewise."""
     net, batch = adapted(base).to(torch.bfloat16), clips(1)
-    refused("by device only", net.loss, batch, generator=seeded())
+    refused("by device only", net.loss, batch, generator=gen())
     config = recipe("wan-one-gpu")
     refused(r"model\.dtype", replace, config, train=replace(config.train, precision="bfloat16"))
