@@ -233,7 +233,7 @@ def submit_sampling(
     combine: Combine = "mean",
     tolerance: float | None = None,
     size: int = 512,
-    members_at_once: int = 16,
+    batch_size: int = 16,
     seed: int = 0,
     which: str = "best",
     changes: tuple[str, ...] = (),
@@ -251,7 +251,7 @@ def submit_sampling(
     readme: the fields of `submission.README_KEYS`, of which an empty method is filled in; None writes none.
     samples: predictions that `combine` makes one picture of; its mean is the first place's way (Revontuli report 2.3).
     tolerance: of the blend, as `hwm evaluate --protocol sampling` tunes it.  size: side of the pictures in pixels.
-    share, stop: as in `evaluate_run`, for the pictures and the zip.
+    batch_size: predictions at a time.  share, stop: as in `evaluate_run`, for the pictures and the zip.
     The test set has more state rows than 77 (reference A.6); they are not read.
     Raises ValueError for a test set of the other track, or a blend without tolerance; Elsewhere and Stopped as
     `evaluate_run`.
@@ -277,7 +277,7 @@ def submit_sampling(
         if tolerance is not None:
             combined = partial(ensemble.blend, tolerance=tolerance)
         drawing: dict[str, Any] = {"frames": [SAMPLING_FRAMES - 1], "image_size": image_size, "out_size": (size, size)}
-        drawing |= {"num_samples": samples, "members_at_once": members_at_once, "sampling": sampling}
+        drawing |= {"num_samples": samples, "members_at_once": batch_size, "sampling": sampling}
         drawing |= {"device": device, "poll": flag.check}
 
         def picture(i: int) -> Arrays:
@@ -289,7 +289,7 @@ def submit_sampling(
 
         work, names = Work(out, sources(data=data), share, flag), names_of("picture", len(tests.ids))
         ways = {"samples": samples, "combine": combine, "tolerance": tolerance, "sampling": asdict(sampling), "seed": seed}
-        sizes = {"size": size, "image_size": image_size, "at_once": members_at_once, "device": torch.device(device).type}
+        sizes = {"size": size, "image_size": image_size, "at_once": batch_size, "device": torch.device(device).type}
         key = fingerprint(
             model, ids=tests.ids, states=tests.states_NFA, tokenizer=coder.fingerprint(), sources=work.sources, **ways, **sizes
         )

@@ -246,8 +246,7 @@ class Family:
     @property
     def solver_steps(self) -> int | None:
         """Passes of the network that a prediction takes, as configured; None where the family has no such number."""
-        steps: int | None = getattr(self, "steps", None)
-        return steps
+        return getattr(self, "steps", None)
 
     def precision_rule(self, precision: str) -> None:
         """Raise ValueError where the model cannot be trained in train.precision."""

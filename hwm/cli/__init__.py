@@ -36,9 +36,7 @@ def usage() -> str:
 
 def function_of(verb: str) -> Callable[..., int]:
     """The function of a verb; imports its module."""
-    module = import_module(f"hwm.cli.{VERBS[verb][0]}")
-    function: Callable[..., int] = getattr(module, verb.replace("-", "_"))
-    return function
+    return getattr(import_module(f"hwm.cli.{VERBS[verb][0]}"), verb.replace("-", "_"))
 
 
 def main(arguments: list[str] | None = None) -> int:

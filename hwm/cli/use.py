@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from hwm.evaluate.protocols import PROTOCOLS, Scoring
 from hwm.work.share import chosen_share
@@ -119,11 +119,12 @@ def submit(
         which: The best checkpoint, or the last.
         device: cpu, or cuda.
     """
-    own: dict[str, object] = {"--samples": samples, "--combine": combine, "--tolerance": tolerance, "--size": size}
-    own |= {"--temperature": temperature, "--batch-size": batch_size, "--seed": seed, "--set": set or None}
-    own |= {"--no-readme": None if readme else True}
-    if track == "compression" and (given := [name for name, value in own.items() if value is not None]):
-        raise ValueError(f"{', '.join(given)}: only with --track sampling")
+    own: dict[str, Any] = {"samples": samples, "combine": combine, "tolerance": tolerance, "size": size}
+    own |= {"temperature": temperature, "batch_size": batch_size, "seed": seed, "set": set or None}
+    given = {name: value for name, value in own.items() if value is not None}
+    options = [f"--{name.replace('_', '-')}" for name in given] + ["--no-readme"] * (not readme)
+    if track == "compression" and options:
+        raise ValueError(f"{', '.join(options)}: only with --track sampling")
     if readme and not (team and authors and email):
         raise ValueError("give --team, --authors and --email: they stand in the README.txt of the submission")
     fields = {"method": method, "team": team, "authors": authors, "e-mail": email, "institution": institution, "country": country}
@@ -137,22 +138,8 @@ def submit(
             return 0
         try:
             submit_sampling(
-                run,
-                data=data,
-                out=out,
-                readme=fields if readme else None,
-                samples=20 if samples is None else samples,
-                combine=combine or "mean",
-                tolerance=tolerance,
-                size=512 if size is None else size,
-                temperature=temperature,
-                members_at_once=16 if batch_size is None else batch_size,
-                seed=seed or 0,
-                which=which,
-                changes=set,
-                device=own_device(device),
-                share=chosen_share(None),
-                stop=stop,
+                run, data=data, out=out, readme=fields if readme else None, which=which, changes=given.pop("set", ()),
+                device=own_device(device), share=chosen_share(None), stop=stop, **given,
             )
         except Elsewhere as told:
             print(told)

@@ -60,8 +60,7 @@ class LatentFlow(nn.Module):
     @property
     def temperature(self) -> float:
         """Scale of the initial noise in prediction, as configured."""
-        scale: float = self.config.temperature
-        return scale
+        return self.config.temperature
 
     def idle_parameters(self) -> list[str]:
         """None."""

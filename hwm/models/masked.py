@@ -64,13 +64,9 @@ class MaskedHWM(TokenGrids):
         self.mask = nn.Parameter(torch.empty(config.width))
         self.positions = nn.Parameter(torch.empty(G, self.num_places, config.width)) if config.learned_positions else None
         self.place = nn.Linear(self.context_grids * config.width, config.width) if config.place_context else None
-        self.actions = ActionEncoder(
-            pooling_GF,
-            state_dim=config.state_dim,
-            width=config.width,
-            mlp_ratio=config.mlp_ratio,
-            changes_from=clock.num_frames(config.context_grids) - 1 if config.state_changes else None,
-        )
+        changes_from = clock.num_frames(config.context_grids) - 1 if config.state_changes else None
+        sizes = {"state_dim": config.state_dim, "width": config.width, "mlp_ratio": config.mlp_ratio}
+        self.actions = ActionEncoder(pooling_GF, **sizes, changes_from=changes_from)
         block = JointBlock if config.attention == "joint" else SplitBlock
         sharing = sharing_by_layer(config.sharing, num_layers=config.num_layers, unshared_blocks=config.unshared_blocks)
         self.blocks: Any = nn.ModuleList(block(config, kind) for kind in sharing)
@@ -102,8 +98,7 @@ class MaskedHWM(TokenGrids):
         if self.place is None:
             return None
         x_BCSD = self.vocabulary.embed(context_BCS)
-        place_BSD: Tensor = self.place(x_BCSD.transpose(1, 2).flatten(2))
-        return place_BSD
+        return self.place(x_BCSD.transpose(1, 2).flatten(2))
 
     def trunk(
         self, tokens_BTS: Tensor, masked_BTS: Tensor, state_BGD: Tensor,

@@ -67,8 +67,7 @@ class TokenGrids(nn.Module):
     @property
     def neutral_state_A(self) -> Tensor:
         """The raw state (A,) that normalisation maps to zero."""
-        shift_scale: Tensor = getattr(self, self.encoder).shift_scale
-        return shift_scale[0]
+        return getattr(self, self.encoder).shift_scale[0]
 
     def state_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Those of the state encoder."""

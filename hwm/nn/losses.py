@@ -46,9 +46,7 @@ def linear_cross_entropy(
 
 def _product_dtype(x: Tensor) -> torch.dtype:
     kind = x.device.type
-    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
-        return torch.get_autocast_dtype(kind)
-    return x.dtype
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) and x.dtype != torch.float64 else x.dtype
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

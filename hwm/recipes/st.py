@@ -15,7 +15,6 @@ def st_revontuli() -> RunConfig:
     """
     return RunConfig(
         recipe="st-revontuli",
-        tokenizer="",
         model=STConfig(),
         data=DataConfig(clip="block_pairs", overlap=False),
         train=TrainConfig(

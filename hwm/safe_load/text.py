@@ -95,7 +95,8 @@ def read_toml(
     Raises ValueError, naming the file, for a missing or large file and for what is no TOML or nested too deep.
     """
     text = read_text(path, max_bytes=max_bytes, kind=kind, remedy=remedy)
-    dots = _header_dots(text)
+    # In the longest name of a table: the reader walks along it again for every line below.
+    dots = max((line.count(".") for line in text.splitlines() if line.lstrip().startswith("[") and "=" not in line), default=0)
     try:
         if sum((line.count(".") + dots) ** 2 for line in text.splitlines()) > MAX_DOTS:
             raise ValueError("names of too many dotted parts")
@@ -105,11 +106,6 @@ def read_toml(
     if _deep(table):
         raise ValueError(f"{path}: not valid TOML: nested deeper than {MAX_DEPTH}; {remedy}")
     return table
-
-
-def _header_dots(text: str) -> int:
-    """Dots in the longest name of a table: the reader walks along it again for every line below."""
-    return max((line.count(".") for line in text.splitlines() if line.lstrip().startswith("[") and "=" not in line), default=0)
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -30,9 +30,7 @@ def _digest(value: Any) -> Any:
         return [str(value.dtype), list(value.shape), hashlib.sha256(data.data).hexdigest()]
     if isinstance(value, np.ndarray):
         return [value.dtype.str, list(value.shape), hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()]
-    if isinstance(value, np.generic):
-        return value.item()
-    return repr(value)
+    return value.item() if isinstance(value, np.generic) else repr(value)
 
 
 def source(path: str | Path) -> str:
