@@ -22,6 +22,7 @@ from hwm.data.windows import segment_end, state_rows
 from hwm.evaluate.baselines import unigram_counts
 from hwm.evaluate.networks import Lpips
 from hwm.evaluate.perceptual import InceptionFeatures, TokenizerFeatures, VideoFeatures
+from hwm.evaluate.pictures import FUTURE_COLOR, PAST_COLOR
 from hwm.evaluate.protocols import COMPRESSION, PROTOCOLS, Protocol, Scoring, own_protocol
 from hwm.evaluate.report import write_report
 from hwm.evaluate.scores import Scores
@@ -39,8 +40,6 @@ from hwm.work.progress import Counter
 from hwm.work.share import Share
 from hwm.work.signals import StopFlag
 
-PAST_COLOUR, FUTURE_COLOUR = (156, 163, 175), (29, 78, 216)
-"""RGB of the bar below a video, before and after the prediction begins."""
 Combine = Literal["mean", "blend", "medoid"]
 UNIGRAM_CLIPS = 2000
 """Training clips, evenly spread, from which the token frequencies of the unigram baseline are counted."""
@@ -193,7 +192,7 @@ def write_pair(out: Path, left_FHWC: np.ndarray, right_FHWC: np.ndarray, *, num_
     """
     pair = np.concatenate([left_FHWC, np.full_like(left_FHWC[:, :, :2], 255), right_FHWC], 2)
     pair = pair.repeat(max(1, 256 // pair.shape[1]), 1).repeat(max(1, 256 // left_FHWC.shape[2]), 2)
-    pair[:num_past, -6:], pair[num_past:, -6:] = PAST_COLOUR, FUTURE_COLOUR
+    pair[:num_past, -6:], pair[num_past:, -6:] = PAST_COLOR, FUTURE_COLOR
     with VideoWriter(out, height=pair.shape[1], width=pair.shape[2]) as writer:
         writer.write(pair.repeat(repeat, 0))
 

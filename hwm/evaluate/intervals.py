@@ -12,6 +12,7 @@ import numpy as np
 
 NUM_RESAMPLES = 2000
 LEVEL = 0.95
+TAIL = (1 - LEVEL) / 2
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,16 @@ class Interval:
         return f"{self.mean:{form}}" + ("" if self.low is None else f" [{self.low:{form}}, {self.high:{form}}]")
 
 
-def interval(values: Any, *, groups: Any = None, weights: Any = None, seed: int = 0, level: float = LEVEL) -> Interval:
+def interval(values: Any, *, groups: Any = None, weights: Any = None, seed: int = 0) -> Interval:
     """Mean over clips and its bootstrap interval; see `intervals`.  values: (N,)."""
-    return intervals(np.asarray(values)[:, None], groups=groups, weights=weights, seed=seed, level=level)[0]
+    return intervals(np.asarray(values)[:, None], groups=groups, weights=weights, seed=seed)[0]
 
 
-def intervals(values: Any, *, groups: Any = None, weights: Any = None, seed: int = 0, level: float = LEVEL) -> list[Interval]:
+def intervals(values: Any, *, groups: Any = None, weights: Any = None, seed: int = 0) -> list[Interval]:
     """Weighted mean of every column over clips, with percentile bootstrap intervals that resample whole groups.
 
     values: (N, M) floats.  groups: (N,) integers, for example segment ids; None: every clip is its own group.
-    weights: (N,) or (N, M), not negative; None: 1.  level: the confidence.  The same seed gives the same interval.
+    weights: (N,) or (N, M), not negative; None: 1.  The same seed gives the same interval.
     With G groups the percentiles are widened by sqrt(G / (G - 1)) and the ratio of Student's to the normal
     quantile, without which small samples give intervals that are too narrow (Hesterberg 2015, section 5.3.2).
     """
@@ -61,9 +62,8 @@ def intervals(values: Any, *, groups: Any = None, weights: Any = None, seed: int
             return [Interval(float(m), None, None) for m in means]
         draws = resamples(num_groups, seed)
         resampled = (draws @ sums) / (draws @ totals)
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(resampled, [tail, 1 - tail], axis=0) if not np.isnan(means).all() else (means, means)
-    widen = _small_sample_factor(num_groups, tail)
+    low, high = np.nanquantile(resampled, [TAIL, 1 - TAIL], axis=0) if not np.isnan(means).all() else (means, means)
+    widen = _small_sample_factor(num_groups)
     return [Interval(float(m), float(m - widen * (m - a)), float(m + widen * (b - m))) for m, a, b in zip(means, low, high)]
 
 
@@ -81,7 +81,7 @@ def resamples(num_groups: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(num_groups, [1 / num_groups] * num_groups, NUM_RESAMPLES).astype(float)
 
 
-def symmetric_interval(value: float, resampled: Any, *, num_groups: int, level: float = LEVEL) -> Interval:
+def symmetric_interval(value: float, resampled: Any, *, num_groups: int) -> Interval:
     """A quantity that is no mean, and its interval from the standard deviation of its bootstrap resamples.
 
     For a quantity whose resamples are biased, as a distance between sets is: the percentiles would miss it.
@@ -90,8 +90,7 @@ def symmetric_interval(value: float, resampled: Any, *, num_groups: int, level: 
     resampled = np.asarray(resampled, np.float64)
     if num_groups < 2 or len(resampled) < 2:
         return Interval(value, None, None)
-    tail = (1 - level) / 2
-    half = NormalDist().inv_cdf(1 - tail) * _small_sample_factor(num_groups, tail) * float(resampled.std(ddof=1))
+    half = NormalDist().inv_cdf(1 - TAIL) * _small_sample_factor(num_groups) * float(resampled.std(ddof=1))
     return Interval(value, value - half, value + half)
 
 
@@ -100,9 +99,9 @@ def _column(weights: Any) -> np.ndarray:
     return weights[:, None] if weights.ndim == 1 else weights
 
 
-def _small_sample_factor(num_groups: int, tail: float) -> float:
+def _small_sample_factor(num_groups: int) -> float:
     """sqrt(G / (G - 1)) times Student's quantile over the normal one, by the expansion of Abramowitz & Stegun 26.7.5."""
-    z, dof = NormalDist().inv_cdf(1 - tail), num_groups - 1
+    z, dof = NormalDist().inv_cdf(1 - TAIL), num_groups - 1
     student = (
         z
         + (z**3 + z) / (4 * dof)

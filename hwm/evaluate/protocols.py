@@ -99,26 +99,6 @@ def mean_of(num_members: int) -> str:
     return ONE_SAMPLE if num_members == 1 else f"mean of {num_members}"
 
 
-def zeroed(num_members: int) -> str:
-    """Name of the row of a pixel mean of predictions with neutral states."""
-    return f"{mean_of(num_members)}, states zeroed"
-
-
-def permuted(num_members: int) -> str:
-    """Name of the row of a pixel mean of predictions with another clip's states."""
-    return f"{mean_of(num_members)}, states permuted"
-
-
-def medoid_of(num_members: int) -> str:
-    """Name of the row of the member nearest to all."""
-    return f"medoid of {num_members}"
-
-
-def blend_of(num_members: int) -> str:
-    """Name of the row of the spread-aware blend."""
-    return f"blend of {num_members}"
-
-
 @dataclass(frozen=True)
 class Scoring:
     """All that decides the numbers of an evaluation, beside the run and the data.

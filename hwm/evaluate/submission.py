@@ -14,6 +14,7 @@ import math
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,22 +71,19 @@ def write_compression_submission(
         np.savez(content, indices=found[0], values=found[1])
         return content.getvalue()
 
-    def check(file: Path) -> Submission:
-        return validate_compression_submission(file, num_samples=num_samples, shape=shape, vocab_size=vocab_size, poll=poll)
-
-    outside = f"is outside 0..{num_samples - 1}"
+    form: dict[str, Any] = {"num_samples": num_samples, "shape": shape, "vocab_size": vocab_size}
+    check, outside = partial(validate_compression_submission, **form, poll=poll), f"is outside 0..{num_samples - 1}"
     return _write(path, samples, readme, range(num_samples), "npz", member, check, outside=outside, progress=progress, poll=poll)
 
 
 def write_sampling_submission(
     path: str | Path, samples: Iterable[tuple[int, np.ndarray]], readme: dict[str, str] | None, *, ids: Sequence[int] = IDS,
-    size: tuple[int, int] = SIZE, progress: Callable[[int, int], None] | None = None, poll: Callable[[], None] = lambda: None,
+    size: tuple[int, int] = SIZE, poll: Callable[[], None] = lambda: None,
 ) -> Submission:  # fmt: skip
     """Write the zip one picture at a time, read it again and only then give it its name; the same pictures, the same bytes.
 
     samples: (id, uint8 RGB picture (H, W, 3)) for every one of `ids`, in any order.  size: height and width of all.
-    readme: `README_KEYS`, all filled in; None writes none.  progress: called with pictures written and in all.
-    poll: called between pictures; may raise, and then there is no file.
+    readme: `README_KEYS`, all filled in; None writes none.  poll: called between pictures; may raise, and then there is no file.
     Raises ValueError in one line for anything else, and then leaves no file behind.
     """
 
@@ -96,17 +94,14 @@ def write_sampling_submission(
         Image.fromarray(frame_HWC).save(content, "PNG")
         return content.getvalue()
 
-    def check(file: Path) -> Submission:
-        return check_sampling_submission(file, ids=ids, size=size, poll=poll)
-
-    outside = "is not in the test set"
-    return _write(path, samples, readme, ids, "png", member, check, outside=outside, progress=progress, poll=poll)
+    check = partial(check_sampling_submission, ids=ids, size=size, poll=poll)
+    return _write(path, samples, readme, ids, "png", member, check, outside="is not in the test set", poll=poll)
 
 
 def _write(
     path: str | Path, samples: Iterable[tuple[Any, ...]], readme: dict[str, str] | None, ids: Sequence[int], suffix: str,
     member: Callable[..., bytes], check: Callable[[Path], Submission], *, outside: str,
-    progress: Callable[[int, int], None] | None, poll: Callable[[], None],
+    poll: Callable[[], None], progress: Callable[[int, int], None] | None = None,
 ) -> Submission:  # fmt: skip
     path = Path(path)
     readme = None if readme is None else check_readme(readme, path)

@@ -251,7 +251,8 @@ def ensembles(members: Sequence[int]) -> Ways:
     members = tuple(sorted(set(members)))
     largest, control = members[-1], max((n for n in members if n <= CONTROL_MEMBERS), default=members[0])
     sizes = tuple(sorted({n for n in SIZES if n < largest} | set(members)))
-    headline, zeroed, permuted = protocols.mean_of(largest), protocols.zeroed(control), protocols.permuted(control)
+    headline, beside, blended = protocols.mean_of(largest), protocols.mean_of(control), f"blend of {largest}"
+    zeroed, permuted = f"{beside}, states zeroed", f"{beside}, states permuted"
 
     def mean(num: int) -> Callable[[Drawn, Tensor], Tensor]:
         return lambda drawn, _: ensemble.mean(drawn.samples(largest)[:, :num])
@@ -276,9 +277,9 @@ def ensembles(members: Sequence[int]) -> Ways:
     ]  # fmt: skip
     if largest > 1:
         ways += [
-            Way(Row(protocols.medoid_of(largest), "model", "the sample nearest to all others"),
+            Way(Row(f"medoid of {largest}", "model", "the sample nearest to all others"),
                 lambda drawn, _: ensemble.medoid(drawn.samples(largest))),
-            Way(Row(protocols.blend_of(largest), "model", "the medoid where the samples agree, their mean elsewhere"),
+            Way(Row(blended, "model", "the medoid where the samples agree, their mean elsewhere"),
                 lambda drawn, _: ensemble.blend(drawn.samples(largest), tolerance=_tuned(drawn).tolerance or 0.0), shown=True),
         ]  # fmt: skip
     ways += [
@@ -295,12 +296,12 @@ def ensembles(members: Sequence[int]) -> Ways:
     ]  # fmt: skip
     pairs = [(headline, other) for other in (COPY_FRAME, COPY_BLURRED, MEAN_OF_CONTEXT, protocols.STILL, protocols.BLURRED)]
     pairs += [(protocols.mean_of(n), COPY_FRAME) for n in members[:-1]]
-    pairs += [(protocols.mean_of(control), zeroed), (protocols.mean_of(control), permuted)]
+    pairs += [(beside, zeroed), (beside, permuted)]
     pairs += [(headline, ONE_SAMPLE)] if largest > 1 else []
     differences: list[tuple[str, str, tuple[str, ...]]] = [(first, second, ("psnr",)) for first, second in pairs]
     if largest > 1:
-        differences.append((protocols.blend_of(largest), headline, ("psnr", "sharpness", "gmsd")))
-    return Ways(tuple(ways), headline, protocols.mean_of(control), zeroed, permuted, tuple(differences), members, sizes)
+        differences.append((blended, headline, ("psnr", "sharpness", "gmsd")))
+    return Ways(tuple(ways), headline, beside, zeroed, permuted, tuple(differences), members, sizes)
 
 
 def _tuned(drawn: Drawn) -> Tuning:

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from hwm.evaluate.intervals import Interval
 from hwm.evaluate.scores import Scores
 
 if TYPE_CHECKING:
     from hwm.evaluate.table import Table
-
-
-class Scored(Protocol):
-    """Gives the scores of a scoring by its key."""
-
-    def __getitem__(self, key: str) -> Scores: ...
+    from hwm.experiments.experiment import Found
 
 
 @dataclass(frozen=True)
@@ -98,7 +93,7 @@ class Compare:
     groups: Sequence[str] = ("",)
     head: str = "run"
 
-    def __call__(self, found: Scored) -> Table:
+    def __call__(self, found: Found) -> Table:
         """The table as text."""
         from hwm.evaluate.table import Table
 
@@ -113,16 +108,16 @@ class Compare:
         head = [f"{group}: {self.columns[i].title}" if group else self.columns[i].title for group in self.groups for i in there]
         return Table(self.title, [self.head, *head], rows if any(rows[-1][1:]) else rows[:-1])
 
-    def number(self, found: Scored, label: str, column: Column, group: int = 0) -> float:
+    def number(self, found: Found, label: str, column: Column, group: int = 0) -> float:
         """One number of the table."""
         value = column.value(found[self.rows[label][group]])
         assert value is not None
         return value.mean
 
-    def dots(self, *columns: Column) -> Callable[[Scored], bytes]:
+    def dots(self, *columns: Column) -> Callable[[Found], bytes]:
         """A plot of these columns, one panel each: a difference as a point with its interval, another number as a bar."""
 
-        def plot(found: Scored) -> bytes:
+        def plot(found: Found) -> bytes:
             from hwm.evaluate.plots import Panel, draw
 
             panels = []
@@ -135,10 +130,10 @@ class Compare:
 
         return plot
 
-    def curves(self, x: str, *columns: Column) -> Callable[[Scored], bytes]:
+    def curves(self, x: str, *columns: Column) -> Callable[[Found], bytes]:
         """A plot of these columns against the labels, which are numbers of x: a panel each, in it a curve a group."""
 
-        def plot(found: Scored) -> bytes:
+        def plot(found: Found) -> bytes:
             from hwm.evaluate.plots import Panel, draw
 
             places, panels, scores = [float(label) for label in self.rows], [], self._any(found)
@@ -154,5 +149,5 @@ class Compare:
 
         return plot
 
-    def _any(self, found: Scored) -> Scores:
+    def _any(self, found: Found) -> Scores:
         return found[next(iter(self.rows.values()))[0]]

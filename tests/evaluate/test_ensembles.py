@@ -24,11 +24,7 @@ from hwm.evaluate.protocols import (
     SAMPLING,
     STILL,
     Scoring,
-    blend_of,
     mean_of,
-    medoid_of,
-    permuted,
-    zeroed,
 )
 from hwm.evaluate.scores import Scores
 from hwm.evaluate.scoring import evaluate
@@ -94,7 +90,7 @@ def test_scores_in_closed_form(score):
         return scores.of(row, name).mean
 
     assert scores.settings["num_clips"] == 20 and scores.headline == mean_of(8)
-    assert (scores.settings["control"], scores.settings["permuted"]) == (mean_of(4), permuted(4))
+    assert (scores.settings["control"], scores.settings["permuted"]) == (mean_of(4), "mean of 4, states permuted")
     # 64 cells in 20 clips, each with noise of its own; rounding adds a twelfth of a level squared.
     for n in (1, 4, 8):
         assert psnr(mean_of(n), "pooled psnr") == pytest.approx(psnr_of(NOISE**2 / n + 1 / 12), abs=0.6)
@@ -104,12 +100,13 @@ def test_scores_in_closed_form(score):
     assert psnr(STILL) == PSNR_CAP and psnr(STILL, "ssim") == pytest.approx(1)
     # Neutral states promise no change: copying, with the noise of the mean.
     expected = psnr_of(float(rise.square().mean()) + NOISE**2 / 4)
-    assert psnr(zeroed(4), "pooled psnr") == pytest.approx(expected, abs=0.3)
-    assert psnr(permuted(4)) < psnr(mean_of(4)) - 3
+    assert psnr("mean of 4, states zeroed", "pooled psnr") == pytest.approx(expected, abs=0.3)
+    assert psnr("mean of 4, states permuted") < psnr(mean_of(4)) - 3
     gain = scores.difference(mean_of(8), ONE_SAMPLE).value
     assert gain.mean == pytest.approx(10 * math.log10(8), abs=0.6) and gain.excludes_zero()
-    assert scores.difference(mean_of(4), permuted(4)).value.mean == pytest.approx(psnr(mean_of(4)) - psnr(permuted(4)))
-    assert psnr(medoid_of(8), "sharpness") > psnr(mean_of(8), "sharpness")
+    loss = psnr(mean_of(4)) - psnr("mean of 4, states permuted")
+    assert scores.difference(mean_of(4), "mean of 4, states permuted").value.mean == pytest.approx(loss)
+    assert psnr("medoid of 8", "sharpness") > psnr(mean_of(8), "sharpness")
     sizes = [1, 2, 3, 4, 5, 7, 8]
     assert scores.settings["ensembles"] == sizes and [s.row for s in scores.select(metric="mse")] == [mean_of(n) for n in sizes]
     fit = scores.facts["saturation"]
@@ -132,7 +129,7 @@ def test_everything_but_time_repeats_and_small_ensembles_begin_large_ones(score)
     assert first == record(members=(4, 1), batch_size=3)
     assert Scores.from_json(json.loads(json.dumps(first.to_json()))) == first
     larger = record(members=(1, 4, 6))
-    for row in (mean_of(1), mean_of(4), STILL, COPY_FRAME, zeroed(4), permuted(4), BLURRED):
+    for row in (mean_of(1), mean_of(4), STILL, COPY_FRAME, "mean of 4, states zeroed", "mean of 4, states permuted", BLURRED):
         assert first.select(row=row) and larger.select(row=row) == first.select(row=row)
     assert record(members=(1, 4), seed=1).of(ONE_SAMPLE, "psnr") != first.of(ONE_SAMPLE, "psnr")
 
@@ -193,7 +190,7 @@ def test_examples_show_what_was_made_of_the_samples(score):
     scores = score(Brightening(), members=(1, 4), num_examples=2)
     assert [example.clip < 14 for example in scores.examples] == [True, False]
     for example in scores.examples:
-        assert list(example.pictures) == ["seen", "truth", ONE_SAMPLE, mean_of(4), blend_of(4)]
+        assert list(example.pictures) == ["seen", "truth", ONE_SAMPLE, mean_of(4), "blend of 4"]
         assert {picture.shape for picture in example.pictures.values()} == {(1, 32, 32, 3)}
         assert example.spread.shape == (32, 32) and set(example.psnr) == {row.name for row in scores.rows}
 
@@ -201,7 +198,7 @@ def test_examples_show_what_was_made_of_the_samples(score):
 def test_one_sample_alone(score):
     scores = score(Brightening(num=12), members=(1,), num_examples=1)
     assert scores.headline == ONE_SAMPLE and set(scores.facts) == {"tuning"}
-    assert blend_of(1) not in {row.name for row in scores.rows} and scores.examples[0].spread is None
+    assert "blend of 1" not in {row.name for row in scores.rows} and scores.examples[0].spread is None
 
 
 def test_networks_look_at_the_asked_sizes(score):
