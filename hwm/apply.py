@@ -252,8 +252,7 @@ def submit_sampling(
     tolerance: of the blend, as `hwm evaluate --protocol sampling` tunes it.  size: side of the pictures in pixels.
     batch_size: predictions at a time.  share, stop: as in `evaluate_run`, for the pictures and the zip.
     The test set has more state rows than 77 (reference A.6); they are not read.
-    Raises ValueError for a test set of the other track, or a blend without tolerance; Elsewhere and Stopped as
-    `evaluate_run`.
+    Raises ValueError for a test set of the other track, or a blend without tolerance; Elsewhere and Stopped as `evaluate_run`.
     """
     if (combine == "blend") != (tolerance is not None):
         raise ValueError(

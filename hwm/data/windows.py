@@ -40,11 +40,10 @@ class ClipIndex:
         compression clip), "frames" are `length` frames, one every `stride`, from any frame that is a multiple of
         `every`, "sampling" are 77 consecutive ones from such a frame.  aligned: blocks start at multiples of the
         block length, as tokens demand; False, for raw video only, lets them start anywhere.
-        overlap: whether clips may share frames.  Without, aligned clips lie on a fixed lattice from the start of
-        the shard, pairs being blocks (0, 1), (2, 3), ...: this rule gives the 306 000 training pairs of the
-        Revontuli report (reference F row 5; a greedy choice per segment would give 312 000).  Other clips use each
-        frame of a segment at most once, from its first frame that is a multiple of `every`, as `filter_overlaps` of
-        1xgpt does.
+        overlap: whether clips may share frames.  Without, aligned clips lie on a fixed lattice from the start of the shard, pairs
+        being blocks (0, 1), (2, 3), ...: this rule gives the 306 000 training pairs of the Revontuli report (reference F row 5; a
+        greedy choice per segment would give 312 000).  Other clips use each frame of a segment at most once, from its first frame
+        that is a multiple of `every`, as `filter_overlaps` of 1xgpt does.
         Raises ValueError when no clip fits, naming the dataset, or when segment ids decrease, naming the file.
         """
         block = dataset.clock.block

@@ -49,13 +49,10 @@ def measure_cost(model: nn.Module, timed: Sequence[Timed], *, device: torch.devi
     """Time of predictions, and the peak memory of the last of them.  how: in words."""
     device = torch.device(device)
     weights = list(model.parameters())
-    figures: dict[str, float] = {}
     for each in timed:
         if each.warm:
             each.run()
-    for each in timed[:-1]:
-        figures[each.name] = each.figure(device)
-    last = timed[-1]
+    last, figures = timed[-1], {each.name: each.figure(device) for each in timed[:-1]}
     peak, meaning = peak_memory(lambda: figures.update({last.name: last.figure(device)}), device=device)
     return Cost(
         parameters=sum(weight.numel() for weight in weights),

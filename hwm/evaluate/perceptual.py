@@ -153,8 +153,7 @@ class PerceptualScorer:
             _, metric, name = key.split("/", 2)
             parts = self._moments.setdefault((metric, name), [None] * self.num_groups)
             for g, new in _unpacked(inside(key, arrays)).items():
-                old = parts[g]
-                parts[g] = new if old is None else old + new
+                parts[g] = new if (old := parts[g]) is None else old + new
 
     def summary(self, headline: str, *, reference: str, span: str, seed: int) -> tuple[list[Score], list[Difference]]:
         """Scores of every row, and the headline's paired differences to every other row.  reference, span: what was measured."""
@@ -182,11 +181,8 @@ class PerceptualScorer:
 
     def _distances(self, metric: str, *, seed: int) -> dict[str, _Distance]:
         """Distances to the truth by row, resampled alike for all rows and the truth."""
-        parts = {
-            name: [part for part in found if part is not None]
-            for (kind, name), found in self._moments.items()
-            if kind == metric
-        }
+        own = {name: found for (kind, name), found in self._moments.items() if kind == metric}
+        parts = {name: [part for part in found if part is not None] for name, found in own.items()}
         truth = parts.pop(_TRUTH)
         groups, width = len(truth), len(truth[0].sum_D)
         note = "" if groups > 1 else "one segment" if self.num_groups == 1 else f"{width} features are too many to resample"
@@ -270,10 +266,9 @@ class VideoFeatures(Protocol):
 class TokenizerFeatures:
     """Activations of the encoder of the shipped tokenizer fsq-8x8x8, at every place of the future's grids (ours).
 
-    The distance between them is the TFD (tokenizer-feature distance): it compares local appearance and motion,
-    over 8x8 pixels and their surroundings and over 8 frames.  It needs no further file and is NOT an FID: the
-    network was trained to reconstruct the built-in robot's pictures, not to recognise objects, and sees no whole
-    frame.  Values compare with other TFDs only.
+    The distance between them is the TFD (tokenizer-feature distance): it compares local appearance and motion, over 8x8 pixels
+    and their surroundings and over 8 frames.  It needs no further file and is NOT an FID: the network was trained to reconstruct
+    the built-in robot's pictures, not to recognise objects, and sees no whole frame.  Values compare with other TFDs only.
     """
 
     name = "TFD"

@@ -164,8 +164,7 @@ class Scores:
         """One paired difference, places as in `of`.  Raises ValueError where it was not computed."""
         place = self._place(reference, span)
         for found in self.differences:
-            same = (found.first, found.second, found.metric) == (first, second, metric)
-            if same and (found.reference, found.span) == (place["reference"], place["span"]):
+            if (found.first, found.second, found.metric, found.reference, found.span) == (first, second, metric, *place.values()):
                 return found
         raise ValueError(f"no paired difference of {first!r} and {second!r} in {metric}, {place}")
 
@@ -188,11 +187,9 @@ class Scores:
             found = table.get("schema", 1)
             raise ValueError(f"{where}: its schema is {found}, this version reads {SCHEMA}; score the run again")
 
-        def interval(value: dict[str, Any]) -> Interval:
-            return Interval(math.nan if value["mean"] is None else value["mean"], value["low"], value["high"])
-
         def with_interval(kind: Any, row: dict[str, Any]) -> Any:
-            return kind(**{**row, "value": interval(row["value"])})
+            mean = math.nan if row["value"]["mean"] is None else row["value"]["mean"]
+            return kind(**{**row, "value": Interval(mean, row["value"]["low"], row["value"]["high"])})
 
         try:
             return cls(

@@ -1,7 +1,6 @@
 """Grasp assistance: closed fingers push an object, and a constraint that is switched on then holds it fast.
 
-Friction alone drops most objects at this time step.  A grasp succeeds only if the palm is close enough; misses stay
-misses.
+Friction alone drops most objects at this time step.  A grasp succeeds only if the palm is close enough; misses stay misses.
 """
 
 from __future__ import annotations
