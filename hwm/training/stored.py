@@ -101,10 +101,11 @@ class Stored:
 
     def sizes(self, group: str) -> dict[str, Tensor]:
         """Every tensor of a group without its values: shape and type alone (on the meta device)."""
-        return {
-            name: torch.empty(_extent(pieces), dtype=pieces[0].dtype, device="meta")
-            for name, pieces in self._pieces.get(group, {}).items()
-        }
+        found = {}
+        for name, pieces in self._pieces.get(group, {}).items():
+            ends = zip(*([first + length for first, length in zip(piece.offsets, piece.shape)] for piece in pieces))
+            found[name] = torch.empty([max(axis) for axis in ends], dtype=pieces[0].dtype, device="meta")
+        return found
 
     def read(self, group: str) -> dict[str, Tensor]:
         """All tensors of a group, whole, on the CPU."""
@@ -181,11 +182,6 @@ def _local(target: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
     _, offsets = compute_local_shape_and_global_offset(target.shape, target.device_mesh, target.placements)
     return target.to_local(), tuple(offsets)
-
-
-def _extent(pieces: list[_Piece]) -> tuple[int, ...]:
-    ends = [[first + length for first, length in zip(piece.offsets, piece.shape)] for piece in pieces]
-    return tuple(max(column) for column in zip(*ends))
 
 
 _DTYPES = {

@@ -106,13 +106,13 @@ def load_world_model(folder: str | Path, *, base: str = "", device: str = "cpu")
     if read_json(settings) != _encoder_settings(model):
         raise ValueError(f"{settings}: describes another state encoder than config.toml; fetch the folder again")
     wanted = model.state_dict()
-    model.states.load_state_dict(_read(folder / STATES / WEIGHTS, _part(wanted, "states.")))
+    model.states.load_state_dict(_expect(_part(wanted, "states."), folder / STATES / WEIGHTS))
     if sizes.lora_rank:
         load_adapter(model.transformer, folder / ADAPTER)
     elif not sizes.base:
         whole = load_transformer(str(folder / TRANSFORMER), dtype=torch.float32).state_dict()
-        model.transformer.load_state_dict(_expect(whole, _part(wanted, "transformer."), folder / TRANSFORMER))
-    model.load_state_dict(_read(folder / REST, _rest(wanted)), strict=False)  # all of the rest; the others are set
+        model.transformer.load_state_dict(_expect(_part(wanted, "transformer."), folder / TRANSFORMER, found=whole))
+    model.load_state_dict(_expect(_rest(wanted), folder / REST), strict=False)  # all of the rest; the others are set
     return model.to(device).eval(), replace(config, model=sizes)
 
 
@@ -124,12 +124,9 @@ def _rest(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if not name.startswith(("states.", "transformer."))}
 
 
-def _read(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return _expect(load_state_dict(path), wanted, path)
-
-
-def _expect(found: dict[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """`found`, if its names, shapes and types are those of `wanted`."""
+def _expect(wanted: Mapping[str, Tensor], path: Path, *, found: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """What was found there, by default in that file, if its names, shapes and types are those of `wanted`."""
+    found = load_state_dict(path) if found is None else found
     have, want = ({name: (tuple(t.shape), t.dtype) for name, t in state.items()} for state in (found, wanted))
     wrong = sorted(name for name in have.keys() | want.keys() if have.get(name) != want.get(name))
     if wrong:
