@@ -141,26 +141,17 @@ def tokenize(
     from hwm.work.workers import usable_cores
     share = chosen_share(part)
     alone, own = part is not None or share.count == 1, own_device(device)
+    processes = workers or (usable_cores() if device == "cpu" and alone else 1)
     several = sorted(p.parent for p in raw.glob("*/metadata.json")) if not (raw / "metadata.json").is_file() else []
     targets = [(p, out / p.name.removesuffix("_raw")) for p in several] or [(raw, out)]
     for source, target in targets:
         lines: list[str] = []
+        # Held-out sets stay aligned with their video.
+        cuts = phases if not several or source.name.startswith("train") else 1
         with Counter(f"tokenizing {source.name}", unit="shards") as counter:
             run(
-                source,
-                target,
-                tokenizer=tokenizer,
-                size=size,
-                # Held-out sets stay aligned with their video.
-                phases=phases if not several or source.name.startswith("train") else 1,
-                every=every,
-                workers=workers or (usable_cores() if device == "cpu" and alone else 1),
-                share=share,
-                max_bad=max_bad,
-                trust=trust,
-                device=own,
-                progress=counter,
-                say=lines.append,
+                source, target, tokenizer=tokenizer, size=size, phases=cuts, every=every, workers=processes, share=share,
+                max_bad=max_bad, trust=trust, device=own, progress=counter, say=lines.append,
             )
         print(target, *lines, sep="\n  ", flush=True)
     return 0
