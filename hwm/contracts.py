@@ -208,12 +208,14 @@ class Family:
     """What every configuration knows of its family besides its values.
 
     module: where the model is, as "module:class".  needs: modules of the extra named like the family, if it has one.
+    publish: the function that writes such a model for others, called with model, RunConfig, folder and card=; "" where none does.
     kind: what the model learns from.  role: a world model, or a tokenizer, which others stand on.
     prediction_settings: fields that say how a trained model predicts, and so may change after training.
     may_be_zero, any_sign: whole numbers that need not be 1 or more, and numbers that may be negative.
     """
 
     module: ClassVar[str]
+    publish: ClassVar[str] = ""
     needs: ClassVar[tuple[str, ...]] = ()
     kind: ClassVar[Kind]
     role: ClassVar[Literal["world model", "tokenizer"]] = "world model"

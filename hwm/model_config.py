@@ -218,6 +218,7 @@ class WanConfig(Latents):
     """Wan2.2 TI2V with video and state conditioning (SYSTEMS.md section 4).  Defaults are the published 5 B model."""
 
     module: ClassVar[str] = "hwm.models.wan.model:WanWorldModel"
+    publish: ClassVar[str] = "hwm.models.wan.export:save_world_model"
     needs: ClassVar[tuple[str, ...]] = ("diffusers", "peft")
     may_be_zero: ClassVar[tuple[str, ...]] = ("place_channels", "lora_rank", "lora_alpha", "state_frequencies", "state_plain")
 
@@ -350,6 +351,7 @@ class FSQConfig(Family):
     """Causal video tokenizer with finite scalar quantisation, or without (tokenizers/autoencoder.py)."""
 
     module: ClassVar[str] = "hwm.tokenizers.open:new_tokenizer"
+    publish: ClassVar[str] = "hwm.tokenizers.open:publish"
     kind: ClassVar[Kind] = "video"
     role: ClassVar[Literal["world model", "tokenizer"]] = "tokenizer"
 

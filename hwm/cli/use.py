@@ -158,11 +158,14 @@ def export(run: Path, folder: Path, /, *, which: Literal["best", "last"] = "best
         which: The best checkpoint, or the last.
         card: Text of the model card.
     """
+    from hwm.models.build import named
     from hwm.runs import load_run
+
     trained = load_run(run, which=which)
-    if not hasattr(trained.model, "publish"):
+    if not trained.config.model.publish:
         raise ValueError(f"{run}: holds a world model of another family than Wan; its checkpoints are published as they are")
-    print(trained.model.publish(trained.config, folder, card=card.read_text() if card else ""))
+    publish = named(trained.config.model.publish)
+    print(publish(trained.model, trained.config, folder, card=card.read_text() if card else ""))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A model from the configuration of a run, whichever family it is of."""
+"""A model from the configuration of a run, whichever family it is of, and what that family brings along."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ import torch
 from hwm.config import RunConfig
 
 
+def named(place: str) -> Any:
+    """What a configuration names as "module:name"."""
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)  # noqa: TID251, named by a class of this package
+
+
 def build_model(config: RunConfig) -> Any:
     """A freshly initialised model of the configured family (an nn.Module); the same for the same seed.
 
     Raises ValueError where the extra that the family needs is not installed.
     """
     family = config.model
-    module, name = family.module.split(":")
     try:
-        for needed in (*family.needs, module):
+        for needed in (*family.needs, family.module.partition(":")[0]):
             importlib.import_module(needed)  # noqa: TID251, named by a class of this package
     except ImportError as error:
         if not family.needs:
@@ -26,7 +31,7 @@ def build_model(config: RunConfig) -> Any:
         needs, label = " and ".join(family.needs), type(family).__name__.removesuffix("Config")
         extra = f"pip install 'humanoid-world-models[{family.family}]'"
         raise ValueError(f"a {label} model needs {needs} ({error}): {extra}") from None
-    make = getattr(importlib.import_module(module), name)  # noqa: TID251, named by a class of this package
+    make = named(family.module)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return make(family, name=config.recipe) if family.role == "tokenizer" else make(family)

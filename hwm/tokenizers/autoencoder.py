@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -105,11 +104,6 @@ class VideoAutoencoder(nn.Module):
         self.fine_out = nn.ModuleList(ResidualBlock(fine) for _ in range(config.depth))
         self.norm_out = ChannelNorm(fine)
         self.patch_out = nn.Conv2d(fine, patch_values, 1)
-
-    def publish(self, _: Any, folder: Path, *, card: str = "") -> Path:
-        """Write it as a folder that opens anywhere (`open.save_tokenizer`) and return the folder."""
-        from hwm.tokenizers.open import save_tokenizer
-        return save_tokenizer(self, folder, card=card)
 
     @property
     def blocks(self) -> list[nn.Module]:

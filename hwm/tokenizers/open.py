@@ -123,6 +123,11 @@ def load_tokenizer(name_or_folder: str | Path, *, device: str = "cpu") -> FSQTok
     return tokenizer.to(device).eval()
 
 
+def publish(tokenizer: VideoAutoencoder, _: Any, folder: Path, *, card: str = "") -> Path:
+    """`save_tokenizer`, called as every family is to be published."""
+    return save_tokenizer(tokenizer, folder, card=card)
+
+
 def save_tokenizer(tokenizer: VideoAutoencoder, folder: str | Path, *, card: str = "") -> Path:
     """Write config.toml, model.safetensors, their checksums and README.md (the model card) into a new folder, all or nothing.
 

@@ -10,14 +10,12 @@ and from scratch, are the twin for a CPU.  Ours are `dropout`, `state_changes`, 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hwm.clock import SAMPLING_STEP, WAN, subsample
-from hwm.config import RunConfig
 from hwm.contracts import Batch
 from hwm.model_config import WanConfig
 from hwm.models.latent_flow import LatentFlow, beside, squared_error
@@ -106,11 +104,6 @@ class WanWorldModel(LatentFlow):
         self.register_state_dict_post_hook(drop)
         self.register_load_state_dict_post_hook(forgive)
         self.register_load_state_dict_pre_hook(check)
-
-    def publish(self, config: RunConfig, folder: Path, *, card: str = "") -> Path:
-        """Write it in the layout of diffusers (`export.save_world_model`) and return the folder."""
-        from hwm.models.wan.export import save_world_model
-        return save_world_model(self, config, folder, card=card)
 
     def set_latent_statistics(self, mean_C: Tensor, std_C: Tensor, change_std_C: Tensor | None = None) -> None:
         """Normalise latents by the mean and standard deviation of each channel; saved buffers.
