@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hwm.cli import main
 from hwm.clock import COSMOS
 from hwm.data.writers import TokenShardWriter, write_dataset_metadata, write_tokenizer_info
 
@@ -79,12 +80,11 @@ def test_an_error_of_one_process_ends_all_and_is_told_once(data, tmp_path):
     assert time.monotonic() - begun < 60 and not [line for line in said.splitlines() if "restarts" in line]
 
 
-def test_mistakes_are_found_before_processes_are_started(data, tmp_path):
-    for changes, expected in [
-        (["train.batch_size=1"], "is too small for 2 processes: start at most 1"),
-        (["model.vocab_size=32"], "its vocab_size is 64"),
-    ]:
-        process = start(data, tmp_path / "run", *changes)
-        said, _ = process.communicate(timeout=60)
-        assert process.returncode == 2 and expected in said and len(said.splitlines()) == 1, said
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize("change, expected", [
+    ("train.batch_size=1", "is too small for 2 processes: start at most 1"), ("model.vocab_size=32", "its vocab_size is 64")
+])
+def test_mistakes_are_found_before_processes_are_started(data, tmp_path, change, expected, capfd):
+    command = ["train", "st-tiny", "--nproc=2", f"--data={data}", f"--out={tmp_path / 'run'}", "--set", *SETTINGS, change]
+    assert main(command) == 2 and not (tmp_path / "run").exists()
+    told = capfd.readouterr()
+    assert expected in told.err and len((told.out + told.err).splitlines()) == 1
