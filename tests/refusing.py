@@ -4,7 +4,7 @@ import pytest
 
 
 def refused(message, call, *arguments, **options):
-    """The call refuses by a ValueError of one line that matches the message; returns the line."""
+    """The call refuses by a ValueError of one line that matches the message, None any; returns the line."""
     with pytest.raises(ValueError, match=message) as caught:
         call(*arguments, **options)
     assert "\n" not in str(caught.value)

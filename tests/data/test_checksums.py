@@ -100,9 +100,7 @@ def test_a_sidecar_that_is_missing_or_damaged(token_root, cache):
     text = sidecar.read_text()
     for damaged in (text[:-1], text.replace("video_1", "vIdeo_1"), text.replace("videos/", "vIdeos/"), text.replace("a", "b")):
         sidecar.write_text(damaged)
-        with pytest.raises(ValueError, match=r"checksums_1\.json") as caught:
-            open_dataset(token_root)
-        assert "\n" not in str(caught.value)
+        refused(r"checksums_1\.json", open_dataset, token_root)
     sidecar.unlink()
     refused(r"checksums_1\.json: no such file, though other shards have one", open_dataset, token_root)
     for other in (token_root / "checksums").iterdir():
@@ -114,9 +112,7 @@ def test_a_sidecar_that_is_missing_or_damaged(token_root, cache):
 def test_a_name_that_leads_out_of_the_dataset_is_refused(token_root, cache):
     for name in ("../../outside", "a" * 5000, "nul\\u0000"):
         (token_root / "checksums/checksums_1.json").write_text(f'{{"{name}": "00"}}')
-        with pytest.raises(ValueError, match=r"checksums_1\.json") as caught:
-            open_dataset(token_root)
-        assert "\n" not in str(caught.value)
+        refused(r"checksums_1\.json", open_dataset, token_root)
 
 
 def test_every_flipped_bit_of_a_dataset_is_found_on_opening(token_root, raw_root, cache):
@@ -126,9 +122,7 @@ def test_every_flipped_bit_of_a_dataset_is_found_on_opening(token_root, raw_root
         for file in files:
             position, bit = chance.randrange(file.stat().st_size), chance.randrange(8)
             flip(file, position, bit)
-            with pytest.raises(ValueError) as caught:
-                open_dataset(root)
-            assert "\n" not in str(caught.value) and str(root) in str(caught.value), file
+            assert str(root) in refused(None, open_dataset, root), file
             flip(file, position, bit)
         open_dataset(root)
 

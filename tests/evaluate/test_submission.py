@@ -91,10 +91,8 @@ FAULTS = {
 @pytest.mark.fault("B12", REFUSED)
 @pytest.mark.parametrize("message", FAULTS)
 def test_bad_arrays_are_refused_in_one_line_and_leave_nothing(tmp_path, message):
-    with pytest.raises(ValueError, match="sample 1") as caught:
-        write_compression_submission(tmp_path / "a.zip", samples(FAULTS[message]), README, **SMALL)
-    text = str(caught.value).replace("[", "").replace(")", "")
-    assert message in text and "\n" not in text
+    text = refused("sample 1", write_compression_submission, tmp_path / "a.zip", samples(FAULTS[message]), README, **SMALL)
+    assert message in text.replace("[", "").replace(")", "")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -151,9 +149,7 @@ def test_foreign_files_are_refused_in_one_line(tmp_path, message):
     path = tmp_path / "a.zip"
     write_compression_submission(path, samples(), README, **SMALL)
     rewrite(path, FOREIGN[message])
-    with pytest.raises(ValueError) as caught:
-        validate_compression_submission(path, **SMALL)
-    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert message in refused(None, validate_compression_submission, path, **SMALL)
 
 
 def test_pickled_arrays_are_never_opened(tmp_path):

@@ -59,9 +59,7 @@ def test_a_pickle_that_runs_code_is_refused_and_nothing_runs(tmp_path, kind):
         path.write_bytes(pickle.dumps(value, protocol=2))
     else:
         torch.save(value, path, _use_new_zipfile_serialization=kind != "legacy")
-    with pytest.raises(ValueError, match=r"weights\.pth: refused: .*open.*run code") as error:
-        load_state_dict(path)
-    assert "\n" not in str(error.value)
+    refused(r"weights\.pth: refused: .*open.*run code", load_state_dict, path)
     assert not trace.exists()
     # The same file does act when opened without care: the test would notice.
     if kind == "bare":
@@ -75,9 +73,7 @@ def test_pickles_of_newer_protocols_run_nothing_either(tmp_path):
     trace, path = tmp_path / "it-ran", tmp_path / "weights.pth"
     for protocol in range(3, pickle.HIGHEST_PROTOCOL + 1):
         path.write_bytes(pickle.dumps({"a": Touch(trace)}, protocol=protocol))
-        with pytest.raises(ValueError, match=r"weights\.pth: (refused|not a file of tensors)") as error:
-            load_state_dict(path)
-        assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
+        assert "weights_only" not in refused(r"weights\.pth: (refused|not a file of tensors)", load_state_dict, path)
         assert not trace.exists()
 
 
@@ -107,9 +103,7 @@ def test_broken_files_are_named_in_one_line(tmp_path):
     with zipfile.ZipFile(tmp_path / "other.pth", "w") as archive:
         archive.writestr("readme.txt", "hello")
     for name in ("cut.pth", "cut.safetensors", "page.pth", "empty.pt", "other.pth"):
-        with pytest.raises(ValueError, match=f"{name}: not a .*fetch it again") as error:
-            load_state_dict(tmp_path / name)
-        assert "\n" not in str(error.value)
+        refused(f"{name}: not a .*fetch it again", load_state_dict, tmp_path / name)
 
 
 def test_torchscript_is_refused(tmp_path):

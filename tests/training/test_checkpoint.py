@@ -164,9 +164,7 @@ def test_loading_refuses_what_does_not_fit_and_leaves_the_model_alone(tmp_path):
     }
     for pattern, tensors in broken.items():
         save_file(tensors, tmp_path / "model.safetensors")
-        with pytest.raises(ValueError, match=pattern) as caught:
-            load(tmp_path / "model.safetensors", model)
-        assert "model.safetensors" in str(caught.value) and "\n" not in str(caught.value)
+        assert "model.safetensors" in refused(pattern, load, tmp_path / "model.safetensors", model)
         assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
     save_file(good, tmp_path / "model.safetensors")
     load(tmp_path / "model.safetensors", model)
