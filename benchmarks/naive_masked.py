@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hwm.clock import COSMOS
 from hwm.model_config import MaskedConfig
-from hwm.models.masked_attention import slot_visibility
+from hwm.models.masked_blocks import slot_visibility
 from hwm.models.masked_filling import corrupt, masks_left, random_mask, remask
 from hwm.nn.rope import grid_positions, rope_angles, rotate
 from hwm.nn.states import ActionEncoder, state_pooling

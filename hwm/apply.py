@@ -34,8 +34,7 @@ from hwm.predict.last_frame import draw, shrink
 from hwm.predict.rollout import AnyTokenizer, frames_per_step, rollout
 from hwm.runs import Run, expect_robot, load_run, open_clips, spread, world_model
 from hwm.tokenizers.open import open_tokenizer
-from hwm.work.fingerprint import fingerprint, sources
-from hwm.work.parts import Arrays, Finished, Work, listening, names_of, progress_of
+from hwm.work.parts import Arrays, Finished, Work, fingerprint, listening, names_of, progress_of, sources
 from hwm.work.progress import Counter
 from hwm.work.share import Share
 from hwm.work.signals import StopFlag

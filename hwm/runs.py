@@ -22,8 +22,7 @@ from hwm.data.clips import FIELDS, Clips, sample_indices
 from hwm.data.describe import state_statistics
 from hwm.data.onex import open_dataset, read_robot
 from hwm.models.build import build_model
-from hwm.predict.decoding import FrameDecoder
-from hwm.predict.rollout import Dream
+from hwm.predict.rollout import Dream, FrameDecoder
 from hwm.robot import EVE, normalisation
 from hwm.safe_load.paths import is_file
 from hwm.tokenizers.open import open_tokenizer

@@ -20,8 +20,8 @@ from hwm.data.windows import evenly
 from hwm.evaluate.baselines import copy_last_grid
 from hwm.evaluate.protocols import Protocol
 from hwm.evaluate.scores import ORIGINAL, RECONSTRUCTION
-from hwm.predict.decoding import FrameDecoder
 from hwm.predict.last_frame import shrink
+from hwm.predict.rollout import FrameDecoder
 
 TRUE, ZEROED, PERMUTED = "true", "zeroed", "permuted"
 """Kinds of states: as recorded, neutral, those of a clip of another segment."""

@@ -26,8 +26,7 @@ from hwm.evaluate.scores import ALL, LAST, Cost, Scores
 from hwm.evaluate.token_scores import TokenScorer
 from hwm.evaluate.tuning import Tuner, set_apart
 from hwm.evaluate.ways import Predictor, Ways, ensembles, readings
-from hwm.work.fingerprint import fingerprint
-from hwm.work.parts import Arrays, Times, Work, names_of, progress_of, seconds, sizes_of
+from hwm.work.parts import Arrays, Times, Work, fingerprint, names_of, progress_of, seconds, sizes_of
 
 CLIPS_AT_ONCE = 4
 """Clips whose ensembles are in memory together; those of 512x512 pictures are large."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hwm.evaluate.metrics import mean_squared_error, psnr, psnr_of_mse
 from hwm.predict import ensemble
-from hwm.predict.postprocess import gaussian_blur
+from hwm.predict.ensemble import gaussian_blur
 from hwm.work.parts import Arrays, Columns
 
 SIGMAS = (0.0, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)

@@ -23,8 +23,8 @@ from hwm.evaluate.scenes import PERMUTED, TRUE, ZEROED, Scene, Scenes
 from hwm.evaluate.scores import Row
 from hwm.evaluate.tuning import Tuning
 from hwm.predict import ensemble
+from hwm.predict.ensemble import gaussian_blur, match_histograms
 from hwm.predict.last_frame import draw
-from hwm.predict.postprocess import gaussian_blur, match_histograms
 from hwm.predict.rollout import Dream
 
 STILL = Sampling(temperature=0.0)

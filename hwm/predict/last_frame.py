@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hwm.contracts import Sampling, WorldModel
-from hwm.predict.postprocess import resize
+from hwm.predict.ensemble import resize
 from hwm.predict.rollout import AnyTokenizer, Dream, frames_per_step
 
 

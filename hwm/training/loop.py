@@ -30,10 +30,9 @@ from hwm.contracts import Batch
 from hwm.training import checkpoint
 from hwm.training.device import choose_device, cpu_threads, own_randomness
 from hwm.training.learner import Learner
-from hwm.training.metrics import MetricsLog
 from hwm.training.optim import lr_at
 from hwm.training.processes import ALONE, Processes, under_launcher
-from hwm.training.run_folder import DONE, claimed, config_hash, mark_done, read_done, settle_config
+from hwm.training.run_folder import DONE, MetricsLog, claimed, config_hash, mark_done, read_done, settle_config
 from hwm.work.files import write_picture
 from hwm.work.progress import Counter
 from hwm.work.signals import StopFlag

@@ -15,8 +15,7 @@ from hwm.evaluate.protocols import COMPRESSION, SAMPLING, Scoring
 from hwm.evaluate.scenes import View
 from hwm.evaluate.scoring import evaluate
 from hwm.training.device import own_device
-from hwm.work.fingerprint import fingerprint, source
-from hwm.work.parts import Columns, Elsewhere, Finished, PartsFolder, Work, names_of, progress_of, sizes_of
+from hwm.work.parts import Columns, Elsewhere, Finished, PartsFolder, Work, fingerprint, names_of, progress_of, sizes_of, source
 from hwm.work.share import Share
 from hwm.work.signals import StopFlag, Stopped
 

@@ -9,7 +9,7 @@ from refusing import refused
 
 from hwm.evaluate.metrics import PSNR_CAP, psnr
 from hwm.evaluate.tuning import SIGMAS, Tuner, fit_saturation, largest_tolerance, set_apart
-from hwm.predict.postprocess import gaussian_blur
+from hwm.predict.ensemble import gaussian_blur
 
 
 def mse(psnr):

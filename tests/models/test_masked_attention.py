@@ -1,6 +1,6 @@
 import torch
 
-from hwm.models.masked_attention import PlaceAttention, SlotAttention, SlotCrossAttention, attend, slot_visibility
+from hwm.models.masked_blocks import PlaceAttention, SlotAttention, SlotCrossAttention, attend, slot_visibility
 from hwm.nn.attention import KVCache
 from hwm.nn.rope import grid_positions, rope_angles, rotate
 

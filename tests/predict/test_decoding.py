@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from hwm.model_config import FSQConfig
-from hwm.predict.decoding import FrameDecoder
+from hwm.predict.rollout import FrameDecoder
 from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer
 
 

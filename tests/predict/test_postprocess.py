@@ -8,7 +8,7 @@ from refusing import refused
 from scipy.ndimage import gaussian_filter
 from skimage.exposure import match_histograms as skimage_match
 
-from hwm.predict.postprocess import gaussian_blur, match_histograms, resize
+from hwm.predict.ensemble import gaussian_blur, match_histograms, resize
 
 
 def draw(seed, *shape, levels=256):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwm.training.device import seed_of
-from hwm.training.metrics import MetricsLog
+from hwm.training.run_folder import MetricsLog
 from hwm.work.files import write_text
 from hwm.work.progress import Counter, clock_text
 
