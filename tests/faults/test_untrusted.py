@@ -235,6 +235,8 @@ def test_configurations_that_name_code(tmp_path, canary, text):
 
 def cheap(call, record_property, *, names=""):
     line, growth, seconds = cost(lambda: refused(call, names=names))
+    if growth > MAX_GROWTH or seconds > MAX_SECONDS:  # what other threads of this process did counted too: once more
+        line, growth, seconds = cost(lambda: refused(call, names=names))
     if growth > 50 * 2**20 or seconds > 0.2:  # the worst are worth a place in the table
         record_property("measured", f"{Path(str(names)).name}: +{growth / 2**20:.0f} MB, {seconds:.1f} s of CPU")
     assert growth <= MAX_GROWTH and seconds <= MAX_SECONDS, (line, growth, seconds)
