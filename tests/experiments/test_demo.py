@@ -11,7 +11,7 @@ from hwm.cli import main
 @pytest.mark.timeout(600)
 def test_the_whole_line_on_the_built_in_robot(tmp_path, capsys):
     out = tmp_path / "demo"
-    command = ["demo", str(out), "--minutes", "0.5", "--steps", "4", "--workers", "1"]
+    command = ["demo", str(out), "--minutes", "0.35", "--steps", "4", "--workers", "1"]
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "copy last frame" in printed and "report.html" in printed
