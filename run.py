@@ -99,7 +99,8 @@ def main() -> int:
     if sys.version_info < (3, 11):  # noqa: UP036 - that is what is checked here
         raise SystemExit(f"run.py: needs Python 3.11 or newer, this is {sys.version.split()[0]}")
     # Faults are injected one at a time: most start processes of their own, and some measure time.
-    commands = {"demo": ["-m", "hwm", "demo"], "test": ["-m", "pytest", "-n", "0" if "--faults" in sys.argv else "2"]}
+    together = ["-n", "0"] if "--faults" in sys.argv else ["-n", "2", "--dist", "worksteal"]
+    commands = {"demo": ["-m", "hwm", "demo"], "test": ["-m", "pytest", *together]}
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         print(__doc__)
         return 2
