@@ -33,7 +33,7 @@ def draw(
     seeds: one for each clip.  num_samples: K.  members_at_once: predictions that go through the model together.
     sampling: None is the model's own.  Where that leaves nothing to chance all samples are equal.
     image_size, out_size: height and width that the model works on, to which the context is made small (`shrink`), and of the
-    result (`postprocess.resize`); None leaves them as they are.  device: of the model.  poll: called before each step; may raise.
+    result (`ensemble.resize`); None leaves them as they are.  device: of the model.  poll: called before each step; may raise.
 
     Models of latents or frames draw from a generator for each clip and sample: a sample depends neither on the other clips nor
     on K nor on members_at_once (but for rounding), so a small ensemble is the beginning of a larger one.  Models of tokens
