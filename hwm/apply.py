@@ -83,9 +83,11 @@ def evaluate_run(
         if not of_video and protocol != own:
             raise ValueError(f"{folder}: the run learned from clips that are scored by --protocol {own.name}")
         inception, lpips = scoring.inception, scoring.lpips
-        made_of = sources(data=data, video=video, tuning=tuning, inception=inception, lpips=lpips)
-        work = Work(out / protocol.results, made_of, share, flag)
         held_out = _recorded_clips(run, data, protocol) if of_video else open_clips(run.config, data, training=False)
+        others = {name: open_dataset(folder).fingerprint for name, folder in (("video", video), ("tuning", tuning)) if folder}
+        weights = [*lpips, *([inception] if inception else [])]
+        made_of = sources(data=held_out.dataset.fingerprint, **others, weights=weights)
+        work = Work(out / protocol.results, made_of, share, flag)
         coder = tokenizer_of(run, scoring.tokenizer, trust=scoring.trust, device=device)
         if not of_video:
             _check_made_by(held_out, coder)
@@ -284,7 +286,7 @@ def submit_sampling(
             )
             return {"picture": combined(members_BKFHWC[:, :, 0])[0].numpy()}
 
-        work, names = Work(out, sources(data=data), share, flag), names_of("picture", len(tests.ids))
+        work, names = Work(out, sources(data=tests.fingerprint), share, flag), names_of("picture", len(tests.ids))
         ways = {"samples": samples, "combine": combine, "tolerance": tolerance, "sampling": asdict(sampling), "seed": seed}
         sizes = {"size": size, "image_size": image_size, "at_once": batch_size, "device": torch.device(device).type}
         key = fingerprint(

@@ -3,8 +3,9 @@
 Each shard has a sidecar of its own (`checksums_{i}.json`), so that workers never write to one file; what belongs to
 the whole folder stands in `checksums.json`.  Data from elsewhere has no sidecar, which is no fault.
 
-`open_dataset` and `open_test_set` compare every file before it is used (`expect_whole`).  A file found whole is noted with
-what the file system says of it, and not read again for a week unless that changes: hashing takes a second a gigabyte.
+`open_dataset` and `open_test_set` compare every file before it is used (`expect_whole`), and a dataset is known again by the
+same hashes (`digests`).  They are noted with what the file system says of a file, which is not read again for a week unless
+that changes: hashing takes a second a gigabyte.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,32 +47,27 @@ def sidecars(root: Path, only: int | str | None = "all") -> list[Path]:
     return whole + [CHECKSUMS.find(root, i) for i in CHECKSUMS.indices(root) if only in (i, "all")]
 
 
+def digests(root: str | Path, files: Sequence[Path]) -> list[str]:
+    """SHA-256 of files of a dataset, in their order.
+
+    Files noted less than a week ago, whose size, times and place on the disk are the same, are not read.
+    """
+    with _noted(Path(root).resolve()) as digest, _threads() as pool:
+        return list(pool.map(digest, files))
+
+
 def expect_whole(root: str | Path) -> None:
     """Raise ValueError, naming the first faulty file, unless every recorded checksum of a dataset is met.
 
-    Files noted as whole less than a week ago, whose size, times and place on the disk are the same, are not read.
+    Which files are read: as in `digests`.
     """
     root = Path(root).resolve()
     if not sidecars(root):
         return
-    known = _read_notes(root)
-    now, notes = time.time(), {}
-    fresh = {name: note for name, note in known.items() if _is_fresh(note, now)}
-
-    def sound(file: Path, digest: str) -> bool:
-        name, mark = file.relative_to(root).as_posix(), _mark(file, digest)
-        if fresh.get(name, [])[:5] != mark:
-            if sha256(file) != digest:
-                return False
-            fresh[name] = [*mark, now]
-        notes[name] = fresh[name]
-        return True
-
-    faults = _faults(root, sound)
+    with _noted(root) as found:
+        faults = _faults(root, lambda file, digest: found(file) == digest)
     if faults:
         raise faults[0]
-    if notes != known:
-        _write_notes(root, notes)
 
 
 def verify(root: str | Path, *, only: int | str | None = "all", remedy: str = AGAIN) -> list[ValueError]:
@@ -114,8 +111,30 @@ def _faults(
             return ValueError(f"{sidecar}: {name[:80]!r}: {error}; {remedy}")
         return None
 
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # hashing lets other threads run
+    with _threads() as pool:
         return found + [error for error in pool.map(fault, recorded) if error is not None]
+
+
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(4, os.cpu_count() or 1))  # hashing lets other threads run
+
+
+@contextmanager
+def _noted(root: Path) -> Iterator[Callable[[Path], str]]:
+    """What gives the SHA-256 of a file of this dataset, from the notes where they have it; at the end they have all."""
+    known, now = _read_notes(root), time.time()
+    fresh = {name: note for name, note in known.items() if _is_fresh(note, now)}
+
+    def digest(file: Path) -> str:
+        file = file.resolve()
+        name, mark = os.path.relpath(file, root), _mark(file)
+        if fresh.get(name, [])[:4] != mark:
+            fresh[name] = [*mark, sha256(file), now]
+        return str(fresh[name][4])
+
+    yield digest
+    if fresh != known:
+        _write_notes(root, fresh)
 
 
 def _is_fresh(note: Any, now: float) -> bool:
@@ -136,10 +155,10 @@ def _in_another_layout(root: Path, file: Path) -> Path:
     return found[0] if found and file.parent in places else file
 
 
-def _mark(file: Path, digest: str) -> list[Any]:
+def _mark(file: Path) -> list[int]:
     """What changes when a file does, even if its times were set back: the time of change cannot be set."""
     facts = file.stat()
-    return [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino, digest]
+    return [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
 
 
 def _notes(root: Path) -> Path | None:
@@ -148,7 +167,7 @@ def _notes(root: Path) -> Path | None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     except RuntimeError:
         return None
-    return cache / "hwm" / "verified" / f"{hashlib.sha256(str(root).encode()).hexdigest()[:16]}.json"
+    return cache / "hwm" / "verified" / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}.json"
 
 
 def _read_notes(root: Path) -> dict[str, Any]:

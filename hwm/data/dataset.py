@@ -5,8 +5,10 @@ A kind of dataset is a file beside this one with a `Shard` and a `Dataset` of it
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -15,6 +17,7 @@ import numpy as np
 
 from hwm.clock import Clock
 from hwm.contracts import Kind
+from hwm.data.checksums import digests
 from hwm.data.windows import Window, check_segments
 from hwm.robot import Embodiment
 from hwm.work.files import check_size, expect_rows, map_array, read_rows
@@ -91,6 +94,16 @@ class Shard:
     def _rows(self) -> str:
         return f"{self.num_frames} frames by the shard's metadata, state width {self.robot.dim}"
 
+    @property
+    def files(self) -> list[Path]:
+        """All that holds its frames, in an order of its kind."""
+        return [self.video_path, self.states_path, self.segments_path]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 that tells it from shards with other frames, states or segments, wherever it lies."""
+        return hash_of([self.num_frames, *digests(self.root, self.files)])
+
     def read(self, start: int, frames: int) -> np.ndarray:
         """What the dataset's kind has for `frames` frames from `start` on, (T, ...): a grid or a frame each.
 
@@ -160,6 +173,21 @@ class Dataset:
         """Frames of all shards."""
         return sum(shard.num_frames for shard in self.shards)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of what it holds and means: equal for copies under any path and name, with or without recorded checksums.
+
+        Each file is read once and then known for a week (`checksums.digests`).
+        """
+        files = [*self.described_in(), *(file for shard in self.shards for file in shard.files)]
+        made_by = {key: (self.tokenizer or {}).get(key) for key in ("fingerprint", "grid")}
+        about = {"kind": self.kind, "hz": self.hz, "robot": asdict(self.robot), "made by": made_by}
+        return hash_of([about, [shard.num_frames for shard in self.shards], digests(self.root, files)])
+
+    def described_in(self) -> list[Path]:
+        """Files beside the shards that decide what is learned from them."""
+        return []
+
     def sizes(self) -> dict[str, Any]:
         """What a model of these data must agree with, under the names of its settings."""
         return {"grid": self.grid}
@@ -182,6 +210,11 @@ class Dataset:
     def check(self) -> Iterator[Finding]:
         """What is wrong or worth knowing beside the shards."""
         yield from ()
+
+
+def hash_of(facts: Any) -> str:
+    """SHA-256 of plain values as hex."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def check_rows(path: Path, rows: np.ndarray, names: tuple[str, ...]) -> Iterator[Finding]:

@@ -64,6 +64,10 @@ class LatentShard(Shard):
         return self.starts_path.stat().st_size // 4
 
     @property
+    def files(self) -> list[Path]:
+        return [*super().files, *([self.starts_path] if self.starts_path else [])]
+
+    @property
     def row_name(self) -> str:
         """What a row is, for messages."""
         return "clip" if self.every else "block"
@@ -158,6 +162,9 @@ class LatentDataset(Dataset):
     def statistics(self) -> LatentStatistics:
         """What normalises these latents.  Raises ValueError, naming the file, when it is missing or damaged."""
         return read_statistics(self.root, channels=self.channels)
+
+    def described_in(self) -> list[Path]:
+        return [self.root / "statistics.json"]
 
     def sizes(self) -> dict[str, Any]:
         return {"grid": self.grid, "channels": self.channels}

@@ -37,6 +37,11 @@ class LegacyShard(TokenShard):
         return map_array(path, "<f4", (self.num_frames, width), f"{self.num_frames} rows of width {width}")
 
     @property
+    def files(self) -> list[Path]:
+        actions = (self.states_path / f"{name}.bin" for name in WIDTHS)
+        return [self.video_path, self.segments_path, *(path for path in actions if path.is_file())]
+
+    @property
     def _rows(self) -> str:
         return f"{self.num_frames} frames by metadata.json"
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from hwm.clock import Clock
 from hwm.data import layout
-from hwm.data.checksums import expect_whole
-from hwm.data.dataset import Decoder, Finding, raised
+from hwm.data.checksums import digests, expect_whole
+from hwm.data.dataset import Decoder, Finding, hash_of, raised
 from hwm.data.layout import read_tokenizer_info, token_geometry
 from hwm.data.onex import probe_kind, read_robot
 from hwm.data.tokens import token_picture
@@ -32,10 +32,11 @@ CONTEXT_FRAMES = 17
 class SampleSet:
     """Samples with ids: the number in each one's file names, ascending.  states_NFA: float32, F rows from its first frame on.
 
-    official: how many samples 1X's own set has.
+    official: how many samples 1X's own set has.  seen_in: the files of its pictures.
     """
 
     official: ClassVar[int]
+    seen_in: ClassVar[layout.FileKind]
 
     root: Path
     ids: tuple[int, ...]
@@ -44,6 +45,12 @@ class SampleSet:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def fingerprint(self) -> str:
+        """As `Dataset.fingerprint`, of the samples and their numbers."""
+        files = [kind.find(self.root, i) for kind in (self.seen_in, layout.STATES) for i in self.ids]
+        return hash_of([self.ids, digests(self.root, files)])
 
     def facts(self) -> dict[str, Any]:
         """Counts and sizes, as plain values for JSON."""
@@ -64,6 +71,7 @@ class CompressionTestSet(SampleSet):
     """tokens_NTHW: int64, the context block of every sample, in the order of the ids."""
 
     official: ClassVar[int] = 450
+    seen_in: ClassVar[layout.FileKind] = layout.TOKENS
 
     tokens_NTHW: np.ndarray
     grid: tuple[int, int]
@@ -83,6 +91,7 @@ class SamplingTestSet(SampleSet):
     """Video of the seen frames, by `frames`."""
 
     official: ClassVar[int] = 250
+    seen_in: ClassVar[layout.FileKind] = layout.VIDEO
 
     video_paths: tuple[Path, ...]
 

@@ -306,27 +306,11 @@ def _digest(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else repr(value)
 
 
-def source(path: str | Path) -> str:
-    """A hash that tells a file of weights or a folder of data apart from another.
-
-    Of a file its content; of a folder the names and sizes of its files and the content of those that describe it (.json).
-    Hidden files, such as caches, are left out.
-    """
-    path, found = Path(path), hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    for file in files:
-        inside_folder = file.relative_to(path)
-        if any(part.startswith(".") for part in inside_folder.parts):
-            continue
-        if path != file:
-            found.update(f"{inside_folder.as_posix()} {file.stat().st_size}\n".encode())
-        if path == file or file.suffix == ".json":
-            with file.open("rb") as content:
-                found.update(hashlib.file_digest(content, "sha256").digest())
-    return found.hexdigest()
-
-
-def sources(*, lpips: Sequence[Path] = (), **paths: Path | None) -> list[str]:
-    """What tells apart the folders of data and files of weights that numbers come from, by what each is for."""
-    named = [(name, path) for name, path in paths.items() if path is not None] + [("lpips", path) for path in lpips]
-    return [f"{name} {source(path)}" for name, path in named]
+def sources(*, weights: Sequence[Path] = (), **data: str | None) -> list[str]:
+    """What tells numbers from those of other sources: fingerprints of data by their use, and the content of files of weights."""
+    named = [(name, found) for name, found in data.items() if found is not None]
+    for path in weights:
+        if path.is_file():  # who reads it says what is wrong
+            with path.open("rb") as file:
+                named.append(("weights", hashlib.file_digest(file, "sha256").hexdigest()))
+    return [f"{name} {found}" for name, found in named]

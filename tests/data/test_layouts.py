@@ -1,6 +1,8 @@
 """Names, dtypes and byte sizes of every layout, and the way back through the readers (reference A.2-A.6, F.3)."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +10,10 @@ import pytest
 from official_tests import write_compression_test_set, write_sampling_test_set
 
 from hwm.clock import COSMOS
-from hwm.data import testsets, writers
+from hwm.data import checksums, testsets, writers
 from hwm.data.onex import open_dataset
 from hwm.data.testsets import open_test_set
+from hwm.robot import ROBOTS
 
 SPLIT = ["metadata/metadata_0.json", "robot_states/states_0.bin", "segment_indices/segment_idx_0.bin"]
 FLAT = ["metadata_0.json", "states_0.bin", "segment_idx_0.bin"]
@@ -199,3 +202,40 @@ def test_an_interrupted_raw_shard_leaves_nothing(tmp_path):
         writer.append(frames, states, 2)
         writer.append(frames, states, 1)
     assert names(tmp_path) == []
+
+
+def test_a_fingerprint_is_of_the_content_and_not_of_the_place(tmp_path, token_root, make_tokens, make_raw, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    print_of = lambda root: open_dataset(root).fingerprint  # noqa: E731
+    first = print_of(token_root)
+    flat = make_tokens(tmp_path / "flat", flat=True)
+    monkeypatch.chdir(tmp_path)
+    for same in (token_root, "tokens", "./tokens/", shutil.copytree(token_root, "copy"), flat):
+        assert print_of(same) == first
+    for sidecar in (*Path("copy").glob("checksums*/*"), Path("copy/checksums.json")):
+        sidecar.unlink()
+    assert print_of("copy") == first == print_of(Path("copy").rename("moved"))
+    monkeypatch.setenv("XDG_CACHE_HOME", os.devnull)
+    assert print_of("moved") == first
+    assert [s.fingerprint for s in open_dataset("moved").shards] == [s.fingerprint for s in open_dataset(flat).shards]
+    others = {first, print_of(make_tokens(tmp_path / "seed", seed=1))}
+    changes = [(f"robot_states/states_{i}.bin", b"\0", b"\1") for i in (0, 1)] + [("videos/video_1.bin", b"\0", b"\1")]
+    changes += [("segment_indices/segment_idx_1.bin", b"\2", b"\3"), ("tokenizer.json", b'"f"', b'"g"')]
+    for name, old, new in [*changes, ("metadata.json", b'"hz": 30', b'"hz": 15')]:
+        file = Path(shutil.copytree("moved", f"other-{len(others)}")) / name
+        file.write_bytes(file.read_bytes().replace(old, new, 1))
+        others.add(print_of(f"other-{len(others)}"))
+    robot = (ROBOTS / "eve.toml").read_text().replace("rad", "deg")
+    (Path(shutil.copytree("moved", "robot")) / "robot.toml").write_text(robot)
+    others |= {print_of("robot"), print_of(raw := make_raw(tmp_path / "raw"))}
+    assert len(others) == 10
+    assert open_dataset(raw).resized(8).fingerprint == print_of(raw)
+
+
+def test_a_fingerprint_reads_each_file_once(tmp_path, token_root, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    names, sha256 = [], checksums.sha256
+    monkeypatch.setattr(checksums, "sha256", lambda path: (names.append(path.name), sha256(path))[1])
+    first = open_dataset(token_root).fingerprint
+    assert len(names) == 10  # for the recorded checksums
+    assert open_dataset(token_root).fingerprint == first and len(names) == 10

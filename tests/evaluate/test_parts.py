@@ -1,5 +1,6 @@
 """Parts of a scoring: whole or absent, checked, measured once, the same result whoever measured them."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -15,7 +16,7 @@ from hwm.evaluate.protocols import COMPRESSION, SAMPLING, Scoring
 from hwm.evaluate.scenes import View
 from hwm.evaluate.scoring import evaluate
 from hwm.training.device import own_device
-from hwm.work.parts import Columns, Elsewhere, Finished, PartsFolder, Work, fingerprint, names_of, progress_of, sizes_of, source
+from hwm.work.parts import Columns, Elsewhere, Finished, PartsFolder, Work, fingerprint, names_of, progress_of, sizes_of, sources
 from hwm.work.share import Share
 from hwm.work.signals import StopFlag, Stopped
 
@@ -78,18 +79,15 @@ def test_the_fingerprint_knows_weights_settings_and_data():
     assert len({first, *others}) == 7
 
 
-def test_the_source_of_data_is_its_files_and_not_its_caches(tmp_path):
-    (tmp_path / "videos").mkdir()
-    (tmp_path / "metadata.json").write_text("{}")
-    (tmp_path / "videos" / "0.mp4").write_bytes(b"abc")
-    before = source(tmp_path)
-    (tmp_path / ".cache").mkdir()
-    (tmp_path / ".cache" / "frames.npy").write_bytes(b"x")
-    assert source(tmp_path) == before
-    (tmp_path / "metadata.json").write_text("[]")
-    changed = source(tmp_path)
-    (tmp_path / "videos" / "0.mp4").write_bytes(b"abcd")
-    assert len({before, changed, source(tmp_path), source(tmp_path / "metadata.json")}) == 4
+def test_sources_are_told_by_their_content_and_use(tmp_path):
+    first, other = tmp_path / "first.pt", tmp_path / "other.pt"
+    first.write_bytes(b"abc")
+    other.write_bytes(b"abd")
+    found = sources(data="1", video=None, weights=[first])
+    assert found == ["data 1", f"weights {hashlib.sha256(b'abc').hexdigest()}"]
+    others = [sources(data="1", weights=[other]), sources(data="2", weights=[first]), sources(video="1", weights=[first])]
+    assert all(found != other for other in others)
+    assert found == sources(data="1", weights=[first.rename(other)])
 
 
 def test_shares_fill_all_parts_and_who_comes_last_reads_them(tmp_path):
