@@ -1,7 +1,5 @@
 """Checks of a machine, a dataset and a recipe together, from cheap to dear, before a training spends hours on them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

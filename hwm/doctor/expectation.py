@@ -6,8 +6,6 @@ to the embedding prefers the id that it sees, and most places stand still.  Rand
 leak from the target; more means that the weights start too large.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import replace

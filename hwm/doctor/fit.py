@@ -3,8 +3,6 @@
 Data: sound, fitting, enough, held-out data really held out, states that say something.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 from collections.abc import Iterator

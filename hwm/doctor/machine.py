@@ -1,7 +1,5 @@
 """The machine as PyTorch finds it, and the place where a run would live: what can be told without a recipe."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import platform

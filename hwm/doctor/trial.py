@@ -1,7 +1,5 @@
 """One real model on one batch of clips, stepped as training steps it: what only a real step can tell, and what it costs here."""
 
-from __future__ import annotations
-
 import math
 import os
 import resource

@@ -5,8 +5,6 @@ is no way: torch calls Python from C++ that takes no exception there and aborts.
 gives the main one a moment, then clears up and ends the process itself.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

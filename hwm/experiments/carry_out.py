@@ -1,7 +1,5 @@
 """Carrying an experiment out: it trains and scores what is not there yet, and lays tables and plots out as one page."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import pkgutil

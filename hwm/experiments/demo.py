@@ -1,7 +1,5 @@
 """The whole line in minutes on a laptop: simulate, tokenize, train st-demo from scratch, score it in unseen rooms, report."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """Any recipes side by side: trained on the same recordings, held against the same recorded frames."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

@@ -5,8 +5,6 @@ which is blurred but near each of them.  So a distance of appearance (TFD) stand
 samples, not of means.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from hwm.evaluate.protocols import Scoring

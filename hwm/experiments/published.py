@@ -7,8 +7,6 @@ SAMPLING: Revontuli report, Table 2: frame 76 of 1X clips at 512x512 by Wan2.2 T
 as bars.  The report prints one decimal of guidance and no intervals.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

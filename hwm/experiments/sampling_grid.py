@@ -4,8 +4,6 @@ Rows that differ in the number of samples come from one scoring: its smaller ens
 scorings see the same clips and draw with the same seeds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A model from the configuration of a run, whichever family it is of, and what that family brings along."""
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

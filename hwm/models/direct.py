@@ -5,8 +5,6 @@ comes out is the last seen frame, moved by a flow, plus a change.  The strong, c
 every other family should stand (ours; no document describes it).
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

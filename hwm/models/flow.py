@@ -7,8 +7,6 @@ paper leaves open: SYSTEMS.md section 3 and reference D.2.  Ours are `context_se
 each an option of the same network.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

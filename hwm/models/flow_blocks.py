@@ -5,8 +5,6 @@ Both take whichever streams they are given: the past and the actions may go thro
 open as in the release (reference D.2): LayerNorm without weights, no bias in the projections, QK-norm.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -4,8 +4,6 @@ Source: HWM paper sections 2.3.1 and 2.4; what the paper leaves open as in the r
 of it.  Prediction calls its parts, since most of them need not run at every step.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

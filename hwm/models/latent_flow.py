@@ -3,8 +3,6 @@
 A family adds its network, its loss (the draws of a training step are its own) and how it reads states.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ Source: HWM paper sections 2.2 and 2.4; sizes, parameter counts and the release'
 MaskGIT (reference C.2).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -10,8 +10,6 @@ their grid: they are projected once, and only their keys, values and queries are
 copying the tokens to all places and averaging what becomes of the copies (reference D.1), without the cost.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

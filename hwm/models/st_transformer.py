@@ -4,8 +4,6 @@ Blocks alternate attention over the places of a grid, causal attention over time
 Source: Revontuli report section 3; parameter count and readings of what it leaves open: reference F and F.2.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -3,8 +3,6 @@
 A family adds its network, its loss and `_follow`, its way from the context to the grids after it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Dropout at a tenth of the cost on a CPU, where one random number an element would take as long as the products."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 

@@ -4,8 +4,6 @@ Time runs from 0 (noise) to 1 (data).  Sources: HWM paper section 2.3 (equations
 after Ho and Salimans 2022; steps of any size after Frans et al. 2024, "One step diffusion via shortcut models".
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

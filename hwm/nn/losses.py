@@ -7,8 +7,6 @@ A vocabulary may be factorised: `factors` are the sizes of its digits, the head 
 by side, and the probability of a token is the product over its digits.  One factor is the plain case.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -3,8 +3,6 @@
 Source of the form: AdaLN-Zero of DiT, as both Humanoid World Models and the Revontuli report use it.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Start values of the weights and which of them decay."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import nn

@@ -4,8 +4,6 @@ The product of a rotated query and a rotated key depends on their positions only
 Su et al. 2021; split of the head over height, width and time as HWM paper section 2.4 with Cosmos (reference D.2).
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

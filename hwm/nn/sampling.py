@@ -1,7 +1,5 @@
 """Drawing tokens from logits: greedy, or by temperature, top-k and top-p."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Robot states as one vector per token grid."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import numpy as np

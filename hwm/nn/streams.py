@@ -8,8 +8,6 @@ Source: HWM paper section 2.4: base block, modality sharing, full sharing, split
     split      attention="split", with the sharing that reproduces the published size (SYSTEMS.md 2, 3)
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Literal
 

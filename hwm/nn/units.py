@@ -1,7 +1,5 @@
 """Between raw units and what a latent model computes in: latents and states of mean 0 and size 1."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -1,7 +1,5 @@
 """The token vocabulary: a table that embeds tokens and a head that predicts them; flat or factorised into digits."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

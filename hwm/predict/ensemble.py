@@ -8,8 +8,6 @@ What is done to predicted pictures before they are scored or submitted: blur, co
 Pictures are uint8 (..., H, W, C); every function works in float32, rounds once and gives uint8.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@ Of that track 17 frames and 77 states are known and frame 76 is asked for: a mod
 step, any other by a rollout from the last frames that it needs (SYSTEMS.md section 4; reference B.4).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np

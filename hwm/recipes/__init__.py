@@ -3,8 +3,6 @@
 `hwm recipes` lists them, `hwm train NAME` runs one, `--set section.key=value` changes a value.  One module a system.
 """
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 from collections.abc import Callable

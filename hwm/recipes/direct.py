@@ -1,7 +1,5 @@
 """Direct regression of frames: the baseline beside which every other system's score should stand."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from hwm.config import DataConfig, RunConfig

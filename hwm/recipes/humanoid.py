@@ -1,7 +1,5 @@
 """The Humanoid World Models, Masked-HWM and Flow-HWM, in four variants and three sizes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial

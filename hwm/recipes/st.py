@@ -1,7 +1,5 @@
 """The ST-Transformer of the compression track and its twins."""
 
-from __future__ import annotations
-
 from hwm.config import DataConfig, RunConfig, TrainConfig
 from hwm.model_config import STConfig
 

@@ -1,7 +1,5 @@
 """The library's own video tokenizers."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from hwm.config import DataConfig, RunConfig, TrainConfig

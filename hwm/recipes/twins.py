@@ -1,7 +1,5 @@
 """The training of twins: what every system's small models share, so that they are compared alike."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from hwm.config import TrainConfig

@@ -1,7 +1,5 @@
 """Wan2.2 TI2V of the sampling track and its twins."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from hwm.config import DataConfig, RunConfig, TrainConfig

@@ -3,8 +3,6 @@
 A skill is a generator of `Wait`s (see manipulation.py).  Idle moments stay short: a recording is mostly action.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Simulation jobs: a worker records one shard, or the clips of one test recording, into files."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext

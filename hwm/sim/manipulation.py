@@ -3,8 +3,6 @@
 It yields `Wait`s: how long, and the phase it is in (reach, grasp, lift ...), which the recording notes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 

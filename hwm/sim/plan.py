@@ -4,8 +4,6 @@ Rooms and episodes have seeds of their own, so that validation can show new work
 never seen.  The plan knows nothing of processes: any number of workers writes the same bytes.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Record one segment: the robot at work in a room, filmed by its head camera."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice

@@ -4,8 +4,6 @@ The ray tracer (mujoco-warp) costs time in proportion to pixels and repeats bit 
 picture and pays from 256 pixels a side.  Both are chosen before MuJoCo is imported, by MUJOCO_GL.
 """
 
-from __future__ import annotations
-
 import atexit
 import os
 import shutil

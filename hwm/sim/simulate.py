@@ -5,8 +5,6 @@ val_unseen_v2.0_raw (rooms that training never shows) and, with test clips, test
 folder appears when it is complete; what was interrupted goes on shard by shard with the same command.
 """
 
-from __future__ import annotations
-
 import shutil
 import sys
 import time

@@ -10,8 +10,6 @@
     README.md                         model card
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -7,8 +7,6 @@ and from scratch, are the twin for a CPU.  Ours are `dropout`, `state_changes`, 
 `place_channels`, `target="change"`, `output="data"` and `relative_loss`, each an option of the same model.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

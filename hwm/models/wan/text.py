@@ -6,8 +6,6 @@ attention weights are all 1, so a layer is x + O V norm(x) and the gated feed-fo
 the weight files tensor by tensor, in the memory of the largest of them (reference wan 7).
 """
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Any

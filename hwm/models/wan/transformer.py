@@ -9,8 +9,6 @@ The modulation comes from the states at the frames of the clip: sinusoidal featu
 two-layer convolution over time down to the latents' rate, a projection (section 2.1 "Video-State Conditioning").
 """
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ Grasp assistance: closed fingers push an object, and a constraint that is switch
 Friction alone drops most objects at this time step.  A grasp succeeds only if the palm is close enough; misses stay misses.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

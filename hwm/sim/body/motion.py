@@ -1,7 +1,5 @@
 """Smooth set-points: quintic moves that can be re-aimed on the way, and the unsteadiness of a human operator."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ Every function adds what it needs to the assets and returns the MJCF of its geom
 the floor; the front of the sideboard faces -x.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Procedural triangle meshes with normals and texture coordinates, from NumPy alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """MJCF text and the assets it names, collected piece by piece and compiled into a MuJoCo model."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Household objects that the robot can move: shape, look and how to grasp them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

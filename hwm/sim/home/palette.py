@@ -1,7 +1,5 @@
 """Colours of homes, and small random variations of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TypeVar
 

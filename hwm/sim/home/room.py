@@ -1,7 +1,5 @@
 """A furnished room made from one seed: walls, floor, furniture and their materials; no objects, light or robot."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache, partial
 

@@ -4,8 +4,6 @@ The room seed decides what stays in a home (walls, furniture, textures); the epi
 recording to the next (objects and their places, light, camera mounting, the robot's colours).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

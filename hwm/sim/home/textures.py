@@ -4,8 +4,6 @@ A painter draws from its own generator, so that nothing but the picture depends 
 Contrast is kept moderate on purpose: high-contrast patterns make every small motion a large pixel change.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
