@@ -34,6 +34,7 @@ from hwm.predict.last_frame import draw, shrink
 from hwm.predict.rollout import AnyTokenizer, frames_per_step, rollout
 from hwm.runs import Run, expect_robot, load_run, open_clips, spread, world_model
 from hwm.tokenizers.open import open_tokenizer
+from hwm.work.claim import expect_apart
 from hwm.work.parts import Arrays, Finished, Work, fingerprint, listening, names_of, progress_of, sources
 from hwm.work.progress import Counter
 from hwm.work.share import Share
@@ -69,6 +70,7 @@ def evaluate_run(
     Raises ValueError when the data is not of the run's tokenizer, the video is not theirs or an option would do nothing,
     Elsewhere where another process writes the report, Stopped where it was told to stop.
     """
+    expect_apart(out, data, video, tuning, folder / "checkpoints")
     given = scoring.changed() | {"video": video, "tuning": tuning}
     asked = PROTOCOLS.get(scoring.protocol)
     if asked is not None:
@@ -144,6 +146,7 @@ def predict_video(
     the last state is held and the left side stands still.  temperature: None is the model's own.
     poll: called between steps; may raise.
     """
+    expect_apart(out, data, folder / "checkpoints")
     run = load_run(folder, which=which, changes=changes)
     model, clips = world_model(run), _watched(run, data)
     if not 0 <= clip < len(clips):
@@ -207,6 +210,7 @@ def submit_compression(
 
     poll: called between samples; may raise, and then there is no file.
     """
+    expect_apart(out, data, folder / "checkpoints")
     run = load_run(folder, which=which, device=device)
     model = world_model(run)
     if model.predicts != "tokens" or own_protocol(run.config.data.clip) != COMPRESSION:
@@ -260,6 +264,7 @@ def submit_sampling(
             "a blend needs a tolerance, and only a blend does: take the one that `hwm evaluate RUN --protocol sampling` "
             "chooses (facts.tuning.tolerance in results_sampling.json)"
         )
+    expect_apart(out, data, folder / "checkpoints")
     with listening(stop) as flag:
         tests = open_test_set(data)
         if not isinstance(tests, SamplingTestSet):

@@ -32,6 +32,7 @@ from hwm.training.loop import FitResult, already_done, fit
 from hwm.training.processes import ALONE, Processes
 from hwm.training.run_folder import dealt_out
 from hwm.training.stored import load_weights
+from hwm.work.claim import expect_apart
 
 REMEDY = {
     "tokens": "make them with `hwm tokenize RAW OUT`",
@@ -104,6 +105,7 @@ def train(config: RunConfig, out: str | Path, *, processes: Processes = ALONE) -
     out = Path(out)
     if not config.data.train:
         raise ValueError("data.train is empty: give the training data with --data FOLDER")
+    expect_apart(out, config.data.train, config.data.val, config.tokenizer)
     config = dealt_out(fitted(config), out, world=processes.world)
 
     def opened(folder: str, *, training: bool) -> Clips:
@@ -134,6 +136,7 @@ def check(config: RunConfig, out: Path, *, world: int) -> FitResult | None:
     """
     if not config.data.train:
         raise ValueError("data.train is empty: give the training data with --data FOLDER")
+    expect_apart(out, config.data.train, config.data.val, config.tokenizer)
     config = dealt_out(fitted(config), out, world=world)
     if done := already_done(out, config):
         return done

@@ -74,6 +74,7 @@ def data(action: Literal["check", "describe"], folder: Path, /, *, json_output: 
     from dataclasses import asdict
 
     from hwm.data.describe import check, contact_sheet, describe
+    from hwm.work.claim import expect_apart
     if action == "check":
         report = check(folder)
         if json_output:
@@ -83,8 +84,9 @@ def data(action: Literal["check", "describe"], folder: Path, /, *, json_output: 
                 print(f"{finding.severity}: {finding.file}: {finding.message}")
             print(f"{folder}: {'sound' if report.ok else 'has errors'}")
         return 0 if report.ok else 1
-    facts = describe(folder)
     target = sheet or Path("contact_sheet.png")
+    expect_apart(target, folder)
+    facts = describe(folder)
     contact_sheet(folder, target, tokenizer=_tokenizer_named(facts.get("tokenizer")))
     if json_output:
         print(json.dumps(facts, indent=1))
@@ -136,6 +138,7 @@ def tokenize(
     """
     from hwm.tokenizers.encode import tokenize as run
     from hwm.training.device import own_device
+    from hwm.work.claim import expect_apart
     from hwm.work.progress import Counter
     from hwm.work.share import chosen_share
     from hwm.work.workers import usable_cores
@@ -144,6 +147,8 @@ def tokenize(
     processes = workers or (usable_cores() if device == "cpu" and alone else 1)
     several = sorted(p.parent for p in raw.glob("*/metadata.json")) if not (raw / "metadata.json").is_file() else []
     targets = [(p, out / p.name.removesuffix("_raw")) for p in several] or [(raw, out)]
+    for _, target in targets:  # all of them, before the first takes hours
+        expect_apart(target, *(source for source, _ in targets))
     for source, target in targets:
         lines: list[str] = []
         # Held-out sets stay aligned with their video.

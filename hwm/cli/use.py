@@ -160,7 +160,9 @@ def export(run: Path, folder: Path, /, *, which: Literal["best", "last"] = "best
     """
     from hwm.models.build import named
     from hwm.runs import load_run
+    from hwm.work.claim import expect_apart
 
+    expect_apart(folder, run, card)
     trained = load_run(run, which=which)
     if not trained.config.model.publish:
         raise ValueError(f"{run}: holds a world model of another family than Wan; its checkpoints are published as they are")
@@ -203,6 +205,8 @@ def text_embedding(base: str, out: Path, /) -> int:
         out: Safetensors file to write; a model's configuration names it as model.text.
     """
     from hwm.models.wan.text import digest, embed_empty_prompt, write_text_embedding
+    from hwm.work.claim import expect_apart
+    expect_apart(out, base)
     embedding = embed_empty_prompt(base)
     write_text_embedding(out, embedding, source=base)
     print(f"{out}  shape {tuple(embedding.shape)}  sha256 {digest(embedding)}")

@@ -17,6 +17,7 @@ from hwm.config import RunConfig, from_toml
 from hwm.evaluate.protocols import SAMPLING, Scoring
 from hwm.evaluate.scores import Scores, plain
 from hwm.experiments.experiment import PICTURES, Experiment, Found, Json, Plan, Train, slug
+from hwm.work.claim import expect_apart
 from hwm.work.files import atomic_path
 from hwm.work.jobs import Job, run_jobs
 
@@ -26,6 +27,7 @@ def carry_out(name: str, experiment: Experiment, plan: Plan) -> Path | None:
 
     Raises ValueError for a training or a scoring that failed, Stopped where it was told to stop; the same call then goes on.
     """
+    expect_apart(plan.out, plan.data)
     found = Found(experiment, plan)
     trainings = [_training(found, label) for label, run in experiment.runs.items() if isinstance(run, Train)]
     parallel = plan.processes if experiment.threads else 1

@@ -17,6 +17,7 @@ from typing import Literal
 from hwm.data import layout
 from hwm.data.checksums import write_checksums
 from hwm.data.writers import write_dataset_metadata
+from hwm.work.claim import claimed
 from hwm.work.files import read_json, write_json
 from hwm.work.signals import StopFlag
 from hwm.work.workers import usable_cores
@@ -91,10 +92,7 @@ def simulate(
     jobs = [Job(settings, shard, places[shard.split].partial) for shard in shards]
     jobs += [Job(settings, work, places["test"].partial, places["truth"].partial) for work in clips]
     used = ["train", "val", "val_unseen", *(["truth", "test"] if clips else [])]
-    open_folders: set[Path | None] = {places[split].partial for split in used if places[split].prepare()}
-    todo = [job for job in jobs if job.root in open_folders and not job.finished]
-    total, done = sum(job.work.num_frames for job in todo), 0
-    _warn_if_slow(settings.backend, size, antialias, total, workers)
+    total = done = 0
 
     def advance(count: int) -> None:
         nonlocal done
@@ -102,15 +100,19 @@ def simulate(
         if progress:
             progress(done, total)
 
-    with StopFlag() as flag:
+    with StopFlag() as flag, claimed(Path(out), say=lambda line: print(line, file=sys.stderr)):
+        open_folders: set[Path | None] = {places[split].partial for split in used if places[split].prepare()}
+        todo = [job for job in jobs if job.root in open_folders and not job.finished]
+        total = sum(job.work.num_frames for job in todo)
+        _warn_if_slow(settings.backend, size, antialias, total, workers)
         run_jobs(todo, backend=settings.backend, workers=workers, advance=advance, flag=flag)
-    reports: dict[Path | None, list[dict]] = {folder: [] for folder in open_folders}
-    for job in jobs:
-        for folder in {job.root, job.truth} & open_folders:
-            reports[folder] += job.read_report()
-    for split in used:
-        if places[split].partial in open_folders:
-            places[split].complete(split, reports[places[split].partial])
+        reports: dict[Path | None, list[dict]] = {folder: [] for folder in open_folders}
+        for job in jobs:
+            for folder in {job.root, job.truth} & open_folders:
+                reports[folder] += job.read_report()
+        for split in used:
+            if places[split].partial in open_folders:
+                places[split].complete(split, reports[places[split].partial])
     return SimulationSummary(total, time.monotonic() - started, tuple(places[split].final for split in used))
 
 

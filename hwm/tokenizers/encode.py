@@ -28,7 +28,8 @@ from hwm.data.onex import open_dataset
 from hwm.data.quarantine import Account, Rule
 from hwm.data.writers import write_dataset_metadata, write_tokenizer_info
 from hwm.tokenizers.open import open_tokenizer
-from hwm.tokenizers.shard_job import Outcome, ShardEncoder, ShardJob, encodes_clips, open_encoder, sizes_of
+from hwm.tokenizers.shard_job import KINDS, Outcome, ShardEncoder, ShardJob, encodes_clips, open_encoder, sizes_of
+from hwm.work.claim import expect_apart
 from hwm.work.files import atomic_path, read_count, read_json, remove_torsos
 from hwm.work.share import Share
 from hwm.work.signals import StopFlag
@@ -61,6 +62,8 @@ def tokenize(
     if not 1 <= phases <= 17 or every < 1 or max_bad < 0:
         expected = "phases must be 1..17, every at least 1 and max_bad at least 0"
         raise ValueError(f"{expected}, got {phases}, {every} and {max_bad}")
+    for place in (out, *(out / kind.folders[0] for kind in KINDS)):
+        expect_apart(place, raw, tokenizer)
     with StopFlag() as flag:
         dataset, faults = _open_raw(raw)
         encoder = open_tokenizer(tokenizer, trust=trust, device=device)

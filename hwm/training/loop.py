@@ -32,7 +32,8 @@ from hwm.training.device import choose_device, cpu_threads, own_randomness
 from hwm.training.learner import Learner
 from hwm.training.optim import lr_at
 from hwm.training.processes import ALONE, Processes, under_launcher
-from hwm.training.run_folder import DONE, MetricsLog, claimed, config_hash, mark_done, read_done, settle_config
+from hwm.training.run_folder import DONE, MetricsLog, config_hash, mark_done, read_done, settle_config
+from hwm.work.claim import claimed
 from hwm.work.files import write_picture
 from hwm.work.progress import Counter
 from hwm.work.signals import StopFlag

@@ -1,21 +1,15 @@
-"""A run's folder belongs to one process and one configuration.
+"""What a run's folder holds beside its checkpoints, all of one configuration.
 
 metrics.jsonl: one JSON object a line, a trace that a resumed run continues as if it had never stopped.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
 import os
-import socket
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,61 +18,11 @@ from hwm.config import RunConfig, from_toml, to_dict, to_toml
 from hwm.safe_load.text import read_json
 from hwm.work.files import write_all, write_text
 
-try:
-    import fcntl
-except ImportError:  # Windows has no flock; its runs go unguarded and say so.
-    fcntl = None  # type: ignore[assignment]
-
 DONE = "DONE"
 _FREE = {f"train.{k}" for k in ("log_every", "checkpoint_every", "keep_checkpoints", "sample_every", "tensorboard")} | {
     f"train.{k}" for k in ("threads", "device", "parallel", "recompute", "compile", "timeout")
 }
 """Settings that may change when a run is continued: they do not say what is learned."""
-
-
-@contextmanager
-def claimed(out: Path, *, say: Callable[[str], None], patience: float = 0.0) -> Iterator[None]:
-    """Hold the run folder for this process; made if absent.
-
-    The lock is the kernel's, so that of a dead process is free again whatever file it left.
-    patience: seconds to wait for another process to leave, such as one of the last attempt that is still saving.
-    Raises ValueError naming process and host if another process holds it.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        file = (out / ".lock").open("ab+", buffering=0)
-    except OSError as error:
-        raise ValueError(f"{out}: cannot be used as a run folder: {error.strerror}") from None
-    with file:
-        try:
-            if fcntl is None:
-                raise OSError(errno.ENOTSUP, "no file locks on this system")
-            _lock(file, patience)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read(200).decode(errors="replace").strip() or "another process"
-            raise ValueError(f"{out}: in use by {owner}; wait for it, stop it, or choose another folder") from None
-        except OSError as error:
-            say(f"{out}: this file system cannot lock ({error.strerror}); make sure that no other process trains here")
-        file.truncate(0)
-        write_all(file, f"process {os.getpid()} on {socket.gethostname()}\n", path=out / ".lock")
-        try:
-            yield
-        finally:
-            file.truncate(0)
-            if fcntl is not None:  # Explicitly: a forked worker that outlives us shares the lock.
-                fcntl.flock(file, fcntl.LOCK_UN)
-
-
-def _lock(file: FileIO, patience: float) -> None:
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
 
 
 def settle_config(out: Path, config: RunConfig) -> None:

@@ -20,7 +20,7 @@ from tiny_line import COMMAND, ENVIRONMENT, start, token_data, train_command
 from tiny_training import build, checkpoint_bytes, clips, run, stopping_at
 
 from hwm.training import checkpoint
-from hwm.training.run_folder import claimed
+from hwm.work.claim import claimed
 
 HERE = Path(__file__).parent
 KILL_RUN, KILL_SAVE = HERE.parent / "training" / "kill_run.py", HERE / "kill_save.py"
@@ -222,7 +222,7 @@ def test_a_second_interrupt_ends_at_once(tmp_path, record_property):
 HOLD = """
 import sys, time
 from pathlib import Path
-from hwm.training.run_folder import claimed
+from hwm.work.claim import claimed
 with claimed(Path(sys.argv[1]), say=print):
     print("held", flush=True)
     time.sleep(600)

@@ -1,4 +1,4 @@
-"""What cannot be used as a run folder or a device is refused in one line."""
+"""What cannot be used as an output folder or a device is refused in one line."""
 
 from refusing import refused
 from tiny_training import CONFIG, run
@@ -8,7 +8,7 @@ from hwm.training.run_folder import settle_config
 
 def test_a_folder_that_cannot_hold_a_run(tmp_path):
     (tmp_path / "file").write_text("mine")
-    refused("cannot be used as a run folder", run, tmp_path / "file")
+    refused("cannot be used as an output folder", run, tmp_path / "file")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.toml").write_text("trian = 3\n")
     refused(r"config.toml: unknown key 'trian'; did you mean 'train'", run, tmp_path / "run")

@@ -1,0 +1,80 @@
+"""An output folder belongs to one process at a time, and is none of the folders that are read."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+
+from hwm.safe_load.paths import is_dir, is_file
+from hwm.work.files import write_all
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; its folders go unguarded and say so.
+    fcntl = None  # type: ignore[assignment]
+
+
+def expect_apart(out: str | Path, *read: str | Path | None) -> None:
+    """Raise ValueError where the file or folder `out` is, or would lie in, one of what is `read`, by whatever name or link.
+
+    read: files and folders; None and what does not exist are passed over.
+    """
+    real = Path(os.path.realpath(out))
+    for source in read:
+        if not source or not (is_dir(Path(source)) or is_file(Path(source))):
+            continue
+        for place in (real, *real.parents):
+            if place.exists() and place.samefile(source):
+                where = f"is {source} itself" if place == real else f"lies in {source}"
+                raise ValueError(f"{out}: {where}, which is read: nothing is written there; choose another place for the output")
+
+
+@contextmanager
+def claimed(out: Path, *, say: Callable[[str], None], patience: float = 0.0) -> Iterator[None]:
+    """Hold an output folder for this process; made if absent.
+
+    The lock is the kernel's, so that of a dead process is free again whatever file it left.
+    patience: seconds to wait for another process to leave, such as one of the last attempt that is still saving.
+    Raises ValueError naming process and host if another process holds it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = (out / ".lock").open("ab+", buffering=0)
+    except OSError as error:
+        raise ValueError(f"{out}: cannot be used as an output folder: {error.strerror}; choose another folder") from None
+    with file:
+        try:
+            if fcntl is None:
+                raise OSError(errno.ENOTSUP, "no file locks on this system")
+            _lock(file, patience)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read(200).decode(errors="replace").strip() or "another process"
+            raise ValueError(f"{out}: in use by {owner}; wait for it, stop it, or choose another folder") from None
+        except OSError as error:
+            say(f"{out}: this file system cannot lock ({error.strerror}); make sure that no other process writes here")
+        file.truncate(0)
+        write_all(file, f"process {os.getpid()} on {socket.gethostname()}\n", path=out / ".lock")
+        try:
+            yield
+        finally:
+            file.truncate(0)
+            if fcntl is not None:  # Explicitly: a forked worker that outlives us shares the lock.
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _lock(file: FileIO, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
