@@ -19,7 +19,6 @@ from hwm.data.onex import open_dataset
 from hwm.data.testsets import CompressionTestSet, SamplingTestSet, open_test_set
 from hwm.data.video import VideoWriter
 from hwm.data.windows import segment_end, state_rows
-from hwm.evaluate.baselines import unigram_counts
 from hwm.evaluate.networks import Lpips
 from hwm.evaluate.perceptual import InceptionFeatures, TokenizerFeatures, VideoFeatures
 from hwm.evaluate.pictures import FUTURE_COLOR, PAST_COLOR
@@ -28,6 +27,7 @@ from hwm.evaluate.report import write_report
 from hwm.evaluate.scores import Scores
 from hwm.evaluate.scoring import TOP_LOGITS, evaluate
 from hwm.evaluate.submission import check_readme, predict_samples, write_compression_submission, write_sampling_submission
+from hwm.evaluate.token_scores import unigram_counts
 from hwm.evaluate.ways import seed_of
 from hwm.predict import ensemble
 from hwm.predict.last_frame import draw, shrink

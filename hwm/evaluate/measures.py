@@ -126,6 +126,7 @@ def _pixels(rows: dict[str, dict[str, Tensor]], scene: Scene, *, poll: Callable[
         for name, frames in by_name.items():
             poll()
             for metric in METRICS:
+                assert metric.of is not None
                 found[f"{metric.name}/{reference}/{name}"] = metric.of(frames, scene.views[reference].truth).double().numpy()
     return found
 

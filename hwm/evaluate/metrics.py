@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -220,18 +220,24 @@ class Metric:
     """A score of a picture against the truth.
 
     name: as the table of scores has it.  title, unit, digits: how it is shown.  better: which way, or "one" where 1 is best.
-    of: uint8 pictures (..., H, W, 3) and their truth to float64 (...); this is what is averaged when clips are pooled.
+    of: uint8 pictures (..., H, W, 3) and their truth to float64 (...); this is what is averaged when clips are pooled.  None
+    where something else gives the score: a feature network, or the distribution of tokens.
     score: from that, also pooled, to the score.  about: what a reader of the numbers has to know, in sentences.
     """
 
     name: str
     title: str
-    unit: str
-    digits: int
-    better: Better
-    of: Callable[[Tensor, Tensor], Tensor]
+    unit: str = ""
+    digits: int = 3
+    better: Better = "higher"
+    of: Callable[[Tensor, Tensor], Tensor] | None = None
     score: Callable[[Tensor], Tensor] = _as_it_is
     about: str = ""
+
+    @property
+    def head(self) -> str:
+        """Title and unit."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
 
     @property
     def pooled(self) -> str:
@@ -250,36 +256,22 @@ METRICS = (
 """Every score of pictures that an evaluation makes: a new one is a function and a line here."""
 
 
-class Shown(NamedTuple):
-    """How a score is shown, in the words of `Metric`."""
-
-    title: str
-    unit: str = ""
-    digits: int = 3
-    better: Better = "higher"
-    about: str = ""
-
-    @property
-    def head(self) -> str:
-        """Title and unit."""
-        return f"{self.title}, {self.unit}" if self.unit else self.title
-
-
 _COMPARED = "A Fréchet distance compares sets of frames: it sees that a copied frame is sharp, not that it is the wrong one."
-OTHERS = {
-    "TFD": Shown("TFD", "", 4, "lower", "TFD is the tokenizer Fréchet distance: the Fréchet distance between the features of "
-                 "the shipped tokenizer's encoder on predicted and on true frames, at every place of every grid. It is not an "
-                 f"FID: the features are of another network, and its values compare with other TFDs only. {_COMPARED}"),
-    "FID": Shown("FID", "", 2, "lower", "FID is the Fréchet distance between the features of the Inception network of the "
-                 "given weight file, every frame by itself. It is biased upwards, the more the fewer frames: published values "
-                 f"use many thousands. {_COMPARED}"),
-    "LPIPS": Shown("LPIPS", "", 4, "lower",
-                   "LPIPS is the learned perceptual distance of two pictures, frame by frame, with the given weight files."),
-    "cross-entropy": Shown("cross-entropy", "nats", 3, "lower"),
-    "accuracy": Shown("accuracy"),
-    "coverage": Shown("coverage", "", 4, "higher", "share of the true tokens among the ids kept"),
-}  # fmt: skip
-"""How scores are shown that are no `Metric`: of feature networks and of token distributions."""
+OTHERS = (
+    Metric("TFD", "TFD", "", 4, "lower",
+           about="TFD is the tokenizer Fréchet distance: the Fréchet distance between the features of the shipped tokenizer's "
+           "encoder on predicted and on true frames, at every place of every grid. It is not an FID: the features are of another "
+           f"network, and its values compare with other TFDs only. {_COMPARED}"),
+    Metric("FID", "FID", "", 2, "lower",
+           about="FID is the Fréchet distance between the features of the Inception network of the given weight file, every "
+           "frame by itself. It is biased upwards, the more the fewer frames: published values use many thousands. " + _COMPARED),
+    Metric("LPIPS", "LPIPS", "", 4, "lower",
+           about="LPIPS is the learned perceptual distance of two pictures, frame by frame, with the given weight files."),
+    Metric("cross-entropy", "cross-entropy", "nats", 3, "lower"),
+    Metric("accuracy", "accuracy"),
+    Metric("coverage", "coverage", "", 4, about="share of the true tokens among the ids kept"),
+)  # fmt: skip
+"""How other scores are shown: those of feature networks and of token distributions."""
 
 
 MISSES: dict[str, str] = {
@@ -292,12 +284,10 @@ MISSES: dict[str, str] = {
 """What a `MissingPolicy` makes of tokens outside of the ids kept, in words."""
 
 
-def shown(name: str) -> Shown:
+def shown(name: str) -> Metric:
     """How the score of this name is shown; one that is told nowhere like a known one whose name it holds, under its own."""
-    for m in METRICS:
-        if name in (m.name, m.pooled):
-            return Shown(m.title if name == m.name else f"pooled {m.title}", m.unit, m.digits, m.better, m.about)
-    if name in OTHERS:
-        return OTHERS[name]
-    alike = next((OTHERS[known] for known in OTHERS if known in name), Shown(name))
-    return alike._replace(title=name, about=MISSES.get(name.rpartition(", ")[2], ""))
+    for metric in METRICS + OTHERS:
+        if name in (metric.name, metric.pooled):
+            return metric if name == metric.name else replace(metric, title=f"pooled {metric.title}")
+    alike = next((metric for metric in OTHERS if metric.name in name), Metric(name, name))
+    return replace(alike, title=name, about=MISSES.get(name.rpartition(", ")[2], ""))

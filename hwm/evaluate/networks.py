@@ -187,7 +187,6 @@ def load_inception(weights: str | Path, *, device: torch.device | str = "cpu") -
     return inception.to(device).eval().requires_grad_(False)
 
 
-CHANNELS = (64, 192, 384, 256, 256)
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 """What AlexNet's input was normalised by, on the scale [-1, 1] (the package lpips, ScalingLayer)."""
 EPSILON = 1e-10
@@ -195,15 +194,20 @@ SMALLEST = 31
 """Pixels a side below which AlexNet's second pooling has nothing left."""
 PICTURES_AT_ONCE = 32
 
-LAYERS = ("features.0", "features.3", "features.6", "features.8", "features.10")
-BACKBONE_SHAPES = {
-    "features.0.weight": (64, 3, 11, 11),
-    "features.3.weight": (192, 64, 5, 5),
-    "features.6.weight": (384, 192, 3, 3),
-    "features.8.weight": (256, 384, 3, 3),
-    "features.10.weight": (256, 256, 3, 3),
-} | {f"{layer}.bias": (channels,) for layer, channels in zip(LAYERS, CHANNELS)}
-HEAD_SHAPES = {f"lin{i}.model.1.weight": (1, channels, 1, 1) for i, channels in enumerate(CHANNELS)}
+
+def alexnet() -> nn.Sequential:
+    """The convolutions of AlexNet, numbered as torchvision numbers its `features`; without weights."""
+    with torch.device("meta"):
+        return nn.Sequential(
+            *(nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+            *(nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+            *(nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(), nn.Conv2d(384, 256, 3, padding=1), nn.ReLU()),
+            *(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU()),
+        )
+
+
+BACKBONE_SHAPES = {f"features.{name}": tuple(value.shape) for name, value in alexnet().state_dict().items()}
+HEAD_SHAPES = {f"lin{i}.model.1.weight": (1, channels, 1, 1) for i, channels in enumerate((64, 192, 384, 256, 256))}
 BACKBONE_REMEDY = "fetch alexnet-owt-7be5be79.pth, the AlexNet of torchvision"
 HEADS_REMEDY = "fetch alex.pth of the package lpips, version 0.1"
 
@@ -223,7 +227,9 @@ class Lpips:
         trunk = ("features.", "classifier.")  # a file of both holds these beside the heads, and the other way round
         weights = select(both, BACKBONE_SHAPES, path=backbone, remedy=BACKBONE_REMEDY, ignored=("classifier.", "lin"))
         linear = select(head, HEAD_SHAPES, path=heads or backbone, remedy=HEADS_REMEDY, ignored=trunk)
-        self._weights = {key: value.to(self.device) for key, value in weights.items()}
+        self._trunk = alexnet()
+        self._trunk.load_state_dict({key.removeprefix("features."): value for key, value in weights.items()}, assign=True)
+        self._trunk.to(self.device).requires_grad_(False)
         self._heads = [linear[key].to(self.device) for key in HEAD_SHAPES]
 
     @torch.no_grad()
@@ -252,13 +258,9 @@ class Lpips:
         """After each of AlexNet's five ReLUs, of unit length over channels."""
         x = pictures_NHWC.to(self.device).movedim(-1, 1).float().div(127.5).sub(1)
         shift, scale = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (SHIFT, SCALE))
-        relu_1 = self._layer(0, (x - shift) / scale, stride=4, padding=2)
-        relu_2 = self._layer(1, F.max_pool2d(relu_1, 3, stride=2), padding=2)
-        relu_3 = self._layer(2, F.max_pool2d(relu_2, 3, stride=2), padding=1)
-        relu_4 = self._layer(3, relu_3, padding=1)
-        relu_5 = self._layer(4, relu_4, padding=1)
-        return [x / (x.square().sum(1, keepdim=True).sqrt() + EPSILON) for x in (relu_1, relu_2, relu_3, relu_4, relu_5)]
-
-    def _layer(self, index: int, x_NCHW: Tensor, *, stride: int = 1, padding: int) -> Tensor:
-        weight, bias = (self._weights[f"{LAYERS[index]}.{part}"] for part in ("weight", "bias"))
-        return F.relu(F.conv2d(x_NCHW, weight, bias, stride=stride, padding=padding))
+        x, found = (x - shift) / scale, []
+        for layer in self._trunk:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                found.append(x / (x.square().sum(1, keepdim=True).sqrt() + EPSILON))
+        return found

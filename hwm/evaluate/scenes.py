@@ -17,7 +17,6 @@ from torch import Tensor
 
 from hwm.contracts import Batch
 from hwm.data.windows import evenly
-from hwm.evaluate.baselines import copy_last_grid
 from hwm.evaluate.protocols import Protocol
 from hwm.evaluate.scores import ORIGINAL, RECONSTRUCTION
 from hwm.predict.last_frame import shrink
@@ -46,6 +45,11 @@ def from_another_segment(num: int, groups: np.ndarray | None, seed: int) -> np.n
     source = np.empty(num, dtype=np.int64)
     source[order] = np.roll(order, -min(largest, num // 2))
     return source
+
+
+def copy_last_grid(context: Tensor, *, num_grids: int) -> Tensor:
+    """The last context grid, tokens (B, T, H, W) or latents (B, T, C, H, W), `num_grids` times."""
+    return context[:, -1:].repeat_interleave(num_grids, 1)
 
 
 class View(NamedTuple):

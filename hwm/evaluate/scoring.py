@@ -35,25 +35,12 @@ TOP_LOGITS = 500
 
 
 def evaluate(
-    model: Any,
-    tokenizer: Any,
-    clips: Any,
-    protocol: Protocol,
-    scoring: Scoring = Scoring(),  # noqa: B008
-    *,
-    video: Callable[[np.ndarray], Tensor] | None = None,
-    tuning_clips: Any = None,
-    segments: Sequence[int] | np.ndarray | None = None,
-    unigram_counts: Tensor | None = None,
-    top_k: int = TOP_LOGITS,
-    features: Sequence[VideoFeatures] = (),
-    lpips: Lpips | None = None,
-    cost_repeats: int = 3,
-    num_examples: int | None = None,
-    device: torch.device | str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
-    work: Work | None = None,
-) -> Scores:
+    model: Any, tokenizer: Any, clips: Any, protocol: Protocol, scoring: Scoring = Scoring(),  # noqa: B008
+    *, video: Callable[[np.ndarray], Tensor] | None = None, tuning_clips: Any = None,
+    segments: Sequence[int] | np.ndarray | None = None, unigram_counts: Tensor | None = None, top_k: int = TOP_LOGITS,
+    features: Sequence[VideoFeatures] = (), lpips: Lpips | None = None, cost_repeats: int = 3, num_examples: int | None = None,
+    device: torch.device | str = "cpu", progress: Callable[[int, int], None] | None = None, work: Work | None = None,
+) -> Scores:  # fmt: skip
     """Score a model's predictions with true, neutral and permuted states, beside what needs no model.
 
     clips: tokens or latents made by `tokenizer`, as the model predicts them, or recorded video, with their states: an object
@@ -61,7 +48,7 @@ def evaluate(
     video: gives the recorded frames of clips of grids, uint8 (B, F, H, W, C) of the size the tokenizer decodes to.
     tuning_clips: other clips to choose blur and blend of ensembles on; None: the first of `clips`, whose segments are not scored.
     segments: the segment of every clip; intervals then resample segments, and permuted states are of another segment.
-    unigram_counts: see `baselines.unigram_counts`, from training tokens.  top_k: logits kept of models of tokens.
+    unigram_counts: see `token_scores.unigram_counts`, from training tokens.  top_k: logits kept of models of tokens.
     features, lpips: networks that look at the frames.  cost_repeats: timed predictions for the cost; 0 leaves it out.
     num_examples: clips kept to look at, from each of that many equal parts the one whose future moves most, whatever the model
     made of it; None: the protocol's number.  progress: called with clips done and clips in all, of this process.

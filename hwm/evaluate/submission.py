@@ -231,17 +231,9 @@ def _check_sample(archive: zipfile.ZipFile, number: int, shape: tuple[int, ...],
 
 @torch.no_grad()
 def predict_samples(
-    model: WorldModel,
-    ids: Iterable[int],
-    tokens_NTHW: Any,
-    states_NFA: Any,
-    *,
-    top_k: int = 500,
-    batch_size: int = 8,
-    seed: int = 0,
-    sampling: Sampling = Sampling(),  # noqa: B008
-    device: torch.device | str = "cpu",
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    model: WorldModel, ids: Iterable[int], tokens_NTHW: Any, states_NFA: Any, *, top_k: int = 500, batch_size: int = 8,
+    seed: int = 0, sampling: Sampling = Sampling(), device: torch.device | str = "cpu",  # noqa: B008
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:  # fmt: skip
     """The `top_k` largest logits of every future token of test samples, as `write_compression_submission` takes them.
 
     ids: numbers of the samples.  tokens_NTHW: their context grids.  states_NFA: their states, at least as many rows

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from hwm.contracts import Prediction
 from hwm.evaluate import scenes
-from hwm.evaluate.baselines import copy_last_grid, unigram_nll
 from hwm.evaluate.intervals import Interval
 from hwm.evaluate.metrics import MISSING_POLICIES, topk_nll
 from hwm.evaluate.protocols import AUTOREGRESSIVE, COPY_GRID, PERMUTED, TEACHER_FORCED, UNIGRAM, ZEROED
+from hwm.evaluate.scenes import copy_last_grid
 from hwm.evaluate.scores import ALL_GRIDS, TOKENS, Difference, Means, Row, Score, grid_span
 from hwm.evaluate.ways import Drawn
 from hwm.work.parts import Arrays, Columns
@@ -106,6 +108,23 @@ class TokenScorer:
             name = f"top-{self.top_k} cross-entropy, {policy}"
             found.append(Score(AUTOREGRESSIVE, name, TOKENS, ALL_GRIDS, value, note))
         return found
+
+
+def unigram_counts(batches: Iterable[Tensor], *, vocab_size: int) -> Tensor:
+    """How often each id occurs in training tokens: int64 (V,).
+
+    batches: token tensors of any shape in [0, vocab_size).  Raises ValueError where there are none.
+    """
+    counts = [torch.bincount(tokens.flatten(), minlength=vocab_size) for tokens in batches]
+    if not counts:
+        raise ValueError("token frequencies need at least one batch of training tokens")
+    return torch.stack(counts).sum(0)
+
+
+def unigram_nll(tokens_BTHW: Tensor, counts_V: Tensor) -> Tensor:
+    """-log of the add-one smoothed frequency of each token in nats, float64 (B, T, H, W)."""
+    smoothed = counts_V.to(torch.float64) + 1
+    return (smoothed.sum().log() - smoothed.log())[tokens_BTHW]
 
 
 def per_grid(values_BTHW: Tensor) -> Tensor:

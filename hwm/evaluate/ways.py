@@ -17,7 +17,6 @@ from torch import Tensor
 
 from hwm.contracts import Prediction, Sampling
 from hwm.evaluate import protocols
-from hwm.evaluate.baselines import copy_last_frame, mean_of_context
 from hwm.evaluate.protocols import COPY_BLURRED, COPY_FRAME, COPY_GRID, EXPECTED_CODE, MEAN_OF_CONTEXT, ONE_SAMPLE
 from hwm.evaluate.scenes import PERMUTED, TRUE, ZEROED, Scene, Scenes
 from hwm.evaluate.scores import Row
@@ -185,16 +184,19 @@ class Ways:
     reading: dict[str, bool] = field(default_factory=dict)
 
 
-def _copied(drawn: Drawn, past: Tensor) -> Tensor:
-    return copy_last_frame(past, num_frames=drawn.scene.view.truth.shape[1])
+def copied(drawn: Drawn, past_BFHWC: Tensor) -> Tensor:
+    """The last seen frame in the place of every scored one, uint8 (B, F, H, W, 3)."""
+    return past_BFHWC[:, -1:].expand(-1, drawn.scene.view.truth.shape[1], -1, -1, -1).contiguous()
 
 
-def _averaged(drawn: Drawn, past: Tensor) -> Tensor:
-    return mean_of_context(past, num_frames=drawn.scene.view.truth.shape[1])
+def averaged(drawn: Drawn, past_BFHWC: Tensor) -> Tensor:
+    """The mean of the seen frames, rounded, in the place of every scored one."""
+    mean = past_BFHWC.to(torch.float32).mean(1, keepdim=True).round().to(torch.uint8)
+    return copied(drawn, mean)
 
 
-COPY = Way(Row(COPY_FRAME, "baseline", "the last seen frame, again and again"), _copied, of_past=True)
-MEAN = Way(Row(MEAN_OF_CONTEXT, "baseline", "the mean of the seen frames"), _averaged, of_past=True)
+COPY = Way(Row(COPY_FRAME, "baseline", "the last seen frame, again and again"), copied, of_past=True)
+MEAN = Way(Row(MEAN_OF_CONTEXT, "baseline", "the mean of the seen frames"), averaged, of_past=True)
 
 
 def readings(model: Any, temperature: float, *, decode: str) -> Ways:
@@ -229,15 +231,10 @@ def readings(model: Any, temperature: float, *, decode: str) -> Ways:
     ways.append(way(Row(protocols.ZEROED, "states", f"{headline}, every state neutral"), ZEROED, chosen))
     ways.append(way(Row(protocols.PERMUTED, "states", f"{headline}, states of another segment's clip"), PERMUTED, chosen))
     if kind != "video":
-        ways.append(Way(Row(COPY_GRID, "baseline", "the last grid, again and again"), _copied_grid))
+        ways.append(Way(Row(COPY_GRID, "baseline", "the last grid, again and again"), lambda drawn, _: drawn.scene.copied))
     others = (COPY_FRAME, COPY_GRID, MEAN_OF_CONTEXT, protocols.ZEROED, protocols.PERMUTED)
     pairs = tuple((headline, other, ("psnr",)) for other in others)
     return Ways((*ways, COPY, MEAN), headline, headline, protocols.ZEROED, protocols.PERMUTED, pairs, reading=chosen)
-
-
-def _copied_grid(drawn: Drawn, _: Tensor) -> Tensor:
-    assert drawn.scene.copied is not None
-    return drawn.scene.copied
 
 
 def ensembles(members: Sequence[int]) -> Ways:
@@ -291,7 +288,7 @@ def ensembles(members: Sequence[int]) -> Ways:
         Way(Row(permuted, "states", "states of another segment's clip"), other(PERMUTED)),
         COPY,
         Way(Row(COPY_BLURRED, "baseline"),
-            lambda drawn, past: gaussian_blur(_copied(drawn, past), sigma=_tuned(drawn).sigma_copy), of_past=True),
+            lambda drawn, past: gaussian_blur(copied(drawn, past), sigma=_tuned(drawn).sigma_copy), of_past=True),
         MEAN,
     ]  # fmt: skip
     pairs = [(headline, other) for other in (COPY_FRAME, COPY_BLURRED, MEAN_OF_CONTEXT, protocols.STILL, protocols.BLURRED)]

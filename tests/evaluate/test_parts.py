@@ -10,11 +10,11 @@ from refusing import refused
 
 from hwm.contracts import Batch
 from hwm.evaluate import perceptual
-from hwm.evaluate.baselines import unigram_counts
 from hwm.evaluate.perceptual import PerceptualScorer
 from hwm.evaluate.protocols import COMPRESSION, SAMPLING, Scoring
 from hwm.evaluate.scenes import View
 from hwm.evaluate.scoring import evaluate
+from hwm.evaluate.token_scores import unigram_counts
 from hwm.training.device import own_device
 from hwm.work.parts import Columns, Elsewhere, Finished, PartsFolder, Work, fingerprint, names_of, progress_of, sizes_of, sources
 from hwm.work.share import Share

@@ -11,7 +11,6 @@ from copying import CopyLastGrid
 from refusing import refused
 
 from hwm.contracts import Batch, Sampling
-from hwm.evaluate.baselines import unigram_counts
 from hwm.evaluate.metrics import METRICS, PSNR_CAP, Metric, psnr, ssim
 from hwm.evaluate.protocols import (
     AUTOREGRESSIVE,
@@ -39,6 +38,7 @@ from hwm.evaluate.protocols import (
 from hwm.evaluate.scenes import from_another_segment, spread
 from hwm.evaluate.scores import ALL, ALL_GRIDS, LAST, ORIGINAL, RECONSTRUCTION, TOKENS, Scores, frame_span
 from hwm.evaluate.scoring import evaluate
+from hwm.evaluate.token_scores import unigram_counts
 from hwm.evaluate.ways import seed_of
 from hwm.model_config import DirectConfig, FlowConfig, FSQConfig, MaskedConfig, STConfig
 from hwm.models.direct import Direct
