@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module  # noqa: TID251, for the modules of the verbs
 
+from hwm.work.allowance import settle_threads
 from hwm.work.signals import Stopped
 
 VERBS = {
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one verb, of the command line by default.  A mistake of the user is one line on standard error and exit code 2."""
     if arguments is not None:
         return _run(arguments)
+    settle_threads()
     if sys.stderr is not None:
         faulthandler.enable()  # a file cut short under a memory map kills the process: then at least say where
     code = _run(sys.argv[1:])

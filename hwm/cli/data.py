@@ -138,10 +138,10 @@ def tokenize(
     """
     from hwm.tokenizers.encode import tokenize as run
     from hwm.training.device import own_device
+    from hwm.work.allowance import usable_cores
     from hwm.work.claim import expect_apart
     from hwm.work.progress import Counter
     from hwm.work.share import chosen_share
-    from hwm.work.workers import usable_cores
     share = chosen_share(part)
     alone, own = part is not None or share.count == 1, own_device(device)
     processes = workers or (usable_cores() if device == "cpu" and alone else 1)

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from hwm.data.layout import CHECKSUMS, CLIP_STARTS, LATENTS, METADATA, MOMENTS, SEGMENTS, STATES, TOKENS, VIDEO
+from hwm.work.allowance import usable_cores
+from hwm.work.cache import cache_folder
 from hwm.work.files import read_json, write_json
 
 AGAIN = "write the shard again"
@@ -116,7 +118,7 @@ def _faults(
 
 
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(4, os.cpu_count() or 1))  # hashing lets other threads run
+    return ThreadPoolExecutor(min(4, usable_cores()))  # hashing lets other threads run
 
 
 @contextmanager
@@ -161,19 +163,15 @@ def _mark(file: Path) -> list[int]:
     return [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
 
 
-def _notes(root: Path) -> Path | None:
-    """In the user's cache: reading a dataset writes nothing into it.  None without a home."""
-    try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    except RuntimeError:
-        return None
-    return cache / "hwm" / "verified" / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}.json"
+def _notes(root: Path) -> Path:
+    """In the user's cache: reading a dataset writes nothing into it."""
+    return cache_folder() / "hwm" / "verified" / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}.json"
 
 
 def _read_notes(root: Path) -> dict[str, Any]:
     path = _notes(root)
     try:
-        notes = json.loads(path.read_bytes()) if path else {}  # noqa: TID251, our own notes
+        notes = json.loads(path.read_bytes())  # noqa: TID251, our own notes
     except (OSError, ValueError, RecursionError):
         return {}  # none, or damaged: then everything is read
     return notes if isinstance(notes, dict) else {}
@@ -182,10 +180,9 @@ def _read_notes(root: Path) -> dict[str, Any]:
 def _write_notes(root: Path, notes: dict[str, Any]) -> None:
     path = _notes(root)
     try:
-        if path:
-            write_json(path, notes)
-            for other in path.parent.glob("*.json"):
-                if time.time() - other.stat().st_mtime > TRUSTED_SECONDS:
-                    other.unlink(missing_ok=True)  # says nothing any more
+        write_json(path, notes)
+        for other in path.parent.glob("*.json"):
+            if time.time() - other.stat().st_mtime > TRUSTED_SECONDS:
+                other.unlink(missing_ok=True)  # says nothing any more
     except (OSError, ValueError):
         pass  # a cache that cannot be written only costs time

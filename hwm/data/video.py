@@ -22,6 +22,7 @@ from av.video.reformatter import Interpolation
 from hwm.data.dataset import ShardFault
 from hwm.safe_load.arrays import map_npy
 from hwm.safe_load.video import AGAIN, MAX_PIXELS, check_count, in_proportion, opened_video, promised_frames
+from hwm.work.cache import cache_folder
 from hwm.work.files import atomic_path, without_read_ahead
 
 MAX_BATCH_BYTES = 16 * 2**20
@@ -238,8 +239,7 @@ def _folders(path: Path) -> list[Path]:
     """The dataset's own cache first; videos/ is part of the layout, so its parent is the dataset."""
     path = path.resolve()
     root = path.parent.parent if path.parent.name == "videos" else path.parent
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    return [root / ".cache", user / "hwm" / "frames" / hashlib.sha256(str(path).encode()).hexdigest()[:16]]
+    return [root / ".cache", cache_folder() / "hwm" / "frames" / hashlib.sha256(str(path).encode()).hexdigest()[:16]]
 
 
 def _writable(folder: Path) -> bool:

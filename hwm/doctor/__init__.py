@@ -15,6 +15,7 @@ from hwm.models.build import build_model
 from hwm.runs import fitted, prepared_model
 from hwm.training.device import choose_device, cpu_threads, own_randomness
 from hwm.training.run_folder import dealt_out
+from hwm.work.cache import cache_folder
 
 
 def examine(
@@ -37,15 +38,15 @@ def examine(
 
 
 def _machine(exam: Examination, config: RunConfig | None, *, out: Path, nproc: int, least_disk: float) -> None:
-    train, cache = config.train if config else TrainConfig(), machine.cache_folder()
+    train = config.train if config else TrainConfig()
     exam.ask("versions", machine.versions)
     exam.ask("torch build", lambda: machine.build(machine.torch.version.cuda, machine.nvidia_gpus()))
     usable = exam.ask("device", machine.device, train, nproc=nproc)
     exam.ask("cores", machine.cores, train, nproc=nproc)
     exam.ask("memory", machine.memory)
     exam.ask("disk", machine.disk, "disk", out, least=least_disk)
-    exam.ask("cache disk", machine.disk, "cache disk", cache, least=least_disk / 4)
-    exam.ask("cache folder", machine.cache_writing, cache)
+    exam.ask("cache disk", machine.disk, "cache disk", cache_folder(), least=least_disk / 4)
+    exam.ask("cache folder", machine.cache)
     exam.ask("open files", machine.open_files)
     exam.ask("extras", machine.extras, config)
     exam.ask("writing", _in_folder, out, machine.writing)

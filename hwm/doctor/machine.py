@@ -19,8 +19,10 @@ from hwm.config import RunConfig, TrainConfig
 from hwm.doctor.verdict import Verdict, count, fail, graded, ok, size, warn
 from hwm.training.device import choose_device
 from hwm.training.launch import environment
+from hwm.work.allowance import cpu_quota, free_memory, usable_cores
+from hwm.work.cache import TEMPORARY, cache_folder
 from hwm.work.signals import StopFlag
-from hwm.work.workers import Tell, usable_cores, work_off
+from hwm.work.workers import Tell, work_off
 
 DISTRIBUTION = "humanoid-world-models"
 LEAST_MEMORY = 2e9
@@ -127,13 +129,12 @@ def flop_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 def cores(train: TrainConfig, *, nproc: int = 1) -> Verdict:
     """Cores that this process may use, by its affinity and its cgroup, against the threads that training starts."""
-    affinity, quota = usable_cores(), cpu_quota()
-    allowed = min(affinity, quota) if quota else affinity
+    allowed, quota = usable_cores(), cpu_quota()
     each = int(environment(nproc)["OMP_NUM_THREADS"]) if nproc > 1 else torch.get_num_threads()
-    threads = train.threads or min(each, affinity)
-    found = f"{affinity} usable" + (f", {quota:g} by the cgroup's quota" if quota else "")
+    threads = train.threads or min(each, allowed)
+    found = f"{allowed} usable" + (f" (the cgroup's quota is {quota:g})" if quota else "")
     found += f"; {count(threads, 'thread')}" + (f" in each of {nproc} processes" if nproc > 1 else "")
-    most = max(1, int(allowed // nproc))
+    most = max(1, allowed // nproc)
     crowded = threads * nproc > max(allowed, nproc)
     return graded("cores", found, f"threads would wait for one another: --set train.threads={most}", warns=crowded)
 
@@ -143,36 +144,6 @@ def memory(*, least: float = LEAST_MEMORY) -> Verdict:
     free = free_memory()
     remedy = "close other programs, or raise the container's limit"
     return graded("memory", f"{size(free)} of RAM free", remedy, fails=free < least / 4, warns=free < least)
-
-
-def free_memory() -> float:
-    """Bytes that this process could still allocate."""
-    table = Path("/proc/meminfo")
-    available = re.search(r"MemAvailable:\s+(\d+) kB", table.read_text()) if table.is_file() else None
-    free = 1024.0 * int(available[1]) if available else 4e9
-    for limit, usage in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
-        most, used = (_cgroup_number(name) for name in (limit, usage))
-        if most is not None and used is not None:
-            free = min(free, max(0.0, most - used))
-    return free
-
-
-def cpu_quota() -> float | None:
-    """Cores that the cgroup's quota allows, None without one."""
-    modern = Path("/sys/fs/cgroup/cpu.max")
-    if modern.is_file():
-        quota, _, period = modern.read_text().partition(" ")
-        return int(quota) / int(period) if quota.strip().isdigit() else None
-    quota_us, period_us = (_cgroup_number(f"cpu/cpu.cfs_{name}_us") for name in ("quota", "period"))
-    return quota_us / period_us if quota_us is not None and quota_us > 0 and period_us else None
-
-
-def _cgroup_number(name: str) -> float | None:
-    file = Path("/sys/fs/cgroup") / name
-    try:
-        return float(file.read_text())
-    except (OSError, ValueError):  # absent, unreadable, or "max"
-        return None
 
 
 def requirements(distribution: str, *, extra: str = "") -> dict[str, str]:
@@ -216,11 +187,6 @@ def existing(folder: Path) -> Path:
     return folder
 
 
-def cache_folder() -> Path:
-    """Where decoded frames go when a dataset's own folder is read-only."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "hwm"
-
-
 def disk(name: str, folder: Path, *, least: float = LEAST_DISK) -> Verdict:
     """Free space where `folder` is or would be made."""
     free = shutil.disk_usage(existing(folder)).free
@@ -243,11 +209,11 @@ def writing(folder: Path) -> Verdict:
     return graded("writing", f"{folder.parent}", "what was written did not come back: change the disk", fails=not whole)
 
 
-def cache_writing(folder: Path) -> Verdict:
-    """Whether the user's cache can be made; only read-only datasets of video need it."""
-    above = existing(folder)
-    remedy = "set XDG_CACHE_HOME to a writable folder (needed only for video in read-only folders)"
-    return graded("cache folder", f"{folder}", remedy, warns=not (os.access(above, os.W_OK) and above.is_dir()))
+def cache() -> Verdict:
+    """Whether what is made once is found again: checked files, decoded video, compiled kernels."""
+    folder = cache_folder()
+    remedy = "it is gone at the end: set XDG_CACHE_HOME to a folder that can be written"
+    return graded("cache folder", f"{folder}", remedy, warns=folder.name.startswith(TEMPORARY))
 
 
 def locking(folder: Path) -> Verdict:

@@ -26,7 +26,7 @@ from hwm.training.device import seed_of
 from hwm.training.learner import Learner
 from hwm.training.loop import Position
 from hwm.training.run_folder import config_hash
-from hwm.work.workers import usable_cores
+from hwm.work.allowance import usable_cores
 
 CUT_OFF = "the loss does not depend on the states: look at the way from the state encoder to the prediction"
 

@@ -18,7 +18,7 @@ from hwm.config import RunConfig, from_toml, override
 from hwm.evaluate.protocols import PROTOCOLS, Protocol, Scoring, own_protocol
 from hwm.evaluate.scores import Scores
 from hwm.recipes import recipe
-from hwm.work.workers import usable_cores
+from hwm.work.allowance import usable_cores
 
 if TYPE_CHECKING:
     from hwm.evaluate.table import Table

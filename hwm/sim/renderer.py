@@ -4,12 +4,9 @@ The ray tracer (mujoco-warp) costs time in proportion to pixels and repeats bit 
 picture and pays from 256 pixels a side.  Both are chosen before MuJoCo is imported, by MUJOCO_GL.
 """
 
-import atexit
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +16,7 @@ import numpy as np
 
 from hwm.sim.body.robot import CAMERA
 from hwm.sim.home.mjcf import VISIBLE_GROUP
+from hwm.work.cache import cache_folder
 
 Choice = Literal["auto", "warp", "gl"]
 WARP_UP_TO = 128
@@ -60,7 +58,7 @@ def choose_backend(choice: Choice, size: int) -> str:
 
     Raises ValueError if OpenGL was asked for and does not work here.
     """
-    _expect_kernel_cache()
+    cache_folder()  # where Warp keeps its compiled kernels
     if choice == "warp" or (choice == "auto" and size <= WARP_UP_TO):
         return NO_OPENGL
     found = find_gl()
@@ -104,7 +102,7 @@ class WarpRenderer:
     def __init__(self, model: Any, *, size: int, antialias: bool = False) -> None:
         import mujoco
 
-        _expect_kernel_cache()
+        cache_folder()  # where Warp keeps its compiled kernels
         with quiet_stderr():
             import warp
 
@@ -172,22 +170,3 @@ def make_renderer(backend: str, model: Any, *, size: int, antialias: bool) -> Wa
     """The renderer for a value of MUJOCO_GL from `choose_backend`."""
     kind = WarpRenderer if backend == NO_OPENGL else GLRenderer
     return kind(model, size=size, antialias=antialias)
-
-
-def _expect_kernel_cache() -> None:
-    """Let Warp keep its compiled kernels in a temporary folder where the user's cache cannot be written.
-
-    Processes started from here inherit the choice, so that only the first of them compiles.
-    """
-    if "WARP_CACHE_PATH" in os.environ:
-        return
-    try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-        (cache / "warp").mkdir(parents=True, exist_ok=True)
-        writable = os.access(cache / "warp", os.W_OK)
-    except (OSError, RuntimeError):
-        writable = False
-    if not writable:
-        # Of a name that nobody can foretell: what lies there is run.
-        folder = os.environ["WARP_CACHE_PATH"] = tempfile.mkdtemp(prefix="hwm-warp-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -17,10 +17,10 @@ from typing import Literal
 from hwm.data import layout
 from hwm.data.checksums import write_checksums
 from hwm.data.writers import write_dataset_metadata
+from hwm.work.allowance import usable_cores
 from hwm.work.claim import claimed
 from hwm.work.files import read_json, write_json
 from hwm.work.signals import StopFlag
-from hwm.work.workers import usable_cores
 
 GENERATOR, VERSION = "hwm.sim", 1
 FOLDERS = {

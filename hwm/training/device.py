@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-from hwm.work.workers import usable_cores
+from hwm.work.allowance import usable_cores
 
 
 def choose_device(name: str) -> torch.device:

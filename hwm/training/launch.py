@@ -18,9 +18,9 @@ from pathlib import Path
 from hwm.config import RunConfig, to_toml
 from hwm.training.loop import FitResult
 from hwm.training.processes import STALE_STORE
+from hwm.work.allowance import usable_cores
 from hwm.work.files import write_text
 from hwm.work.signals import StopFlag, Stopped
-from hwm.work.workers import usable_cores
 
 RESTARTS = 3
 """Times a dead process is replaced before the job is given up."""
@@ -89,7 +89,9 @@ def agent(arguments: list[str]) -> int:
 
 def environment(nproc: int) -> dict[str, str]:
     """The environment of a launcher of `nproc` processes."""
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, usable_cores() // nproc)))
+    share = max(1, usable_cores() // nproc)
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    threads = str(min(share, int(given)) if given.isdecimal() and int(given) else share)
     # C++ warns that a model has no idle weights after all; errors still show.
     quiet = {"TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR")}
     return os.environ | quiet | {STALE_STORE: "1", "OMP_NUM_THREADS": threads}

@@ -27,11 +27,6 @@ Tell = Callable[[Any], None]
 """Sends something from a worker to `hear`."""
 
 
-def usable_cores() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def work_off(
     jobs: Sequence[Any], prepare: Callable[..., Callable[[Any, Tell], None]], *shared: Any, workers: int, hear: Tell,
     flag: StopFlag, folders: Sequence[Path] = (),

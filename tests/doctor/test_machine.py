@@ -66,11 +66,14 @@ def test_limits_of_the_machine(tmp_path):
     assert "cannot be used here" in the_one(asked(machine.device, replace(TRAIN, device="cuda:99")), "asked", "FAIL").found
 
 
-def test_places_that_cannot_be_written(tmp_path):
+def test_places_that_cannot_be_written(tmp_path, monkeypatch):
     the_one(asked(machine.writing, tmp_path), "writing", "ok")
     the_one(asked(machine.writing, tmp_path / "absent"), "writing", "FAIL")
     (tmp_path / "file").touch()
-    the_one(asked(machine.cache_writing, tmp_path / "file" / "cache"), "cache folder", "warn")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    the_one(asked(machine.cache), "cache folder", "ok")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "cache"))
+    assert "hwm-cache-" in the_one(asked(machine.cache), "cache folder", "warn").found
     found = examine(None, out=tmp_path / "file" / "run", say=lambda line: None)
     assert {"asked", "writing", "file locks"} & {*found.failed} == {"writing", "file locks"}
 
