@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hwm.model_config import ModelConfig, STConfig
+from hwm.safe_load.paths import shown
 from hwm.safe_load.text import read_toml
 
 T = TypeVar("T")
@@ -184,46 +185,82 @@ def _choose_family(choices: tuple[Any, ...], value: Any, where: str) -> Any:
     return from_dict(families[value["family"]], value, where)
 
 
-def override(config: T, assignments: list[str]) -> T:
-    """Apply dotted assignments such as "train.steps=500"; values are TOML, bare words are strings."""
+def override(config: T, assignments: Iterable[str]) -> T:
+    """Apply dotted assignments such as "train.steps=500"; values are TOML, bare words are strings.
+
+    What stands where a text belongs may be any text, also one that looks like a number.
+    """
     table = to_dict(config)
     for assignment in assignments:
         key, sign, text = assignment.partition("=")
         if not sign:
             raise ValueError(f"override {assignment!r}: write it as key=value, for example train.steps=500")
-        place = key.strip().split(".")
-        node: Any = table
-        for part in place[:-1]:
-            if not isinstance(node.get(part), dict):
-                hint = nearest(part, node)
-                raise ValueError(f"override {assignment!r}: no table {part!r}" + (f"; {hint}" if hint else ""))
-            node = node[part]
-        node[place[-1]] = _parse_value(text.strip())
+        node, name = _place(table, key.strip(), f"override {assignment!r}")
+        text = text.strip() if key.endswith(" ") else text  # key = value
+        value = _parse_value(text)
+        node[name] = text if isinstance(node.get(name), str) and not isinstance(value, str) else value
     return from_dict(type(config), table, "override")
+
+
+def changed(config: T, values: dict[str, Any]) -> T:
+    """The configuration with other values under dotted keys such as "data.train"."""
+    table = to_dict(config)
+    for key, value in values.items():
+        node, name = _place(table, key, "override")
+        node[name] = value
+    return from_dict(type(config), table, "override")
+
+
+def _place(table: dict[str, Any], key: str, where: str) -> tuple[dict[str, Any], str]:
+    """The inner table that holds a dotted key, and the key's last word."""
+    *parts, last = key.split(".")
+    for part in parts:
+        if not isinstance(table.get(part), dict):
+            hint = nearest(part, table)
+            raise ValueError(f"{where}: no table {part!r}" + (f"; {hint}" if hint else ""))
+        table = table[part]
+    return table, last
 
 
 def _parse_value(text: str) -> Any:
     try:
-        return tomllib.loads(f"v = {text}")["v"]  # noqa: TID251, one value of the command line
+        table = tomllib.loads(f"v = {text.strip()}")  # noqa: TID251, one value of the command line
     except (tomllib.TOMLDecodeError, RecursionError):
         return text
+    return table["v"] if len(table) == 1 else text
 
 
 def to_toml(config: Any) -> str:
-    """TOML text of a config; `from_toml` gives the same config back."""
+    """TOML text of a config; `from_toml` gives the same config back.
+
+    Raises ValueError, naming the key, for a path with bytes that are no UTF-8: no TOML file can hold it.
+    """
     lines: list[str] = []
 
     def write(table: dict[str, Any], prefix: str) -> None:
         scalars = {k: v for k, v in table.items() if not isinstance(v, dict)}
         if prefix and scalars:
             lines.append(f"\n[{prefix}]")
-        lines.extend(f"{k} = {json.dumps(v)}" for k, v in scalars.items())
+        lines.extend(f"{k} = {_toml(v, f'{prefix}.{k}' if prefix else k)}" for k, v in scalars.items())
         for key, value in table.items():
             if isinstance(value, dict):
                 write(value, f"{prefix}.{key}" if prefix else key)
 
     write(to_dict(config), "")
     return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any, key: str) -> str:
+    """A value as TOML."""
+    if isinstance(value, list):
+        return f"[{', '.join(_toml(item, key) for item in value)}]"
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+        fault = "has bytes that are no UTF-8, which config.toml cannot hold"
+        raise ValueError(f"{key}: the path {shown(value)} {fault}; rename that folder, or give it through a link of another name")
+    # What JSON escapes TOML does too, and DEL; JSON's own way with what is wider than 16 bits is none of TOML's.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def from_toml(cls: type[T], path: str | Path) -> T:

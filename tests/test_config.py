@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from refusing import refused
 
-from hwm.config import RunConfig, TrainConfig, from_dict, from_toml, override, to_dict
+from hwm.config import RunConfig, TrainConfig, changed, from_dict, from_toml, override, to_dict, to_toml
 from hwm.model_config import FSQConfig, STConfig
 
 
@@ -26,7 +26,7 @@ def test_bad_overrides_name_the_remedy(assignment, message):
 
 
 def test_overrides_apply_in_order_and_convert():
-    config = override(RunConfig(), ["train.lr=1", "train.steps=3", "train.steps=4", "recipe=mine", "train.device=cpu"])
+    config = override(RunConfig(), ["train.lr=1", "train.steps=3", "train.steps=4", "recipe = mine", "train.device=cpu"])
     assert (config.train.lr, config.train.steps, config.recipe) == (1.0, 4, "mine")
     assert isinstance(config.train.lr, float)
     assert override(RunConfig(), []) == RunConfig()
@@ -38,6 +38,21 @@ def test_broken_files_are_named(tmp_path, text):
     path.write_text(text)
     refused(r"broken\.toml", from_toml, TrainConfig, path)
     refused("no such config", from_toml, TrainConfig, tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize("path", [
+    "𠮷野/😀", "a\"b\\c'd", "tab\t line\n feed\f bell\a nul\0 del\x7f \x85\u2028", "7", "true", " x ", "1\nb = 2", "",
+])
+def test_any_text_is_read_as_it_was_written(tmp_path, path):
+    config = override(RunConfig(), [f"data.train={path}", "train.weight_decay=0.1"])
+    assert config.data.train == path and config == changed(RunConfig(), {"data.train": path, "train.weight_decay": 0.1})
+    (tmp_path / "config.toml").write_text(to_toml(config), encoding="utf-8", newline="")
+    assert from_toml(RunConfig, tmp_path / "config.toml") == config
+
+
+def test_a_path_that_is_no_text_is_refused_by_its_name():
+    told = refused(r"data.val: the path .*/dat\\udce4 has bytes", to_toml, changed(RunConfig(), {"data.val": "/x/dat\udce4"}))
+    assert "rename that folder" in told
 
 
 def test_configs_are_frozen_and_plain():

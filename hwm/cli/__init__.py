@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module  # noqa: TID251, for the modules of the verbs
+from io import TextIOWrapper
 
 from hwm.work.allowance import settle_threads
 from hwm.work.signals import Stopped
@@ -47,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     settle_threads()
     if sys.stderr is not None:
         faulthandler.enable()  # a file cut short under a memory map kills the process: then at least say where
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: a path may have bytes that are no text
     code = _run(sys.argv[1:])
     if code > 128:  # stopped, and nearly gone: one more Ctrl-C must not change how it ended
         signal.signal(signal.SIGINT, signal.SIG_IGN)

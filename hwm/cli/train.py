@@ -39,8 +39,7 @@ def train(
     """
     if bool(recipe) == bool(config):
         raise ValueError("give either a recipe or --config FILE")
-    more = [f"tokenizer={json.dumps(tokenizer)}"] * bool(tokenizer) + [f"seed={seed}"] * (seed is not None)
-    chosen = _configured(recipe, config, data, val, [*more, *set])
+    chosen = _configured(recipe, config, set, data=data, val=val, tokenizer=tokenizer, seed=seed)
     if nproc < 0:
         raise ValueError(f"--nproc must be 1 or more, got {nproc}")
     from hwm.training.processes import under_launcher
@@ -64,12 +63,17 @@ def train(
     return 0
 
 
-def _configured(recipe: str, file: Path | None, data: str, val: str, changes: Sequence[str]) -> RunConfig:
+def _configured(
+    recipe: str, file: Path | None, changes: Sequence[str], *, data: str, val: str, tokenizer: str = "", seed: int | None = None
+) -> RunConfig:
     """A recipe, or the file of a configuration, with what the command line changes."""
-    from hwm.config import RunConfig, from_toml, override
+    from hwm.config import RunConfig, changed, from_toml, override, to_toml
     from hwm.recipes import recipe as find
-    given = [f"data.{name}={json.dumps(folder)}" for name, folder in (("train", data), ("val", val)) if folder]
-    return override(from_toml(RunConfig, file) if file else find(recipe), [*given, *changes])
+    given = {"data.train": data or None, "data.val": val or None, "tokenizer": tokenizer or None, "seed": seed}
+    chosen = changed(from_toml(RunConfig, file) if file else find(recipe), {k: v for k, v in given.items() if v is not None})
+    chosen = override(chosen, changes)
+    to_toml(chosen)  # what it cannot be written with is said before anything is done
+    return chosen
 
 
 def _as_one_of_many(config: RunConfig, out: Path) -> int:
@@ -129,7 +133,7 @@ def doctor(
         raise ValueError("give either a recipe or --config FILE, not both")
     if nproc < 1:
         raise ValueError(f"--nproc must be at least 1, got {nproc}")
-    chosen = _configured(recipe, config, data, val, set) if recipe or config else None
+    chosen = _configured(recipe, config, set, data=data, val=val) if recipe or config else None
     if chosen is None and (data or val or set):
         raise ValueError("--data, --val and --set need a recipe; `hwm data check FOLDER` checks data alone")
     from hwm.doctor import examine

@@ -239,7 +239,7 @@ def _folders(path: Path) -> list[Path]:
     """The dataset's own cache first; videos/ is part of the layout, so its parent is the dataset."""
     path = path.resolve()
     root = path.parent.parent if path.parent.name == "videos" else path.parent
-    return [root / ".cache", cache_folder() / "hwm" / "frames" / hashlib.sha256(str(path).encode()).hexdigest()[:16]]
+    return [root / ".cache", cache_folder() / "hwm" / "frames" / hashlib.sha256(os.fsencode(path)).hexdigest()[:16]]
 
 
 def _writable(folder: Path) -> bool:

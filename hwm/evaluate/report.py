@@ -65,7 +65,7 @@ def write_report(
     results = json.dumps(record, indent=1, allow_nan=False) + "\n"
     for name, text in ((protocol.report, page(scores, protocol, record)), (protocol.results, results)):
         with atomic_path(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return out / protocol.report
 
 

@@ -157,7 +157,7 @@ def _write(name: str, found: Found) -> Path:
     }  # fmt: skip
     for suffix, text in texts.items():
         with atomic_path(out / f"{experiment.file}.{suffix}") as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     print("\n" + texts["md"])
     return out / f"{experiment.file}.html"
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hwm.config import RunConfig, from_toml, override
+from hwm.config import RunConfig, changed, from_toml, override
 from hwm.evaluate.protocols import PROTOCOLS, Protocol, Scoring, own_protocol
 from hwm.evaluate.scores import Scores
 from hwm.recipes import recipe
@@ -234,13 +234,14 @@ class Found:
     def training(self, label: str) -> RunConfig:
         """A training wholly configured."""
         plan, config, sets = self.plan, self.config(label), self.sets(label)
-        changes = [f"data.train={json.dumps(str(sets.train))}", f"data.val={json.dumps(str(sets.val))}", f"seed={plan.seed}"]
-        changes += [f"train.steps={plan.steps}"] * bool(plan.steps)
+        values = {"data.train": str(sets.train), "data.val": str(sets.val), "seed": plan.seed}
+        if plan.steps:
+            values["train.steps"] = plan.steps
         if self.experiment.threads:
-            changes += [f"train.threads={self.experiment.threads}", f"train.device={plan.device}"]
+            values |= {"train.threads": self.experiment.threads, "train.device": plan.device}
         run = self.experiment.runs[label]
         assert isinstance(run, Train)
-        return override(config, [*changes, *run.changes])
+        return override(changed(config, values), run.changes)
 
     def scoring(self, key: str) -> tuple[Scoring, dict[str, Any]]:
         """The settings of a scoring, and the folders it needs."""

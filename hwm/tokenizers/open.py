@@ -140,7 +140,7 @@ def save_tokenizer(tokenizer: VideoAutoencoder, folder: str | Path, *, card: str
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     temporary.chmod(0o755)
     try:
-        (temporary / "config.toml").write_text(to_toml(tokenizer.config))
+        (temporary / "config.toml").write_text(to_toml(tokenizer.config), encoding="utf-8")
         (temporary / "README.md").write_text(card)
         weights = temporary / "model.safetensors"
         save_file({k: v.half().contiguous() for k, v in tokenizer.state_dict().items()}, weights)

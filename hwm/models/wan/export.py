@@ -75,7 +75,7 @@ def _write(model: WanWorldModel, config: RunConfig, folder: Path, *, card: str) 
         model.transformer.save_pretrained(folder / TRANSFORMER)
     if model.config.text:
         write_text_embedding(folder / TEXT, model.text_1RD[0, 0].float(), source="embedding of the empty prompt, by the base")
-    (folder / "config.toml").write_text(to_toml(config))
+    (folder / "config.toml").write_text(to_toml(config), encoding="utf-8")
     (folder / CARD).write_text(card or _facts(model, config))
     files = {name: _seal(path) for name, path in _files(folder) if path.name != CARD}
     (folder / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "files": files}, indent=1) + "\n")
