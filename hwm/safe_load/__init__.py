@@ -2,7 +2,8 @@
 ValueError of one line that names it, and sizes are compared with caps before anything is unpacked.
 
 text      JSON and TOML, without torch                    paths     names that a file gives stay inside its folder
-weights   tensors by name: safetensors and torch.save     arrays    .npy and PNG of one exact shape and type
+weights   tensors by name, whatever the file              arrays    .npy and PNG of one exact shape and type
+pickles   what they describe, without running them        torch_save    both formats of files of torch.save
 archives  members of zips, capped                         video     capped before a frame is decoded
 program   TorchScript itself, for those who trust it, in a process of its own that can do little else
 

@@ -19,10 +19,16 @@ import torch
 from torch import Tensor
 
 from hwm.safe_load import program_child
+from hwm.safe_load.archives import check_size, opened_zip, read_member
 from hwm.safe_load.paths import shown
+from hwm.safe_load.pickles import MAX_BYTES, parse_pickle
 from hwm.safe_load.program_child import receive, send
 
 SECONDS = 600.0
+OPENING = 120.0
+"""Seconds in which a program is opened."""
+MAX_CODE = 64 * 2**20
+"""Bytes that the members, of which only the code is packed, may have beyond those of the file."""
 
 
 def open_programs(
@@ -33,7 +39,7 @@ def open_programs(
     on the CPU, the first where the program gives several.
 
     trust: whether the user vouches for the files.  dtype: of their weights.
-    seconds: that loading, or one call, may take.
+    seconds: that one call may take; opening takes at most `OPENING`.
     memory: bytes that they may take on a CPU; 0 is three quarters of the machine's.
     Raises ValueError without `trust`, for what is no TorchScript, and when a call fails or goes beyond a limit.
     """
@@ -42,11 +48,28 @@ def open_programs(
             f"{files[0]}: a TorchScript file is a program and runs when it is used; "
             "pass trust=True (--trust) if you know where it comes from"
         )
+    for file in files:
+        _check_archive(file)
     memory = memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
-    process = _Process(files, seconds)
+    process = _Process(files, min(seconds, OPENING))
     about = {"files": [str(file.absolute()) for file in files], "device": str(device), "dtype_of_weights": str(dtype)}
     process.ask(about | {"memory": memory, "threads": torch.get_num_threads()}, None, "cannot be opened as TorchScript")
+    process.seconds = seconds
     return [partial(process.call, number) for number in range(len(files))]
+
+
+def _check_archive(path: Path) -> None:
+    """Raise ValueError unless a TorchScript file is a sane zip whose pickles hold nothing that a reader never finishes."""
+    where = f"{path}: cannot be opened as TorchScript"
+    with opened_zip(path, where=where) as archive:
+        check_size(archive, where=where, max_bytes=path.stat().st_size + MAX_CODE)
+        for name in archive.NameToInfo:
+            if name.endswith(".pkl"):
+                content = read_member(archive, name, MAX_BYTES, where=where)
+                try:
+                    parse_pickle(content, any_name=True)
+                except ValueError as error:
+                    raise ValueError(f"{where}: {shown(name)} holds {error}; fetch it again") from None
 
 
 class _Process:

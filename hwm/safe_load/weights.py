@@ -1,13 +1,10 @@
 """Weights from elsewhere: tensors by name come out, and nothing in a file is run.
 
-Pickle files are programs in disguise.  They are read with torch's restricted unpickler, which builds tensors and
-plain containers and refuses every other name; what is left is then checked again here.
+Pickle files are programs in disguise; of those only what describes tensors is understood (`pickles`).
 """
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hwm.safe_load.archives import check_members, opened_zip
 from hwm.safe_load.paths import hub_folder, inside, is_dir, is_file, shown
 from hwm.safe_load.text import parse_json, read_json
+from hwm.safe_load.torch_save import read_torch_save
 
-AGAIN = "cut off, a TorchScript program or another format: fetch it again"
 SHOWN = 3
 """Keys named in a message."""
 MAX_HEADER_BYTES = 32 * 2**20
@@ -45,10 +41,7 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     if path.suffix not in (".pth", ".pt"):
         found = path.suffix or "without suffix"
         raise ValueError(f"{path}: weight files are .safetensors, .pth or .pt, not {found}; save a model's state_dict()")
-    tensors = _tensors_by_name(_unpickle(path), path)
-    if large := [name for name, tensor in tensors.items() if tensor.nbytes > path.stat().st_size]:
-        raise ValueError(f"{path}: {_some(large)} larger than the whole file; save a model's state_dict()")
-    return tensors
+    return read_torch_save(path)
 
 
 def load_safetensors(path: str | Path) -> dict[str, Tensor]:
@@ -152,49 +145,6 @@ def select(
     return {key: state[key].float() for key in shapes}
 
 
-def _unpickle(path: Path) -> object:
-    """What torch's restricted unpickler makes of a file of torch.save: tensors and plain containers.
-
-    A zip is first held against its checksums, and must not unpack to more than it is.
-    """
-    with path.open("rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"
-        file.seek(0)
-        if zipped:
-            with opened_zip(path, where=f"{path}: not a file of tensors made by torch.save", remedy=AGAIN) as archive:
-                check_members(archive, where=path, max_bytes=path.stat().st_size + 2**20)
-            file.seek(0)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # a hostile file can raise anything
-            if name := re.search(r"GLOBAL (\S+)", str(error)):
-                raise ValueError(
-                    f"{path}: refused: it asks for the Python object {shown(name[1])}, so opening it could run code; "
-                    "expected nothing but tensors, get the weights as safetensors or from a source you trust"
-                ) from None
-            reason = _first_line(error)
-            raise ValueError(f"{path}: not a file of tensors made by torch.save ({reason}); it may be {AGAIN}") from None
-
-
-def _tensors_by_name(value: object, path: Path) -> dict[str, Tensor]:
-    if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
-        value = value["state_dict"]
-    if not isinstance(value, dict) or not value:
-        found = "an empty dict" if value == {} else type(value).__name__
-        raise ValueError(f"{path}: expected a dict of tensors by name, found {found}; save a model's state_dict()")
-    tensors = {}
-    for key, tensor in value.items():
-        if not isinstance(key, str) or not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
-            raise ValueError(
-                f"{path}: expected dense tensors by name, found {type(tensor).__name__} under {str(key)[:80]!r}; "
-                "save a model's state_dict()"
-            )
-        tensors[key] = tensor.detach()
-    return tensors
-
-
 def _some(keys: list[str]) -> str:
     rest = len(keys) - SHOWN
     return ", ".join(shown(key) for key in keys[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
@@ -202,6 +152,5 @@ def _some(keys: list[str]) -> str:
 
 def _first_line(error: Exception) -> str:
     """One line of what a library has to say, at most 120 characters."""
-    # What torch's restricted unpickler has to say stands behind its advice to use the unrestricted one.
-    lines = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
+    lines = str(error).strip().splitlines()
     return lines[0][:120] if lines else type(error).__name__

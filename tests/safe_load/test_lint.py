@@ -75,9 +75,9 @@ def test_files_from_elsewhere_are_opened_by_safe_load_only():
     assert found.keys() == ALLOWED.keys(), "open it with hwm/safe_load, or give a reason in ALLOWED"
 
 
-def test_safe_load_itself_unpickles_nothing_without_restriction():
+def test_safe_load_itself_unpickles_nothing():
     sources = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "safe_load").glob("*.py")}
-    assert [name for name, text in sources.items() if "torch.load(" in text] == ["weights.py"]
+    assert not [name for name, text in sources.items() if "torch.load(" in text]
     assert [name for name, text in sources.items() if "torch.jit.load(" in text] == ["program_child.py"]
     words = ("import pickle", "np.load(", "allow_pickle", "import yaml")
     assert not any(word in text for text in sources.values() for word in words)
