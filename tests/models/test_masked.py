@@ -270,9 +270,10 @@ def test_what_is_computed_once_equals_computing_everything_again(config, teacher
         assert first_of_second_grid[:2] == ((3, 2) if teacher_forced else (9, 2))
 
 
+@pytest.mark.parametrize("base", [TINY, variant(SPLIT, **OURS)])
 @pytest.mark.parametrize("remasking", ["random", "confidence"])
-def test_every_pass_decides_its_share_for_good(remasking, monkeypatch):
-    config = variant(steps=4, remask=remasking)
+def test_every_pass_decides_its_share_for_good(base, remasking, monkeypatch):
+    config = variant(base, steps=4, remask=remasking)
     model, batch = build(config), clips(config)
     passes = watch(model, monkeypatch)
     prediction = model.predict(split(model, batch)[0], batch.states_BFA, generator=gen())
@@ -306,17 +307,6 @@ def test_remasking_is_as_configured():
         assert torch.equal(*predict) == (remasking == "confidence")
         assert (predict[0] == predict[0][:, :1]).all() == (remasking == "confidence")
     assert not torch.equal(tokens["random"][:, 0], tokens["confidence"][:, 0])
-
-
-@pytest.mark.parametrize("config", [variant(steps=1), variant(SPLIT, steps=1, **OURS)])
-def test_one_step_takes_the_most_likely_of_the_first_pass(config):
-    model, batch = build(config), clips(config)
-    masked = torch.zeros_like(batch.tokens_BTHW, dtype=torch.bool)
-    masked[:, 2] = True
-    out = outputs(model, batch.tokens_BTHW, batch.states_BFA, masked)
-    expected = model.vocabulary.log_probabilities(out.flatten(0, 2)).argmax(1).view(3, 1, 1, 3, 4)
-    prediction = model.predict(split(model, batch)[0], batch.states_BFA, generator=gen(), num_samples=2)
-    assert torch.equal(prediction.tokens_BKTHW, expected.expand(-1, 2, -1, -1, -1))
 
 
 def test_temperature_divides_the_logits():

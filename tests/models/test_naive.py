@@ -77,9 +77,9 @@ def test_masked(options):
     assert torch.equal(got, plain.generate(context, batch.states_BFA, generator=gen(2)))
 
 
-@pytest.mark.parametrize("loss_on", ["future", "all"])
-def test_st(loss_on):
-    config = dataclasses.replace(ST, loss_on=loss_on)
+@pytest.mark.parametrize("options", [{"loss_on": "future"}, {"loss_on": "all"}, {"qk_norm": False}, {"qkv_bias": False}])
+def test_st(options):
+    config = dataclasses.replace(ST, **options)
     torch.manual_seed(0)
     ours, plain = drawn(STTransformer(config).double()), NaiveST(config).double()
     plain.load_state_dict(ours.state_dict(), strict=True)

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from seeds import gen
-from torch import nn
 
 from hwm.nn import flow_matching as flow
 
@@ -171,39 +170,6 @@ def assert_moments_of_the_data(samples):
 def test_the_best_velocity_carries_noise_to_the_data(solver, num_steps):
     x = torch.randn(20_000, 2, generator=gen())
     assert_moments_of_the_data(solve(lambda x, k, level: best_velocity(x, k / num_steps), x, num_steps, solver))
-
-
-def test_training_finds_the_best_velocity():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(2 + 8, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2))
-    generator, steps = gen(1), 1000
-    adam = torch.optim.AdamW(net.parameters(), lr=4e-3, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
-
-    def velocity(x, t):
-        return net(torch.cat([x, flow.time_features(t[:, 0] / 250, 8)], 1))
-
-    for _ in range(steps):
-        noise = torch.randn(512, 2, generator=generator)
-        data = MEAN + torch.randn(512, 2, generator=generator) @ ROOT.t()
-        t = flow.sample_times((512, 1), "uniform", generator=generator)
-        x = flow.interpolate(noise, data, t, sigma_min=SIGMA)
-        loss = (velocity(x, t) - flow.target_velocity(noise, data, sigma_min=SIGMA)).square().mean()
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-        schedule.step()
-
-    with torch.no_grad():
-        for t in (0.1, 0.4, 0.7, 0.95):
-            noise = torch.randn(4000, 2, generator=generator)
-            data = MEAN + torch.randn(4000, 2, generator=generator) @ ROOT.t()
-            x = flow.interpolate(noise, data, torch.tensor(t), sigma_min=SIGMA)
-            best = best_velocity(x, t)
-            error = (velocity(x, torch.full((4000, 1), t)) - best).square().mean() / best.square().mean()
-            assert error < 0.02, (t, error)
-        x = torch.randn(20_000, 2, generator=generator)
-        assert_moments_of_the_data(solve(lambda x, k, level: velocity(x, torch.full((len(x), 1), k / 100)), x, 100))
 
 
 def test_the_velocity_to_the_data_is_the_target_velocity_on_its_path() -> None:

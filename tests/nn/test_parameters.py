@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from hwm.nn.modulation import Modulation
-from hwm.nn.parameters import decay_groups, normal_init
+from hwm.nn.parameters import normal_init
 
 
 class Small(nn.Module):
@@ -20,12 +20,3 @@ def test_start_values():
         assert x.std().item() == pytest.approx(0.1, rel=0.1) and x.mean().abs() < 0.01
     assert (model.norm.weight == 1).all() and (model.norm.bias == 0).all() and (model.linear.bias == 0).all()
     assert all((p == 0).all() for p in model.modulation.parameters())
-
-
-def test_matrices_decay():
-    model = Small()
-    names = {id(p): name for name, p in model.named_parameters()}
-    decayed, free = ([names[id(p)] for p in group["params"]] for group in decay_groups(model, 0.3))
-    assert decayed == ["linear.weight", "modulation.linear.weight"]
-    assert set(free) == set(names.values()) - set(decayed)
-    assert [group["weight_decay"] for group in decay_groups(model, 0.3)] == [0.3, 0.0]

@@ -33,14 +33,6 @@ def test_factorised_embedding_sums_one_row_a_digit():
     assert vocabulary.embed(ids.view(3, 11)).shape == (3, 11, 6)
 
 
-def test_factorised_probability_is_the_product_over_digits():
-    vocabulary, hidden, _ = build(FACTORS)
-    parts = [p.softmax(1) for p in (hidden @ vocabulary.weight.t()).split(FACTORS, 1)]
-    digits = vocabulary.digits(torch.arange(60))
-    expected = torch.stack([part[:, digits[:, i]] for i, part in enumerate(parts)]).prod(0)
-    torch.testing.assert_close(vocabulary.log_probabilities(hidden).exp(), expected)
-
-
 @pytest.mark.parametrize("factors", [(), FACTORS])
 def test_loss_and_most_likely_agree_with_the_joint_distribution(factors):
     vocabulary, hidden, ids = build(factors)
