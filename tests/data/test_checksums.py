@@ -8,6 +8,7 @@ import pytest
 from refusing import refused
 
 from hwm.data import checksums
+from hwm.data.describe import check
 from hwm.data.onex import open_dataset
 from hwm.data.testsets import open_test_set
 
@@ -116,6 +117,8 @@ def test_a_name_that_leads_out_of_the_dataset_is_refused(token_root, cache):
     for name in ("../../outside", "a" * 5000, "nul\\u0000"):
         (token_root / "checksums/checksums_1.json").write_text(f'{{"{name}": "00"}}')
         refused(r"checksums_1\.json", open_dataset, token_root)
+    (token_root / "checksums.json").write_text('{"../../../etc/hostname": "0"}')
+    assert any("outside the dataset" in str(fault) for fault in checksums.verify(token_root))
 
 
 def test_every_flipped_bit_of_a_dataset_is_found_on_opening(token_root, raw_root, cache):
@@ -126,6 +129,7 @@ def test_every_flipped_bit_of_a_dataset_is_found_on_opening(token_root, raw_root
             position, bit = chance.randrange(file.stat().st_size), chance.randrange(8)
             flip(file, position, bit)
             assert str(root) in refused(None, open_dataset, root), file
+            assert not check(root).ok, file
             flip(file, position, bit)
         open_dataset(root)
 

@@ -272,64 +272,6 @@ def test_segments_that_fall_back_are_left_out_with_an_unknown_loss(place, raw, t
     assert lines[0] == "clips: 9 in = 9 out + 0 in 1 faulty shards (not counting 1 whose clips cannot be counted)"
 
 
-def tokens_of(path):
-    return np.fromfile(path, "<i4")
-
-
-TOKENS = {
-    "outside the codebook": lambda p: poke(p, "<i4", 100, 200),
-    "negative": lambda p: poke(p, "<i4", 0, -1),
-    "uint16": lambda p: tokens_of(p).astype("<u2").tofile(p),
-    "int64": lambda p: tokens_of(p).astype("<i8").tofile(p),
-    "uint32, large": lambda p: poke(p, "<u4", 5, 1 << 31),
-    "two of uint16 in one": lambda p: (tokens_of(p) | tokens_of(p) << 16 | 1 << 20).astype("<i4").tofile(p),
-    "one value less": lambda p: tokens_of(p)[:-1].tofile(p),
-    "one value more": lambda p: np.append(tokens_of(p), 0).astype("<i4").tofile(p),
-    "a block less": lambda p: tokens_of(p)[48:].tofile(p),
-    "a block more": lambda p: np.append(tokens_of(p), np.zeros(48)).astype("<i4").tofile(p),
-    "deleted": lambda p: p.unlink(),
-}
-
-
-def read_all(root):
-    clips = Clips(open_dataset(root, verified=False), kind="blocks")
-    return clips.batch(np.arange(len(clips)))
-
-
-@pytest.mark.fault("B4", TARGET_B4)
-@pytest.mark.parametrize("kind", TOKENS)
-def test_bad_tokens_are_refused(place, tmp_path, kind):
-    """Also by their content alone, as tokens from elsewhere have no checksums."""
-    copy = shutil.copytree(place / "tokens", tmp_path / "tokens")
-    TOKENS[kind](copy / "videos/video_1.bin")
-    with pytest.raises(ValueError, match=r"video_1\.bin: "):
-        read_all(copy)
-    with pytest.raises(ValueError, match=r"video_1\.bin: "):
-        open_dataset(copy)
-    assert not check(copy).ok
-
-
-@pytest.mark.fault("B4", TARGET_B4)
-@pytest.mark.parametrize(
-    "change", [{"grid": [4, 5]}, {"grid": [2, 8, 1]}, {"vocab_size": 7}, {"clock": {"stride": 4, "block": 17}}]
-)
-def test_a_header_that_does_not_fit_the_tokens_is_refused(place, tmp_path, change):
-    copy = shutil.copytree(place / "tokens", tmp_path / "tokens")
-    about = json.loads((copy / "tokenizer.json").read_text())
-    (copy / "tokenizer.json").write_text(json.dumps(about | change))
-    with pytest.raises(ValueError, match=r"tokenizer\.json|video_\d\.bin"):
-        read_all(copy)
-
-
-@pytest.mark.fault("B4", TARGET_B4)
-@pytest.mark.parametrize("count", [50, 52, 1, 510])
-def test_a_count_of_frames_that_does_not_fit_is_refused(place, tmp_path, count):
-    copy = shutil.copytree(place / "tokens", tmp_path / "tokens")
-    (copy / "metadata/metadata_1.json").write_text(json.dumps({"shard_num_frames": count, "shard_ind": 1}))
-    with pytest.raises(ValueError, match=str(copy)):
-        read_all(copy)
-
-
 @pytest.mark.fault("B4", TARGET_B4)
 @pytest.mark.parametrize("value", [-1, 200, 1 << 40])
 def test_the_writer_takes_no_tokens_that_no_reader_would(tmp_path, value):

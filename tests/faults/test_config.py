@@ -158,7 +158,7 @@ QUICK_HELP = "`hwm --help` <= 0.4 s, `hwm train --help` <= 0.6 s of processor, t
 
 
 @pytest.mark.fault("L8", QUICK_HELP)
-@pytest.mark.parametrize("arguments", [(), ("train",)], ids=["hwm", "hwm train"])
+@pytest.mark.parametrize("arguments", [(), ("train",), ("simulate",), ("evaluate",)])
 def test_help_does_not_import_torch(arguments):
     code, text, torch, _ = call(*arguments, "--help")
     assert (code, torch) == (0, False) and "usage" in text

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -90,16 +91,20 @@ def test_the_pickle_of_these_tests_does_act_when_opened_without_care(tmp_path):
 
 @B7
 @pytest.mark.parametrize("name", ["w.pt", "w.pth", "w.jit", "w.safetensors", "w.ckpt", "w"])
-@pytest.mark.parametrize("kind", ["zip", "legacy", "2", "3", "4", "5", "npy"])
+@pytest.mark.parametrize("kind", ["zip", "legacy", "nested", "2", "3", "4", "5", "npy"])
 def test_pickles_as_weights(tmp_path, canary, name, kind):
-    path = tmp_path / name
-    if kind in ("zip", "legacy"):
-        torch.save({"a": Touch(canary)}, path, _use_new_zipfile_serialization=kind == "zip")
+    path, value = tmp_path / name, {"a": Touch(canary)}
+    if kind == "nested":
+        value = {"state_dict": {"a": torch.zeros(2)}, "extra": [Touch(canary)]}
+    if kind in ("zip", "legacy", "nested"):
+        torch.save(value, path, _use_new_zipfile_serialization=kind != "legacy")
     elif kind == "npy":
         path.write_bytes(evil_npy(tmp_path / "x.npy", canary).read_bytes())
     else:
         path.write_bytes(evil_pickle(canary, protocol=int(kind)))
-    refused(lambda: load_state_dict(path), names=path)
+    line = refused(lambda: load_state_dict(path), names=path)
+    assert "weights_only" not in line
+    assert name not in ("w.pt", "w.pth") or kind not in ("zip", "legacy", "nested", "2") or re.search("mkdir.*run code", line)
 
 
 @B7

@@ -54,11 +54,11 @@ CHANGES = {
     "missing": lambda s: (without(s, vector(s)), f"missing: {vector(s)}", f"{vector(s)} missing"),
     "extra": lambda s: (s | {"more.weight": torch.zeros(2)}, "unexpected: more.weight", "more.weight unexpected"),
     "renamed": lambda s: ({f"module.{k}": v for k, v in s.items()}, "missing", "missing"),
-    "shape": lambda s: (s | {vector(s): s[vector(s)][:1].clone()}, vector(s), vector(s)),
+    "shape": lambda s: (s | {vector(s): s[vector(s)][:1].clone()}, f"{vector(s)} (1,), the model has", vector(s)),
     "transposed": lambda s: (s | {matrix(s): s[matrix(s)].transpose(0, 1).contiguous()}, "another shape", "expected floats"),
-    "double": lambda s: (s | {vector(s): s[vector(s)].double()}, "float64", "float64"),
+    "double": lambda s: (s | {vector(s): s[vector(s)].double()}, "torch.float64, the model has torch.float32", "float64"),
     "integers": lambda s: (s | {vector(s): s[vector(s)].int()}, "int32", "int32"),
-    "NaN": lambda s: (s | {vector(s): with_nan(s[vector(s)])}, "NaN", "not finite"),
+    "NaN": lambda s: (s | {vector(s): with_nan(s[vector(s)])}, f"1 with NaN: {vector(s)}", "not finite"),
 }
 
 

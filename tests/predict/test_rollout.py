@@ -54,12 +54,6 @@ def test_contexts_and_state_windows_advance_block_by_block():
             assert torch.equal(future[:, 3 * b + t], last + 1 + t + 1000 * (17 * b + offset))
 
 
-def test_one_step_of_a_rollout_is_one_prediction():
-    model, context = Recorder(), torch.arange(12).view(2, 3, 1, 2)
-    alone = Recorder().predict(context, states(40), generator=torch.Generator()).tokens_BKTHW
-    assert torch.equal(run(model, context, states(40), 1).tokens_BKTHW, alone)
-
-
 def test_longer_context_slides_over_its_own_predictions():
     model, context = Recorder(context_grids=6, future_grids=3, num_states=51), torch.arange(6).view(1, 6, 1, 1)
     found = run(model, context, states(34 + 34, 1), 2).tokens_BKTHW[:, 0]

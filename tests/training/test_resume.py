@@ -191,17 +191,6 @@ def test_a_finished_run_is_left_as_it_is(alone):
     assert (checkpoint_bytes(alone), (alone / "metrics.jsonl").read_bytes()) == before
 
 
-def test_foreign_files_and_file_times_change_nothing(alone, tmp_path):
-    run(tmp_path, train_batch=stopping_at(15))
-    (tmp_path / "checkpoints" / "step-9-copy").mkdir()
-    (tmp_path / "checkpoints" / "step-99.txt").write_text("mine")
-    (tmp_path / "notes.md").write_text("mine")
-    for age, folder in enumerate(sorted((tmp_path / "checkpoints").glob("step-*"))):
-        os.utime(folder, (age, age))
-    run(tmp_path)
-    assert last(tmp_path) == last(alone)
-
-
 def test_accumulation_equals_one_larger_batch(tmp_path):
     """Mean of the means of equal micro-batches is the mean of all: the same training, up to rounding."""
 
