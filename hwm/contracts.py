@@ -211,6 +211,7 @@ class Family:
     publish: the function that writes such a model for others, called with model, RunConfig, folder and card=; "" where none does.
     kind: what the model learns from.  role: a world model, or a tokenizer, which others stand on.
     prediction_settings: fields that say how a trained model predicts, and so may change after training.
+    raw_states: hand closures and the like enter as they are, not normalised.
     may_be_zero, any_sign: whole numbers that need not be 1 or more, and numbers that may be negative.
     """
 
@@ -220,6 +221,7 @@ class Family:
     kind: ClassVar[Kind]
     role: ClassVar[Literal["world model", "tokenizer"]] = "world model"
     prediction_settings: ClassVar[tuple[str, ...]] = ()
+    raw_states: ClassVar[bool] = True
     may_be_zero: ClassVar[tuple[str, ...]] = ()
     any_sign: ClassVar[tuple[str, ...]] = ()
 

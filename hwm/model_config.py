@@ -33,6 +33,8 @@ class Tokens(Family):
     """Standard deviation of the initial weights; a narrow model wants more than the published 0.02."""
     code_loss: float = 0.0
     """Weight of the squared error of the expected digits of a factorised vocabulary, as codes in [-1, 1] (ours)."""
+    ordered_states: bool = False
+    """The order of the state rows inside a grid counts (ours); in the documents' forms their mean loses it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -123,7 +125,8 @@ class STConfig(Tokens):
     qk_norm: bool = True
     qkv_bias: bool = True
     num_states: int = 64
-    """State rows read, from the first context frame; the 34 frames of two blocks and look-ahead."""
+    """State rows read, from the first context frame: the 34 frames of two blocks and look-ahead, of which `state_pooling`
+    "frames" uses one row, through the convolution, and "adaptive" all."""
     state_hidden: int = 2048
     state_offset: int = 0
     """Frames by which the state rows run ahead of the frames."""
@@ -151,8 +154,9 @@ class MaskedConfig(Streams, Tokens):
 
     family: Literal["masked"] = "masked"
     num_layers: int = 24
-    visibility: Literal["causal", "full", "released"] = "causal"
-    """Which temporal slots see which (nn/streams.py slot_visibility); with "causal" the past is computed once."""
+    visibility: Literal["causal", "full", "released"] = "full"
+    """Which temporal slots see which (`masked_blocks.slot_visibility`).  full: all (paper section 2.4).  causal: none a later
+    one, so that the past is computed once (ours)."""
     qk_norm: bool = False
     learned_positions: bool = True
     """Learned positions added to the tokens beside the rotary ones, as in the release."""
@@ -178,6 +182,7 @@ class FlowConfig(Streams, Latents):
     """Flow-HWM (SYSTEMS.md section 3).  Defaults are the published base variant."""
 
     module: ClassVar[str] = "hwm.models.flow:FlowHWM"
+    raw_states: ClassVar[bool] = False
 
     family: Literal["flow"] = "flow"
     num_layers: int = 15

@@ -151,8 +151,9 @@ def prepared_model(config: RunConfig, clips: Clips) -> Any:
     model = build_model(config)
     if config.model.role == "tokenizer":
         return model
-    mean, std = state_statistics(clips.dataset)
-    model.set_state_statistics(torch.from_numpy(normalisation(mean, std, clips.dataset.robot)))
+    (mean, std), robot = state_statistics(clips.dataset), clips.dataset.robot
+    robot = robot if config.model.raw_states else replace(robot, raw=())
+    model.set_state_statistics(torch.from_numpy(normalisation(mean, std, robot)))
     if model.predicts == "latents":
         dataset: Any = clips.dataset
         found = dataset.statistics

@@ -230,20 +230,20 @@ def check_rows(path: Path, rows: np.ndarray, names: tuple[str, ...]) -> Iterator
         yield Finding("note", str(path), f"never changes: {', '.join(still)}")
 
 
-def first_row(array: np.ndarray, wrong: Callable[[np.ndarray], np.ndarray]) -> int | None:
-    """Number of the first row that holds something `wrong`, None where there is none."""
-    for first, part in chunks(array):
+def first_row(array: np.ndarray, wrong: Callable[[np.ndarray], np.ndarray], *, count: int | None = None) -> int | None:
+    """Number of the first of all or `count` rows that holds something `wrong`, None where there is none."""
+    for first, part in chunks(array, count=count):
         rows = wrong(part).reshape(len(part), -1).any(axis=1)
         if rows.any():
             return first + int(np.argmax(rows))
     return None
 
 
-def chunks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Consecutive pieces of about 32 MiB along the first axis, each with the position of its first row."""
-    rows = max(1, CHUNK_BYTES // max(1, array[:1].nbytes))
-    for first in range(0, len(array), rows):
-        yield first, read_rows(array, first, first + rows)
+def chunks(array: np.ndarray, *, count: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
+    """Consecutive pieces of about 32 MiB of all or `count` rows, each with the position of its first row."""
+    rows, end = max(1, CHUNK_BYTES // max(1, array[:1].nbytes)), len(array) if count is None else count
+    for first in range(0, end, rows):
+        yield first, read_rows(array, first, min(first + rows, end))
 
 
 def last_picture(grids: np.ndarray, tokenizer: Decoder) -> np.ndarray:

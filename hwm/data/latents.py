@@ -112,7 +112,8 @@ class LatentShard(Shard):
         return [np.moveaxis(np.clip(128 + 48 * rgb, 0, 255), 0, -1).astype(np.uint8) for rgb in three]
 
     def check_pictures(self) -> Iterator[Finding]:
-        row = first_row(self.latents, lambda part: ~np.isfinite(part))
+        whole = self.num_rows if self.every else self.clock.num_blocks(self.num_frames)
+        row = first_row(self.latents, lambda part: ~np.isfinite(part), count=whole)
         if row is not None:
             fault = f"{self.row_name} {row} holds a value that is not finite; tokenize it again"
             yield Finding("error", str(self.video_path), fault)

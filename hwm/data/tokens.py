@@ -63,7 +63,8 @@ class TokenShard(Shard):
         return [token_picture(tokens_THW, tokenizer) for tokens_THW in blocks]
 
     def check_pictures(self) -> Iterator[Finding]:
-        row = first_row(self.tokens, lambda part: (part < 0) | (part >= self.vocab_size))
+        whole = self.clock.num_blocks(self.num_frames)  # what pads the last block is nobody's
+        row = first_row(self.tokens, lambda part: (part < 0) | (part >= self.vocab_size), count=whole)
         if row is not None:
             ids = read_rows(self.tokens, row, row + 1)
             found = ids.max() if ids.max() >= self.vocab_size else ids.min()

@@ -72,7 +72,7 @@ def _of_tokens(trial: Trial, main: str, here: float) -> Iterator[Verdict]:
     hidden_ND, ids_N = heard[-1]
     uniform = math.log(model.vocab_size)
     text = f"{here:.3f} nats on these clips; random ids {found:.3f}, ln {model.vocab_size} = {uniform:.3f}"
-    give = _give(model, vocabulary.factors, len(ids_N))
+    give = _give(trial.model, vocabulary.factors, len(ids_N))
     yield _judged("first loss", text, found, uniform - give, trial.model.first_loss(batch) + give)
     if len(vocabulary.factors) == 1:
         return
@@ -80,8 +80,8 @@ def _of_tokens(trial: Trial, main: str, here: float) -> Iterator[Verdict]:
     rows = []
     for i, logits_Nv in enumerate(vocabulary.logits(hidden_ND[:ROWS]).split(vocabulary.factors, 1)):
         size = logits_Nv.shape[1]
-        uniform, give = math.log(size), _give(model, (size,), len(digits_NF))
-        most = uniform + min(model.init_std**2 * model.width / 2, TOO_MUCH * uniform) + give
+        uniform, give = math.log(size), _give(trial.model, (size,), len(digits_NF))
+        most = uniform + min(trial.model.head_std**2 * model.width / 2, TOO_MUCH * uniform) + give
         scored = F.cross_entropy(logits_Nv, digits_NF[:, i]).item()
         rows.append((not uniform - give <= scored <= most, abs(scored - uniform), i, scored, uniform, uniform - give, most))
     _, _, worst, scored, uniform, low, high = max(rows)
@@ -91,7 +91,7 @@ def _of_tokens(trial: Trial, main: str, here: float) -> Iterator[Verdict]:
 
 def _give(model: Any, factors: tuple[int, ...], tokens: int) -> float:
     """Nats by which the cross-entropy of so many random ids may miss: logits are sums of `width` small products."""
-    variance = len(factors) * model.init_std**2 * model.width
+    variance = len(factors) * model.head_std**2 * model.config.width
     return 0.15 + min(3 * math.sqrt(variance / tokens), TOO_MUCH * math.log(math.prod(factors)))
 
 

@@ -304,7 +304,7 @@ def calibration_plot(found: Json) -> bytes:
 
 
 TRAINING = {
-    "ce": ("cross-entropy, nats", "loss"),
+    "ce": ("cross-entropy, nats", "cross_entropy"),
     "accuracy": ("accuracy", "accuracy"),
     "flow": ("squared error of the velocity", "flow_mse"),
     "latent": ("squared error of the latents", ""),
@@ -320,7 +320,7 @@ def training_plot(records: Sequence[Json]) -> bytes | None:
     """Validation scores beside those of training, by the names that families log; None where nothing was logged."""
     names = list(dict.fromkeys(key for record in records for key, value in record.items() if value is not None))
     first = {key: key.removeprefix("val/").partition("_")[0] for key in names if key.startswith("val/")}
-    logged = {group for group, (_, key) in TRAINING.items() if key in names and key != "loss"}
+    logged = {group for group, (_, key) in TRAINING.items() if key in names}
     groups = [group for group in dict.fromkeys([*TRAINING, *first.values()]) if group in {*first.values(), *logged}]
     panels, styles = [], {"training": {"color": "#9ca3af", "linewidth": 1.0}, "validation": {"color": ACCENT, "linewidth": 1.8}}
     styles |= {"teacher-forced": {"color": FOURTH, "linewidth": 1.8}, "autoregressive": styles["validation"]}

@@ -4,6 +4,7 @@ Source: HWM paper sections 2.2 and 2.4; sizes, parameter counts and the release'
 MaskGIT (reference C.2).
 """
 
+import math
 from typing import Any
 
 import torch
@@ -29,10 +30,10 @@ class MaskedHWM(TokenGrids):
 
     config: every size and option.  clock: which frames, and so which state rows, belong to a grid.
     A grid and its action token stand at the same rotary time, so that every action keeps its distance to the grid it
-    causes (the release puts the actions after all grids, where a grid cannot see them).  Weights, tables, positions and
-    the mask vector start from N(0, init_std) (the release: output Xavier, mask vector 0), biases and the frame
-    positions of the actions from 0.  Raises ValueError where the state rows leave a grid without any, and for heads
-    whose width is not divisible by 4.
+    causes (the release puts the actions after all grids, where a grid cannot see them).  Weights, tables and positions
+    start from N(0, init_std), mask vector and output projection by Xavier (paper section 3.1.1; not of a factorised
+    vocabulary, whose few rows would start far above chance), biases and the frame positions of the actions from 0.
+    Raises ValueError where the state rows leave a grid without any, and for heads whose width is not divisible by 4.
     """
 
     config: MaskedConfig
@@ -63,7 +64,7 @@ class MaskedHWM(TokenGrids):
         self.place = nn.Linear(self.context_grids * config.width, config.width) if config.place_context else None
         changes_from = clock.num_frames(config.context_grids) - 1 if config.state_changes else None
         sizes = {"state_dim": config.state_dim, "width": config.width, "mlp_ratio": config.mlp_ratio}
-        self.actions = ActionEncoder(pooling_GF, **sizes, changes_from=changes_from)
+        self.actions = ActionEncoder(pooling_GF, **sizes, changes_from=changes_from, ordered=config.ordered_states)
         block = JointBlock if config.attention == "joint" else SplitBlock
         sharing = sharing_by_layer(config.sharing, num_layers=config.num_layers, unshared_blocks=config.unshared_blocks)
         self.blocks: Any = nn.ModuleList(block(config, kind) for kind in sharing)
@@ -73,7 +74,18 @@ class MaskedHWM(TokenGrids):
         self.register_buffer("visible_2G2G", visible, persistent=False)
         self.register_buffer("same_GG", past_G[:, None] == past_G[None, :], persistent=False)
         normal_init(self, std=config.init_std)
-        nn.init.zeros_(self.actions.positions)
+        nn.init.xavier_normal_(self.mask.data[None])
+        assert self.vocabulary.head is not None
+        if not config.factors:
+            nn.init.xavier_normal_(self.vocabulary.head.weight)
+        if not config.ordered_states:
+            nn.init.zeros_(self.actions.positions)
+
+    @property
+    def head_std(self) -> float:
+        """By Xavier."""
+        sizes = self.config.vocab_size + self.config.width
+        return self.config.init_std if self.config.factors else math.sqrt(2 / sizes)
 
     def idle_parameters(self) -> list[str]:
         """The last block's feed-forward weights of other streams: only the future video is read there."""

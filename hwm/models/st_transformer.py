@@ -76,7 +76,8 @@ class STTransformer(TokenGrids):
         self.vocabulary = Vocabulary(config.vocab_size, config.width, tied=True, factors=config.factors)
         self.place_positions = nn.Parameter(torch.empty(places, config.width))
         self.step_positions = nn.Parameter(torch.empty(steps, config.width))
-        self.states = StateEncoder(pooling_TF, state_dim=config.state_dim, hidden=config.state_hidden, width=config.width)
+        sizes = {"state_dim": config.state_dim, "hidden": config.state_hidden, "width": config.width}
+        self.states = StateEncoder(pooling_TF, **sizes, ordered=config.ordered_states)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.width)
         normal_init(self, std=config.init_std)

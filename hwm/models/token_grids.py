@@ -82,7 +82,12 @@ class TokenGrids(nn.Module):
 
     def first_loss(self, batch: Batch) -> float | None:
         """The cross-entropy of random ids."""
-        return self.vocabulary.first_cross_entropy(self.config.init_std)
+        return self.vocabulary.first_cross_entropy(self.head_std)
+
+    @property
+    def head_std(self) -> float:
+        """Standard deviation of the head's weights before any training."""
+        return self.config.init_std
 
     def _follow(self, context_BTHW: Tensor, states_BFA: Tensor, asked: Asked) -> tuple[list[Tensor], list[TokenReading]]:
         """Of every future grid the samples (K, B, H, W), K = 1 where all are equal, and what is said of the first one."""

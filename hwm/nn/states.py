@@ -67,20 +67,28 @@ class StateRows(nn.Module):
 class StateEncoder(StateRows):
     """MLP, convolution over the rows (kernel 3), learned positions, then the mean over the rows of each grid.
 
-    pooling_GF: weights of `state_pooling`.  Rows past the last grid still reach it through the convolution.
+    pooling_GF: weights of `state_pooling`.  Of rows past the last grid the first still reaches it, through the convolution.
+    ordered: the position of a row enters before the MLP's last layers, not after (ours).  Else the order of a grid's rows
+    is all but lost: what follows the MLP is linear, and the mean of the rows.
     Source: Revontuli report section 3.1 "State Conditioning"; hidden width 4 D and pooling: reference F.2 and F row 4.
     """
 
-    def __init__(self, pooling_GF: np.ndarray, *, state_dim: int, hidden: int, width: int) -> None:
+    def __init__(self, pooling_GF: np.ndarray, *, state_dim: int, hidden: int, width: int, ordered: bool = False) -> None:
         super().__init__(pooling_GF, state_dim=state_dim)
+        self.ordered = ordered
         self.mlp = nn.Sequential(nn.Linear(state_dim, hidden), nn.GELU(), nn.Linear(hidden, width))
         self.conv = nn.Conv1d(width, width, kernel_size=3, padding=1)
-        self.positions = nn.Parameter(torch.empty(self.num_states, width))
+        self.positions = nn.Parameter(torch.empty(self.num_states, hidden if ordered else width))
 
     def forward(self, states_BFA: Tensor) -> Tensor:
         """Raw states -> (B, G, D).  Raises ValueError as `normalised` does."""
-        x_BFD = self.mlp(self.normalised(states_BFA))
-        return self.pool(self.conv(x_BFD.transpose(1, 2)).transpose(1, 2) + self.positions)
+        first, *rest = self.mlp
+        x_BFD = first(self.normalised(states_BFA))
+        x_BFD = x_BFD + self.positions if self.ordered else x_BFD
+        for layer in rest:
+            x_BFD = layer(x_BFD)
+        x_BFD = self.conv(x_BFD.transpose(1, 2)).transpose(1, 2)
+        return self.pool(x_BFD if self.ordered else x_BFD + self.positions)
 
 
 CHANGE_SCALE = 7.0
@@ -95,16 +103,18 @@ def with_changes(states_BFA: Tensor, *, row: int) -> Tensor:
 class ActionEncoder(StateRows):
     """Every state row through a linear layer, an MLP and LayerNorm, plus its position; then the mean of each grid.
 
-    positions: learned, of the frames, from zero; without them the order of the rows of a grid would be lost.
+    positions: learned, of the frames.  ordered: they enter behind the first layer, where the MLP can tell a row by its
+    place (ours), else behind the norm (the release), where the mean over a grid's rows loses their order.
     changes_from: row from which the change of every state is given beside it; None gives the states alone.
     Source: reference D.1, action encoder of Masked-HWM.
     """
 
     def __init__(
-        self, pooling_GF: np.ndarray, *, state_dim: int, width: int, mlp_ratio: int, changes_from: int | None = None
+        self, pooling_GF: np.ndarray,
+        *, state_dim: int, width: int, mlp_ratio: int, changes_from: int | None = None, ordered: bool = False,
     ) -> None:
         super().__init__(pooling_GF, state_dim=state_dim)
-        self.changes_from = changes_from
+        self.changes_from, self.ordered = changes_from, ordered
         hidden = mlp_ratio * width
         self.mlp = nn.Sequential(
             nn.Linear(state_dim if changes_from is None else 2 * state_dim, width),
@@ -121,4 +131,10 @@ class ActionEncoder(StateRows):
         states_BFA = self.normalised(states_BFA)
         if self.changes_from is not None:
             states_BFA = with_changes(states_BFA, row=self.changes_from)
-        return self.pool(self.norm(self.mlp(states_BFA)) + self.positions)
+        first, *rest = self.mlp
+        x_BFD = first(states_BFA)
+        x_BFD = x_BFD + self.positions if self.ordered else x_BFD
+        for layer in rest:
+            x_BFD = layer(x_BFD)
+        x_BFD = self.norm(x_BFD)
+        return self.pool(x_BFD if self.ordered else x_BFD + self.positions)

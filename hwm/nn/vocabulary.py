@@ -75,13 +75,13 @@ class Vocabulary(nn.Module):
             hidden_ND, weight_VD, self.digits(ids_N), factors=self.factors, bias_V=bias_V, code_weight=code_weight
         )
 
-    def first_cross_entropy(self, init_std: float) -> float:
+    def first_cross_entropy(self, head_std: float) -> float:
         """Nats of a random id before any training: ln V, more by half the variance of the logits where that is small.
 
-        Logits are sums over the width of products of a normalised activation and a weight of deviation init_std.
+        Logits are sums over the width of products of a normalised activation and a weight of deviation head_std.
         """
         uniform, width = math.log(math.prod(self.factors)), self.weight.shape[1]
-        variance = len(self.factors) * init_std**2 * width
+        variance = len(self.factors) * head_std**2 * width
         return uniform + min(variance / 2, 0.1 * uniform)
 
     def log_probabilities(self, hidden_ND: Tensor) -> Tensor:

@@ -39,14 +39,16 @@ def masked_hwm(variant: str, size: str = "") -> RunConfig:
     """Masked-HWM of the paper: 24 layers x 512 on 2 + 1 token grids of 17 frames.
 
     Published (seed document 004, section 3.1): 1X v2.0 tokens, 60 000 steps of 16 clips on one A6000; at 256x256 PSNR
-    28.7 to 29.4 dB, FID 10 to 15.  Weight decay and betas are of the release; the paper prints none.
+    28.7 to 29.4 dB, FID 10 to 15.  Weight decay (0), betas and dropout are of the release, the paper prints none; clipping
+    at a norm of 1 is the release's too.
     tiny: 64x64 frames of the built-in robot, minutes on two CPU cores.  medium: 128x128, for an hour on one GPU (our
     arithmetic, not measured: 4.2 TFLOP a step).  Clips are few there, so both twins factorise the vocabulary, learn the
-    expected codes too, give every future token the context of its place, and let states and their changes modulate
-    every block (all ours): without these a narrow model needs far more clips to copy what stands still.
+    expected codes too, give every future token the context of its place, let states and their changes modulate every
+    block, and compute the past once (visibility "causal"; all ours): without these a narrow model needs far more clips
+    to copy what stands still.
     """
     train = TrainConfig(
-        steps=60_000, batch_size=16, lr=3e-5, betas=(0.9, 0.95), weight_decay=0.01, warmup_steps=100, schedule="linear",
+        steps=60_000, batch_size=16, lr=3e-5, betas=(0.9, 0.95), weight_decay=0.0, warmup_steps=100, schedule="linear",
         precision="bfloat16", validate_every=2000, validate_clips=512, checkpoint_every=1000,
     )
     model, data = MaskedConfig(**_structure(variant, split="full")), DataConfig(clip="blocks", overlap=False)
@@ -55,6 +57,7 @@ def masked_hwm(variant: str, size: str = "") -> RunConfig:
         return published
     small: dict[str, Any] = {"factors": (8, 8, 8, 5, 5, 5), "state_modulation": True, "code_loss": 10.0}
     small |= {"state_changes": True, "place_context": True, "init_std": 0.05, "dropout": 0.1, "max_corruption": 0.1}
+    small |= {"visibility": "causal"}
     sizes: dict[str, Any] = {
         "tiny": {"grid": (8, 8), "num_layers": 4, "num_heads": 3, "width": 96},
         "medium": {"grid": (16, 16), "num_layers": 12, "num_heads": 8, "width": 384},
@@ -67,14 +70,15 @@ def flow_hwm(variant: str, size: str = "") -> RunConfig:
 
     Published (seed document 004, section 3.2): Cosmos CV8x16x16 latents of 1X raw video at 256x256 (make them with `hwm
     tokenize`), 150 000 steps of 128 clips on two A6000; PSNR 20.4 to 20.5 dB, FID 111, with a training defect in the release
-    (reference D.2).  One process holds 16 clips x 8 accumulated micro-batches.  EMA, betas and weight decay are of the release.
+    (reference D.2).  One process holds 16 clips x 8 accumulated micro-batches.  Betas, weight decay and clipping at a norm of 1
+    are of the release, which also keeps a moving average and predicts without it, and normalises hand closures as any state.
     tiny: 64x64 frames of the built-in robot, minutes on two CPU cores.  medium: 128x128, for an hour on one GPU (our
     arithmetic, not measured: 1.5 TFLOP a step).  Clips are few there, so both twins predict the change of the latents
     as data, mostly from noisy times and weighed as PSNR does, give every future token the context of its place, and
     let states and their changes modulate every block (all ours); no guidance.
     """
     train = TrainConfig(
-        steps=150_000, batch_size=16, accumulate=8, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.01, schedule="cosine", ema=0.999,
+        steps=150_000, batch_size=16, accumulate=8, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.01, schedule="cosine",
         precision="bfloat16", validate_every=2000, validate_clips=512, checkpoint_every=1000,
     )
     model, data = FlowConfig(**_structure(variant, split="modality")), DataConfig(clip="blocks", overlap=False)

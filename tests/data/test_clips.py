@@ -37,6 +37,16 @@ def test_the_padded_last_block_is_never_a_clip(tmp_path, make_tokens):
     assert clips.index.start.tolist() == [0, 17]
 
 
+@pytest.mark.parametrize("row, sound", [(2, True), (1, False)])
+def test_what_pads_the_last_block_is_never_refused(tmp_path, make_tokens, row, sound):
+    dataset = open_dataset(make_tokens(tmp_path, ((40,),)))
+    shard = dataset.shards[0]
+    tokens = np.fromfile(shard.video_path, "<i4").reshape(shard.tokens.shape)
+    tokens[row] = -1
+    tokens.tofile(shard.video_path)
+    assert [finding.severity for finding in shard.check_pictures()] == ([] if sound else ["error"])
+
+
 def test_batches_do_not_hold_the_map(token_root):
     dataset = open_dataset(token_root)
     clips = Clips(dataset, kind="block_pairs")

@@ -13,7 +13,8 @@ from hwm.models.masked import MaskedHWM
 from hwm.models.masked_filling import corrupt, random_mask
 
 TINY = MaskedConfig(
-    vocab_size=40, grid=(3, 4), num_layers=3, num_heads=2, width=16, unshared_blocks=1, dropout=0.0, num_states=18
+    vocab_size=40, grid=(3, 4), num_layers=3, num_heads=2, width=16, unshared_blocks=1, dropout=0.0, num_states=18,
+    visibility="causal",
 )
 SPLIT = dataclasses.replace(TINY, attention="split", sharing="full", unshared_blocks=0)
 TWO = {"context_grids": 2, "future_grids": 2, "num_states": 18}
@@ -25,6 +26,7 @@ def build(config=TINY, *, dtype=torch.float64, std=0.3):
     torch.manual_seed(0)
     model = MaskedHWM(config).to(dtype)
     if std:
+        torch.manual_seed(8)
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=std)
     return model
@@ -192,6 +194,14 @@ def test_every_option_changes_the_model(base, options):
 
 
 # Training
+
+
+def test_mask_vector_and_head_start_by_xavier_and_all_else_normal():
+    model = build(variant(vocab_size=4000, width=64), std=0)
+    assert model.vocabulary.head.weight.std().item() == pytest.approx(math.sqrt(2 / 4064), rel=0.05) == model.head_std
+    assert model.mask.std().item() == pytest.approx(math.sqrt(2 / 65), rel=0.3)
+    assert model.vocabulary.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert build(variant(factors=(5, 8)), std=0).vocabulary.head.weight.std().item() == pytest.approx(0.02, rel=0.1)
 
 
 @pytest.mark.parametrize("config", [TINY, SPLIT, variant(**TWO), variant(SPLIT, **OURS, **TWO)])

@@ -92,3 +92,16 @@ def test_action_tokens_equal_the_written_out_form():
     torch.testing.assert_close(module(states), expected)
     assert [tuple(layer.weight.shape) for layer in module.mlp[::2]] == [(8, 25), (32, 8), (8, 32)]
     refused("17 state rows of width 25", module, states[:, :16])
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("kind", [StateEncoder, ActionEncoder])
+def test_the_order_of_rows_inside_a_grid_counts_where_asked(kind, ordered):
+    torch.manual_seed(0)
+    sizes = {"hidden": 12} if kind is StateEncoder else {"mlp_ratio": 4}
+    module = kind(state_pooling(COSMOS, 3, num_states=17), state_dim=25, width=8, ordered=ordered, **sizes)
+    torch.nn.init.normal_(module.positions)
+    states = torch.randn(1, 17, 25)
+    swapped = states[:, [0, 1, 2, 3, 5, 4, 6, 7, 8, *range(9, 17)]]  # two rows well inside the second grid
+    change = (module(states) - module(swapped)).abs().amax(2)[0]
+    assert (change[1] > 1e-3) == ordered and change[0] < 1e-6 and change[2] < 1e-6
