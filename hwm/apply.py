@@ -34,9 +34,11 @@ from hwm.predict.last_frame import draw, shrink
 from hwm.predict.rollout import AnyTokenizer, frames_per_step, rollout
 from hwm.runs import Run, expect_robot, load_run, open_clips, spread, world_model
 from hwm.tokenizers.open import open_tokenizer
+from hwm.training.device import choose_device
 from hwm.work.claim import expect_apart
 from hwm.work.parts import Arrays, Finished, Work, fingerprint, listening, names_of, progress_of, sources
 from hwm.work.progress import Counter
+from hwm.work.ranges import check_ranges
 from hwm.work.share import Share
 from hwm.work.signals import StopFlag
 
@@ -75,7 +77,8 @@ def evaluate_run(
     asked = PROTOCOLS.get(scoring.protocol)
     if asked is not None:
         asked.refuse(given)
-    device = scoring.device
+    check_ranges(Scoring, vars(scoring))
+    device = str(choose_device(scoring.device))
     with listening(stop) as flag:
         run = load_run(folder, which=scoring.which, device=device, changes=scoring.set)
         model, own = world_model(run), own_protocol(run.config.data.clip)
@@ -135,7 +138,8 @@ def _recorded_clips(run: Run, folder: Path, protocol: Protocol) -> Clips:
 def predict_video(
     folder: Path,
     *, data: Path, out: Path, clip: int = 0, frames: int | None = None, which: str = "best", temperature: float | None = None,
-    changes: tuple[str, ...] = (), seed: int = 0, tokenizer: str = "", poll: Callable[[], None] = lambda: None,
+    changes: tuple[str, ...] = (), seed: int = 0, tokenizer: str = "", device: str = "auto",
+    poll: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write the recorded future (left) beside a rollout that follows the recorded states (right) and return the file.
 
@@ -146,12 +150,13 @@ def predict_video(
     the last state is held and the left side stands still.  temperature: None is the model's own.
     poll: called between steps; may raise.
     """
+    device = str(choose_device(device))
     expect_apart(out, data, folder / "checkpoints")
-    run = load_run(folder, which=which, changes=changes)
+    run = load_run(folder, which=which, device=device, changes=changes)
     model, clips = world_model(run), _watched(run, data)
     if not 0 <= clip < len(clips):
         raise ValueError(f"{data}: has clips 0..{len(clips) - 1}, not {clip}")
-    coder, step = tokenizer_of(run, tokenizer), model.frame_step
+    coder, step = tokenizer_of(run, tokenizer, device=device), model.frame_step
     _check_made_by(clips, coder)
     frames = frames if frames is not None else 51 if step == 1 else SAMPLING_FRAMES - SAMPLING_CONTEXT
     num_context = frames_per_step(model, coder.clock)[0]
@@ -203,13 +208,14 @@ def write_pair(out: Path, left_FHWC: np.ndarray, right_FHWC: np.ndarray, *, num_
 
 def submit_compression(
     folder: Path,
-    *, data: Path, out: Path, readme: dict[str, str], which: str = "best", device: str = "cpu",
+    *, data: Path, out: Path, readme: dict[str, str], which: str = "best", device: str = "auto",
     poll: Callable[[], None] = lambda: None,
 ) -> None:
     """Write the compression track's zip from its test set, sample by sample, and check the finished file.
 
     poll: called between samples; may raise, and then there is no file.
     """
+    device = str(choose_device(device))
     expect_apart(out, data, folder / "checkpoints")
     run = load_run(folder, which=which, device=device)
     model = world_model(run)
@@ -244,7 +250,7 @@ def submit_sampling(
     temperature: float | None = None,
     tokenizer: str = "",
     trust: bool = False,
-    device: str = "cpu",
+    device: str = "auto",
     share: Share = Share(),  # noqa: B008
     stop: StopFlag | None = None,
 ) -> None:
@@ -264,6 +270,7 @@ def submit_sampling(
             "a blend needs a tolerance, and only a blend does: take the one that `hwm evaluate RUN --protocol sampling` "
             "chooses (facts.tuning.tolerance in results_sampling.json)"
         )
+    device = str(choose_device(device))
     expect_apart(out, data, folder / "checkpoints")
     with listening(stop) as flag:
         tests = open_test_set(data)

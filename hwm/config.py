@@ -8,20 +8,23 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import math
 import tomllib
 import types
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hwm.model_config import ModelConfig, STConfig
 from hwm.safe_load.paths import shown
 from hwm.safe_load.text import read_toml
+from hwm.work.ranges import Range, check_ranges
 
 T = TypeVar("T")
+Count = Annotated[int, Range(1, 10**9)]
+CountOrNone = Annotated[int, Range(0, 10**9)]
+Seed = Annotated[int, Range(0, 2**63 - 1)]
 
 
 @dataclass(frozen=True)
@@ -35,39 +38,38 @@ class DataConfig:
     frames, of which every fourth and the last are used (sampling track)."""
     overlap: bool = True
     """Let training clips share frames; validation clips never do."""
-    image_size: int = 0
+    image_size: Annotated[int, Range(0, 4096)] = 0
     """Side of raw video frames in pixels after area resizing; 0 keeps the stored size."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.image_size <= 4096:
-            raise ValueError(f"data.image_size must be 0 (as stored) or at most 4096 pixels, got {self.image_size}")
+        check_ranges(type(self), vars(self), prefix="data.")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """The optimisation.  Defaults are those of the compression track (SYSTEMS.md section 1)."""
 
-    steps: int = 1000
-    batch_size: int = 8
-    accumulate: int = 1
+    steps: Count = 1000
+    batch_size: Count = 8
+    accumulate: Count = 1
     """Micro-batches of batch_size per step, in all: processes that train together share them."""
-    lr: float = 8e-4
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.05
-    warmup_steps: int = 0
+    lr: Annotated[float, Range(0, 1000, above=True)] = 8e-4
+    betas: Annotated[tuple[float, float], Range(0, 1, below=True)] = (0.9, 0.95)
+    weight_decay: Annotated[float, Range(0, 1000)] = 0.05
+    warmup_steps: CountOrNone = 0
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    clip_norm: float = 1.0
+    clip_norm: Annotated[float, Range(0, 1e9)] = 1.0
     """Largest global gradient norm; 0 leaves gradients alone."""
-    ema: float = 0.0
+    ema: Annotated[float, Range(0, 1, below=True)] = 0.0
     """Decay of the exponential moving average of the weights, used for validation and prediction; 0: none."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    validate_every: int = 0
-    validate_clips: int = 64
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 2
-    sample_every: int = 0
-    log_every: int = 10
-    threads: int = 0
+    validate_every: CountOrNone = 0
+    validate_clips: Count = 64
+    checkpoint_every: CountOrNone = 500
+    keep_checkpoints: Count = 2
+    sample_every: CountOrNone = 0
+    log_every: Count = 10
+    threads: Annotated[int, Range(0, 4096)] = 0
     """CPU threads; 0: as many as there are free cores."""
     device: str = "auto"
     """auto: the first CUDA device where there is one, else the CPU."""
@@ -80,22 +82,11 @@ class TrainConfig:
     """Recompute the activations inside a block in the backward pass instead of keeping them: less memory, a third more work."""
     compile: bool = False
     """Compile every block with torch.compile."""
-    timeout: float = 120.0
+    timeout: Annotated[float, Range(0, 1e6, above=True)] = 120.0
     """Seconds a process waits for the others before it takes them for dead; ten times as long in the first step."""
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch_size, self.accumulate, self.log_every, self.keep_checkpoints) < 1:
-            raise ValueError("train.steps, batch_size, accumulate, log_every and keep_checkpoints must be at least 1")
-        if min(self.warmup_steps, self.validate_every, self.checkpoint_every, self.sample_every, self.threads) < 0:
-            raise ValueError("train.warmup_steps, validate_every, checkpoint_every, sample_every, threads must not be negative")
-        if not 0 < self.timeout < math.inf:
-            raise ValueError("train.timeout must be positive")
-        if not 0 < self.lr < math.inf or not 0 <= self.ema < 1:
-            raise ValueError("train.lr must be positive and train.ema in [0, 1)")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"train.betas must lie in [0, 1), got {list(self.betas)}")
-        if not 0 <= self.weight_decay < math.inf or not 0 <= self.clip_norm < math.inf or self.validate_clips < 1:
-            raise ValueError("train.weight_decay and clip_norm must not be negative, validate_clips at least 1")
+        check_ranges(type(self), vars(self), prefix="train.")
 
 
 @dataclass(frozen=True)
@@ -103,7 +94,7 @@ class RunConfig:
     """Everything that decides a training run."""
 
     recipe: str = "custom"
-    seed: int = 0
+    seed: Seed = 0
     tokenizer: str = ""
     """Tokenizer that made the tokens: a shipped name or a folder; used for pictures and pixel scores."""
     model: ModelConfig = field(default_factory=STConfig)
@@ -111,6 +102,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
+        check_ranges(type(self), vars(self))
         self.model.precision_rule(self.train.precision)
 
 
@@ -128,61 +120,69 @@ def to_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))  # noqa: TID251, of json.dumps in the same line
 
 
-def from_dict(cls: type[T], table: dict[str, Any], where: str = "config") -> T:
+def from_dict(cls: type[T], table: dict[str, Any], where: str = "") -> T:
     """Build a config dataclass from a nested dict.
 
-    Raises ValueError naming the key, the nearest right one and the place for an unknown key or a wrong type.
+    where: begins the message, such as the name of a file.
+    Raises ValueError naming the key, the nearest right one and the place for an unknown key, a wrong type, a number out of range.
     """
+    try:
+        return _build(cls, table, "")
+    except ValueError as error:
+        if not where:
+            raise
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _build(cls: type[T], table: dict[str, Any], path: str) -> T:
+    """path: the dotted name of the table with a dot behind it, empty for the whole."""
     hints = get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for key in table:
         if key not in names:
             hint = nearest(key, names) or f"known keys: {', '.join(names)}"
-            raise ValueError(f"{where}: unknown key {key!r}; {hint}")
-    values = {key: _convert(hints[key], value, f"{where}.{key}") for key, value in table.items()}
-    try:
-        return cls(**values)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+            raise ValueError(f"unknown key {shown(path + key)!r}; {hint}")
+    return cls(**{key: _convert(hints[key], value, path + key) for key, value in table.items()})
 
 
-def _convert(kind: Any, value: Any, where: str) -> Any:
+def _convert(kind: Any, value: Any, name: str) -> Any:
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
-        return _choose_family(get_args(kind), value, where)
+        return _choose_family(get_args(kind), value, name)
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
-            raise ValueError(f"{where}: expected a table, got {value!r}")
-        return from_dict(typing.cast(type, kind), value, where)
+            raise ValueError(f"{name}: expected a table, got {shown(repr(value))}")
+        return _build(typing.cast(type, kind), value, f"{name}.")
     if origin is Literal:
         if value not in get_args(kind):
             hint = nearest(str(value), map(str, get_args(kind)))
-            found = f"must be one of {', '.join(map(repr, get_args(kind)))}, got {value!r}"
-            raise ValueError(f"{where}: {found}" + (f"; {hint}" if hint else ""))
+            found = f"must be one of {', '.join(map(repr, get_args(kind)))}, got {shown(repr(value))}"
+            raise ValueError(f"{name} {found}" + (f"; {hint}" if hint else ""))
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise ValueError(f"{where}: expected a list, got {value!r}")
+            raise ValueError(f"{name}: expected a list, got {shown(repr(value))}")
         item = get_args(kind)
         if len(item) == 2 and item[1] is Ellipsis:
-            return tuple(_convert(item[0], v, where) for v in value)
+            return tuple(_convert(item[0], v, name) for v in value)
         if len(item) != len(value):
-            raise ValueError(f"{where}: expected {len(item)} values, got {len(value)}")
-        return tuple(_convert(k, v, where) for k, v in zip(item, value))
+            raise ValueError(f"{name}: expected {len(item)} values, got {len(value)}")
+        return tuple(_convert(k, v, name) for k, v in zip(item, value))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        # A whole number that no float can hold is out of every range, and refused as such.
+        return float(value) if abs(value) < 2**1000 else value
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ValueError(f"{where}: expected {kind.__name__}, got {value!r}")
+        raise ValueError(f"{name}: expected {kind.__name__}, got {shown(repr(value))}")
     return value
 
 
-def _choose_family(choices: tuple[Any, ...], value: Any, where: str) -> Any:
+def _choose_family(choices: tuple[Any, ...], value: Any, name: str) -> Any:
     """A union of configs is told apart by their `family` field."""
     families = {get_args(get_type_hints(c)["family"])[0]: c for c in choices}
-    if not isinstance(value, dict) or value.get("family") not in families:
-        got = value.get("family") if isinstance(value, dict) else value
-        raise ValueError(f"{where}.family: must be one of {', '.join(map(repr, families))}, got {got!r}")
-    return from_dict(families[value["family"]], value, where)
+    family = value.get("family") if isinstance(value, dict) else value
+    if not isinstance(value, dict) or not isinstance(family, str) or family not in families:
+        raise ValueError(f"{name}.family must be one of {', '.join(map(repr, families))}, got {shown(repr(family))}")
+    return _build(families[family], value, f"{name}.")
 
 
 def override(config: T, assignments: Iterable[str]) -> T:
@@ -194,12 +194,12 @@ def override(config: T, assignments: Iterable[str]) -> T:
     for assignment in assignments:
         key, sign, text = assignment.partition("=")
         if not sign:
-            raise ValueError(f"override {assignment!r}: write it as key=value, for example train.steps=500")
-        node, name = _place(table, key.strip(), f"override {assignment!r}")
+            raise ValueError(f"override {shown(assignment)!r}: write it as key=value, for example train.steps=500")
+        node, name = _place(table, key.strip(), f"override {shown(assignment)!r}")
         text = text.strip() if key.endswith(" ") else text  # key = value
         value = _parse_value(text)
         node[name] = text if isinstance(node.get(name), str) and not isinstance(value, str) else value
-    return from_dict(type(config), table, "override")
+    return from_dict(type(config), table)
 
 
 def changed(config: T, values: dict[str, Any]) -> T:
@@ -208,7 +208,7 @@ def changed(config: T, values: dict[str, Any]) -> T:
     for key, value in values.items():
         node, name = _place(table, key, "override")
         node[name] = value
-    return from_dict(type(config), table, "override")
+    return from_dict(type(config), table)
 
 
 def _place(table: dict[str, Any], key: str, where: str) -> tuple[dict[str, Any], str]:
@@ -225,7 +225,7 @@ def _place(table: dict[str, Any], key: str, where: str) -> tuple[dict[str, Any],
 def _parse_value(text: str) -> Any:
     try:
         table = tomllib.loads(f"v = {text.strip()}")  # noqa: TID251, one value of the command line
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return text
     return table["v"] if len(table) == 1 else text
 

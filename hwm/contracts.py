@@ -9,9 +9,10 @@ Shape letters used in names everywhere (`x_BTSD` has shape (B, T, S, D)):
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from hwm.work.ranges import check_ranges
 
 if TYPE_CHECKING:  # the configurations, which import nothing slow, read `Kind` here
     from collections.abc import Iterable, Sequence
@@ -212,7 +213,6 @@ class Family:
     kind: what the model learns from.  role: a world model, or a tokenizer, which others stand on.
     prediction_settings: fields that say how a trained model predicts, and so may change after training.
     raw_states: hand closures and the like enter as they are, not normalised.
-    may_be_zero, any_sign: whole numbers that need not be 1 or more, and numbers that may be negative.
     """
 
     module: ClassVar[str]
@@ -222,28 +222,15 @@ class Family:
     role: ClassVar[Literal["world model", "tokenizer"]] = "world model"
     prediction_settings: ClassVar[tuple[str, ...]] = ()
     raw_states: ClassVar[bool] = True
-    may_be_zero: ClassVar[tuple[str, ...]] = ()
-    any_sign: ClassVar[tuple[str, ...]] = ()
 
     family: str = ""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a number that none can have: NaN, infinite, too small for what it counts, not divisible."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            for number in value if isinstance(value, tuple) else (value,):
-                if isinstance(number, bool | str):
-                    continue
-                if not math.isfinite(number):
-                    raise ValueError(f"model.{field.name} must be a finite number, got {value}")
-                least = 0 if isinstance(number, float) or field.name in self.may_be_zero else 1
-                if number < least and field.name not in self.any_sign:
-                    raise ValueError(f"model.{field.name} must be at least {least}, got {value}")
+        """Raise ValueError for a number outside its range, and for sizes that do not divide one another."""
+        check_ranges(type(self), vars(self), prefix="model.")
         sizes: Any = self
         if hasattr(self, "mlp_ratio") and sizes.width % sizes.num_heads:
             raise ValueError(f"model.width {sizes.width} is not divisible by model.num_heads {sizes.num_heads}")
-        if getattr(self, "dropout", 0.0) >= 1:
-            raise ValueError("model.dropout must lie in [0, 1)")
         if hasattr(self, "patch") and (sizes.grid[0] % sizes.patch or sizes.grid[1] % sizes.patch):
             raise ValueError(f"model.grid {sizes.grid} is not divisible by model.patch {sizes.patch}")
 

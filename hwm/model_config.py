@@ -7,12 +7,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from hwm.contracts import Batch, Family, Kind
+from hwm.work.ranges import Range
 
 if TYPE_CHECKING:
     import torch
+
+MOST_STATES = 4096
+Width = Annotated[int, Range(1, 65_536)]
+Layers = Annotated[int, Range(1, 1024)]
+Rows = Annotated[int, Range(1, 10_000)]
+Side = Annotated[int, Range(1, 4096)]
+Sides = Annotated[tuple[int, int], Range(1, 4096)]
+StateNumbers = Annotated[tuple[int, ...], Range(0, MOST_STATES - 1)]
+Steps = Annotated[int, Range(1, 10_000)]
+Share = Annotated[float, Range(0, 1)]
+Part = Annotated[float, Range(0, 1, below=True)]
+Weight = Annotated[float, Range(0, 1e6)]
+Temperature = Annotated[float, Range(0, 1000)]
 
 
 @dataclass(frozen=True)
@@ -21,17 +35,17 @@ class Tokens(Family):
 
     kind: ClassVar[Kind] = "tokens"
 
-    vocab_size: int = 64000
-    factors: tuple[int, ...] = ()
+    vocab_size: Annotated[int, Range(2, 2**28)] = 64000
+    factors: Annotated[tuple[int, ...], Range(2, 2**28)] = ()
     """Mixed radix of a factorised vocabulary, lowest digit first; empty: one table over all ids (the paper)."""
-    grid: tuple[int, int] = (32, 32)
-    num_heads: int = 8
-    width: int = 512
-    mlp_ratio: int = 4
-    state_dim: int = 25
-    init_std: float = 0.02
+    grid: Sides = (32, 32)
+    num_heads: Layers = 8
+    width: Width = 512
+    mlp_ratio: Annotated[int, Range(1, 256)] = 4
+    state_dim: Annotated[int, Range(1, MOST_STATES)] = 25
+    init_std: Annotated[float, Range(0, 100, above=True)] = 0.02
     """Standard deviation of the initial weights; a narrow model wants more than the published 0.02."""
-    code_loss: float = 0.0
+    code_loss: Weight = 0.0
     """Weight of the squared error of the expected digits of a factorised vocabulary, as codes in [-1, 1] (ours)."""
     ordered_states: bool = False
     """The order of the state rows inside a grid counts (ours); in the documents' forms their mean loses it."""
@@ -43,8 +57,6 @@ class Tokens(Family):
             raise ValueError(f"model.factors {self.factors} multiply to {product}, not vocab_size {self.vocab_size}")
         if self.code_loss and not self.factors:
             raise ValueError("model.code_loss needs model.factors: only the digits of a quantiser have an order")
-        if self.init_std <= 0:
-            raise ValueError("model.init_std must be positive")
 
 
 @dataclass(frozen=True)
@@ -53,37 +65,34 @@ class Latents(Family):
 
     kind: ClassVar[Kind] = "latents"
     prediction_settings: ClassVar[tuple[str, ...]] = ("steps", "temperature", "guidance", "solver")
-    any_sign: ClassVar[tuple[str, ...]] = ("guidance", "time_mean")
 
-    channels: int = 16
+    channels: Width = 16
     """Channels of the latents."""
-    grid: tuple[int, int] = (16, 16)
+    grid: Sides = (16, 16)
     """Height and width of the latents."""
-    patch: int = 2
+    patch: Side = 2
     """Side of the square of latent cells that make one token."""
-    context_grids: int = 2
-    state_dim: int = 25
+    context_grids: Rows = 2
+    state_dim: Annotated[int, Range(1, MOST_STATES)] = 25
     target: Literal["latents", "change"] = "latents"
     """What the flow ends in: the future latents (the documents) or their change from the last past one (ours)."""
     output: Literal["velocity", "data"] = "velocity"
     """What the network gives: the velocity (the documents), or what the flow ends in, from which it follows (ours)."""
     relative_loss: bool = False
     """Weigh each clip's error by the inverse of the size of what is predicted, as PSNR does (ours)."""
-    condition_dropout: float = 0.15
+    condition_dropout: Part = 0.15
     """Probability that a training clip loses its condition, for guidance."""
-    steps: int = 50
+    steps: Steps = 50
     """Solver steps of prediction."""
     solver: str = "euler"
     """A name in `hwm.nn.flow_matching.SOLVERS`."""
-    guidance: float = 1.0
+    guidance: Annotated[float, Range(-1000, 1000)] = 1.0
     """Scale of classifier-free guidance; 1 switches it off."""
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     """Scale of the initial noise in prediction; 0 gives the mean of all futures, in one step."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.condition_dropout >= 1:
-            raise ValueError("model.condition_dropout must lie in [0, 1)")
         if self.guidance != 1 and not self.condition_dropout:
             raise ValueError("model.guidance other than 1 needs model.condition_dropout: it compares with no condition")
 
@@ -92,16 +101,15 @@ class Latents(Family):
 class Streams(Family):
     """What both Humanoid World Models have in common: streams of past and future, video and actions."""
 
-    may_be_zero: ClassVar[tuple[str, ...]] = ("unshared_blocks",)
 
-    context_grids: int = 2
-    future_grids: int = 1
-    num_states: int = 17
-    mlp_ratio: int = 4
+    context_grids: Rows = 2
+    future_grids: Rows = 1
+    num_states: Rows = 17
+    mlp_ratio: Annotated[int, Range(1, 256)] = 4
     attention: Literal["joint", "split"] = "joint"
     sharing: Literal["stream", "modality", "full"] = "stream"
     """Which streams share weights after the first `unshared_blocks`."""
-    unshared_blocks: int = 4
+    unshared_blocks: Annotated[int, Range(0, 1024)] = 4
     place_context: bool = False
     """Future tokens also carry the context of their place (ours); a narrow model takes long to find it itself."""
     state_changes: bool = False
@@ -115,20 +123,19 @@ class STConfig(Tokens):
     """ST-Transformer of the compression track (SYSTEMS.md section 1).  Defaults are the published model."""
 
     module: ClassVar[str] = "hwm.models.st_transformer:STTransformer"
-    any_sign: ClassVar[tuple[str, ...]] = ("state_offset",)
 
     family: Literal["st"] = "st"
-    context_grids: int = 3
-    future_grids: int = 3
-    num_layers: int = 24
-    dropout: float = 0.1
+    context_grids: Rows = 3
+    future_grids: Rows = 3
+    num_layers: Layers = 24
+    dropout: Part = 0.1
     qk_norm: bool = True
     qkv_bias: bool = True
-    num_states: int = 64
+    num_states: Rows = 64
     """State rows read, from the first context frame: the 34 frames of two blocks and look-ahead, of which `state_pooling`
     "frames" uses one row, through the convolution, and "adaptive" all."""
-    state_hidden: int = 2048
-    state_offset: int = 0
+    state_hidden: Width = 2048
+    state_offset: Annotated[int, Range(-10_000, 10_000)] = 0
     """Frames by which the state rows run ahead of the frames."""
     state_pooling: Literal["frames", "adaptive"] = "frames"
     state_alignment: Literal["target", "current"] = "target"
@@ -136,13 +143,8 @@ class STConfig(Tokens):
     """add: the step's state vector is added to all its tokens (the paper).  modulate: it also scales and shifts every
     normalisation, from zero (ours; small models learn to use states sooner)."""
     loss_on: Literal["future", "all"] = "future"
-    scheduled_sampling: float = 0.0
+    scheduled_sampling: Share = 0.0
     """Probability that an input token of the future is the model's own prediction instead of the truth."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.scheduled_sampling > 1:
-            raise ValueError("model.scheduled_sampling must lie in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -153,28 +155,23 @@ class MaskedConfig(Streams, Tokens):
     prediction_settings: ClassVar[tuple[str, ...]] = ("steps", "temperature", "remask")
 
     family: Literal["masked"] = "masked"
-    num_layers: int = 24
+    num_layers: Layers = 24
     visibility: Literal["causal", "full", "released"] = "full"
     """Which temporal slots see which (`masked_blocks.slot_visibility`).  full: all (paper section 2.4).  causal: none a later
     one, so that the past is computed once (ours)."""
     qk_norm: bool = False
     learned_positions: bool = True
     """Learned positions added to the tokens beside the rotary ones, as in the release."""
-    dropout: float = 0.4
+    dropout: Part = 0.4
     """Dropout of the feed-forward layers, as in the release."""
-    max_corruption: float = 0.2
+    max_corruption: Share = 0.2
     """Largest rate of random token replacement in training."""
-    steps: int = 2
+    steps: Steps = 2
     """Refinement steps of a grid in prediction."""
-    temperature: float = 0.0
+    temperature: Temperature = 0.0
     """Temperature of prediction; 0 takes the most likely token."""
     remask: Literal["random", "confidence"] = "random"
     """Which tokens are predicted again in the next step: a random choice, or the least certain ones."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.max_corruption > 1:
-            raise ValueError("model.max_corruption must lie in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -185,35 +182,33 @@ class FlowConfig(Streams, Latents):
     raw_states: ClassVar[bool] = False
 
     family: Literal["flow"] = "flow"
-    num_layers: int = 15
-    num_heads: int = 16
-    width: int = 1152
+    num_layers: Layers = 15
+    num_heads: Layers = 16
+    width: Width = 1152
     """15 layers of 1152 give the paper's four sizes exactly; its printed 17 x 1172 has no rotary heads (SYSTEMS.md)."""
     context_sees: Literal["all", "context"] = "all"
     """all: joint attention in all directions (the paper).  context: past and actions see only each other and stand at
     time 1, so they are computed once for all sampling steps (ours)."""
     qk_norm: bool = True
-    dropout: float = 0.0
+    dropout: Part = 0.0
     learned_positions: bool = False
     """Learned positions added to all tokens beside the rotary ones (ours for this family)."""
-    sigma_min: float = 1e-4
+    sigma_min: Part = 1e-4
     """Noise left at time 1; the paper keeps it and prints no value."""
     time_sampling: Literal["uniform", "logit_normal"] = "logit_normal"
     """Distribution of training times; the release draws sigmoid(N(0, 1))."""
-    time_mean: float = 0.0
+    time_mean: Annotated[float, Range(-100, 100)] = 0.0
     """Mean of that normal distribution; negative trains more where there is most noise (ours)."""
     time_per_grid: bool = False
     """Each future grid gets a noise level of its own in training."""
-    shortcut: float = 0.0
+    shortcut: Part = 0.0
     """Share of a training batch that learns to take two steps in one (ours; Frans et al. 2024); 0: plain flow."""
-    steps: int = 50
+    steps: Steps = 50
     """Solver steps of prediction; a power of two up to 128 for a shortcut model's own step sizes."""
-    guidance: float = 3.0
+    guidance: Annotated[float, Range(-1000, 1000)] = 3.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sigma_min >= 1 or self.shortcut >= 1:
-            raise ValueError("model.sigma_min and shortcut must lie in [0, 1)")
         if self.shortcut and self.solver != "euler":
             raise ValueError('model.shortcut needs model.solver "euler": its velocities are already means over a step')
 
@@ -225,7 +220,6 @@ class WanConfig(Latents):
     module: ClassVar[str] = "hwm.models.wan.model:WanWorldModel"
     publish: ClassVar[str] = "hwm.models.wan.export:save_world_model"
     needs: ClassVar[tuple[str, ...]] = ("diffusers", "peft")
-    may_be_zero: ClassVar[tuple[str, ...]] = ("place_channels", "lora_rank", "lora_alpha", "state_frequencies", "state_plain")
 
     family: Literal["wan"] = "wan"
     base: str = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
@@ -235,31 +229,31 @@ class WanConfig(Latents):
     none knows.  A model from scratch takes zeros where it is empty."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the transformer's weights; state encoder, adapter and what diffusers keeps in float32 stay float32."""
-    channels: int = 48
-    grid: tuple[int, int] = (32, 32)
+    channels: Width = 48
+    grid: Sides = (32, 32)
     """Height and width of the latents: 32 for frames of 512 pixels, 16 for 256."""
-    future_grids: int = 4
-    num_layers: int = 30
-    num_heads: int = 24
-    head_width: int = 128
-    mlp_width: int = 14336
-    time_width: int = 256
-    text_width: int = 4096
-    text_rows: int = 512
+    future_grids: Rows = 4
+    num_layers: Layers = 30
+    num_heads: Layers = 24
+    head_width: Width = 128
+    mlp_width: Width = 14336
+    time_width: Width = 256
+    text_width: Width = 4096
+    text_rows: Rows = 512
     """Rows of the text embedding: one of the empty prompt, the others zero."""
-    lora_rank: int = 32
+    lora_rank: Annotated[int, Range(0, 65_536)] = 32
     """Rank of the adapter on all linear layers of attention and feed-forward; 0: the whole transformer is trained."""
-    lora_alpha: int = 0
+    lora_alpha: Annotated[int, Range(0, 65_536)] = 0
     """Scale of the adapter times its rank; 0: the rank, so a scale of 1 (the report prints none)."""
-    dropout: float = 0.0
+    dropout: Part = 0.0
     """Dropout behind attention and in the feed-forward layers; Wan is trained without (ours, for few clips)."""
     checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
-    num_states: int = 77
-    state_hidden: int = 256
-    state_plain: tuple[int, ...] = (21, 22)
+    num_states: Rows = 77
+    state_hidden: Width = 256
+    state_plain: StateNumbers = (21, 22)
     """State dimensions without sines and cosines: EVE's hand closures."""
-    state_frequencies: int = 6
+    state_frequencies: Annotated[int, Range(0, 1024)] = 6
     """Sines and cosines of every joint angle and velocity; the report prints no number."""
     state_sampling: Literal["downsample", "stack"] = "downsample"
     """downsample: the states of the kept frames (the report).  stack: also those of the three frames before each (ours)."""
@@ -269,15 +263,15 @@ class WanConfig(Latents):
     """States enter beside their change from the last seen frame, on which most of what moves depends (ours)."""
     place_context: bool = False
     """Every latent cell also carries the context latents of its place, as channels (ours; Wan's I2V 14B does likewise)."""
-    place_channels: int = 0
+    place_channels: Annotated[int, Range(0, 1024)] = 0
     """Learned channels of every latent cell: where it is, which a narrow model takes long to find by rotation (ours)."""
-    condition_dropout: float = 0.1
+    condition_dropout: Part = 0.1
     """Probability that a training clip loses its states, for guidance; the report prints none."""
     time_sampling: Literal["uniform", "logit_normal"] = "uniform"
     """Distribution of training times before the shift."""
-    shift: float = 5.0
+    shift: Annotated[float, Range(0, 1000, above=True)] = 5.0
     """Shift of noise levels towards noise, sigma -> shift sigma / (1 + (shift - 1) sigma), in training and prediction."""
-    steps: int = 20
+    steps: Steps = 20
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -290,8 +284,6 @@ class WanConfig(Latents):
             raise ValueError("model.dtype is the type in which model.base is loaded; a model from scratch is float32")
         if self.lora_rank and not self.base:
             raise ValueError("model.lora_rank adapts a pretrained model.base; to train from scratch set model.lora_rank=0")
-        if self.shift <= 0:
-            raise ValueError("model.shift must be positive")
 
     def precision_rule(self, precision: str) -> None:
         """Float32: autocast would take timesteps and their embedding, which Wan keeps in float32, to bfloat16."""
@@ -304,35 +296,34 @@ class DirectConfig(Family):
     """Direct regression of future frames from the last seen ones and the states (ours): a baseline for all others."""
 
     module: ClassVar[str] = "hwm.models.direct:Direct"
-    may_be_zero: ClassVar[tuple[str, ...]] = ("velocity_rows",)
     kind: ClassVar[Kind] = "video"
 
     family: Literal["direct"] = "direct"
-    grid: tuple[int, int] = (64, 64)
+    grid: Sides = (64, 64)
     """Height and width of the frames."""
-    patch: int = 8
+    patch: Side = 8
     """Side of the square of pixels that makes one token."""
-    context_grids: int = 9
+    context_grids: Rows = 9
     """Frames of the context, of which the first and the last are read."""
-    future_grids: int = 8
+    future_grids: Rows = 8
     """Frames by which a rollout goes on at a time."""
-    reach: int = 60
+    reach: Rows = 60
     """Frames after the context that it can predict from there."""
-    num_layers: int = 5
-    num_heads: int = 6
-    width: int = 192
-    mlp_ratio: int = 4
-    state_dim: int = 25
-    num_states: int = 17
+    num_layers: Layers = 5
+    num_heads: Layers = 6
+    width: Width = 192
+    mlp_ratio: Annotated[int, Range(1, 256)] = 4
+    state_dim: Annotated[int, Range(1, MOST_STATES)] = 25
+    num_states: Rows = 17
     """Rows of the frames of context and one step."""
-    velocity_rows: tuple[int, ...] = (23, 24)
+    velocity_rows: StateNumbers = (23, 24)
     """State dimensions that are velocities of the base, which their sum moves: EVE's linear and angular one."""
-    map_hidden: int = 512
+    map_hidden: Width = 512
     """Width of the decoder from states to a map over the patches."""
-    map_channels: int = 32
+    map_channels: Width = 32
     warp: bool = True
     """Move the last frame by a predicted flow before the change is added, rather than add the change alone."""
-    pairs: int = 2
+    pairs: Rows = 2
     """Frames of a clip that are predicted in training, each from a place of its own."""
 
     def __post_init__(self) -> None:
@@ -361,24 +352,24 @@ class FSQConfig(Family):
     role: ClassVar[Literal["world model", "tokenizer"]] = "tokenizer"
 
     family: Literal["fsq"] = "fsq"
-    levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)
+    levels: Annotated[tuple[int, ...], Range(2, 65_536, some=True)] = (8, 8, 8, 5, 5, 5)
     """Levels per channel; the default is Cosmos' 64 000-code quantiser (reference A.4)."""
-    spatial_stride: int = 8
-    temporal_stride: int = 8
+    spatial_stride: Annotated[int, Range(4, 16)] = 8
+    temporal_stride: Annotated[int, Range(4, 8)] = 8
     """Frames of a grid, 4 or 8."""
-    block: int = 17
+    block: Annotated[int, Range(1, 10_000)] = 17
     """Frames encoded together: 17 for blocks of consecutive frames, 21 for the strided clips of the sampling track."""
-    channels: int = 64
+    channels: Width = 64
     """Width at the fine stage of the network; the coarse stage is three times as wide."""
-    depth: int = 2
+    depth: Layers = 2
     """Residual blocks per stage."""
     continuous: bool = False
     """Latents instead of codes: the bottleneck is bounded, not quantised; levels then only counts the channels."""
-    latent_noise: float = 0.0
+    latent_noise: Weight = 0.0
     """Standard deviation of noise added to continuous latents in training: close latents then decode to close frames."""
-    steady_weight: float = 0.0
+    steady_weight: Weight = 0.0
     """Weight of the mean change of the latents from grid to grid: less flicker in tokens of what does not move."""
-    edge_weight: float = 0.5
+    edge_weight: Weight = 0.5
     """Weight of the error of spatial differences, which keeps edges, relative to the pixel error."""
 
     def __post_init__(self) -> None:
@@ -388,8 +379,8 @@ class FSQConfig(Family):
         if self.temporal_stride not in (4, 8) or self.block < 1 or (self.block - 1) % self.temporal_stride:
             shape = f"{self.temporal_stride} and {self.block}"
             raise ValueError(f"model.temporal_stride must be 4 or 8 and block 1 + n times that, got {shape}")
-        if not self.levels or min(self.levels) < 2:
-            raise ValueError(f"model.levels must be at least 2 each, got {self.levels}")
+        if not self.continuous and math.prod(self.levels) > 2**24:
+            raise ValueError(f"model.levels {list(self.levels)} multiply to more than {2**24} codes")
         if self.latent_noise and not self.continuous:
             raise ValueError("model.latent_noise needs model.continuous")
 

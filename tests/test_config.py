@@ -12,14 +12,14 @@ from hwm.model_config import FSQConfig, STConfig
 def test_unions_are_told_apart_by_family():
     config = from_dict(RunConfig, {"model": {"family": "fsq", "channels": 8}})
     assert config.model == FSQConfig(channels=8)
-    refused(r"config\.model\.family.*'st'", from_dict, RunConfig, {"model": {"family": "gan"}})
+    refused(r"^model\.family must be one of 'st'", from_dict, RunConfig, {"model": {"family": "gan"}})
 
 
 @pytest.mark.parametrize("assignment, message", [
     ("train.stps=5", "did you mean 'steps'"), ("trian.steps=5", "did you mean 'train'"), ("train.steps=many", "expected int"),
     ("train.steps=1.5", "expected int"), ("train.schedule=linaer", "did you mean 'linear'"),
     ("train.betas=[0.9]", "expected 2 values"), ("model.width=100", "not divisible"), ("model.factors=[3, 5]", "multiply to 15"),
-    ("train.steps", "key=value"), ("train.batch_size=0", "at least 1")
+    ("train.steps", "key=value"), ("train.batch_size=0", "1 or more")
 ])
 def test_bad_overrides_name_the_remedy(assignment, message):
     refused(message, override, RunConfig(), [assignment])

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import faulthandler
+import re
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import is_dataclass
+from functools import partial
 from importlib import import_module  # noqa: TID251, for the modules of the verbs
-from io import TextIOWrapper
+from inspect import Parameter, signature
+from io import StringIO, TextIOWrapper
+from typing import Annotated, Any, get_type_hints
 
 from hwm.work.allowance import settle_threads
+from hwm.work.ranges import BadSetting, call_within
 from hwm.work.signals import Stopped
 
 VERBS = {
@@ -28,6 +35,8 @@ VERBS = {
     "text-embedding": ("use", "compute the constant text that Wan models are trained with"),
 }
 """The module of every verb, and what it does."""
+METAVARS = {"part": "K N", "set": "KEY=VALUE"}
+"""What stands for the values of an option on its page of help, where its type does not say enough."""
 
 
 def usage() -> str:
@@ -70,15 +79,10 @@ def _run(arguments: list[str]) -> int:
         hint = nearest(verb, VERBS) or "hwm --help lists the verbs"
         print(f"hwm: error: no verb {verb!r}; {hint}", file=sys.stderr)
         return 2
-    import tyro
-
-    # `--json` is what people type; the function's parameter has another name because json is a module here.
-    rest = ["--json-output" if a == "--json" else a for a in arguments[1:]]
     try:
         if verb == "experiment":  # which options there are depends on its first word
-            return function_of(verb)(rest)
-        config = tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes
-        return tyro.cli(function_of(verb), args=rest, prog=f"hwm {verb}", config=config) or 0
+            return function_of(verb)(arguments[1:])
+        return parsed(function_of(verb), arguments[1:], prog=f"hwm {verb}")() or 0
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Stopped as stop:
@@ -88,5 +92,74 @@ def _run(arguments: list[str]) -> int:
         sys.stderr.close()
         return 128 + signal.SIGPIPE
     except (ValueError, OSError) as error:
-        print(f"hwm {verb}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        text = str(error)
+        if isinstance(error, BadSetting) and "." not in error.name:  # an option, where train.steps stands in the configuration
+            text = f"--{error.name.replace('_', '-')} {error.fault}"
+        print(f"hwm {verb}: error: {' '.join(text.split())}", file=sys.stderr)
         return 2
+
+
+def parsed(function: Callable[..., Any], arguments: list[str], *, prog: str, description: str | None = None) -> Any:
+    """The call of a function, or the dataclass, that these words of a command line ask for.
+
+    Raises ValueError, of one line, for words that cannot be read; SystemExit once the help is printed.
+    """
+    import tyro
+
+    for before, word in zip(["", *arguments], arguments):
+        if not word.strip():
+            raise ValueError(f"{before if before.startswith('--') else 'an argument'} is empty: give a value, or leave it away")
+    out, err = _Page(), StringIO()
+    config = tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            wanted = function if isinstance(function, type) else _named(function)
+            return tyro.cli(wanted, args=arguments, prog=prog, description=description, config=config)
+    except SystemExit as leaving:
+        if leaving.code:
+            raise ValueError(f"{_fault(err.getvalue())}; {prog} --help lists the options") from None
+        print(_quiet(out.getvalue()), end="")
+        raise
+
+
+class _Page(StringIO):
+    """Text that is kept; frames are drawn as standard output can show them."""
+
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # type: ignore[assignment]
+
+
+def _named(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function for tyro: it gives the call that is yet to be made, and its help names every positional argument."""
+    import tyro
+
+    hints, own = get_type_hints(function, include_extras=True), signature(function)
+
+    def call(*given: Any, **options: Any) -> Callable[[], Any]:
+        return partial(call_within, function, *given, **options)
+
+    def named(parameter: Parameter) -> Parameter:
+        positional = parameter.kind is parameter.POSITIONAL_ONLY and not is_dataclass(parameter.default)
+        metavar = parameter.name.upper() if positional else METAVARS.get(parameter.name)
+        hint = "" if parameter.default in ("", None) else None  # says nothing
+        mark = tyro.conf.arg(metavar=metavar, help_behavior_hint=hint)
+        return parameter.replace(annotation=Annotated[hints[parameter.name], mark])
+
+    signed: Any = call
+    signed.__signature__ = own.replace(parameters=[named(each) for each in own.parameters.values()])
+    signed.__annotations__ = {name: each.annotation for name, each in signed.__signature__.parameters.items()}
+    signed.__doc__ = function.__doc__
+    return call
+
+
+def _fault(box: str) -> str:
+    """What is wrong, in a line, out of the box that tyro draws around it."""
+    parts = re.split(r"[-─]{4,}", re.sub("[│╭╮╰╯]", "", box))
+    text = " ".join(parts[min(1, len(parts) - 1)].split())
+    near = re.search(r"(?s)Perhaps you meant.*?(--[\w-]+)", box)
+    return text[:300] + (f"; did you mean {near[1]}?" if near else "")
+
+
+def _quiet(text: str) -> str:
+    """A page of help without what says nothing: defaults that are none, and that a value may be left away."""
+    text = re.sub(r"\{None\}\|(\S+)", lambda found: found[1].ljust(len(found[0])), text)
+    return re.sub(r"\(default: (None|'')?\)", lambda found: " " * len(found[0]), text)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from json import dumps
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from hwm.work.ranges import Range
+from hwm.work.share import Part
+from hwm.work.workers import Workers
 
 
 def demo(
     out: Path = Path("runs/demo"), /,
-    *, minutes: float = 0.0, seed: int = 0, workers: int = 0, steps: int = 0, size: Literal[64, 128] = 64,
+    *, minutes: Annotated[float, Range(0, 1e6)] = 0.0, seed: int = 0, workers: Workers = 0,
+    steps: Annotated[int, Range(0, 10**9)] = 0, size: Literal[64, 128] = 64, device: str = "auto",
 ) -> int:
     """Simulate rooms, tokenize, train st-demo from scratch, evaluate in rooms never seen, report.
 
@@ -21,18 +26,23 @@ def demo(
         workers: Processes; 0: one per core.
         steps: Training steps; 0: those of the recipe.
         size: Side of the frames in pixels.
+        device: auto (the first GPU where there is one), cpu, cuda or another, for training and scoring.
     """
     from hwm.experiments.carry_out import carry_out
     from hwm.experiments.demo import Options, declare
+    from hwm.training.device import choose_device
+    choose_device(device)
     twin: Literal["tiny", "medium"] = "tiny" if size == 64 else "medium"
-    plan = Options(out=out, size=twin, minutes=minutes or Options.minutes, seed=seed, workers=workers, steps=steps)
+    plan = Options(
+        out=out, size=twin, minutes=minutes or Options.minutes, seed=seed, workers=workers, steps=steps, device=device,
+    )
     carry_out("demo", declare(plan), plan)
     return 0
 
 
 def simulate(
     out: Path, /,
-    *, minutes: float = 2.0, size: int = 64, seed: int = 0, workers: int = 0, difficulty: float = 0.3,
+    *, minutes: float = 2.0, size: int = 64, seed: int = 0, workers: Workers = 0, difficulty: float = 0.3,
     val_minutes: float | None = None, rooms: int = 0, test_clips: int = 0, renderer: Literal["auto", "warp", "gl"] = "auto",
 ) -> int:
     """Write a dataset of the built-in robot: training, seen-room and unseen-room validation sets.
@@ -62,13 +72,13 @@ def simulate(
     return 0
 
 
-def data(action: Literal["check", "describe"], folder: Path, /, *, json_output: bool = False, sheet: Path | None = None) -> int:
+def data(action: Literal["check", "describe"], folder: Path, /, *, json: bool = False, sheet: Path | None = None) -> int:
     """Check a dataset for faults, or describe what is in it.
 
     Args:
         action: check: sizes, types, ranges, checksums.  describe: counts, hours, statistics, a contact sheet.
         folder: Folder of one dataset.
-        json_output: Print JSON.
+        json: Print JSON.
         sheet: Where `describe` writes its contact sheet; default contact_sheet.png in the current folder.
     """
     from dataclasses import asdict
@@ -77,8 +87,8 @@ def data(action: Literal["check", "describe"], folder: Path, /, *, json_output: 
     from hwm.work.claim import expect_apart
     if action == "check":
         report = check(folder)
-        if json_output:
-            print(json.dumps([asdict(finding) for finding in report.findings], indent=1))
+        if json:
+            print(dumps([asdict(finding) for finding in report.findings], indent=1))
         else:
             for finding in report.findings:
                 print(f"{finding.severity}: {finding.file}: {finding.message}")
@@ -88,8 +98,8 @@ def data(action: Literal["check", "describe"], folder: Path, /, *, json_output: 
     expect_apart(target, folder)
     facts = describe(folder)
     contact_sheet(folder, target, tokenizer=_tokenizer_named(facts.get("tokenizer")))
-    if json_output:
-        print(json.dumps(facts, indent=1))
+    if json:
+        print(dumps(facts, indent=1))
     else:
         _print_facts(facts)
     print(f"contact sheet: {target}", file=sys.stderr)
@@ -116,8 +126,9 @@ def _print_facts(facts: dict[str, Any]) -> None:
 
 def tokenize(
     raw: Path, out: Path, /,
-    *, tokenizer: str = "fsq-8x8x8", size: int = 0, phases: int = 1, every: int = 8, workers: int = 0,
-    part: tuple[int, int] | None = None, max_bad: int = 0, trust: bool = False, device: str = "cpu",
+    *, tokenizer: str = "fsq-8x8x8", size: Annotated[int, Range(0, 4096)] = 0, phases: Annotated[int, Range(1, 1000)] = 1,
+    every: Annotated[int, Range(1, 10**6)] = 8, workers: Workers = 0,
+    part: Part = None, max_bad: Annotated[int, Range(0, 10**6)] = 0, trust: bool = False, device: str = "auto",
 ) -> int:
     """Encode a raw dataset, or every one inside a folder, into tokens or latents; goes on where it was interrupted.
 
@@ -134,17 +145,17 @@ def tokenize(
         part: k n: make only every n-th shard from the k-th; by default torchrun, srun or a Slurm array says which.
         max_bad: Leave out up to so many faulty raw shards, each with a line in quarantine.jsonl.
         trust: Allow a TorchScript tokenizer, which is a program, to run.
-        device: cpu, or cuda.
+        device: auto (the first GPU where there is one), cpu, cuda or another.
     """
     from hwm.tokenizers.encode import tokenize as run
-    from hwm.training.device import own_device
+    from hwm.training.device import choose_device
     from hwm.work.allowance import usable_cores
     from hwm.work.claim import expect_apart
     from hwm.work.progress import Counter
     from hwm.work.share import chosen_share
-    share = chosen_share(part)
-    alone, own = part is not None or share.count == 1, own_device(device)
-    processes = workers or (usable_cores() if device == "cpu" and alone else 1)
+    share, own = chosen_share(part), str(choose_device(device))
+    alone = part is not None or share.count == 1
+    processes = workers or (usable_cores() if own == "cpu" and alone else 1)
     several = sorted(p.parent for p in raw.glob("*/metadata.json")) if not (raw / "metadata.json").is_file() else []
     targets = [(p, out / p.name.removesuffix("_raw")) for p in several] or [(raw, out)]
     for _, target in targets:  # all of them, before the first takes hours

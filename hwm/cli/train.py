@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from hwm.work.ranges import Range
 
 if TYPE_CHECKING:
     from hwm.config import RunConfig
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 def train(
     recipe: str = "", /,
     *, out: Path, data: str = "", val: str = "", config: Path | None = None, tokenizer: str = "", seed: int | None = None,
-    nproc: int = 0, set: tuple[str, ...] = (),
+    nproc: Annotated[int, Range(0, 4096)] = 0, device: str = "auto", set: tuple[str, ...] = (),
 ) -> int:
     """Train a recipe in a run folder; run it again to resume, on as many processes as you like.
 
@@ -35,14 +37,15 @@ def train(
         tokenizer: The tokenizer that made the tokens, for pictures.
         seed: Seed of initialisation, data order and dropout.
         nproc: Processes on this machine, one a GPU; they share every step's clips.  0: one, in this process.
+        device: cpu, cuda or another; auto: train.device of the recipe, which by itself is the first GPU where there is one.
         set: Changes, such as train.steps=500 model.width=256 train.parallel=fsdp.
     """
     if bool(recipe) == bool(config):
         raise ValueError("give either a recipe or --config FILE")
-    chosen = _configured(recipe, config, set, data=data, val=val, tokenizer=tokenizer, seed=seed)
-    if nproc < 0:
-        raise ValueError(f"--nproc must be 1 or more, got {nproc}")
+    chosen = _configured(recipe, config, set, data=data, val=val, device=device, tokenizer=tokenizer, seed=seed)
+    from hwm.training.device import choose_device
     from hwm.training.processes import under_launcher
+    choose_device(chosen.train.device, name="device" if chosen.train.device == device else "train.device")
     if under_launcher():
         if nproc:
             raise ValueError("torchrun says how many processes there are; leave --nproc away")
@@ -64,12 +67,14 @@ def train(
 
 
 def _configured(
-    recipe: str, file: Path | None, changes: Sequence[str], *, data: str, val: str, tokenizer: str = "", seed: int | None = None
+    recipe: str, file: Path | None, changes: Sequence[str], *, data: str, val: str, device: str, tokenizer: str = "",
+    seed: int | None = None,
 ) -> RunConfig:
     """A recipe, or the file of a configuration, with what the command line changes."""
     from hwm.config import RunConfig, changed, from_toml, override, to_toml
     from hwm.recipes import recipe as find
     given = {"data.train": data or None, "data.val": val or None, "tokenizer": tokenizer or None, "seed": seed}
+    given["train.device"] = None if device == "auto" else device
     chosen = changed(from_toml(RunConfig, file) if file else find(recipe), {k: v for k, v in given.items() if v is not None})
     chosen = override(chosen, changes)
     to_toml(chosen)  # what it cannot be written with is said before anything is done
@@ -110,8 +115,8 @@ def _as_one_of_many(config: RunConfig, out: Path) -> int:
 
 def doctor(
     recipe: str = "", /,
-    *, data: str = "", val: str = "", config: Path | None = None, set: tuple[str, ...] = (), out: Path = Path(), nproc: int = 1,
-    json_output: bool = False, quick: bool = False,
+    *, data: str = "", val: str = "", config: Path | None = None, set: tuple[str, ...] = (), out: Path = Path(),
+    nproc: Annotated[int, Range(1, 4096)] = 1, device: str = "auto", json: bool = False, quick: bool = False,
 ) -> int:
     """Check a machine, a dataset and a recipe together, before a training spends hours on them.
 
@@ -126,25 +131,26 @@ def doctor(
         set: Changes, as for `hwm train`.
         out: Folder of the run to be; a temporary folder beside or in it holds what the checks write.
         nproc: Processes that will train together on this machine.
-        json_output: Print one JSON object at the end; the lines go to standard error.
+        device: As for `hwm train`.
+        json: Print one JSON object at the end; the lines go to standard error.
         quick: Leave out the check of every byte of the data and take fewer steps.
     """
     if recipe and config:
         raise ValueError("give either a recipe or --config FILE, not both")
-    if nproc < 1:
-        raise ValueError(f"--nproc must be at least 1, got {nproc}")
-    chosen = _configured(recipe, config, set, data=data, val=val) if recipe or config else None
+    chosen = _configured(recipe, config, set, data=data, val=val, device=device) if recipe or config else None
     if chosen is None and (data or val or set):
         raise ValueError("--data, --val and --set need a recipe; `hwm data check FOLDER` checks data alone")
     from hwm.doctor import examine
-    stream = sys.stderr if json_output else sys.stdout
-    found = examine(chosen, out=out, nproc=nproc, quick=quick, say=lambda line: print(line, file=stream, flush=True))
-    if json_output:
-        print(json.dumps(found.as_dict(), indent=1))
+    stream = sys.stderr if json else sys.stdout
+    found = examine(
+        chosen, out=out, nproc=nproc, quick=quick, device=device, say=lambda line: print(line, file=stream, flush=True),
+    )
+    if json:
+        print(dumps(found.as_dict(), indent=1))
     return 1 if found.failed else 0
 
 
-def recipes(name: str = "", /, *, costs: bool = False, json_output: bool = False) -> int:
+def recipes(name: str = "", /, *, costs: bool = False, json: bool = False) -> int:
     """List the recipes with their sizes, or reckon what one of them needs.
 
     All of it is counted from shapes, with nothing loaded and nothing measured.  The list gives parameters, how many of
@@ -154,7 +160,7 @@ def recipes(name: str = "", /, *, costs: bool = False, json_output: bool = False
     Args:
         name: A recipe: memory by micro-batch, with and without checkpointing, FLOP of a step, hours on usual cards.
         costs: Also training memory at each recipe's micro-batch and TFLOP of a step; takes minutes.
-        json_output: Print a JSON list of objects with name, family, parameters, trainable_parameters, summary, and
+        json: Print a JSON list of objects with name, family, parameters, trainable_parameters, summary, and
             with --costs or NAME also costs.
     """
     from hwm.recipes import RECIPES
@@ -162,8 +168,8 @@ def recipes(name: str = "", /, *, costs: bool = False, json_output: bool = False
     if name:
         find(name)  # refuses another, naming the nearest
     chosen = [entry for entry in RECIPES if name in ("", entry.name)]
-    if json_output:
-        print(json.dumps([_as_json(entry, costs=costs or bool(name)) for entry in chosen], indent=1))
+    if json:
+        print(dumps([_as_json(entry, costs=costs or bool(name)) for entry in chosen], indent=1))
     elif name:
         from hwm.doctor.costs import recipe_costs
         print(f"{name}: {chosen[0].summary}\n\n{_details(recipe_costs(chosen[0].build()))}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from hwm.evaluate.protocols import PROTOCOLS, Scoring
-from hwm.work.share import chosen_share
+from hwm.config import Seed
+from hwm.evaluate.protocols import PROTOCOLS, Scoring, Warmth
+from hwm.work.ranges import Range, check_ranges
+from hwm.work.share import Part, chosen_share
 from hwm.work.signals import StopFlag
 
 
@@ -20,7 +21,7 @@ def evaluate(
     video: Path | None = None,
     tuning: Path | None = None,
     out: Path | None = None,
-    part: tuple[int, int] | None = None,
+    part: Part = None,
 ) -> int:
     """Score a run on held-out data: numbers as JSON and a page with curves, tables and pictures.
 
@@ -39,13 +40,12 @@ def evaluate(
         out: Folder for the results; default: the run folder.
         part: k n: score only the k-th of n shares; by default torchrun, srun or a Slurm array says which.  0 1: all, also there.
     """
+    check_ranges(Scoring, vars(scoring))
     with StopFlag() as stop:
         from hwm.apply import evaluate_run
         from hwm.evaluate.report import text_table
-        from hwm.training.device import own_device
         from hwm.work.parts import Elsewhere
         share, out = chosen_share(part), out or run
-        scoring = replace(scoring, device=own_device(scoring.device))
         try:
             scores = evaluate_run(run, scoring, data=data, video=video, tuning=tuning, out=out, share=share, stop=stop)
         except Elsewhere as told:
@@ -57,8 +57,9 @@ def evaluate(
 
 def predict(
     run: Path, /,
-    *, data: Path, out: Path = Path("prediction.mp4"), clip: int = 0, frames: int | None = None,
-    which: Literal["best", "last"] = "best", temperature: float | None = None, set: tuple[str, ...] = (), seed: int = 0,
+    *, data: Path, out: Path = Path("prediction.mp4"), clip: Annotated[int, Range(0, 10**12)] = 0,
+    frames: Annotated[int | None, Range(1, 10**6)] = None, which: Literal["best", "last"] = "best", temperature: Warmth = None,
+    set: tuple[str, ...] = (), seed: Seed = 0, device: str = "auto",
 ) -> int:
     """Write a video, truth beside prediction, of a rollout that follows the recorded robot states.
 
@@ -72,12 +73,13 @@ def predict(
         temperature: 0 takes the most likely future; default: the model's own.
         set: Changes to how the model predicts, such as model.steps=4.
         seed: Seed of the sampling.
+        device: auto (the first GPU where there is one), cpu, cuda or another.
     """
     with StopFlag() as stop:
         from hwm.apply import predict_video
         written = predict_video(
             run, data=data, out=out, clip=clip, frames=frames, which=which, temperature=temperature, changes=set, seed=seed,
-            poll=stop.check,
+            device=device, poll=stop.check,
         )
     print(written)
     return 0
@@ -86,11 +88,13 @@ def predict(
 def submit(
     run: Path, /,
     *, data: Path, out: Path = Path("submission.zip"), track: Literal["compression", "sampling"] = "compression",
-    samples: int | None = None, combine: Literal["mean", "blend", "medoid"] | None = None, tolerance: float | None = None,
-    size: int | None = None, temperature: float | None = None, batch_size: int | None = None, seed: int | None = None,
-    set: tuple[str, ...] = (), readme: bool = True, team: str = "", authors: str = "", email: str = "",
+    samples: Annotated[int | None, Range(1, 10_000)] = None, combine: Literal["mean", "blend", "medoid"] | None = None,
+    tolerance: Annotated[float | None, Range(0, 255)] = None, size: Annotated[int | None, Range(1, 4096)] = None,
+    temperature: Warmth = None, batch_size: Annotated[int | None, Range(1, 10**6)] = None,
+    seed: Annotated[int | None, Range(0, 2**63 - 1)] = None, set: tuple[str, ...] = (), no_readme: bool = False,
+    team: str = "", authors: str = "", email: str = "",
     institution: str = "independent", country: str = "not given", method: str = "", which: Literal["best", "last"] = "best",
-    device: str = "cpu",
+    device: str = "auto",
 ) -> int:
     """Write the submission of a challenge track from its test set, then read it back and check it.
 
@@ -109,7 +113,7 @@ def submit(
         batch_size: sampling: Predictions at a time; default: 16.
         seed: sampling: Seed of the samples; default: 0.
         set: sampling: Changes to how the model predicts, such as model.steps=100 model.guidance=1.5.
-        readme: Whether the zip holds a README.txt; the compression track demands one.
+        no_readme: sampling: Leave the README.txt out of the zip.
         team: Name of the team; this and the following stand in the README of the submission.
         authors: Names.
         email: Address for questions.
@@ -117,20 +121,19 @@ def submit(
         country: Country.
         method: Name of the method; default: "hwm" and the kind of model.
         which: The best checkpoint, or the last.
-        device: cpu, or cuda.
+        device: auto (the first GPU where there is one), cpu, cuda or another.
     """
     own: dict[str, Any] = {"samples": samples, "combine": combine, "tolerance": tolerance, "size": size}
     own |= {"temperature": temperature, "batch_size": batch_size, "seed": seed, "set": set or None}
     given = {name: value for name, value in own.items() if value is not None}
-    options = [f"--{name.replace('_', '-')}" for name in given] + ["--no-readme"] * (not readme)
+    options = [f"--{name.replace('_', '-')}" for name in given] + ["--no-readme"] * no_readme
     if track == "compression" and options:
         raise ValueError(f"{', '.join(options)}: only with --track sampling")
-    if readme and not (team and authors and email):
+    if not no_readme and not (team and authors and email):
         raise ValueError("give --team, --authors and --email: they stand in the README.txt of the submission")
     fields = {"method": method, "team": team, "authors": authors, "e-mail": email, "institution": institution, "country": country}
     with StopFlag() as stop:
         from hwm.apply import submit_compression, submit_sampling
-        from hwm.training.device import own_device
         from hwm.work.parts import Elsewhere
         if track == "compression":
             fields["method"] = method or "hwm ST-Transformer"
@@ -138,8 +141,8 @@ def submit(
             return 0
         try:
             submit_sampling(
-                run, data=data, out=out, readme=fields if readme else None, which=which, changes=given.pop("set", ()),
-                device=own_device(device), share=chosen_share(None), stop=stop, **given,
+                run, data=data, out=out, readme=None if no_readme else fields, which=which, changes=given.pop("set", ()),
+                device=device, share=chosen_share(None), stop=stop, **given,
             )
         except Elsewhere as told:
             print(told)
@@ -176,8 +179,7 @@ def experiment(arguments: list[str]) -> int:
 
     Every experiment takes options of its own.
     """
-    import tyro
-
+    from hwm.cli import parsed
     from hwm.config import nearest
     from hwm.experiments.carry_out import carry_out, declarations
     known = declarations()
@@ -188,8 +190,11 @@ def experiment(arguments: list[str]) -> int:
         raise SystemExit(0 if arguments else 2)
     if name not in known:
         raise ValueError(f"no experiment {name!r}; {nearest(name, known) or 'known: ' + ', '.join(known)}")
-    (about, declare, options), config = known[name], (tyro.conf.FlagCreatePairsOff,)
-    plan = tyro.cli(options, args=rest, prog=f"hwm experiment {name}", description=about, config=config)
+    about, declare, options = known[name]
+    plan = parsed(options, rest, prog=f"hwm experiment {name}", description=about)
+    check_ranges(options, vars(plan))
+    from hwm.training.device import choose_device
+    choose_device(plan.device)
     if page := carry_out(name, declare(plan), plan):
         print(f"\npage: {page}")
     return 0

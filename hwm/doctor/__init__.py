@@ -20,25 +20,29 @@ from hwm.work.cache import cache_folder
 
 def examine(
     config: RunConfig | None,
-    *, out: Path, nproc: int = 1, quick: bool = False, say: Callable[[str], None] = print, least_disk: float = machine.LEAST_DISK,
+    *, out: Path, nproc: int = 1, quick: bool = False, device: str = "auto", say: Callable[[str], None] = print,
+    least_disk: float = machine.LEAST_DISK,
 ) -> Examination:
     """All checks, each told to `say` as one line as soon as it is known, and the sentence at the end.
 
     config: None checks the machine alone; without data.train the recipe runs on random clips.  out: folder of the run
-    to be.  nproc: processes on this machine.  quick: no reading of every byte, fewer steps.  least_disk: free bytes wanted.
+    to be.  nproc: processes on this machine.  quick: no reading of every byte, fewer steps.  device: where nothing is trained.
+    least_disk: free bytes wanted.
     Raises Stopped at a signal, or ends the process when that would take long; the temporary folder is removed.
     """
     with ending_at_once() as stop:
         exam = Examination(lambda verdict: say(verdict.line()), stop)
-        _machine(exam, config, out=out, nproc=nproc, least_disk=least_disk)
+        train = config.train if config else TrainConfig(device=device)
+        _machine(exam, config, train, out=out, nproc=nproc, least_disk=least_disk)
         if config is not None:
             _recipe(exam, config, out=out, nproc=nproc, quick=quick)
     say(f"\n{exam.sentence()}")
     return exam
 
 
-def _machine(exam: Examination, config: RunConfig | None, *, out: Path, nproc: int, least_disk: float) -> None:
-    train = config.train if config else TrainConfig()
+def _machine(
+    exam: Examination, config: RunConfig | None, train: TrainConfig, *, out: Path, nproc: int, least_disk: float
+) -> None:
     exam.ask("versions", machine.versions)
     exam.ask("torch build", lambda: machine.build(machine.torch.version.cuda, machine.nvidia_gpus()))
     usable = exam.ask("device", machine.device, train, nproc=nproc)

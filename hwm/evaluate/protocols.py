@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from hwm.clock import SAMPLING_CONTEXT, SAMPLING_FRAMES
+from hwm.config import Seed
 from hwm.data.windows import Window
 from hwm.evaluate.scores import ALL, LAST, ORIGINAL, RECONSTRUCTION
+from hwm.work.ranges import Range
+
+Warmth = Annotated[float | None, Range(0, 1000)]
+"""A temperature of samples; None: the model's own."""
 
 
 @dataclass(frozen=True)
@@ -110,21 +115,21 @@ class Scoring:
     """What is predicted and scored.  compression, hwm: all future frames of clips as the model predicts them, reference and
     baselines through the same tokenizer.  sampling: the 77th frame after 17 seen ones, against the recorded picture, by one
     sample and by ensembles.  own: by the clips that the run learned from."""
-    clips: int = 96
+    clips: Annotated[int, Range(0, 10**9)] = 96
     """Clips to score, spread evenly over the dataset; 0: all."""
-    batch_size: int = 16
+    batch_size: Annotated[int, Range(1, 10**6)] = 16
     """Clips at a time; of ensembles, predictions at a time."""
     decode: Literal["mean", "sample"] = "mean"
     """compression, hwm: the reading that the verdict is about, the mean of what is predicted or a sample."""
-    members: tuple[int, ...] = (1, 5, 20)
+    members: Annotated[tuple[int, ...], Range(1, 10_000, some=True)] = (1, 5, 20)
     """sampling: sizes of the ensembles."""
-    tuning_clips: int = 16
+    tuning_clips: Annotated[int, Range(2, 10**6)] = 16
     """sampling: number of clips to choose blur and blend on."""
-    temperature: float | None = None
+    temperature: Warmth = None
     """Of the samples; default: the model's own, or for ensembles 1 where that is 0."""
-    score_size: int = 0
+    score_size: Annotated[int, Range(0, 4096)] = 0
     """sampling: side in pixels at which pictures are scored; 0: as recorded."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of sampling and of the confidence intervals."""
     which: Literal["best", "last"] = "best"
     """The best checkpoint of the validation while training, or the last."""
@@ -139,8 +144,8 @@ class Scoring:
     """Tokenizer for the pixels; default: the one named by the run."""
     trust: bool = False
     """Allow a TorchScript tokenizer to run."""
-    device: str = "cpu"
-    """cpu, or cuda."""
+    device: str = "auto"
+    """auto (the first GPU where there is one), cpu, cuda or another."""
 
     def changed(self) -> dict[str, Any]:
         """The settings that are not the default."""

@@ -2,10 +2,12 @@
 
 import time
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from hwm.config import Count
 from hwm.evaluate.protocols import COMPRESSION
 from hwm.experiments.experiment import IMAGE_SIZE, Experiment, Found, Plan, Score, Train
+from hwm.work.ranges import Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,9 +17,9 @@ class Options(Plan):
     val_share: ClassVar[float] = 1 / 5
     phases: ClassVar[int] = 4
 
-    minutes: float = 7.5
+    minutes: Annotated[float, Range(0, 1e6, above=True)] = 7.5
     """Robot time simulated for training: what two cores render in about two and a half minutes."""
-    clips: int = 128
+    clips: Count = 128
     """Clips to score on, from rooms never trained on."""
 
 

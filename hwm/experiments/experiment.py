@@ -12,13 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from hwm.config import RunConfig, changed, from_toml, override
+from hwm.config import Count, CountOrNone, RunConfig, Seed, changed, from_toml, override
 from hwm.evaluate.protocols import PROTOCOLS, Protocol, Scoring, own_protocol
 from hwm.evaluate.scores import Scores
 from hwm.recipes import recipe
 from hwm.work.allowance import usable_cores
+from hwm.work.ranges import Range
+from hwm.work.workers import Workers
 
 if TYPE_CHECKING:
     from hwm.evaluate.table import Table
@@ -53,25 +55,27 @@ class Plan:
     """Folder of raw datasets (train_v..., val_v...); default: the built-in robot is simulated."""
     size: Literal["tiny", "medium"] = "tiny"
     """Twins to train: tiny for two CPU cores, medium for one GPU."""
-    minutes: float = 30.0
+    minutes: Annotated[float, Range(0, 1e6, above=True)] = 30.0
     """Robot time simulated for training."""
-    steps: int = 0
+    steps: CountOrNone = 0
     """Training steps of every model; 0: those of its recipe."""
-    clips: int = 192
+    clips: Count = 192
     """Clips to score on, from rooms never trained on."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of rooms, training and scoring."""
-    workers: int = 0
+    workers: Workers = 0
     """Trainings at a time, and scorings whose time is not measured; 0: one per core, on a GPU one."""
     inception: Path | None = None
     """Inception weights for FID."""
-    device: str = "cpu"
-    """cpu or cuda, for training and scoring."""
+    device: str = "auto"
+    """auto (the first GPU where there is one), cpu, cuda or another, for training and scoring."""
 
     @property
     def processes(self) -> int:
         """Trainings and scorings at a time."""
-        return self.workers or (usable_cores() if self.device == "cpu" else 1)
+        from hwm.training.device import choose_device
+
+        return self.workers or (usable_cores() if choose_device(self.device).type == "cpu" else 1)
 
     @property
     def source(self) -> str:
@@ -234,11 +238,11 @@ class Found:
     def training(self, label: str) -> RunConfig:
         """A training wholly configured."""
         plan, config, sets = self.plan, self.config(label), self.sets(label)
-        values = {"data.train": str(sets.train), "data.val": str(sets.val), "seed": plan.seed}
+        values = {"data.train": str(sets.train), "data.val": str(sets.val), "seed": plan.seed, "train.device": plan.device}
         if plan.steps:
             values["train.steps"] = plan.steps
         if self.experiment.threads:
-            values |= {"train.threads": self.experiment.threads, "train.device": plan.device}
+            values["train.threads"] = self.experiment.threads
         run = self.experiment.runs[label]
         assert isinstance(run, Train)
         return override(changed(config, values), run.changes)

@@ -7,11 +7,13 @@ scorings see the same clips and draw with the same seeds.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from hwm.config import RunConfig
+from hwm.config import Count, RunConfig
 from hwm.evaluate.protocols import Scoring
 from hwm.experiments.experiment import Plan, Score, Train, Variant, config_of, slug
 from hwm.recipes import names
+from hwm.work.ranges import BadSetting, Range
 
 STEPS, FEW_STEPS = 20, (1, 2, 4, 8)
 """Solver steps of the table's first two blocks, and points of the curve of PSNR against steps below them."""
@@ -27,7 +29,7 @@ TUNING_CLIPS = 8
 class Options(Plan):
     """What the experiment takes."""
 
-    clips: int = 48
+    clips: Count = 48
     """Clips to score on, from rooms never trained on."""
     families: tuple[str, ...] | None = None
     """Which families to train; default: wan, st, masked and flow."""
@@ -36,22 +38,19 @@ class Options(Plan):
     runs: tuple[Path, ...] = ()
     """Run folders to score instead of training; of those with guidance the first one trained with condition dropout and the
     first without it fill the table."""
-    samples: int = 20
+    samples: Annotated[int, Range(4, 10_000)] = 20
     """Samples averaged in the table's larger rows, at least 4."""
-    many_steps: int = 100
+    many_steps: Annotated[int, Range(1, 10_000)] = 100
     """Solver steps of the table's last block."""
-    most: int = 50
+    most: Annotated[int, Range(4, 10_000)] = 50
     """Samples at the end of the curve of PSNR against their number."""
     lpips: tuple[Path, ...] = ()
     """AlexNet weights and LPIPS heads for LPIPS."""
 
     def check(self) -> None:
         """Raise ValueError for sizes that leave no rows apart, and for choosing what is trained where nothing is."""
-        if self.samples < 4 or self.most < self.samples or self.many_steps < 1:
-            raise ValueError(
-                f"samples must be at least 4, most at least samples and many-steps at least 1; got {self.samples} samples, "
-                f"most {self.most}, {self.many_steps} steps"
-            )
+        if self.most < self.samples:
+            raise BadSetting("most", f"must be at least --samples, {self.samples}, got {self.most}")
         if self.runs and self.families is not None:
             raise ValueError("--families chooses what is trained; with --runs nothing is, so leave it out")
 

@@ -7,13 +7,14 @@ never seen.  The plan knows nothing of processes: any number of workers writes t
 import math
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from hwm.clock import SAMPLING_FRAMES
 from hwm.sim.body.humanoid import HZ
 from hwm.sim.record import Segment
+from hwm.work.ranges import BadSetting, Range, check_ranges
 
 DIFFICULTIES: dict[str, float] = {"calm": 0.0, "mixed": 0.3, "lively": 1.0}
 """Share of segments in which the operator uses the whole body.
@@ -46,32 +47,24 @@ CLIPS_PER_EPISODE = 4
 class Settings:
     """Everything that decides the bytes of a dataset.  minutes and val_minutes: robot time.  difficulty: 0 to 1."""
 
-    minutes: float
-    val_minutes: float
-    size: int
-    seed: int
-    difficulty: float
+    minutes: Annotated[float, Range(SHORTEST_SPLIT / 60, 1e6)]
+    val_minutes: Annotated[float, Range(SHORTEST_SPLIT / 60, 1e6)]
+    size: Annotated[int, Range(SMALLEST, LARGEST)]
+    seed: Annotated[int, Range(0, MAX_SEED - 1)]
+    difficulty: Annotated[float, Range(0, 1)]
     segment_seconds: tuple[float, float]
-    rooms: int
-    test_clips: int
+    rooms: Annotated[int, Range(0, ROOMS_PER_SEED)]
+    test_clips: Annotated[int, Range(0, EPISODES_PER_SPLIT)]
     backend: str
     antialias: bool
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < MAX_SEED:
-            raise ValueError(f"seed must lie in 0..{MAX_SEED - 1}, got {self.seed}")
-        if not 0 <= self.difficulty <= 1:
-            raise ValueError(f"difficulty must lie in [0, 1], got {self.difficulty}")
-        if not SMALLEST <= self.size <= LARGEST or self.size % 2:
-            raise ValueError(f"size must be an even number of pixels, {SMALLEST} to {LARGEST}, got {self.size}")
+        check_ranges(type(self), vars(self))
+        if self.size % 2:
+            raise BadSetting("size", f"must be an even number of pixels, got {self.size}")
         low, high = self.segment_seconds
         if not 0 < low <= high:
             raise ValueError(f"segment_seconds must be 0 < shortest <= longest, got {self.segment_seconds}")
-        for name, minutes in (("minutes", self.minutes), ("val_minutes", self.val_minutes)):
-            if not (math.isfinite(minutes) and minutes * 60 >= SHORTEST_SPLIT):
-                raise ValueError(f"{name} must be at least {SHORTEST_SPLIT / 60:g}, got {minutes}")
-        if not 0 <= self.rooms <= ROOMS_PER_SEED or not 0 <= self.test_clips <= EPISODES_PER_SPLIT:
-            raise ValueError(f"rooms must lie in 0..{ROOMS_PER_SEED} and test_clips not be negative")
 
     def to_dict(self) -> dict:
         return {**asdict(self), "segment_seconds": list(self.segment_seconds)}

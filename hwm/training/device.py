@@ -9,28 +9,35 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
+from hwm.safe_load.paths import shown
 from hwm.work.allowance import usable_cores
+from hwm.work.ranges import BadSetting
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the first CUDA device where there is one, else the CPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def choose_device(device: str, *, name: str = "device", environment: Mapping[str, str] = os.environ) -> torch.device:
+    """The device of that name, there and usable: "auto" is CUDA where there is one, else the CPU.
+
+    "cuda" is, of the GPUs that processes of one machine share, the one of this process.
+    Raises BadSetting, a ValueError, for one that cannot be used here.  name: of the setting, for the message.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    local = environment.get("LOCAL_RANK") or environment.get("SLURM_LOCALID") or ""
+    wanted = ("cuda" if gpus else "cpu") if device == "auto" else device
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here ({reason}); use 'auto' or 'cpu'") from None
-    return device
-
-
-def own_device(device: str, environment: Mapping[str, str] = os.environ) -> str:
-    """Of the GPUs that processes of one machine share the one of this process; any other device is as it was given."""
-    local = environment.get("LOCAL_RANK") or environment.get("SLURM_LOCALID")
-    if device != "cuda" or local is None or not local.isdecimal() or not torch.cuda.device_count():
-        return device
-    return f"cuda:{int(local) % torch.cuda.device_count()}"
+        chosen = torch.device(wanted)
+        if chosen.type == "cuda" and not gpus:
+            missing = "no GPU and driver are found" if torch.backends.cuda.is_built() else "this torch is built without CUDA"
+            raise ValueError(missing)
+        if chosen.type == "cuda" and (chosen.index or 0) >= gpus:
+            raise ValueError(f"there {'is' if gpus == 1 else 'are'} {gpus} here, counted from 0")
+        if chosen.type == "meta":
+            raise ValueError("it computes nothing")
+        if chosen.type not in ("cpu", "cuda"):
+            torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise BadSetting(name, f"{shown(device)} cannot be used ({reason}); take auto or cpu") from None
+    return torch.device(chosen.type, int(local) % gpus) if wanted == "cuda" and local.isdecimal() else chosen
 
 
 @contextmanager

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Annotated, TypeVar
+
+from hwm.work.ranges import BadSetting, Range
 
 T = TypeVar("T")
+Part = Annotated[tuple[int, int] | None, Range(0, 10**6)]
+"""k and n, as a user names the share k of n."""
 
 
 @dataclass(frozen=True)
@@ -56,4 +60,8 @@ def share_from_environment(environment: Mapping[str, str] = os.environ) -> Share
 
 def chosen_share(part: tuple[int, int] | None) -> Share:
     """The share that the user names, (k, n), or None for what the launcher says."""
-    return share_from_environment() if part is None else Share(*part)
+    if part is None:
+        return share_from_environment()
+    if not 0 <= part[0] < part[1]:
+        raise BadSetting("part", f"is k of n with 0 <= k < n, got {part[0]} {part[1]}")
+    return Share(*part)

@@ -16,13 +16,16 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 from hwm.work.files import remove_torsos
+from hwm.work.ranges import Range
 from hwm.work.signals import StopFlag
 
 POLL_SECONDS, SHUTDOWN_SECONDS = 0.2, 5
 
+Workers = Annotated[int, Range(0, 4096)]
+"""Processes; 0: one per core."""
 Tell = Callable[[Any], None]
 """Sends something from a worker to `hear`."""
 

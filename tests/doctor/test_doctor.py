@@ -53,7 +53,7 @@ def test_what_does_not_fit_is_not_tried(home, tmp_path):
 
 @pytest.mark.parametrize("arguments, message", [
     (["st-tniy"], "did you mean 'st-tiny'"), (["st-tiny", "--config", "x.toml"], "not both"), (["--data", "x"], "need a recipe"),
-    (["st-tiny", "--nproc", "0"], "at least 1"), (["st-tiny", "--set", "train.stps=3"], "did you mean 'steps'")
+    (["st-tiny", "--nproc", "0"], "--nproc must be 1 or more"), (["st-tiny", "--set", "train.stps=3"], "did you mean 'steps'")
 ])
 def test_misuse(arguments, message, capsys):
     assert main(["doctor", *arguments]) == 2

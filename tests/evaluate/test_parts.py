@@ -15,7 +15,6 @@ from hwm.evaluate.protocols import COMPRESSION, SAMPLING, Scoring
 from hwm.evaluate.scenes import View
 from hwm.evaluate.scoring import evaluate
 from hwm.evaluate.token_scores import unigram_counts
-from hwm.training.device import own_device
 from hwm.work.parts import Columns, Elsewhere, Finished, PartsFolder, Work, fingerprint, names_of, progress_of, sizes_of, sources
 from hwm.work.share import Share
 from hwm.work.signals import StopFlag, Stopped
@@ -128,13 +127,6 @@ def test_what_all_need_is_measured_once_by_whoever_finds_it_missing(tmp_path):
         work = Work(tmp_path / "results.json", share=Share(index, 6))
         work.fill(work.open("key"), names, lambda part: measured.append(part) or {"x": np.array([part])}, all_of_them=True)
     assert measured == [2, 3, 0, 1]
-
-
-def test_a_gpu_is_taken_by_the_place_on_the_machine(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert own_device("cuda", {"LOCAL_RANK": "3"}) == "cuda:3" and own_device("cuda", {"SLURM_LOCALID": "5"}) == "cuda:1"
-    assert own_device("cuda", {}) == "cuda" and own_device("cuda:0", {"LOCAL_RANK": "3"}) == "cuda:0"
-    assert own_device("cpu", {"LOCAL_RANK": "3"}) == "cpu"
 
 
 def test_columns_join_in_order():
