@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from hwm.config import RunConfig, TrainConfig
 from hwm.doctor.verdict import Verdict, count, fail, graded, ok, size, warn
@@ -148,35 +150,15 @@ def memory(*, least: float = LEAST_MEMORY) -> Verdict:
 
 def requirements(distribution: str, *, extra: str = "") -> dict[str, str]:
     """What an installed distribution needs, by name: version ranges such as ">=2.11,<2.17"; of one extra, or always."""
-    found = {}
-    for line in metadata.requires(distribution) or ():
-        need, _, condition = line.partition(";")
-        wanted = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", condition)
-        match = re.match(r"\s*([\w.-]+)(?:\[[^]]*\])?\s*\(?([^)]*)\)?", need)
-        if match and (wanted[1] if wanted else "") == extra:
-            found[match[1]] = ",".join(sorted(match[2].strip().split(","), reverse=True))  # ">=2.11,<2.17"
-    return found
+    needs = map(Requirement, metadata.requires(distribution) or ())
+    own = [need for need in needs if bool(extra) == ("extra" in str(need.marker))]
+    chosen = [need for need in own if need.marker is None or need.marker.evaluate({"extra": extra})]
+    return {need.name: ",".join(sorted(map(str, need.specifier), reverse=True)) for need in chosen}
 
 
 def within(version: str, wanted: str) -> bool:
-    """Whether a version lies in a range such as ">=2.11,<2.17"; of both only the numbers count."""
-    here = _numbers(version)
-    for part in filter(None, (p.strip() for p in wanted.split(","))):
-        match = re.match(r"(>=|<=|==|!=|~=|<|>)\s*([\d.]+)", part)
-        if not match:
-            continue
-        limit = _numbers(match[2])
-        length = max(len(here), len(limit))
-        a, b = (v + (0,) * (length - len(v)) for v in (here, limit))
-        holds = {">=": a >= b, "<=": a <= b, "==": a == b, "!=": a != b, "<": a < b, ">": a > b}
-        if not holds.get(match[1], a >= b and a[: len(limit) - 1] == limit[:-1]):
-            return False
-    return True
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    match = re.match(r"\d+(\.\d+)*", version)
-    return tuple(map(int, match[0].split("."))) if match else ()
+    """Whether a version lies in a range such as ">=2.11,<2.17"."""
+    return SpecifierSet(wanted).contains(version, prereleases=True)
 
 
 def existing(folder: Path) -> Path:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hwm.evaluate.intervals import Interval
-from hwm.evaluate.metrics import shown
+from hwm.evaluate.metrics import METRICS, shown
 from hwm.evaluate.protocols import PROTOCOLS, mean_of
 from hwm.evaluate.scores import TOKENS, Scores, frame_span, grid_span
 from hwm.evaluate.table import OF_PICTURES, compared_tokens, places, short, verdict_differences
@@ -29,6 +29,8 @@ ROLES: dict[str, tuple[tuple[str, str], ...]] = {
     "ceiling": (("#111827", "-."),),
 }
 """Colour and dashes of the rows of an evaluation by their role; the headline is drawn in `ACCENT`."""
+AVERAGED = "mean of N samples"
+"""Label of the growing means of an ensemble."""
 NEARLY_PERFECT = 60
 """dB above which a row would squeeze all others, and is left out of a plot."""
 
@@ -242,8 +244,8 @@ def ensemble_plot(scores: Scores) -> bytes | None:
     sizes, fit, copy = scores.settings["ensembles"], scores.facts.get("saturation"), scores.settings["copy"]
     if len(sizes) < 2:
         return None
-    (psnr, pooled), sharp, means = OF_PICTURES[:2], "sharpness", [mean_of(n) for n in sizes]
-    label, alike, limit = "mean of N samples", "the same, pooled over clips", "limit of the fit"
+    (psnr, pooled), means = OF_PICTURES[:2], [mean_of(n) for n in sizes]
+    label, alike, limit = AVERAGED, "the same, pooled over clips", "limit of the fit"
     left: dict[str, Points] = {label: [(n, scores.of(row, psnr)) for n, row in zip(sizes, means)]}
     left[alike] = [(n, scores.of(row, pooled)) for n, row in zip(sizes, means)]
     styles = row_styles(scores) | {
@@ -259,19 +261,25 @@ def ensemble_plot(scores: Scores) -> bytes | None:
         left[name] = [(n, Interval(saturation.psnr_at(n))) for n in fine]
         styles[name] = {"color": MUTED, "linewidth": 1, "marker": ""}
         levels |= {} if fit["clipped"] else {limit: fit["psnr_limit"]}
+    right = against(scores, "PSNR against sharpness", "sharpness", "gradient energy over the truth's (1: as sharp)")
+    others = [row for row in right.curves if row not in (label, copy)]
+    for row, marker in [*zip(others, itertools.cycle("^DsPvX*")), (copy, "o")]:
+        styles[row] = {"color": OTHER if row == copy else THIRD, "linestyle": "", "marker": marker, "markersize": 6}
+    head, title = shown(psnr).head, "PSNR against samples averaged"
+    return draw([Panel(title, "samples averaged", head, left, levels=levels, log=True, ticks=sizes), right], styles, height=3.7)
+
+
+def against(scores: Scores, title: str, metric: str, x: str) -> Panel:
+    """PSNR against another score of all that is made of the samples: a curve of growing means, a point each for the others."""
+    psnr, means = METRICS[0], {mean_of(n): str(n) for n in scores.settings["ensembles"]}
 
     def place(row: str) -> tuple[float, Interval]:
-        return scores.of(row, sharp).mean, Interval(scores.of(row, psnr).mean)
+        return scores.of(row, metric).mean, Interval(scores.of(row, psnr.name).mean)
 
-    right: dict[str, Points] = {label: [place(row) for row in means]}
-    others = [row for row in scores.names("model") if row not in means and scores.select(row=row, metric=sharp)]
-    for row, marker in [*zip(others, itertools.cycle("^DsPvX*")), (copy, "o")]:
-        right[row] = [place(row)]
-        styles[row] = {"color": OTHER if row == copy else THIRD, "linestyle": "", "marker": marker, "markersize": 6}
-    head, marks = shown(psnr).head, {label: [str(n) for n in sizes]}
-    averaged = Panel("PSNR against samples averaged", "samples averaged", head, left, levels=levels, log=True, ticks=sizes)
-    x = "gradient energy over the truth's (1: as sharp)"
-    return draw([averaged, Panel("PSNR against sharpness", x, head, right, marks=marks)], styles, height=3.7)
+    curves: dict[str, Points] = {AVERAGED: [place(row) for row in means]}
+    rows = [row for row in scores.names("model") if row not in means and scores.select(row=row, metric=metric)]
+    curves |= {row: [place(row)] for row in [*rows, scores.settings["copy"]]}
+    return Panel(title, x, psnr.head, curves, marks={AVERAGED: list(means.values())})
 
 
 def calibration_plot(found: Json) -> bytes:

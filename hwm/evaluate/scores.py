@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -213,6 +214,30 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     return value
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a head.  An interval stands in brackets behind its mean.  strong: name of the row that stands out."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    strong: str = ""
+
+    def text(self) -> str:
+        """In columns, the title over the first one; intervals only of the first score, so that lines stay short."""
+        short = [[*row[:2], *(cell.partition(" [")[0] for cell in row[2:])] for row in self.rows]
+        body = [[row[0] + " *" * (row[0] == self.strong), *row[1:]] for row in short]
+        lines = [[self.title, *self.head[1:]], *body]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.head))]
+        printed = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
+        return "\n".join([printed[0], "-" * len(printed[0]), *printed[1:]])
+
+    def markdown(self) -> str:
+        """In Markdown, without the title."""
+        lines = [self.head, ["---"] * len(self.head), *self.rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 class Means:

@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from math import isnan
 
 from hwm.evaluate.intervals import Interval
 from hwm.evaluate.metrics import METRICS, shown
 from hwm.evaluate.protocols import PROTOCOLS, Protocol, mean_of
-from hwm.evaluate.scores import ALL, ALL_GRIDS, LAST, ORIGINAL, RECONSTRUCTION, TOKENS, Cost, Difference, Score, Scores
+from hwm.evaluate.scores import ALL, ALL_GRIDS, LAST, ORIGINAL, RECONSTRUCTION, TOKENS, Cost, Difference, Score, Scores, Table
 
 TRUTHS = {RECONSTRUCTION: "the tokenizer's reconstruction of the truth", ORIGINAL: "the recorded video"}
 """What scores are held against, in the sentence of the verdict."""
 OF_PICTURES = tuple(name for metric in METRICS for name in (metric.name, metric.pooled) if name)
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text under a head.  An interval stands in brackets behind its mean.  strong: name of the row that stands out."""
-
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    strong: str = ""
-
-    def text(self) -> str:
-        """In columns, the title over the first one; intervals only of the first score, so that lines stay short."""
-        short = [[*row[:2], *(cell.partition(" [")[0] for cell in row[2:])] for row in self.rows]
-        body = [[row[0] + " *" * (row[0] == self.strong), *row[1:]] for row in short]
-        lines = [[self.title, *self.head[1:]], *body]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(self.head))]
-        printed = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
-        return "\n".join([printed[0], "-" * len(printed[0]), *printed[1:]])
-
-    def markdown(self) -> str:
-        """In Markdown, without the title."""
-        lines = [self.head, ["---"] * len(self.head), *self.rows]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def places(protocol: Protocol, span: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from hwm import experiments
-from hwm.config import RunConfig, from_toml
+from hwm.config import RunConfig
 from hwm.evaluate.protocols import SAMPLING, Scoring
 from hwm.evaluate.scores import Scores, plain
 from hwm.experiments.experiment import PICTURES, Experiment, Found, Json, Plan, Train, slug
@@ -166,12 +166,7 @@ def _record(found: Found) -> Json:
     """All numbers, except those of single frames, and what they come from."""
     words = {name: [str(v) for v in value] if isinstance(value, tuple) else value for name, value in vars(found.plan).items()}
     plan = {name: str(value) if isinstance(value, Path) else value for name, value in words.items()}
-    runs, scorings = {}, {}
-    for label in found.experiment.runs:
-        config = from_toml(RunConfig, found.run(label) / "config.toml")
-        clips = config.train.steps * config.train.batch_size * config.train.accumulate
-        runs[label] = {"recipe": config.recipe, "family": config.model.family, "training_steps": config.train.steps}
-        runs[label] |= {"training_clips": clips, "tokenizer": config.tokenizer}
+    runs, scorings = {label: found.facts(label) for label in found.experiment.runs}, {}
     for key in found.experiment.scorings:
         whole = found.record(key)
         kept = [s for s in whole["scores"] if not re.fullmatch(r"(frame|grid) \d+", s["span"])]

@@ -1,17 +1,12 @@
 """A table of scorings and its plots, told by what stands in its rows and columns."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hwm.evaluate.intervals import Interval
-from hwm.evaluate.scores import Scores
-
-if TYPE_CHECKING:
-    from hwm.evaluate.table import Table
-    from hwm.experiments.experiment import Found
+from hwm.evaluate.scores import Scores, Table
+from hwm.experiments.experiment import Found
 
 
 @dataclass(frozen=True)
@@ -95,8 +90,6 @@ class Compare:
 
     def __call__(self, found: Found) -> Table:
         """The table as text."""
-        from hwm.evaluate.table import Table
-
         numbers = {
             label: [[column.value(found[key]) if key else None for column in self.columns] for key in keys]
             for label, keys in self.rows.items()

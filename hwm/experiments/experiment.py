@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from hwm.config import Count, CountOrNone, RunConfig, Seed, changed, from_toml, override
 from hwm.evaluate.protocols import PROTOCOLS, Protocol, Scoring, own_protocol
-from hwm.evaluate.scores import Scores
+from hwm.evaluate.scores import Scores, Table
 from hwm.recipes import recipe
 from hwm.work.allowance import usable_cores
 from hwm.work.ranges import Range
 from hwm.work.workers import Workers
 
 if TYPE_CHECKING:
-    from hwm.evaluate.table import Table
     from hwm.prepare import Sets
 
 Json = dict[str, Any]
@@ -190,6 +189,13 @@ class Found:
         """Where a run lies."""
         run = self.experiment.runs[label]
         return run if isinstance(run, Path) else self.plan.out / self.experiment.runs_in / label
+
+    def facts(self, label: str) -> Json:
+        """What a run is and how long it was trained."""
+        config = config_of(self.run(label))
+        clips = config.train.steps * config.train.batch_size * config.train.accumulate
+        of_training = {"training_steps": config.train.steps, "training_clips": clips, "tokenizer": config.tokenizer}
+        return {"recipe": config.recipe, "family": config.model.family} | of_training
 
     def picture(self, key: str, example: int, name: str) -> tuple[bytes, str]:
         """A picture of one of a scoring's examples as JPEG, and its PSNR in words; name: as in its `Example`."""

@@ -4,19 +4,14 @@ Every model sees the same number of clips of the same recordings, in the same or
 that the tables repeat.  The published figures stand beside ours and are never mixed with them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
+from hwm.evaluate.scores import Table
 from hwm.experiments.compare import Column, Compare
 from hwm.experiments.experiment import Experiment, Plan, Score, Section, Train, Variant
 from hwm.experiments.published import TABLES
 from hwm.recipes import recipe
-
-if TYPE_CHECKING:
-    from hwm.evaluate.table import Table
 
 TITLES = {"masked": "Masked-HWM (Table 1)", "flow": "Flow-HWM (Table 2)"}
 PSNR, TFD, FID = Column("PSNR, dB"), Column("TFD", "TFD"), Column("FID", "FID")
@@ -80,8 +75,6 @@ def declare(plan: Options) -> Experiment:
 
 def published(family: str, variants: Sequence[str]) -> Table:
     """The paper's table."""
-    from hwm.evaluate.table import Table
-
     rows = []
     for variant, p in TABLES[family].items():
         if variant in variants:

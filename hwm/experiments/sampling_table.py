@@ -4,23 +4,18 @@ All rows are scored on the same clips of unseen rooms with the same seeds.  The 
 never mixed with them: they were measured on other data at another size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hwm.evaluate.intervals import Interval
 from hwm.evaluate.protocols import COPY_FRAME, ONE_SAMPLE, mean_of
-from hwm.evaluate.scores import LAST, ORIGINAL, Scores
+from hwm.evaluate.scores import LAST, ORIGINAL, Scores, Table
 from hwm.experiments.compare import Column, Compare
 from hwm.experiments.experiment import Experiment, Found, Section, Train, config_of
 from hwm.experiments.published import SAMPLING
 from hwm.experiments.sampling_grid import STEPS, Grid, Options, given, name_of, twins
-
-if TYPE_CHECKING:
-    from hwm.evaluate.table import Table
 
 BLOCKS = {1: "trained without condition dropout", 2: "trained with condition dropout", 3: "the same, more solver steps"}
 CLIPS_SHOWN = (
@@ -35,11 +30,7 @@ def declare(plan: Options) -> Experiment:
     runs: Mapping[str, Train | Path] = given(plan.runs) if plan.runs else twins(plan)
     grid = Grid({label: config_of(run) for label, run in runs.items()}, plan)
     return Experiment(
-        "Sampling track: steps, samples and guidance",
-        "sampling",
-        runs,
-        grid.scorings(),
-        lambda found: sections(found, grid),
+        "Sampling track: steps, samples and guidance", "sampling", runs, grid.scorings(), lambda found: sections(found, grid),
         lead=f"{plan.source}: 17 frames seen, 77 states given, frame 76 predicted and scored on clips of unseen rooms, the same "
         f"for every row, seed {plan.seed}.",
         verdict=lambda found: verdict(
@@ -51,25 +42,18 @@ def declare(plan: Options) -> Experiment:
     )  # fmt: skip
 
 
-def seconds(scores: Scores, samples: int) -> float:
-    """Wall time of a picture from so many samples: measured for one and for the largest ensemble, in proportion between."""
-    assert scores.cost is not None
-    figures, largest = scores.cost.figures, scores.settings["members"][-1]
-    return figures["seconds, 1 sample"] if samples == 1 else figures[f"seconds, {largest} samples"] * samples / largest
-
-
 def verdict(rows: Mapping[int, float], samples: int, steps: int, fit: dict[str, Any] | None, run: str) -> list[str]:
     """What our rows say, each beside what the published ones say.  rows: PSNR by the number of the published row."""
     sentences = []
     for first, second, what in (
         (2, 0, f"Averaging {samples} samples instead of one changes PSNR by"),
         (6, 5, f"{steps} steps instead of 20 at guidance 1.5 by"),
-        (5, 4, "guidance 1.5 instead of 2.0 by"),
-        (7, 6, f"no guidance instead of 1.5 at {steps} steps by"),
+        (5, 4, "Guidance 1.5 instead of 2.0 by"),
+        (7, 6, f"No guidance instead of 1.5 at {steps} steps by"),
     ):
         if first in rows and second in rows:
             gain, printed = rows[first] - rows[second], SAMPLING[first].val_psnr - SAMPLING[second].val_psnr
-            sentences.append(f"{what[0].upper() + what[1:]} {gain:+.2f} dB (published rows: {printed:+.2f}).")
+            sentences.append(f"{what} {gain:+.2f} dB (published rows: {printed:+.2f}).")
     if fit is not None and not fit["clipped"]:
         sentences.append(f"By the fit of 1 / N averaging ends at a pooled PSNR of {fit['psnr_limit']:.2f} dB ({run}).")
     return sentences
@@ -77,24 +61,34 @@ def verdict(rows: Mapping[int, float], samples: int, steps: int, fit: dict[str, 
 
 def sections(found: Found, grid: Grid) -> list[Section]:
     """Table 2, its pictures, curves and calibration, the families, the runs."""
-    from hwm.evaluate.plots import calibration_plot, ensemble_plot
+    from hwm.evaluate.plots import against, calibration_plot, draw, ensemble_plot
     from hwm.evaluate.table import scores_table
 
-    study = found[grid.study]
-    scores = ["psnr", "pooled psnr", "ssim", "gmsd", "sharpness", *study.settings["perceptual"]]
+    study, samples = found[grid.study], grid.plan.samples
+    metrics = ["psnr", "pooled psnr", "ssim", "gmsd", "sharpness", *study.settings["perceptual"]]
     there = {row.block: grid.asked[row.key][0] for row in grid.rows}
     about = [f"Block {block}: {BLOCKS[block]} ({label})." for block, label in there.items()]
     about += [f"Block {n} is left out: no run of a guided model {BLOCKS[n]} was given." for n in (1, 2) if n not in there]
     about.append("Rows that differ only in their number share samples. Seconds are of one clip on one thread, beside other work.")
     calibration, curves = study.facts.get("calibration"), curves_of(grid)
-    families, sizes, gains = of_families(grid)
     in_table = list(dict.fromkeys(row.key for row in grid.rows))
     rest = [key for key in grid.own.values() if key not in in_table]
+    mean, by_run = mean_of(samples), {label: [key] for label, key in grid.own.items()}
+    psnr = [Column("PSNR of 1, dB", row=ONE_SAMPLE), Column(f"of {samples}, dB", row=mean)]
+    gains = [Column("over copying, dB", row=mean, over="copy")]
+    gains.append(Column("over permuted states, dB", row="control", over="permuted"))
+    alike = [Column(f"{title} of {n}", title.lower(), row=mean_of(n), interval=False)
+             for title in ("SSIM", "GMSD", "sharpness") for n in (1, samples)]  # fmt: skip
+    costs = [Column("parameters, M", "parameters", scale=1e6, digits=2), Column("s for 1 sample", lambda s: seconds(s, 1)),
+             Column(f"s for {samples}", lambda s: seconds(s, samples)),
+             gains[1], Column("over zeroed states, dB", row="control", over="zeroed")]  # fmt: skip
+    by_gmsd = "GMSD (lower is more alike)"
+    families = Compare("families", by_run, [*psnr, *gains, *alike])
     found_sections = [
         Section(
             "Table 2 of the Revontuli report", " ".join(about),
             {"PSNR of every row, ours and published": lambda f: bars(f, grid)},
-            [lambda f: ours(f, grid, scores), lambda f: published()],
+            [lambda f: ours(f, grid, metrics), lambda f: published()],
         ),
         Section("Pictures of the table's rows", CLIPS_SHOWN, pictures=strip(in_table, grid)),
         Section(
@@ -102,8 +96,8 @@ def sections(found: Found, grid: Grid) -> list[Section]:
             f"{grid.name(grid.study)}: the mean of N samples, its fit MSE = floor + variance / N and the limit of that; what "
             "else can be made of the samples (blur and tolerance chosen on clips that are not scored).",
             {"PSNR against samples averaged and against sharpness": lambda f: ensemble_plot(study) or b"",
-             "PSNR against GMSD": lambda f: tradeoff(study)},
-            [lambda f: scores_table(study, "what to make of the samples", scores, ORIGINAL, LAST)],
+             "PSNR against GMSD": lambda f: draw([against(study, "averaging samples", "gmsd", by_gmsd)], height=4.2)},
+            [lambda f: scores_table(study, "what to make of the samples", metrics, ORIGINAL, LAST)],
         ),
         Section(
             "What steps and guidance trade",
@@ -123,7 +117,8 @@ def sections(found: Found, grid: Grid) -> list[Section]:
             "Every run by the same protocol: a model of sampling clips predicts frame 76 at once, the others roll out to it. Own "
             f"sampling, temperature 1 where that is greedy; flows in {STEPS} steps, without guidance. Over other states: the "
             "mean of a few samples with the states of another recording's clip, and with neutral ones.",
-            {"PSNR over copying and over permuted states": families.dots(*gains)}, [families, sizes],
+            {"PSNR over copying and over permuted states": families.dots(*gains)},
+            [families, Compare("cost, and what the states are worth", by_run, costs)],
             strip(rest, grid) if len(grid.own) > 1 and rest else lambda f: (),
         ),
         Section("Runs and reports", tables=[lambda f: trained(f, grid)], links={grid.name(key): key for key in grid.asked}),
@@ -131,30 +126,35 @@ def sections(found: Found, grid: Grid) -> list[Section]:
     return [section for section in found_sections if section is not None]
 
 
+def seconds(scores: Scores, samples: int) -> float:
+    """Wall time of a picture from so many samples: measured for one and for the largest ensemble, in proportion between."""
+    assert scores.cost is not None
+    figures, largest = scores.cost.figures, scores.settings["members"][-1]
+    return figures["seconds, 1 sample"] if samples == 1 else figures[f"seconds, {largest} samples"] * samples / largest
+
+
 def curves_of(grid: Grid) -> dict[str, Compare]:
     """What is plotted against steps and guidance, by the words for these; two columns of PSNR come first."""
 
-    def columns(row: str) -> list[Column]:
-        psnrs = [Column("PSNR, dB", row=row), Column("one sample: PSNR, dB", row=ONE_SAMPLE)]
-        return psnrs + [Column(title, title.lower(), row=row, interval=False) for title in ("GMSD", "sharpness")]
+    def compare(head: str, rows: Mapping[str, Sequence[str]], samples: int, *groups: str) -> Compare:
+        row, label = mean_of(samples), grid.asked[next(key for keys in rows.values() for key in keys if key)][0]
+        columns = [Column("PSNR, dB", row=row), Column("one sample: PSNR, dB", row=ONE_SAMPLE)]
+        columns += [Column(title, title.lower(), row=row, interval=False) for title in ("GMSD", "sharpness")]
+        return Compare(f"{head}, {label}, {row}", rows, columns, groups or ("",), head=head)
 
     curves, plan = {}, grid.plan
-    half, wide = mean_of(plan.samples // 2), mean_of(plan.samples)
     if grid.steps:
-        by_steps, label = {str(n): [key] for n, key in grid.steps.items()}, grid.asked[next(iter(grid.steps.values()))][0]
-        curves["steps"] = Compare(f"steps, {label}, {half}", by_steps, columns(half), head="steps")
+        curves["steps"] = compare("steps", {str(n): [key] for n, key in grid.steps.items()}, plan.samples // 2)
     if grid.guidance:
-        by_scale, label = {f"{scale:g}": keys for scale, keys in grid.guidance.items()}, grid.asked[grid.guidance[1.0][0]][0]
-        groups = (f"{STEPS} steps", f"{plan.many_steps} steps")
-        compare = Compare(f"guidance, {label}, {wide}", by_scale, columns(wide), groups, head="guidance")
-        curves["scale of guidance by the states (1: none)"] = compare
+        by_scale = {f"{scale:g}": keys for scale, keys in grid.guidance.items()}
+        many = compare("guidance", by_scale, plan.samples, f"{STEPS} steps", f"{plan.many_steps} steps")
+        curves["scale of guidance by the states (1: none)"] = many
     return curves
 
 
 def ours(found: Found, grid: Grid, metrics: Sequence[str]) -> Table:
     """Our Table 2, then copying the last frame."""
     from hwm.evaluate.metrics import shown
-    from hwm.evaluate.table import Table
 
     def line(name: str, block: object, scores: Scores, row: str, took: str) -> list[str]:
         rest = [f"{scores.of(row, metric).mean:.{shown(metric).digits}f}" for metric in metrics[1:]]
@@ -171,8 +171,6 @@ def ours(found: Found, grid: Grid, metrics: Sequence[str]) -> Table:
 
 def published() -> Table:
     """The rows of the report's Table 2."""
-    from hwm.evaluate.table import Table
-
     head = ["row", "block", "val. PSNR, dB", "test PSNR, dB", "val. SSIM", "val. LPIPS", "val. FID", "remark"]
     rows = [
         [name_of(r.steps, r.samples, r.guidance), str(r.block), f"{r.val_psnr:.2f}", f"{r.test_psnr:.2f}", f"{r.val_ssim:.3f}",
@@ -182,31 +180,13 @@ def published() -> Table:
     return Table("Published: 1X validation and test clips at 512x512, Wan2.2 TI2V-5B; not comparable with ours", head, rows)
 
 
-def of_families(grid: Grid) -> tuple[Compare, Compare, list[Column]]:
-    """Every run at frame 76; its size, time and what states are worth to it; the columns of gains of the former."""
-    samples = grid.plan.samples
-    mean, rows = mean_of(samples), {label: [key] for label, key in grid.own.items()}
-    gains = [Column("over copying, dB", row=mean, over="copy")]
-    gains += [Column("over permuted states, dB", row="control", over="permuted")]
-    titles = {"ssim": "SSIM", "gmsd": "GMSD", "sharpness": "sharpness"}
-    alike = [Column(f"{t} of {n}", m, row=mean_of(n), interval=False) for m, t in titles.items() for n in (1, samples)]
-    psnr = [Column("PSNR of 1, dB", row=ONE_SAMPLE), Column(f"of {samples}, dB", row=mean)]
-    costs = [Column("parameters, M", "parameters", scale=1e6, digits=2), Column("s for 1 sample", lambda s: seconds(s, 1)),
-             Column(f"s for {samples}", lambda s: seconds(s, samples))]  # fmt: skip
-    costs += [gains[1], Column("over zeroed states, dB", row="control", over="zeroed")]
-    return Compare("families", rows, [*psnr, *gains, *alike]), Compare("cost, and what the states are worth", rows, costs), gains
-
-
 def trained(found: Found, grid: Grid) -> Table:
     """What the runs are."""
-    from hwm.evaluate.table import Table
-
     rows = []
     for label in grid.configs:
-        config = config_of(found.run(label))
-        train, rate = config.train, getattr(config.model, "condition_dropout", None)
-        numbers = [str(train.steps), str(train.steps * train.batch_size * train.accumulate), "–" if rate is None else f"{rate:g}"]
-        rows.append([label, config.recipe, *numbers, Path(config.tokenizer).name])
+        facts, rate = found.facts(label), getattr(config_of(found.run(label)).model, "condition_dropout", None)
+        numbers = [str(facts["training_steps"]), str(facts["training_clips"]), "–" if rate is None else f"{rate:g}"]
+        rows.append([label, facts["recipe"], *numbers, Path(facts["tokenizer"]).name])
     return Table("runs", ["run", "recipe", "training steps", "clips seen in training", "condition dropout", "tokenizer"], rows)
 
 
@@ -223,24 +203,10 @@ def bars(found: Found, grid: Grid) -> bytes:
     own = [(grid.row_name(row), found[row.key].of(mean_of(row.samples), "psnr")) for row in grid.rows]
     copied = found[grid.study].of(COPY_FRAME, "psnr").mean
     words = [name_of(r.steps, r.samples, r.guidance) + " *" * r.remark.startswith("1st") for r in SAMPLING]
-    printed = [(word, Interval(row.val_psnr)) for word, row in zip(words, SAMPLING)]
+    printed = [(word, Interval(r.val_psnr)) for word, r in zip(words, SAMPLING)]
     panels = [panel("ours, unseen rooms", "", own, {COPY_FRAME: copied})]
     panels.append(panel("published, validation", "; * see the remark", printed, {}))
     return draw(panels, height=0.34 * max(len(own) + 1, len(printed)) + 1.3)
-
-
-def tradeoff(scores: Scores) -> bytes:
-    """PSNR against GMSD of what is made of the samples."""
-    from hwm.evaluate.plots import Panel, draw
-
-    def place(row: str) -> tuple[float, Interval]:
-        return scores.of(row, "gmsd").mean, Interval(scores.of(row, "psnr").mean)
-
-    means = {mean_of(n): str(n) for n in scores.settings["ensembles"]}
-    curves = {"mean of N samples": [place(row) for row in means]}
-    curves |= {row: [place(row)] for row in [*scores.names("model"), COPY_FRAME] if row not in means}
-    marks = {"mean of N samples": list(means.values())}
-    return draw([Panel("averaging samples", "GMSD (lower is more alike)", "PSNR, dB", curves, marks=marks)], height=4.2)
 
 
 def strip(keys: Sequence[str], grid: Grid) -> Callable[[Found], list[dict[str, tuple[bytes, str]]]]:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from hwm.contracts import Batch, Kind, Prediction, Sampling
 from hwm.model_config import DirectConfig
+from hwm.models.family import WorldModule
 from hwm.nn.attention import SpatialAttention
 from hwm.nn.modulation import Modulation
 from hwm.nn.parameters import decay_groups
-from hwm.nn.units import fill
 
 RELATIVE_FLOOR = 1e-3
 """Added to the error of copying (of pixels in [0, 1]) before a frame's error is divided by it: stillness is not all."""
@@ -48,8 +48,8 @@ class Block(nn.Module):
         return x_TBSD + self.mlp(mlp(self.mlp_norm(x_TBSD)))
 
 
-class Direct(nn.Module):
-    """The world model over frames as they are; satisfies `hwm.contracts.WorldModel`.
+class Direct(WorldModule):
+    """The world model over frames as they are.
 
     T counts predicted frames here: each knows its own horizon, and none depends on another.  Of the context the first
     and the last frame are read.  Before training the prediction is the last frame, copied.
@@ -57,16 +57,12 @@ class Direct(nn.Module):
 
     predicts: Kind = "video"
     validation_key = "relative_mse"
-    frame_step = 1
-    temperature = 0.0
     shift_scale: Tensor
     parameter_groups = decay_groups
 
     def __init__(self, config: DirectConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.context_grids, self.future_grids = config.context_grids, config.future_grids
-        self.num_states, self.reach = config.num_states, config.reach
+        super().__init__(config)
+        self.reach = config.reach
         D, P, places = config.width, config.patch, config.places
         features = 4 * config.state_dim + len(config.velocity_rows) + 2 + 4 * WAVES
         hidden, C = config.map_hidden, config.map_channels
@@ -85,23 +81,10 @@ class Direct(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def set_state_statistics(self, shift_scale: Tensor) -> None:
-        """Normalise states as (state - shift) * scale; (2, A) from `hwm.robot.normalisation`; a saved buffer."""
-        fill(self.shift_scale, shift_scale, "state statistics")
-
-    @property
-    def neutral_state_A(self) -> Tensor:
-        """The raw state (A,) that normalisation maps to zero."""
-        return self.shift_scale[0]
-
     def state_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Those of both state encoders and of the modulations."""
         encoders = ("states.", "state_map.")
         return [(n, p) for n, p in self.named_parameters() if n.startswith(encoders) or ".modulation." in n]
-
-    def idle_parameters(self) -> list[str]:
-        """None."""
-        return []
 
     def features(self, states_BFA: Tensor, now: Tensor, horizons: Tensor) -> Tensor:
         """What the states say of frames `now` + `horizons`, (..., B, E), both int64 (..., B).

@@ -36,7 +36,6 @@ class FlowHWM(LatentFlow):
     """
 
     config: FlowConfig
-    frame_step = 1
     parameter_groups = decay_groups
 
     def __init__(self, config: FlowConfig, *, clock: Clock = COSMOS) -> None:

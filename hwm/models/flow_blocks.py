@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hwm.model_config import FlowConfig
 from hwm.nn.dropout import dropout
 from hwm.nn.modulation import AdaLNZero, normalise, over_tokens
 from hwm.nn.rope import rotate
@@ -41,11 +42,12 @@ class Projection(nn.Module):
 class Attention(nn.Module):
     """Queries to keys and values: heads, LayerNorm over each head's queries and keys, rotary positions."""
 
-    def __init__(self, width: int, num_heads: int, *, qk_norm: bool) -> None:
+    def __init__(self, config: FlowConfig) -> None:
         super().__init__()
-        self.num_heads = num_heads
-        self.q_norm = nn.LayerNorm(width // num_heads) if qk_norm else nn.Identity()
-        self.k_norm = nn.LayerNorm(width // num_heads) if qk_norm else nn.Identity()
+        self.num_heads = config.num_heads
+        self.q_norm, self.k_norm = (
+            nn.LayerNorm(config.width // config.num_heads) if config.qk_norm else nn.Identity() for _ in range(2)
+        )
 
     def memory(self, k_BLD: Tensor, v_BLD: Tensor, angles_LP: Tensor) -> Memory:
         """What queries read of these tokens."""
@@ -64,16 +66,24 @@ class Attention(nn.Module):
         return norm(self._heads(x_BLD)).to(x_BLD.dtype).transpose(1, 2)
 
 
-def _mlp(width: int, ratio: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, ratio * width), nn.GELU(), nn.Linear(ratio * width, width))
+def _mlp(config: FlowConfig) -> nn.Sequential:
+    hidden = config.mlp_ratio * config.width
+    return nn.Sequential(nn.Linear(config.width, hidden), nn.GELU(), nn.Linear(hidden, config.width))
 
 
 class Block(nn.Module):
-    """What both blocks do alike; each makes its own layers, in an order of its own."""
+    """What both blocks do alike; each makes the rest of its layers, in an order of its own.
 
-    dropout: float
-    modulation: PerStream
+    last: nobody reads the past and the actions after this block, so they only give keys and values.
+    """
+
     mlp: PerStream
+
+    def __init__(self, config: FlowConfig, sharing: Sharing, *, last: bool) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.readers = (FUTURE_VIDEO,) if last else tuple(range(4))
+        self.modulation = PerStream(lambda: AdaLNZero(config.width, 6), sharing)
 
     def vectors(self, conditions: Tokens) -> Vectors:
         """Modulation of the streams under their conditions (B, T, D)."""
@@ -89,23 +99,14 @@ class Block(nn.Module):
 
 
 class JointBlock(Block):
-    """All tokens attend to all tokens; modulation, projections and feed-forward by `sharing`, one output projection.
+    """All tokens attend to all tokens; modulation, projections and feed-forward by `sharing`, one output projection."""
 
-    last: nobody reads the past and the actions after this block, so they only give keys and values.
-    dropout: rate on what attention and feed-forward add.
-    """
-
-    def __init__(
-        self, width: int, num_heads: int, *, sharing: Sharing, mlp_ratio: int, qk_norm: bool, dropout: float, last: bool
-    ) -> None:
-        super().__init__()
-        self.dropout = dropout
-        self.readers = (FUTURE_VIDEO,) if last else tuple(range(4))
-        self.modulation = PerStream(lambda: AdaLNZero(width, 6), sharing)
-        self.qkv = PerStream(lambda: Projection(width), sharing)
-        self.attention = Attention(width, num_heads, qk_norm=qk_norm)
-        self.out = nn.Linear(width, width)
-        self.mlp = PerStream(lambda: _mlp(width, mlp_ratio), sharing, streams=self.readers)
+    def __init__(self, config: FlowConfig, sharing: Sharing, *, last: bool) -> None:
+        super().__init__(config, sharing, last=last)
+        self.qkv = PerStream(lambda: Projection(config.width), sharing)
+        self.attention = Attention(config)
+        self.out = nn.Linear(config.width, config.width)
+        self.mlp = PerStream(lambda: _mlp(config), sharing, streams=self.readers)
 
     def forward(
         self, tokens: Tokens, vectors: Vectors, angles: list[Tensor], memory: Memory | None = None
@@ -141,22 +142,18 @@ class SplitBlock(Block):
     size: 47 D^2 a block (SYSTEMS.md section 3).  Arguments and forward as in JointBlock; the memory is of the sources.
     """
 
-    def __init__(
-        self, width: int, num_heads: int, *, sharing: Sharing, mlp_ratio: int, qk_norm: bool, dropout: float, last: bool
-    ) -> None:
-        super().__init__()
-        self.dropout = dropout
-        self.readers = (FUTURE_VIDEO,) if last else tuple(range(4))
-        self.modulation = PerStream(lambda: AdaLNZero(width, 6), sharing)
-        self.cross_modulation = AdaLNZero(width, 3)
-        self.qkv = PerStream(lambda: Projection(width), sharing)
-        self.attention = Attention(width, num_heads, qk_norm=qk_norm)
-        self.out = PerStream(lambda: nn.Linear(width, width), sharing)
-        self.cross_q = nn.Linear(width, width, bias=False)
-        self.cross_kv = PerStream(lambda: nn.Linear(width, 2 * width, bias=False), "stream", streams=SOURCES)
-        self.cross_attention = Attention(width, num_heads, qk_norm=qk_norm)
-        self.cross_out = nn.Linear(width, width)
-        self.mlp = PerStream(lambda: _mlp(width, mlp_ratio), sharing, streams=self.readers)
+    def __init__(self, config: FlowConfig, sharing: Sharing, *, last: bool) -> None:
+        super().__init__(config, sharing, last=last)
+        D = config.width
+        self.cross_modulation = AdaLNZero(D, 3)
+        self.qkv = PerStream(lambda: Projection(D), sharing)
+        self.attention = Attention(config)
+        self.out = PerStream(lambda: nn.Linear(D, D), sharing)
+        self.cross_q = nn.Linear(D, D, bias=False)
+        self.cross_kv = PerStream(lambda: nn.Linear(D, 2 * D, bias=False), "stream", streams=SOURCES)
+        self.cross_attention = Attention(config)
+        self.cross_out = nn.Linear(D, D)
+        self.mlp = PerStream(lambda: _mlp(config), sharing, streams=self.readers)
 
     def vectors(self, conditions: Tokens) -> Vectors:
         """Modulation of the streams under their conditions (B, T, D); three more for the future video."""

@@ -52,13 +52,8 @@ class FlowNetwork(nn.Module):
         self.step_size = nn.Embedding(SHORTCUT_LEVELS + 1, D, padding_idx=SHORTCUT_LEVELS) if config.shortcut else None
         Block = JointBlock if config.attention == "joint" else SplitBlock
         sharing = sharing_by_layer(config.sharing, num_layers=config.num_layers, unshared_blocks=config.unshared_blocks)
-        self.blocks: Any = nn.ModuleList(
-            Block(
-                D, config.num_heads, sharing=shared, mlp_ratio=config.mlp_ratio, qk_norm=config.qk_norm, dropout=config.dropout,
-                last=layer == config.num_layers - 1,
-            )
-            for layer, shared in enumerate(sharing)
-        )
+        last = config.num_layers - 1
+        self.blocks: Any = nn.ModuleList(Block(config, kind, last=layer == last) for layer, kind in enumerate(sharing))
         self.final_modulation, self.final = AdaLNZero(D, 2), nn.Linear(D, patch, bias=False)
         pooling_GF = state_pooling(clock, num_grids, num_states=num_frames)
         pooling_TF = torch.from_numpy(pooling_GF[config.context_grids :, self.past_frames :])

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hwm.contracts import Batch, Kind, Prediction, Sampling
+from hwm.models.family import WorldModule
 from hwm.nn import flow_matching as flow
 from hwm.nn.dropout import without_dropout
 from hwm.nn.units import Units
@@ -19,8 +20,8 @@ RELATIVE_FLOOR = 0.05
 """Added to the size of what a clip predicts, of mean 1, before its error is divided by it: stillness is not all."""
 
 
-class LatentFlow(nn.Module):
-    """A world model over continuous latents; satisfies `hwm.contracts.WorldModel`.
+class LatentFlow(WorldModule):
+    """A world model over continuous latents.
 
     The network works on normalised latents and states; batches come and predictions go in raw units.
     config: a FlowConfig or a WanConfig, of which it reads the fields that both have.
@@ -28,19 +29,12 @@ class LatentFlow(nn.Module):
 
     predicts: Kind = "latents"
     validation_key = "flow_mse"
-    reach = 0
 
     def __init__(self, config: Any) -> None:
-        super().__init__()
+        super().__init__(config)
         if config.solver not in flow.SOLVERS:
             raise ValueError(f"model.solver must be one of {', '.join(map(repr, flow.SOLVERS))}, got {config.solver!r}")
-        self.config = config
-        self.context_grids, self.future_grids, self.num_states = config.context_grids, config.future_grids, config.num_states
         self.units = Units(channels=config.channels, state_dim=config.state_dim, target=config.target)
-
-    def set_state_statistics(self, shift_scale: Tensor) -> None:
-        """Normalise states as (state - shift) * scale; (2, A) from `hwm.robot.normalisation`; a saved buffer."""
-        self.units.set_states(shift_scale)
 
     def set_latent_statistics(self, mean_C: Tensor, std_C: Tensor, change_std_C: Tensor | None = None) -> None:
         """Normalise latents by the mean and standard deviation of each channel; saved buffers.
@@ -49,20 +43,6 @@ class LatentFlow(nn.Module):
         model.target is "change".  Raises ValueError if it is missing there, or for another number of channels.
         """
         self.units.set_latents(mean_C, std_C, change_std_C)
-
-    @property
-    def neutral_state_A(self) -> Tensor:
-        """The raw state (A,) that normalisation maps to zero."""
-        return self.units.shift_scale[0]
-
-    @property
-    def temperature(self) -> float:
-        """Scale of the initial noise in prediction, as configured."""
-        return self.config.temperature
-
-    def idle_parameters(self) -> list[str]:
-        """None."""
-        return []
 
     def _first_output(self) -> float | None:
         """Mean square of the network's output before any training; None where that is not known."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hwm.contracts import Batch, Kind, Prediction, Sampling
+from hwm.models.family import WorldModule
 from hwm.nn.dropout import without_dropout
 from hwm.nn.parameters import decay_groups
 from hwm.nn.vocabulary import TokenReading, Vocabulary, as_prediction
@@ -38,47 +39,25 @@ class Asked:
         return {"targets_N": targets_N, "num_top": self.num_top, "codes_VC": self.codes_VC}
 
 
-class TokenGrids(nn.Module):
-    """A world model over token grids; satisfies `hwm.contracts.WorldModel`.
+class TokenGrids(WorldModule):
+    """A world model over token grids.
 
     config: an STConfig or a MaskedConfig, of which it reads the fields that both have.
     encoder: name of the module that reads the states.
     """
 
     predicts: Kind = "tokens"
-    frame_step = 1
-    reach = 0
     encoder: str
     vocabulary: Vocabulary
     parameter_groups = decay_groups
 
     def __init__(self, config: Any) -> None:
-        super().__init__()
-        self.config = config
-        self.context_grids, self.future_grids, self.num_states = config.context_grids, config.future_grids, config.num_states
+        super().__init__(config)
         self.num_grids = config.context_grids + config.future_grids
-
-    def set_state_statistics(self, shift_scale: Tensor) -> None:
-        """Normalise states as (state - shift) * scale; (2, A) from `hwm.robot.normalisation`; a saved buffer."""
-        getattr(self, self.encoder).set_statistics(shift_scale)
-
-    @property
-    def neutral_state_A(self) -> Tensor:
-        """The raw state (A,) that normalisation maps to zero."""
-        return getattr(self, self.encoder).shift_scale[0]
 
     def state_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Those of the state encoder."""
         return list(getattr(self, self.encoder).named_parameters(self.encoder))
-
-    @property
-    def temperature(self) -> float:
-        """Temperature of prediction, as configured; 0, the likeliest token, where it is no setting."""
-        return getattr(self.config, "temperature", 0.0)
-
-    def idle_parameters(self) -> list[str]:
-        """None."""
-        return []
 
     def first_loss(self, batch: Batch) -> float | None:
         """The cross-entropy of random ids."""

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from hwm.clock import Clock
-from hwm.nn.units import fill
 
 
 def state_pooling(
@@ -31,7 +30,7 @@ def state_pooling(
 
 
 class StateRows(nn.Module):
-    """Rows of robot states, normalised, and the weights (G, F) by which they are pooled into one vector per grid."""
+    """Rows of robot states, normalised as (state - shift) * scale, and the weights (G, F) by which they make a vector a grid."""
 
     shift_scale: Tensor
     pooling_GF: Tensor
@@ -41,10 +40,6 @@ class StateRows(nn.Module):
         self.num_states, self.state_dim = pooling_GF.shape[1], state_dim
         self.register_buffer("shift_scale", torch.stack([torch.zeros(state_dim), torch.ones(state_dim)]))
         self.register_buffer("pooling_GF", torch.from_numpy(pooling_GF), persistent=False)
-
-    def set_statistics(self, shift_scale: Tensor) -> None:
-        """Normalise rows as (state - shift) * scale; (2, A), from `hwm.robot.normalisation`."""
-        fill(self.shift_scale, shift_scale, "state statistics")
 
     def normalised(self, states_BFA: Tensor) -> Tensor:
         """The first `num_states` of the raw rows, normalised, (B, F, A); rows past them are not read.

@@ -28,10 +28,6 @@ class Units(nn.Module):
         self.register_buffer("std_C", torch.ones(channels))
         self.register_buffer("change_std_C", torch.ones(channels))
 
-    def set_states(self, shift_scale: Tensor) -> None:
-        """Normalise states as (state - shift) * scale; (2, A)."""
-        fill(self.shift_scale, shift_scale, "state statistics")
-
     def set_latents(self, mean_C: Tensor, std_C: Tensor, change_std_C: Tensor | None) -> None:
         """Normalise latents by mean and standard deviation of each channel, changes by their root mean square."""
         if self.target == "change" and change_std_C is None:

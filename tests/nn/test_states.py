@@ -6,6 +6,7 @@ from refusing import refused
 
 from hwm.clock import COSMOS
 from hwm.nn.states import ActionEncoder, StateEncoder, state_pooling
+from hwm.nn.units import fill
 from hwm.robot import EVE, normalisation
 
 
@@ -47,7 +48,7 @@ def encoder(num_states=34, width=8):
 
 def test_equals_the_written_out_form():
     module, states = encoder(), torch.randn(2, 40, 25)
-    module.set_statistics(normalisation(np.array(EVE.mean), np.array(EVE.std)))
+    fill(module.shift_scale, normalisation(np.array(EVE.mean), np.array(EVE.std)), "state statistics")
     shift, scale = normalisation(np.array(EVE.mean), np.array(EVE.std))
     x = (states[:, :34] - torch.tensor(shift)) * torch.tensor(scale)
     first, second = module.mlp[0], module.mlp[2]
@@ -72,7 +73,7 @@ def test_wrong_shapes_are_refused():
     module = encoder()
     refused("34 state rows of width 25", module, torch.zeros(1, 33, 25))
     refused("34 state rows of width 25", module, torch.zeros(1, 34, 24))
-    refused(r"shape \(2, 25\)", module.set_statistics, torch.zeros(25))
+    refused(r"shape \(2, 25\)", fill, module.shift_scale, torch.zeros(25), "state statistics")
 
 
 def test_action_tokens_equal_the_written_out_form():
@@ -81,7 +82,7 @@ def test_action_tokens_equal_the_written_out_form():
     module, states = ActionEncoder(pooling, state_dim=25, width=8, mlp_ratio=4), torch.randn(2, 20, 25)
     assert (module.positions == 0).all()
     torch.nn.init.normal_(module.positions)
-    module.set_statistics(normalisation(np.array(EVE.mean), np.array(EVE.std)))
+    fill(module.shift_scale, normalisation(np.array(EVE.mean), np.array(EVE.std)), "state statistics")
     shift, scale = normalisation(np.array(EVE.mean), np.array(EVE.std))
     x = (states[:, :17] - torch.tensor(shift)) * torch.tensor(scale)
     for layer in module.mlp[::2]:
