@@ -5,8 +5,6 @@ mean is then s^2 (1 + 1/K) on average, s the spread of the members: the *predict
 little more than the spread itself.  And the truth falls with the same chance on each rank among the members.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -4,8 +4,6 @@ The paper's "samples per second" counts predicted latents, its memory is the GPU
 and hardware are not printed there, so figures from here compare with each other only.
 """
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import re

@@ -1,7 +1,5 @@
 """Means over clips with confidence intervals that respect that clips of one segment resemble each other."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import lru_cache

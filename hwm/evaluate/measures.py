@@ -1,7 +1,5 @@
 """What is measured of scenes, kept as plain arrays, and the table that is made of it: means over clips, paired differences."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict

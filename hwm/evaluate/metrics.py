@@ -3,8 +3,6 @@
 Everything is computed per picture or per token; averaging over clips, with intervals, is `intervals.py`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -13,8 +13,6 @@ where a_l, b_l are the activations after the l-th ReLU of AlexNet, scaled to uni
 place, and w_l are weights fitted to human judgements.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path

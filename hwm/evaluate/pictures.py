@@ -1,7 +1,5 @@
 """Example clips to look at: side-by-side videos, film strips, and maps of error and spread."""
 
-from __future__ import annotations
-
 import io
 import tempfile
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Curves, points and bars with their intervals as PNG pictures, in one style: of an evaluation and of experiments."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import math

@@ -3,8 +3,6 @@
 One loop (`scoring.evaluate`) scores every family by any of them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal

@@ -4,8 +4,6 @@ The page is made from the table of scores and the pictures; it loads nothing and
 row, so that new ones appear by themselves.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import platform

@@ -4,8 +4,6 @@ A scene holds what a model may see of its clips and what its frames are held aga
 through the tokenizer, beside the recorded video where that is at hand; clips of video as they were recorded.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property

@@ -4,8 +4,6 @@ What is measured of a batch of clips is kept as plain arrays (`work.parts`), so 
 and is shared with other processes; the table of means, intervals and differences is made from all of them (`measures`).
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Sequence

@@ -6,8 +6,6 @@ sampling     `ID.png`, RGB, 512x512, for each of 250 samples (reference B.4, aft
              README.txt is likely asked for here as well but not confirmed: it may be there or not.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import math

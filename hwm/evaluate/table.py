@@ -1,7 +1,5 @@
 """Tables of an evaluation as plain text, and what the numbers say in sentences: for the terminal and for the page."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from math import isnan
 

@@ -1,7 +1,5 @@
 """Scores of predicted token distributions, batch by batch: cross-entropy, accuracy, top-k cross-entropy."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What the alternatives to the plain mean need to be told, chosen on clips that are not scored; how far averaging can go."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -4,8 +4,6 @@ A protocol that draws one prediction looks at its readings (`readings`); one tha
 them (`ensembles`).  Rows with other states are made like the row beside which they stand, from the same random numbers.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
