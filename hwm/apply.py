@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hwm.clock import SAMPLING_CONTEXT, SAMPLING_FRAMES
+from hwm.clock import SAMPLING_CONTEXT, SAMPLING_FRAMES, Clock
 from hwm.contracts import Sampling
 from hwm.data.clips import Clips, recorded
 from hwm.data.onex import open_dataset
 from hwm.data.testsets import CompressionTestSet, SamplingTestSet, open_test_set
 from hwm.data.video import VideoWriter
-from hwm.data.windows import segment_end, state_rows
+from hwm.data.windows import segment_end
 from hwm.evaluate.networks import Lpips
 from hwm.evaluate.perceptual import InceptionFeatures, TokenizerFeatures, VideoFeatures
 from hwm.evaluate.pictures import FUTURE_COLOR, PAST_COLOR
@@ -38,7 +38,7 @@ from hwm.training.device import choose_device
 from hwm.work.claim import expect_apart
 from hwm.work.parts import Arrays, Finished, Work, fingerprint, listening, names_of, progress_of, sources
 from hwm.work.progress import Counter
-from hwm.work.ranges import check_ranges
+from hwm.work.ranges import BadSetting, check_ranges
 from hwm.work.share import Share
 from hwm.work.signals import StopFlag
 
@@ -144,44 +144,66 @@ def predict_video(
     """Write the recorded future (left) beside a rollout that follows the recorded states (right) and return the file.
 
     Both sides begin with the context; the future starts where the bar below turns blue.  Of a model of every nth frame both
-    show these, each for n of the video's 30 Hz, so that it plays in real time.
+    show these, each n times.  It plays in real time, at the data's rate.
     data: tokens or latents of the run's clips, decoded for the left side, or raw video.
-    frames: of the recording, after the context; None: 60 for a model of every nth frame, else 51.  Past the recording's end
-    the last state is held and the left side stands still.  temperature: None is the model's own.
-    poll: called between steps; may raise.
+    frames: of the recording, after the context; None: 60 for a model of every nth frame, else 51, or, which is then said, as
+    many as the clip's recording has.  temperature: None is the model's own.  poll: called between steps; may raise.
+    Raises ValueError, before anything is predicted, for more frames than the recording has.
     """
     device = str(choose_device(device))
     expect_apart(out, data, folder / "checkpoints")
     run = load_run(folder, which=which, device=device, changes=changes)
     model, clips = world_model(run), _watched(run, data)
     if not 0 <= clip < len(clips):
-        raise ValueError(f"{data}: has clips 0..{len(clips) - 1}, not {clip}")
+        raise BadSetting("clip", f"must be one of {data}, which has clips 0..{len(clips) - 1}, not {clip}")
     coder, step = tokenizer_of(run, tokenizer, device=device), model.frame_step
     _check_made_by(clips, coder)
-    frames = frames if frames is not None else 51 if step == 1 else SAMPLING_FRAMES - SAMPLING_CONTEXT
     num_context = frames_per_step(model, coder.clock)[0]
     shard, first = clips.dataset.shards[clips.index.shard[clip]], int(clips.index.start[clip])
-    states = shard.read_states(state_rows(shard.segments, first, num_context + frames))
+    in_blocks = None if clips.dataset.kind == "video" else coder.clock
+    frames = _frames_ahead(frames, clip, shard, first + num_context, clock=in_blocks, step=step)
+    length = num_context + frames
+    states = torch.from_numpy(shard.read_states(np.arange(first, first + length)))[None].to(device)
     if clips.dataset.kind == "video":
-        end = min(segment_end(shard.segments, first), first + num_context + frames)
         height, width = image_size_of(run, coder)
-        truth = shrink(torch.from_numpy(np.array(shard.read(first, end - first))), height=height, width=width)
+        truth = shrink(torch.from_numpy(np.array(shard.read(first, length))), height=height, width=width).to(device)
         context = truth[None, :num_context]
     else:
-        block, num_blocks = coder.clock.block, coder.clock.num_blocks(shard.num_frames)
-        blocks = min(-(-(num_context + frames) // block), num_blocks - first // block)
-        grids = torch.from_numpy(shard.read(first, blocks * block))[None]
-        truth, context = coder.decode(grids)[0, : num_context + frames], grids[:, : model.context_grids]
+        blocks = -(-length // coder.clock.block)
+        grids = torch.from_numpy(shard.read(first, blocks * coder.clock.block))[None].to(device)
+        truth, context = coder.decode(grids)[0, :length], grids[:, : model.context_grids]
     found = rollout(
-        model, coder, context, torch.from_numpy(states)[None], num_frames=frames, generator=torch.Generator().manual_seed(seed),
+        model, coder, context, states, num_frames=frames, generator=torch.Generator(device).manual_seed(seed),
         sampling=None if temperature is None else Sampling(temperature=temperature), poll=poll,
     )  # fmt: skip
     assert found.video_BKFHWC is not None
     past = truth[:num_context:step]
-    right = torch.cat([past, found.video_BKFHWC[0, 0]])
-    places = (torch.arange(len(right)) * step).clamp(max=len(truth) - 1)
-    write_pair(out, truth[places].numpy(), right.numpy(), num_past=len(past), repeat=step)
+    left, right = truth[::step], torch.cat([past, found.video_BKFHWC[0, 0]])
+    write_pair(out, left.cpu().numpy(), right.cpu().numpy(), num_past=len(past), hz=clips.dataset.hz, repeat=step)
     return out
+
+
+def _frames_ahead(asked: int | None, clip: int, shard: Any, start: int, *, clock: Clock | None, step: int) -> int:
+    """How many frames of a recording a rollout from the frame `start` of a shard shows.
+
+    clock: of data in blocks, of which only whole ones are there.  Raises ValueError for more than the recording has.
+    """
+    end = segment_end(shard.segments, start - 1)
+    if clock is not None:
+        end = min(end, clock.num_blocks(shard.num_frames) * clock.block)
+    most = (end - start) // step * step
+    if most < step:
+        raise BadSetting("clip", f"{clip} has no frame after its context: its recording ends there; choose another")
+    if asked is None:
+        usual = 51 if step == 1 else SAMPLING_FRAMES - SAMPLING_CONTEXT
+        if most < usual:
+            print(f"the recording of clip {clip} ends {most} frames after the context, and so does the video", flush=True)
+        return min(most, usual)
+    if asked % step:
+        raise BadSetting("frames", f"must be a multiple of {step}, the frames from one prediction to the next, got {asked}")
+    if asked > most:
+        raise BadSetting("frames", f"must be {most} or less for clip {clip}, whose recording ends there, got {asked}")
+    return asked
 
 
 def _watched(run: Run, data: Path) -> Clips:
@@ -194,15 +216,15 @@ def _watched(run: Run, data: Path) -> Clips:
     return open_clips(run.config, data, training=False)
 
 
-def write_pair(out: Path, left_FHWC: np.ndarray, right_FHWC: np.ndarray, *, num_past: int, repeat: int = 1) -> None:
+def write_pair(out: Path, left_FHWC: np.ndarray, right_FHWC: np.ndarray, *, num_past: int, hz: int, repeat: int = 1) -> None:
     """Write two videos side by side, small ones enlarged, above a bar that turns blue after `num_past` frames.
 
-    left_FHWC, right_FHWC: uint8.  repeat: how often each frame is shown.
+    left_FHWC, right_FHWC: uint8.  hz: frames a second.  repeat: how often each frame is shown.
     """
     pair = np.concatenate([left_FHWC, np.full_like(left_FHWC[:, :, :2], 255), right_FHWC], 2)
     pair = pair.repeat(max(1, 256 // pair.shape[1]), 1).repeat(max(1, 256 // left_FHWC.shape[2]), 2)
     pair[:num_past, -6:], pair[num_past:, -6:] = PAST_COLOR, FUTURE_COLOR
-    with VideoWriter(out, height=pair.shape[1], width=pair.shape[2]) as writer:
+    with VideoWriter(out, height=pair.shape[1], width=pair.shape[2], fps=hz) as writer:
         writer.write(pair.repeat(repeat, 0))
 
 

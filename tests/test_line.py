@@ -1,6 +1,8 @@
 """The whole line on tiny data, through the command line: raw video -> tokens -> training -> scores, video, submission."""
 
 import json
+import re
+import shutil
 import zipfile
 
 import numpy as np
@@ -10,7 +12,7 @@ from moving_square import write_moving
 from official_tests import write_compression_test_set
 
 from hwm.cli import main
-from hwm.data.video import read_video
+from hwm.data.video import probe, read_video
 from hwm.data.writers import write_tokenizer_info
 from hwm.evaluate.scores import TOKENS, Scores
 from hwm.model_config import FSQConfig
@@ -61,6 +63,23 @@ def test_a_rollout_becomes_a_video(place):
     for data in ("tokens", "raw"):
         assert main(["predict", str(place / "run"), "--data", str(place / data), "--out", str(out), "--frames", "34"]) == 0
         assert len(read_video(out)) == 51
+
+
+def test_a_video_ends_with_its_recording_and_plays_at_the_rate_of_the_data(place, tmp_path, capsys):
+    copy, out = tmp_path / "data", tmp_path / "x.mp4"
+    shutil.copytree(place / "tokens", copy, ignore=shutil.ignore_patterns("checksums*"))
+    about = copy / "metadata.json"
+    about.write_text(about.read_text().replace('"hz": 30', '"hz": 6'))
+    command = ["predict", str(place / "run"), "--data", str(copy), "--out", str(out), "--clip", "1"]
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    ahead = int(re.search(r"ends (\d+) frames after the context, and so does the video", told)[1])
+    assert len(read_video(out)) == 17 + ahead and ahead < 51 and probe(out)[2] == 6
+    out.unlink()
+    assert main([*command, "--frames", str(ahead + 1)]) == 2
+    assert f"--frames must be {ahead} or less for clip 1, whose recording ends there" in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*command, "--frames", str(ahead - 1)]) == 0 and len(read_video(out)) == 17 + ahead - 1
 
 
 HWM_SHAPE = ["model.grid=[4,4]", "model.num_layers=2", "model.num_heads=2", "model.width=16", "model.unshared_blocks=1"]
@@ -169,6 +188,6 @@ def test_the_line_of_a_model_of_frames_needs_no_tokenizer(place):
     assert (place / "direct/samples/step-4.png").is_file()
     shift, scale = load_run(run).model.shift_scale
     assert shift.abs().max() > 0 and not torch.allclose(scale, torch.ones(25))
-    assert main(["predict", run, "--data", raw, "--out", run + ".mp4", "--frames", "70"]) == 0
-    assert len(read_video(place / "direct.mp4")) == 9 + 70
+    assert main(["predict", run, "--data", raw, "--out", run + ".mp4", "--frames", "60"]) == 0
+    assert len(read_video(place / "direct.mp4")) == 9 + 60
     assert main(["train", "direct-tiny", "--out", run + "2", "--data", str(place / "tokens"), "--set", *DIRECT_SHAPE]) == 2

@@ -65,10 +65,11 @@ def predict(
 
     Args:
         run: Run folder of a world model.
-        data: Tokens or latents to start from, or raw video, as models of every fourth frame need it: they show 7.5 a second.
+        data: Tokens or latents to start from, or raw video, as models of every fourth frame need it: they show these alone.
         out: Video file.
         clip: Number of the clip to start from.
-        frames: Length of the rollout in frames, 30 a second; default: 51, or 60 for a model of every fourth frame.
+        frames: Frames after the context, at the data's rate; default: 51, or 60 for a model of every fourth frame, or fewer where
+            the recording of the clip ends before.
         which: The best checkpoint, or the last.
         temperature: 0 takes the most likely future; default: the model's own.
         set: Changes to how the model predicts, such as model.steps=4.

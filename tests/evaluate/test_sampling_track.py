@@ -54,13 +54,13 @@ def test_frame_76_is_scored(place, capsys):
     assert "mean of 3" in text and "copy last frame" in text and "Given another clip's states" in text
 
 
-def test_every_fourth_frame_becomes_a_video_in_real_time(place):
+def test_every_fourth_frame_becomes_a_video_in_real_time(place, capsys):
     arguments = ["predict", str(place / "run"), "--data", str(place / "raw"), "--out", str(place / "clip.mp4")]
     assert main(arguments) == 0
     frames = read_video(place / "clip.mp4")
     assert frames.shape == (4 * 20, 256, 2 * 256 + 16, 3)
-    assert main([*arguments, "--clip", "1", "--frames", "120"]) == 0  # beyond the end of the segment
-    assert len(read_video(place / "clip.mp4")) == 4 * 35
+    assert main([*arguments, "--frames", "62"]) == 2 and "--frames must be a multiple of 4" in capsys.readouterr().err
+    assert main([*arguments, "--frames", "120"]) == 2 and "whose recording ends there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("combine", [["mean"], ["medoid"], ["blend", "--tolerance", "4"]])
