@@ -24,18 +24,12 @@ from typing import Any
 from hwm.data.layout import CHECKSUMS, CLIP_STARTS, LATENTS, METADATA, MOMENTS, SEGMENTS, STATES, TOKENS, VIDEO
 from hwm.work.allowance import usable_cores
 from hwm.work.cache import cache_folder
-from hwm.work.files import read_json, write_json
+from hwm.work.files import read_json, sha256, write_json
 
 AGAIN = "write the shard again"
 TRUSTED_SECONDS = 7 * 24 * 3600
 """How long a file that was found whole is not read again: a disk can lose a bit without anything being written."""
 KINDS = (CLIP_STARTS, LATENTS, METADATA, MOMENTS, SEGMENTS, STATES, TOKENS, VIDEO)
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_checksums(sidecar: Path, files: list[Path]) -> None:

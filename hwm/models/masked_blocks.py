@@ -1,16 +1,11 @@
 """The two transformer blocks of Masked-HWM: joint attention over all four streams, and split attention.
 
-Video tokens are x_TBSD, time first; actions are tokens of one place, one a grid.  Sources: HWM paper section 2.4,
-figure 2; reference D.1.
-
-Attention of Masked-HWM's blocks with rotary positions: over the places of a grid, and over time slots at a place.
-
-Time comes first in the layout (x_TBSD).  Action tokens are tokens of one place (S = 1) that stand at every place of
-their grid: they are projected once, and only their keys, values and queries are spread over the places, which equals
-copying the tokens to all places and averaging what becomes of the copies (reference D.1), without the cost.
+Video tokens are x_TBSD, time first.  Action tokens are tokens of one place (S = 1), one a grid, that stand at every place of
+their grid: they are projected once, and only their keys, values and queries are spread over the places, which equals copying
+the tokens to all places and averaging what becomes of the copies, without the cost.  Attention has rotary positions: over the
+places of a grid, and over time slots at a place.  Sources: HWM paper section 2.4, figure 2; reference D.1.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hwm.model_config import MaskedConfig
-from hwm.nn.attention import KVCache, Projections
+from hwm.nn.attention import KVCache, Projections, attend
 from hwm.nn.dropout import dropout
 from hwm.nn.modulation import Modulation, unchanged
 from hwm.nn.rope import rotate
@@ -196,17 +191,6 @@ def slot_visibility(num_grids: int, rule: Literal["causal", "full", "released"])
     if rule == "full":
         return torch.ones(2 * num_grids, 2 * num_grids, dtype=torch.bool)
     return causal_visibility(torch.arange(2 * num_grids), torch.arange(2 * num_grids))
-
-
-def attend(q_TBSNH: Tensor, k_UBSNH: Tensor, v_UBSNH: Tensor, *, visible_TU: Tensor) -> Tensor:
-    """Attention of T slots over U slots, each place by itself, heads joined, (T, B, S, D).  True in `visible` sees.
-
-    Slots are a handful: one batched product over (B, S, N) costs less than moving time inside for a fused kernel.
-    """
-    q, k, v = (y.flatten(1, 3).transpose(0, 1) for y in (q_TBSNH, k_UBSNH, v_UBSNH))
-    scores = torch.bmm(q * (1 / math.sqrt(q.shape[-1])), k.transpose(1, 2))
-    weights = scores.masked_fill(~visible_TU, -torch.inf).softmax(-1).to(v.dtype)
-    return torch.bmm(weights, v).transpose(0, 1).reshape(*q_TBSNH.shape[:3], -1)
 
 
 def newest_slots(x_TBSD: Tensor, num: int) -> Tensor:

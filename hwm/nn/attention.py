@@ -82,23 +82,29 @@ class SpatialAttention(Projections):
 
 
 class TemporalAttention(Projections):
-    """Every place attends to the same place in its own and all earlier grids.
-
-    Time is a handful of steps, so this is many tiny products: one batched product over (B, S, N) with time as rows,
-    on views that leave time in front, costs less than moving time inside the batch for a fused kernel.
-    """
+    """Every place attends to the same place in its own and all earlier grids."""
 
     def forward(self, x_TBSD: Tensor, *, newest: int, cache: KVCache | None = None, layer: int = 0) -> Tensor:
         """Attention of the `newest` last steps to all steps, those in the cache included: (newest, B, S, D)."""
         q, k, v = self.heads(x_TBSD)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
-        q = q[-newest:]
-        steps, seen = len(q), len(k)
-        q, k, v = (y.flatten(1, 3).transpose(0, 1) for y in (q, k, v))
-        scores = torch.bmm(q * (1 / math.sqrt(q.shape[-1])), k.transpose(1, 2))
-        if steps > 1:
-            hidden = torch.ones(steps, seen, dtype=torch.bool, device=q.device).triu(1 + seen - steps)
-            scores = scores.masked_fill(hidden, -torch.inf)
-        weights = dropout(scores.softmax(-1), self.dropout, training=self.training)
-        return self.out(torch.bmm(weights.to(v.dtype), v).transpose(0, 1).reshape(x_TBSD[-newest:].shape))
+        q, visible_TU = q[-newest:], None
+        if len(q) > 1:
+            visible_TU = torch.ones(len(q), len(k), dtype=torch.bool, device=q.device).tril(len(k) - len(q))
+        return self.out(attend(q, k, v, visible_TU=visible_TU, rate=self.dropout if self.training else 0.0))
+
+
+def attend(q_TBSNH: Tensor, k_UBSNH: Tensor, v_UBSNH: Tensor, *, visible_TU: Tensor | None = None, rate: float = 0.0) -> Tensor:
+    """Attention of T slots over U slots, each place by itself, heads joined, (T, B, S, D).
+
+    visible_TU: True sees; None: all see all.  rate: of dropout on the weights.
+    Time is a handful of slots, so this is many tiny products: one batched product over (B, S, N) with time as rows, on views
+    that leave time in front, costs less than moving time inside the batch for a fused kernel.
+    """
+    q, k, v = (y.flatten(1, 3).transpose(0, 1) for y in (q_TBSNH, k_UBSNH, v_UBSNH))
+    scores = torch.bmm(q * (1 / math.sqrt(q.shape[-1])), k.transpose(1, 2))
+    if visible_TU is not None:
+        scores = scores.masked_fill(~visible_TU, -torch.inf)
+    weights = dropout(scores.softmax(-1), rate, training=True).to(v.dtype)
+    return torch.bmm(weights, v).transpose(0, 1).reshape(*q_TBSNH.shape[:3], -1)

@@ -3,9 +3,8 @@
 Members are uint8 pictures (B, K, H, W, C) or videos (B, K, F, H, W, C) of any model family, K independent samples of the
 same future; the results lose the axis K.
 
-What is done to predicted pictures before they are scored or submitted: blur, colours, size.
-
-Pictures are uint8 (..., H, W, C); every function works in float32, rounds once and gives uint8.
+And what is done to pictures, uint8 (..., H, W, C), before they are scored or submitted: blur, colours, size.  Every function
+works in float32, rounds once and gives uint8.
 """
 
 import math

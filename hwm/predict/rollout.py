@@ -15,11 +15,6 @@ every nth frame context and future are one block of every `frame_step`-th frame 
 frames at reach any number of frames up to `reach` from one context (models of video, over `Pixels`).  The context stays the
                 anchor, from which later steps are predicted too, by all states since then; once the reach is used up the
                 last own frames are the next anchor.
-
-Frames of what a model saw and of what it predicted: always decoded from whole blocks of the tokenizer.
-
-Where the context ends inside a block, the future is decoded together with the context grids of that block and the
-future frames are taken from the result; whole blocks of context are decoded once, for the baselines and the pictures.
 """
 
 from __future__ import annotations
@@ -292,6 +287,8 @@ def _future(prediction: Prediction) -> Tensor:
 class FrameDecoder:
     """Turns token grids (B, T, H, W), code vectors (B, T, H, W, C) or latents (B, T, C, H, W) into uint8 frames on the CPU.
 
+    Where the context ends inside a block, the future is decoded together with the context grids of that block and its frames
+    are taken from the result; whole blocks of context are decoded once, for the baselines and the pictures.
     Raises ValueError where context and future together are not whole blocks.
     """
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -20,7 +17,7 @@ from hwm.safe_load.paths import is_file
 from hwm.safe_load.weights import load_safetensors, select
 from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer, VideoAutoencoder
 from hwm.tokenizers.wan import find_wan, open_wan
-from hwm.work.files import cannot_write
+from hwm.work.files import new_folder
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Its folders are the shipped tokenizers; each holds config.toml and model.safetensors, nothing that can run."""
@@ -133,22 +130,10 @@ def save_tokenizer(tokenizer: VideoAutoencoder, folder: str | Path, *, card: str
 
     Weights are stored as float16, rounding them: encode with what is loaded, not with what was saved.
     """
-    folder = Path(folder)
-    if folder.exists():
-        raise ValueError(f"{folder}: already exists; choose a new folder or remove it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    temporary.chmod(0o755)
-    try:
+    with new_folder(folder) as temporary:
         (temporary / "config.toml").write_text(to_toml(tokenizer.config), encoding="utf-8")
         (temporary / "README.md").write_text(card)
         weights = temporary / "model.safetensors"
         save_file({k: v.half().contiguous() for k, v in tokenizer.state_dict().items()}, weights)
         write_checksums(temporary / "checksums.json", [temporary / "config.toml", weights])
-    except (OSError, SafetensorError, ValueError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise cannot_write(folder, error) from None
-    for file in temporary.iterdir():
-        file.chmod(0o644)
-    temporary.replace(folder)
-    return folder
+    return Path(folder)

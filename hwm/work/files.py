@@ -88,6 +88,35 @@ def _number(error: BaseException) -> int | None:
     return error.errno if isinstance(error, OSError) and error.errno else int(told[1]) if told else None
 
 
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A folder to write into, which gets its name, readable to all, when everything is in it; nothing stays of a failure.
+
+    Raises ValueError where there is one of that name, or it cannot be written.
+    """
+    path = Path(path)
+    if path.exists():
+        raise ValueError(f"{path}: already exists; choose a new folder or remove it")
+    building = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        building.mkdir(parents=True)
+        yield building
+        for inside in (building, *building.rglob("*")):
+            inside.chmod(0o755 if inside.is_dir() else 0o644)
+        building.replace(path)
+    except BaseException as error:
+        shutil.rmtree(building, ignore_errors=True)
+        if isinstance(error, Exception) and _number(error):
+            raise cannot_write(path, error) from None
+        raise
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small file so that readers see the old text or the new one, also after a power cut.
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 import hwm
 from hwm.safe_load.text import read_json
-from hwm.work.files import atomic_path
+from hwm.work.files import atomic_path, sha256
 from hwm.work.share import Share
 from hwm.work.signals import StopFlag
 
@@ -311,6 +311,5 @@ def sources(*, weights: Sequence[Path] = (), **data: str | None) -> list[str]:
     named = [(name, found) for name, found in data.items() if found is not None]
     for path in weights:
         if path.is_file():  # who reads it says what is wrong
-            with path.open("rb") as file:
-                named.append(("weights", hashlib.file_digest(file, "sha256").hexdigest()))
+            named.append(("weights", sha256(path)))
     return [f"{name} {found}" for name, found in named]

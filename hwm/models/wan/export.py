@@ -10,10 +10,7 @@
     README.md                         model card
 """
 
-import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +27,7 @@ from hwm.models.wan.model import WanWorldModel
 from hwm.models.wan.text import write_text_embedding
 from hwm.models.wan.transformer import load_transformer
 from hwm.safe_load.weights import load_state_dict
-from hwm.work.files import read_json
+from hwm.work.files import new_folder, read_json, sha256
 
 ADAPTER, TRANSFORMER, STATES = "adapter", "transformer", "state_encoder"
 WEIGHTS, REST, TEXT, MANIFEST = "model.safetensors", "world_model.safetensors", "text_embedding.safetensors", "manifest.json"
@@ -45,22 +42,11 @@ def save_world_model(model: WanWorldModel, config: RunConfig, folder: str | Path
     card: text of the model card; empty: the bare facts.
     Raises ValueError if the folder exists, or if the model is not of this configuration.
     """
-    folder = Path(folder)
-    if folder.exists():
-        raise ValueError(f"{folder}: already exists; choose a new folder or remove it")
     if model.config != config.model:
         raise ValueError("the model was built from another configuration than the one given with it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with new_folder(folder) as temporary:
         _write(model, config, temporary, card=card)
-        for path in (temporary, *temporary.rglob("*")):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        temporary.replace(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return folder
+    return Path(folder)
 
 
 def _write(model: WanWorldModel, config: RunConfig, folder: Path, *, card: str) -> None:
@@ -188,5 +174,4 @@ def _verify(folder: Path) -> None:
 
 
 def _seal(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
