@@ -104,7 +104,7 @@ def evaluate_run(
             with Counter("evaluating", unit="clips") as counter:
                 scores = evaluate(
                     model, coder, held_out, protocol, scoring,
-                    video=recorded(held_out, video, size=held_out.dataset.grid[0] * coder.spatial_stride) if video else None,
+                    video=recorded(held_out, video, size=image_size_of(run, coder)) if video else None,
                     tuning_clips=None if tuning is None else _recorded_clips(run, tuning, protocol), segments=held_out.segments(),
                     unigram_counts=_unigram(run) if counted else None, features=features,
                     lpips=Lpips(lpips[0], lpips[1] if len(lpips) > 1 else None, device=device) if lpips else None, device=device,

@@ -25,9 +25,9 @@ def write_moving(root, *, rng, frames, segments, shards=1, side=32):
     return root
 
 
-def write_noise(root, shards, *, side):
+def write_noise(root, shards, *, side, seed=0):
     """A raw dataset of pictures of 4x4 random colours and random states; every shard is a list of segment lengths."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for shard, lengths in enumerate(shards):
         with RawShardWriter(root, shard=shard, height=side, width=side) as writer:
             for segment, length in enumerate(lengths):

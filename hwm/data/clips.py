@@ -12,12 +12,16 @@ import torch
 from torch import Tensor
 
 from hwm.contracts import Batch
-from hwm.data.dataset import Dataset
+from hwm.data.dataset import Dataset, Shard
 from hwm.data.onex import open_dataset
+from hwm.data.quarantine import Rule
 from hwm.data.windows import ClipIndex, Window, state_rows
+from hwm.work.files import read_rows
 
 FIELDS = {"tokens": "tokens_BTHW", "latents": "latents_BTCHW", "video": "video_BFHWC"}
 """Where a Batch holds the pictures of each kind."""
+ROWS = 65536
+"""State rows that are compared at once."""
 
 
 class Clips:
@@ -64,25 +68,45 @@ class Clips:
         return self.index.shard.astype(np.int64) * 2**32 + np.array(ids)
 
 
-def recorded(clips: Clips, folder: str | Path, *, size: int) -> Callable[[np.ndarray], Tensor]:
+def recorded(clips: Clips, folder: str | Path, *, size: tuple[int, int]) -> Callable[[np.ndarray], Tensor]:
     """Recorded frames of encoded clips, by their numbers, from the raw dataset that they were made of.
 
-    Encoded shard i was cut from raw shard i.  size: side of the frames in pixels.  Gives uint8 (B, F, H, W, 3).
-    Raises ValueError for any other dataset.
+    size: height and width of the frames in pixels.  Gives uint8 (B, F, H, W, 3).
+    Raises ValueError for any other dataset, even one with as many frames.
     """
     raw: Any = open_dataset(folder)
     if raw.kind != "video":
         raise ValueError(f"{folder}: not a raw dataset")
-    shards = {shard.index: shard for shard in raw.resized(size).shards}
+    by_number = {shard.index: shard for shard in (raw if raw.grid == size else raw.resized(size[0])).shards}
+    rule = Rule(clips.dataset.clock, (clips.dataset.tokenizer or {}).get("phases", 1), clips.dataset.every)
+    sources = []
     for shard in clips.dataset.shards:
-        if shard.index not in shards or shards[shard.index].num_frames != shard.num_frames:
-            raise ValueError(f"{folder}: not the video of {clips.dataset.root}: shard {shard.index} is missing or differs")
+        index, first = rule.cut_from(shard.index)
+        if fault := _difference(shard, by_number.get(index), first):
+            told = f"not the video of {clips.dataset.root}: {fault} of shard {index}"
+            raise ValueError(f"{folder}: {told}; give the raw dataset that it was made of")
+        sources.append((by_number[index], first))
 
     def frames(numbers: np.ndarray) -> Tensor:
-        places = [(clips.dataset.shards[clips.index.shard[n]].index, int(clips.index.start[n])) for n in numbers]
-        return torch.from_numpy(np.stack([shards[index].read(first, clips.index.length) for index, first in places]))
+        places = [(*sources[clips.index.shard[n]], int(clips.index.start[n])) for n in numbers]
+        return torch.from_numpy(np.stack([shard.read(first + start, clips.index.length) for shard, first, start in places]))
 
     return frames
+
+
+def _difference(shard: Shard, raw: Shard | None, first: int) -> str:
+    """What tells an encoded shard from one made of `raw` from its frame `first` on; nothing where all is the same."""
+    if raw is None:
+        return "there is nothing"
+    if raw.num_frames - first != shard.num_frames:
+        return "another number of frames"
+    for start in range(0, shard.num_frames, ROWS):
+        stop = min(start + ROWS, shard.num_frames)
+        for name in ("states", "segments"):
+            here, there = read_rows(getattr(shard, name), start, stop), read_rows(getattr(raw, name), first + start, first + stop)
+            if not np.array_equal(here, there):
+                return f"other {name}"
+    return "another video" if shard.source not in ("", raw.fingerprint) else ""
 
 
 def sample_indices(*, seed: int, step: int, batch_size: int, num_clips: int, rank: int = 0, world: int = 1) -> np.ndarray:

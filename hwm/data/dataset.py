@@ -18,9 +18,10 @@ import numpy as np
 from hwm.clock import Clock
 from hwm.contracts import Kind
 from hwm.data.checksums import digests
+from hwm.data.layout import METADATA
 from hwm.data.windows import Window, check_segments
 from hwm.robot import Embodiment
-from hwm.work.files import check_size, expect_rows, map_array, read_rows
+from hwm.work.files import check_size, expect_rows, map_array, read_json, read_rows
 
 CHUNK_BYTES = 32 * 2**20
 """How much of an array is read at once."""
@@ -93,6 +94,11 @@ class Shard:
     @property
     def _rows(self) -> str:
         return f"{self.num_frames} frames by the shard's metadata, state width {self.robot.dim}"
+
+    @property
+    def source(self) -> str:
+        """Of an encoded shard the fingerprint of the raw one that it was made of; empty where its metadata does not tell."""
+        return source_of(self.root, self.index)
 
     @property
     def files(self) -> list[Path]:
@@ -210,6 +216,11 @@ class Dataset:
     def check(self) -> Iterator[Finding]:
         """What is wrong or worth knowing beside the shards."""
         yield from ()
+
+
+def source_of(root: Path, index: int) -> str:
+    """See `Shard.source`."""
+    return str(read_json(METADATA.find(root, index)).get("source", ""))
 
 
 def hash_of(facts: Any) -> str:

@@ -90,9 +90,11 @@ def contact_sheet(
         pictures = [p for i, share in zip(numbers, shares) for p in shards[i].pictures(int(share), tokenizer)]
     sheet = Image.new("RGB", (columns * SIDE, -(-len(pictures) // columns) * SIDE))
     for i, picture in enumerate(pictures):
-        small = picture.shape[0] < SIDE
-        tile = Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.NEAREST if small else Image.Resampling.BOX)
-        sheet.paste(tile, (i % columns * SIDE, i // columns * SIDE))
+        height, width = picture.shape[:2]
+        way = Image.Resampling.NEAREST if height < SIDE else Image.Resampling.BOX
+        across, down = (max(1, round(SIDE * side / max(height, width))) for side in (width, height))
+        place = (i % columns * SIDE + (SIDE - across) // 2, i // columns * SIDE + (SIDE - down) // 2)
+        sheet.paste(Image.fromarray(picture).resize((across, down), way), place)
     with atomic_path(out_png) as temporary:
         sheet.save(temporary, format="PNG")
 

@@ -41,6 +41,10 @@ class Rule:
         """First frame of a phase."""
         return phase * 17 // self.phases
 
+    def cut_from(self, target: int) -> tuple[int, int]:
+        """Of a shard made by this rule the number of the raw shard, and its first frame there."""
+        return target // self.phases, self.offset(target % self.phases)
+
     def count(self, segments: np.ndarray, phase: int, path: Path) -> int:
         """Clips of one phase, of a whole raw shard's segment ids (F,).  Raises ValueError when the ids decrease."""
         check_segments(segments, path)

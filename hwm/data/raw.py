@@ -32,19 +32,27 @@ class RawShard(Shard):
     def frames(self) -> np.ndarray:
         """All frames, uint8 RGB memory map (F, H, W, 3), decoded once into a cache file.
 
-        Raises ValueError when the video is damaged or does not have one frame per state row.
+        Raises ValueError as `video.iter_pictures`.
         """
-        return video.decoded_frames(self.video_path, num_frames=self.num_frames, size=self.size)
+        return video.decoded_frames(self.video_path, num_frames=self.num_frames, size=self.size, segments=self._ids)
 
     def read(self, start: int, frames: int) -> np.ndarray:
         """Frames uint8 RGB (F, H, W, 3)."""
         return read_rows(self.frames, start, start + frames)
 
+    def iter_pictures(self) -> Iterator[np.ndarray]:
+        """The same, one after the other, without a cache."""
+        return video.iter_pictures(self.video_path, size=self.size, num_frames=self.num_frames, segments=self._ids)
+
+    @property
+    def _ids(self) -> np.ndarray:
+        return np.array(read_rows(self.segments, 0, self.num_frames))
+
     def pictures(self, count: int, tokenizer: Decoder | None = None) -> list[np.ndarray]:
-        return list(video.thumbnails(self.video_path, count=count, size=128))
+        return list(video.thumbnails(self.video_path, count=count, size=128, segments=self._ids))
 
     def check_pictures(self) -> Iterator[Finding]:
-        yield from raised(lambda: video.expect_frames(self.video_path, self.num_frames, "the state rows"))
+        yield from raised(lambda: video.expect_rows(self.video_path, self.num_frames, self._ids))
         try:
             rate = video.probe(self.video_path)[2]
         except ValueError:
@@ -70,7 +78,10 @@ class RawDataset(Dataset):
     @cached_property
     def grid(self) -> tuple[int, int]:  # type: ignore[override]
         """Height and width of the frames in pixels, as they are given."""
-        return (self.size, self.size) if self.size else video.probe(self.shards[0].video_path)[:2]
+        first = self.shards[0].video_path
+        if self.size:
+            video.expect_square(first)
+        return (self.size, self.size) if self.size else video.probe(first)[:2]
 
     def resized(self, size: int) -> RawDataset:
         """The same with frames area-resized to squares of this side in pixels; 0 gives them as stored."""

@@ -20,7 +20,7 @@ from hwm.data.dataset import Decoder, Finding, hash_of, raised
 from hwm.data.layout import read_tokenizer_info, token_geometry
 from hwm.data.onex import probe_kind, read_robot
 from hwm.data.tokens import token_picture
-from hwm.data.video import expect_frames, probe, read_video
+from hwm.data.video import count_frames, probe, read_video
 from hwm.data.windows import evenly
 from hwm.robot import Embodiment
 from hwm.work.files import map_array
@@ -98,21 +98,28 @@ class SamplingTestSet(SampleSet):
     def frames(self, i: int, size: int = 0) -> np.ndarray:
         """The seen frames of the i-th sample, uint8 RGB (17, H, W, 3); size: side after area resizing, 0 keeps it."""
         frames = read_video(self.video_paths[i], size=size)
-        if len(frames) != CONTEXT_FRAMES:
-            fault = f"has {len(frames)} frames, expected {CONTEXT_FRAMES}"
-            raise ValueError(f"{self.video_paths[i]}: {fault}; fetch it again")
+        _expect_context(len(frames), self.video_paths[i])
         return frames
 
     def facts(self) -> dict[str, Any]:
         return super().facts() | {"frame_size": list(probe(self.video_paths[0])[:2])}
 
     def pictures(self, count: int, tokenizer: Decoder | None = None) -> list[np.ndarray]:
-        return [self.frames(i, 128)[-1] for i in evenly(count, len(self))]
+        return [self.frames(i)[-1] for i in evenly(count, len(self))]
 
     def check(self) -> Iterator[Finding]:
         for path in self.video_paths:
-            yield from raised(partial(expect_frames, path, CONTEXT_FRAMES, "a sampling test clip"))
+            yield from raised(partial(_expect_decoded, path))
         yield from super().check()
+
+
+def _expect_decoded(path: Path) -> None:
+    _expect_context(count_frames(path), path)
+
+
+def _expect_context(num_frames: int, path: Path) -> None:
+    if num_frames != CONTEXT_FRAMES:
+        raise ValueError(f"{path}: has {num_frames} frames, expected {CONTEXT_FRAMES}; fetch it again")
 
 
 def open_test_set(path: str | Path, *, verified: bool = True) -> CompressionTestSet | SamplingTestSet:

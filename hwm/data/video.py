@@ -10,16 +10,22 @@ import hashlib
 import os
 import shutil
 from array import array
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from operator import methodcaller
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
+from zlib import crc32
 
 import av
 import numpy as np
+from av import VideoFrame as Frame
 from av.video.reformatter import Interpolation
 
 from hwm.data.dataset import ShardFault
+from hwm.data.windows import check_segments
 from hwm.safe_load.arrays import map_npy
 from hwm.safe_load.video import AGAIN, MAX_PIXELS, check_count, in_proportion, opened_video, promised_frames
 from hwm.work.cache import cache_folder
@@ -27,6 +33,7 @@ from hwm.work.files import atomic_path, without_read_ahead
 
 MAX_BATCH_BYTES = 16 * 2**20
 MAX_VIDEO_BYTES = 2**30
+Made = TypeVar("Made")
 
 
 class VideoWriter:
@@ -95,12 +102,25 @@ def iter_frames(path: str | Path, *, size: int = 0, batch: int = 0) -> Iterator[
         yield np.stack(pending)
 
 
-def iter_pictures(path: str | Path, *, size: int = 0, times: array[int] | None = None) -> Iterator[np.ndarray]:
-    """The same, picture by picture, uint8 RGB (H, W, 3).  What cannot be decoded is a `ShardFault` with its frame.
+def iter_pictures(
+    path: str | Path, *, size: int = 0, num_frames: int | None = None, segments: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """The same, picture by picture, uint8 RGB (H, W, 3).
 
-    times: when each picture is to be shown, in the file's own unit, is added to it where the file tells.
+    num_frames: rows of states, of which frame k is that of row k.  segments: their segment ids; None: all are of one.
+    Raises `ShardFault` with the frame for what cannot be decoded, another number of frames than rows, and, after the last,
+    frames of a segment that are not evenly spaced in time.
     """
-    path, done = Path(path), 0
+    if size:
+        expect_square(path)
+    side = size or None
+    reformat = methodcaller("reformat", width=side, height=side, format="rgb24", interpolation=Interpolation.AREA)
+    return _decoded(Path(path), lambda frame: reformat(frame).to_ndarray(), num_frames, segments)
+
+
+def _decoded(path: Path, made: Callable[[Frame], Made], num_frames: int | None, segments: np.ndarray | None) -> Iterator[Made]:
+    """What is made of every frame; see `iter_pictures`."""
+    times, done = array("q"), 0
     with opened_video(path) as (container, stream):
         shape = (stream.codec_context.height, stream.codec_context.width)
         frames = container.decode(stream)
@@ -110,17 +130,56 @@ def iter_pictures(path: str | Path, *, size: int = 0, times: array[int] | None =
                 if frame is None:
                     break
                 _refuse_odd(frame, shape)
-                side = {"width": size, "height": size} if size else {}
-                picture = frame.reformat(format="rgb24", interpolation=Interpolation.AREA, **side).to_ndarray()
+                result = made(frame)
             except (av.FFmpegError, ValueError) as error:
                 raise ShardFault(f"{path}: cannot decode frame {done}: {error}; {AGAIN}", frame=done) from None
-            if times is not None and frame.pts is not None:
+            if done == num_frames:
+                raise ShardFault(f"{path}: has more frames than the {num_frames} state rows; {MISMATCH}", frame=done)
+            if frame.pts is not None:
                 times.append(frame.pts)
             done += 1
             check_count(done, path)
-            yield picture
+            yield result
     if not done:
         raise ShardFault(f"{path}: holds no video frame; {AGAIN}")
+    if done < (num_frames or 0):
+        raise ShardFault(f"{path}: has {done} frames but {num_frames} state rows; {MISMATCH}", frame=done)
+    if len(times) == done:  # where the file tells
+        expect_even(np.array(times), np.zeros(done, np.int32) if segments is None else segments, path)
+
+
+def expect_even(times: np.ndarray, segments: np.ndarray, path: Path) -> None:
+    """Raise ShardFault where frames of a segment are not evenly spaced in time, as the rows of states are.
+
+    times: when each frame is shown, int64 (F,), in any unit.  Steps between segments do not matter, and a rate that is wrong
+    everywhere says nothing about which frame is which.
+    """
+    usual = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
+    bounds = [0, *check_segments(segments, path), len(segments)]
+    for first, stop in pairwise(bounds):
+        steps = stop - first - 1
+        if steps < 2:
+            continue
+        own = (times[stop - 1] - times[first]) / steps
+        late = times[first:stop] - times[first] - own * np.arange(stop - first)
+        worst = int(np.abs(late).argmax())
+        another_rate = abs(own - usual) > 0.1 * usual and abs(own - usual) * steps > 1.01 * usual
+        if usual <= 0 or another_rate or abs(late[worst]) > 1.01 * usual:
+            fault = f"its frames are not evenly spaced in time around frame {first + worst} (variable frame rate)"
+            raise ShardFault(f"{path}: {fault}; record it at a constant rate", frame=first + worst)
+
+
+def expect_square(path: str | Path) -> None:
+    """Raise ValueError for a video that cannot be made a smaller square without being squeezed."""
+    height, width, _ = probe(path)
+    if height != width:
+        raise not_square(path, height, width)
+
+
+def not_square(path: str | Path, height: int, width: int) -> ShardFault:
+    """The error of frames that would be squeezed into a square."""
+    remedy = f"crop or pad them to a square (ffmpeg -vf crop={min(height, width)}:{min(height, width)}), or leave the size at 0"
+    return ShardFault(f"{path}: frames of {height}x{width} pixels would be squeezed into a square; {remedy}")
 
 
 def _refuse_odd(frame: Any, shape: tuple[int, int]) -> None:
@@ -162,29 +221,39 @@ def probe(path: str | Path) -> tuple[int, int, float]:
 
 def count_frames(path: str | Path) -> int:
     """Number of frames that decode; the header's own count is not trusted."""
-    return sum(len(part) for part in iter_frames(path, size=8))
+    return sum(1 for _ in _decoded(Path(path), lambda frame: frame, None, None))
 
 
-def expect_frames(path: str | Path, expected: int, owner: str) -> None:
-    """Raise ValueError unless so many frames decode as `owner` says."""
-    found = count_frames(path)
-    if found != expected:
-        raise ValueError(f"{path}: has {found} frames, expected {expected} as {owner}; fetch or record it again")
+def expect_rows(path: Path, num_frames: int, segments: np.ndarray | None = None) -> None:
+    """Decode everything; raises as `iter_pictures`."""
+    deque(_decoded(path, lambda frame: None, num_frames, segments), maxlen=0)
 
 
-def thumbnails(path: str | Path, *, count: int, size: int) -> np.ndarray:
-    """About evenly spaced pictures, uint8 (n <= count, size, size, 3): the key frames next to the wanted times."""
-    pictures: dict[int, np.ndarray] = {}
+def thumbnails(path: str | Path, *, count: int, size: int, segments: np.ndarray | None = None) -> np.ndarray:
+    """About evenly spaced pictures, uint8 (n <= count, H, W, 3): the key frames next to the wanted times.
+
+    size: the longer side in pixels.  segments: of every row of states; then frames must be evenly spaced as in `iter_pictures`.
+    """
+    path, pictures = Path(path), dict[int, np.ndarray]()
     with opened_video(path) as (container, stream):
-        duration = stream.duration or 0
+        decoder, duration = stream.codec_context, stream.duration or 0
+        scale = size / max(decoder.height, decoder.width)
+        width, height = (max(1, round(side * scale)) for side in (decoder.width, decoder.height))
         try:
+            if segments is not None:
+                times = sorted(packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None)
+                if len(times) == len(segments):
+                    expect_even(np.array(times), segments, path)
             for i in range(count):
                 container.seek(int(duration * i / count), stream=stream)
                 frame = next(container.decode(stream), None)
                 if frame is not None:
-                    shown = frame.reformat(size, size, "rgb24", interpolation=Interpolation.AREA)
+                    _refuse_odd(frame, (decoder.height, decoder.width))
+                    shown = frame.reformat(width, height, "rgb24", interpolation=Interpolation.AREA)
                     pictures[frame.pts] = shown.to_ndarray()
-        except av.FFmpegError as error:
+        except ShardFault:
+            raise
+        except (av.FFmpegError, ValueError) as error:
             raise ValueError(f"{path}: cannot decode a picture: {error}; {AGAIN}") from None
     if not pictures:
         raise ValueError(f"{path}: holds no video frame; {AGAIN}")
@@ -196,22 +265,24 @@ SPARE_SHARE, SPARE_AT_MOST = 0.05, 10 * 2**30
 """Of the disk, left free for the others who use it: this share, but no less than SPARE_BYTES and no more than 10 GiB."""
 
 
-def decoded_frames(path: Path, *, num_frames: int, size: int = 0) -> np.ndarray:
+def decoded_frames(path: Path, *, num_frames: int, size: int = 0, segments: np.ndarray | None = None) -> np.ndarray:
     """All frames of a video, uint8 RGB memory map (F, H, W, 3).
 
-    The cache file is keyed by the video's size in bytes, its time of change and `size`, so a changed video is
+    The cache file is keyed by the video's size in bytes, its time of change, its segments and `size`, so a changed video is
     decoded anew.  size: side in pixels of area-resized square frames; 0 keeps the stored size.
-    Raises ValueError for a damaged video, one without exactly `num_frames` frames, or too little disk space.
+    Raises ValueError as `iter_pictures`, and for too little disk space.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such video file")
     if size < 0 or size > 4096:
         raise ValueError(f"{path}: frames can be resized to 1..4096 pixels (0 keeps the stored size), got {size}")
     facts = path.stat()
+    if size:
+        expect_square(path)
     height, width = (size, size) if size else probe(path)[:2]
     shape = (num_frames, height, width, 3)
     prefix = f"{path.stem}-{size}px-"
-    name = f"{prefix}{facts.st_size:x}-{facts.st_mtime_ns:x}.npy"
+    name = f"{prefix}{facts.st_size:x}-{facts.st_mtime_ns:x}-{0 if segments is None else crc32(segments.tobytes()):x}.npy"
     for folder in _folders(path):
         cached = _map(folder / name, shape)
         if cached is not None:
@@ -226,7 +297,7 @@ def decoded_frames(path: Path, *, num_frames: int, size: int = 0) -> np.ndarray:
     if needed + spare > disk.free:
         need = f"decoding {path.name} needs {needed} bytes, {spare} stay for others, {disk.free} are free"
         raise ValueError(f"{folder}: {need}; make room or set a smaller image_size")
-    _decode(path, folder / name, shape, size)
+    _decode(path, folder / name, shape, size, segments)
     for stale in folder.glob(f"{prefix}*.npy"):
         if stale.name != name:
             stale.unlink(missing_ok=True)
@@ -260,17 +331,11 @@ def _map(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
         return None
 
 
-def _decode(path: Path, target: Path, shape: tuple[int, ...], size: int) -> None:
-    expected, done = shape[0], 0
+def _decode(path: Path, target: Path, shape: tuple[int, ...], size: int, segments: np.ndarray | None) -> None:
     with atomic_path(target) as temporary:
         frames = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)  # noqa: TID251, writes a new file
-        for part in iter_frames(path, size=size):
-            if done + len(part) > expected:
-                raise ValueError(f"{path}: has more frames than the {expected} state rows; {MISMATCH}")
-            frames[done : done + len(part)] = part
-            done += len(part)
-        if done < expected:
-            raise ValueError(f"{path}: has {done} frames but {expected} state rows; {MISMATCH}")
+        for number, picture in enumerate(iter_pictures(path, size=size, num_frames=shape[0], segments=segments)):
+            frames[number] = picture
         frames.flush()
 
 

@@ -32,6 +32,7 @@ class TokenShardWriter:
     """Write one shard of tokens.
 
     flat: all files directly under `root`, as in the validation set, instead of a folder per kind.
+    source: fingerprint of the raw shard that it is made of.
     """
 
     root: str | Path
@@ -39,6 +40,7 @@ class TokenShardWriter:
     flat: bool = False
     vocab_size: int = 64000
     clock: Clock = COSMOS
+    source: str = ""
 
     def write(self, tokens_NTHW: np.ndarray, states: np.ndarray, segments: np.ndarray) -> None:
         """Write blocks of tokens with the states (F, A) and segment ids (F,) of every frame.
@@ -58,14 +60,14 @@ class TokenShardWriter:
             raise ValueError(f"{path}: token ids must lie in [0, {self.vocab_size}), got {extent}")
         _check_rows(path, states, segments)
         write_array(path, tokens_NTHW, "<i4")
-        _finish(root, self.shard, self.flat, [path], states, segments)
+        _finish(root, self.shard, self.flat, [path], states, segments, self.source)
 
 
 @dataclass(frozen=True)
 class LatentShardWriter:
     """Write one shard of latents and its moments.
 
-    flat: see TokenShardWriter.  every: 0 for blocks; for sampling clips the frames from one clip's start to the next's.
+    flat, source: see TokenShardWriter.  every: 0 for blocks; for sampling clips the frames from one clip's start to the next's.
     """
 
     root: str | Path
@@ -73,6 +75,7 @@ class LatentShardWriter:
     flat: bool = False
     clock: Clock = COSMOS
     every: int = 0
+    source: str = ""
 
     def write(self, latents_NTCHW: np.ndarray, states: np.ndarray, segments: np.ndarray) -> None:
         """Write blocks or clips of latents, as float16, with the states (F, A) and segment ids (F,) of every frame.
@@ -103,7 +106,7 @@ class LatentShardWriter:
             files.append(layout.CLIP_STARTS.place(root, self.shard, flat=self.flat))
             write_array(files[-1], starts, "<i4")
         write_json(moments_path, {name: value.as_json() for name, value in moments.items()})
-        _finish(root, self.shard, self.flat, files, states, segments)
+        _finish(root, self.shard, self.flat, files, states, segments, self.source)
 
 
 class RawShardWriter:
@@ -150,14 +153,16 @@ def _check_rows(path: Path, states: np.ndarray, segments: np.ndarray) -> None:
         raise ValueError(f"{path}: segment ids must not decrease, they do after frame {np.diff(segments).argmin()}")
 
 
-def _finish(root: Path, shard: int, flat: bool, files: list[Path], states: np.ndarray, segments: np.ndarray) -> None:
+def _finish(
+    root: Path, shard: int, flat: bool, files: list[Path], states: np.ndarray, segments: np.ndarray, source: str = ""
+) -> None:
     """Write what goes with the video, tokens or latents in `files`, the metadata last."""
     states_path = layout.STATES.place(root, shard, flat=flat)
     segments_path = layout.SEGMENTS.place(root, shard, flat=flat)
     write_array(states_path, states, "<f4")
     write_array(segments_path, segments, "<i4")
     write_checksums(layout.CHECKSUMS.place(root, shard, flat=flat), [*files, states_path, segments_path])
-    about = {"shard_num_frames": len(states), "shard_ind": shard}
+    about = {"shard_num_frames": len(states), "shard_ind": shard} | ({"source": source} if source else {})
     write_json(layout.METADATA.place(root, shard, flat=flat), about)
 
 

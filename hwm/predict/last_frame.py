@@ -81,9 +81,16 @@ def draw(
 
 
 def shrink(frames_BHWC: Tensor, *, height: int, width: int) -> Tensor:
-    """Mean over the area of every new pixel, as recordings are made small for training: uint8 (..., height, width, C)."""
+    """Mean over the area of every new pixel, as recordings are made small for training: uint8 (..., height, width, C).
+
+    Raises ValueError where they would be squeezed by a pixel or more.
+    """
     if frames_BHWC.shape[-3:-1] == (height, width):
         return frames_BHWC
+    found_height, found_width = frames_BHWC.shape[-3:-1]
+    if abs(found_width * height / found_height - width) >= 1:
+        squeezed = f"pictures of {found_height}x{found_width} pixels would be squeezed into {height}x{width}"
+        raise ValueError(f"{squeezed}; give pictures of the same proportions")
     flat = frames_BHWC.flatten(0, -4).movedim(-1, 1).float()
     small = F.interpolate(flat, (height, width), mode="area").round().to(torch.uint8).movedim(1, -1)
     return small.unflatten(0, frames_BHWC.shape[:-3]).contiguous()

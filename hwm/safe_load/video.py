@@ -76,6 +76,9 @@ def opened_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
             raise ValueError(f"{path}: its codec cannot be read; {AGAIN}")
         if not 0 < decoder.height * decoder.width <= MAX_PIXELS:
             raise ValueError(f"{path}: frames of {decoder.width}x{decoder.height} pixels; at most 4096x4096 pixels are read")
+        if stream.sample_aspect_ratio not in (None, 0, 1):
+            remedy = "re-encode it with square ones (ffmpeg -vf scale=iw*sar:ih,setsar=1)"
+            raise ValueError(f"{path}: its pixels are not square (sample aspect ratio {stream.sample_aspect_ratio}); {remedy}")
         seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
         if seconds > MAX_SECONDS:
             raise ValueError(f"{path}: claims to last {seconds:.0f} s, at most {MAX_SECONDS} s are read; {AGAIN}")

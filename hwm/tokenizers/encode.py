@@ -21,10 +21,10 @@ from hwm.clock import SAMPLING_HOP
 from hwm.contracts import LatentTokenizer, Tokenizer
 from hwm.data import layout, quarantine, video
 from hwm.data.checksums import verify
-from hwm.data.dataset import Dataset, ShardFault
+from hwm.data.dataset import Dataset, ShardFault, source_of
 from hwm.data.layout import clip_hop, read_tokenizer_info
 from hwm.data.moments import write_statistics
-from hwm.data.onex import open_dataset
+from hwm.data.onex import open_dataset, read_robot
 from hwm.data.quarantine import Account, Rule
 from hwm.data.writers import write_dataset_metadata, write_tokenizer_info
 from hwm.tokenizers.open import open_tokenizer
@@ -79,7 +79,10 @@ def tokenize(
         if len(faults) > max_bad:  # before anything is written
             raise work.too_many(faults[0], len(faults))
         frame_size = _frame_size(dataset)
+        if size and frame_size[0] != frame_size[1]:
+            raise video.not_square(raw, *frame_size)
         claim(out, encoder, dataset, frame_size=frame_size, rule=rule, size=size)
+        work.expect_own()
         flat = not (raw / "videos").is_dir() and phases == 1
         shards = {shard.index: replace(shard) for shard in dataset.shards}
         mine = [
@@ -154,6 +157,22 @@ class Work:
         remedy = f"that makes {count} faulty shards; --max-bad is {self.max_bad}"
         return ValueError(f"{fault} ({remedy if self.max_bad else 'or leave out up to N such shards with --max-bad N'})")
 
+    def expect_own(self) -> None:
+        """Raise ValueError where something finished in `out` was made of other data than the raw shard of that number.
+
+        What was made by older versions does not tell; of a raw shard that was damaged since, nothing is known.
+        """
+        known, opened = {index for index, _ in self.places}, {shard.index: shard for shard in self.dataset.shards}
+        for target in layout.METADATA.indices(self.out):
+            index, source = self.rule.cut_from(target)[0], source_of(self.out, target)
+            if index in opened:
+                another = source not in ("", opened[index].fingerprint) and not verify(self.dataset.root, only=index)
+            else:
+                another = source != "" and index not in known
+            if another:
+                fault = f"shard {target} was made of other data than shard {index} of {self.dataset.root}"
+                raise ValueError(f"{self.out}: {fault}; choose a new output folder, or delete what lies here")
+
     def _missing(self) -> list[tuple[int, int]]:
         """The places of which nothing lies on the disk although something should."""
         there = set(layout.METADATA.indices(self.out))
@@ -170,6 +189,7 @@ class Work:
         channels: of latents, 0 for tokens.
         Raises ValueError when nothing could be made, more than `max_bad` shards are faulty, or clips do not add up.
         """
+        self.expect_own()
         written = None  # written again until no other process has changed anything meanwhile
         while (view := (self._missing(), quarantine.recorded(self.out))) != written:
             missing, faulty = set(view[0]), set(view[1])
@@ -296,3 +316,6 @@ def claim(
     if (hop := clip_hop(known, out)) != rule.every:
         every = f"its clips start every {hop} frames, not {rule.every}"
         raise ValueError(f"{out}/tokenizer.json: {every}; choose a new output folder")
+    if (known_robot := read_robot(out)) != dataset.robot:
+        robots = f"{known_robot.name}, not of {dataset.robot.name} as described now"
+        raise ValueError(f"{out}: holds states of the robot {robots}; choose a new output folder")

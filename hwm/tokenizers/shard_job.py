@@ -6,12 +6,11 @@ Every fault of the raw shard, found before or while it is read, is a `ShardFault
 from __future__ import annotations
 
 import tempfile
-from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import islice, pairwise
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from hwm.data.dataset import ShardFault
 from hwm.data.layout import CHECKSUMS, CLIP_STARTS, LATENTS, MOMENTS, SEGMENTS, STATES, TOKENS
 from hwm.data.quarantine import Rule
 from hwm.data.raw import RawShard
-from hwm.data.video import MISMATCH
 from hwm.data.windows import check_segments, sampling_starts
 from hwm.data.writers import LatentShardWriter, TokenShardWriter, shard_finished
 from hwm.tokenizers.open import open_tokenizer
@@ -126,7 +124,7 @@ class ShardEncoder:
     def _write(self, job: ShardJob, rows: _Rows) -> None:
         encoder, shard, first, every = self._encoder, job.shard, job.rule.offset(job.phase), job.rule.every
         clock, sizes = encoder.clock, sizes_of(encoder)
-        common: dict[str, Any] = {"shard": job.target, "flat": job.flat, "clock": clock}
+        common: dict[str, Any] = {"shard": job.target, "flat": job.flat, "clock": clock, "source": shard.fingerprint}
         for video_BFHWC in (_clips if every else _blocks)(job, clock.block):
             self._poll()
             codes = encoder.encode(torch.from_numpy(video_BFHWC).to(self._device)).cpu().numpy()
@@ -157,43 +155,12 @@ def encodes_clips(encoder: Tokenizer | LatentTokenizer) -> bool:
 
 def _pictures(job: ShardJob) -> Iterator[np.ndarray]:
     """Every frame of the shard, in order; exactly one for each state row."""
-    shard, done, times = job.shard, 0, array("q")
     try:
-        for picture in video.iter_pictures(shard.video_path, size=job.size, times=times):
-            if done == shard.num_frames:
-                fault = f"{shard.video_path}: has more frames than the {done} state rows; {MISMATCH}"
-                raise ShardFault(fault, frame=done)
-            yield picture
-            done += 1
+        yield from replace(job.shard, size=job.size).iter_pictures()
     except ShardFault:
         raise
     except ValueError as error:
         raise ShardFault(str(error)) from None
-    if done < shard.num_frames:
-        fault = f"{shard.video_path}: has {done} frames but {shard.num_frames} state rows; {MISMATCH}"
-        raise ShardFault(fault, frame=done)
-    if len(times) == done:
-        _check_rhythm(np.array(times), np.array(shard.segments), shard.video_path)
-
-
-def _check_rhythm(times: np.ndarray, segments: np.ndarray, path: Path) -> None:
-    """Raise ShardFault where frames of a segment are not evenly spaced in time, as the rows of states are.
-
-    Steps between segments do not matter, and a rate that is wrong everywhere says nothing about which frame is which.
-    """
-    usual = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
-    bounds = [0, *check_segments(segments, path), len(segments)]
-    for first, stop in pairwise(bounds):
-        steps = stop - first - 1
-        if steps < 2:
-            continue
-        own = (times[stop - 1] - times[first]) / steps
-        late = times[first:stop] - times[first] - own * np.arange(stop - first)
-        worst = int(np.abs(late).argmax())
-        another_rate = abs(own - usual) > 0.1 * usual and abs(own - usual) * steps > 1.01 * usual
-        if usual <= 0 or another_rate or abs(late[worst]) > 1.01 * usual:
-            fault = f"its frames are not evenly spaced in time around frame {first + worst} (variable frame rate)"
-            raise ShardFault(f"{path}: {fault}; record it at a constant rate", frame=first + worst)
 
 
 def _blocks(job: ShardJob, block: int) -> Iterator[np.ndarray]:

@@ -1,11 +1,15 @@
 """Tokenizing raw shards: what is written, resuming, several processes, phases."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from moving_square import write_noise
 from refusing import refused
 
+from hwm.data.clips import Clips, recorded
 from hwm.data.onex import open_dataset
 from hwm.model_config import FSQConfig
 from hwm.tokenizers.autoencoder import FSQTokenizer
@@ -35,10 +39,10 @@ def test_tokens_are_those_of_the_frames(raw, tokenizer, tmp_path):
     out = tokenize(raw, tmp_path / "tokens", tokenizer=str(tokenizer))
     source, dataset, coder = open_dataset(raw), open_dataset(out), load_tokenizer(tokenizer)
     assert dataset.num_frames == 3 * FRAMES and dataset.grid == (4, 4) and dataset.vocab_size == 200
-    for shard, recorded in zip(dataset.shards, source.shards):
-        whole = torch.from_numpy(np.array(recorded.frames[:51])).unflatten(0, (-1, 17))
+    for shard, origin in zip(dataset.shards, source.shards):
+        whole = torch.from_numpy(np.array(origin.frames[:51])).unflatten(0, (-1, 17))
         assert np.array_equal(shard.tokens[:3], coder.encode(whole).numpy())
-        assert len(shard.tokens) == 4 and np.array_equal(shard.states, recorded.states)
+        assert len(shard.tokens) == 4 and np.array_equal(shard.states, origin.states)
 
 
 def test_any_way_of_sharing_the_work_gives_the_same_bytes(raw, tokenizer, tmp_path):
@@ -70,3 +74,71 @@ def test_tokens_of_two_tokenizers_do_not_mix(raw, tokenizer, tmp_path):
     refused("already", tokenize, out, tmp_path / "again", tokenizer=str(tokenizer))
     refused("do not divide", tokenize, raw, tmp_path / "odd", tokenizer=str(tokenizer), size=36)
     refused("pixels: leaves frames as they are", tokenize, raw, tmp_path / "pixels", tokenizer="pixels")
+
+
+# --- What belongs together -------------------------------------------------------------------------------------------
+
+
+def noise(root, seed=1, shards=3):
+    return write_noise(root, [(FRAMES // 2, FRAMES // 2)] * shards, side=32, seed=seed)
+
+
+@pytest.mark.parametrize("phases", [1, 2])
+@pytest.mark.parametrize("finished", [True, False])
+def test_an_output_whose_source_changed_is_refused_before_encoding(raw, tokenizer, tmp_path, phases, finished):
+    options = {"tokenizer": str(tokenizer), "phases": phases}
+    out = tokenize(raw, tmp_path / "out", **options, share=Share(0, 1 if finished else 2))
+    before, calls = contents(out), []
+    other = noise(tmp_path / "other")
+    told = refused("was made of other data than shard 0 of .*other; choose a new output folder", tokenize, other, out, **options,
+                   progress=lambda *done: calls.append(done))  # fmt: skip
+    assert str(out) in told and contents(out) == before and not calls
+    shutil.copytree(raw, tmp_path / "moved")
+    (tmp_path / "moved" / "checksums.json").unlink()  # neither the place nor recorded checksums matter
+    assert contents(tokenize(tmp_path / "moved", out, **options)) == contents(tokenize(raw, tmp_path / "at once", **options))
+    refused("shard . was made of other data", tokenize, noise(tmp_path / "fewer", seed=0, shards=1), out, **options)
+
+
+def test_an_output_that_does_not_tell_its_source_goes_on(raw, tokenizer, tmp_path):
+    out = tokenize(raw, tmp_path / "out", tokenizer=str(tokenizer), share=Share(0, 2))
+    for path in (out / "metadata").glob("*.json"):
+        about = json.loads(path.read_text())
+        assert len(about.pop("source")) == 64
+        path.write_text(json.dumps(about))
+    assert len(open_dataset(tokenize(raw, out, tokenizer=str(tokenizer))).shards) == 3
+
+
+@pytest.mark.parametrize("phases", [1, 4])
+def test_the_video_of_other_data_is_refused(raw, tokenizer, tmp_path, phases):
+    tokens = tokenize(raw, tmp_path / "tokens", tokenizer=str(tokenizer), phases=phases)
+    clips = Clips(open_dataset(tokens), kind="blocks")
+    frames = recorded(clips, raw, size=(32, 32))(np.arange(len(clips)))
+    for number, (shard, start) in enumerate(zip(clips.index.shard, clips.index.start)):
+        whole = open_dataset(raw).shards[shard // phases].frames[shard % phases * 17 // phases :]
+        assert np.array_equal(frames[number], whole[start : start + 17])
+
+    def other(kind, change):
+        root = shutil.copytree(raw, tmp_path / kind)
+        for sidecar in root.rglob("checksums*.json"):
+            sidecar.unlink()
+        change(root / kind)
+        return root
+
+    def swap(folder):
+        first, last = sorted(folder.iterdir())[::2]
+        first.rename(folder / "aside"), last.rename(first), (folder / "aside").rename(last)
+
+    def count_from_one(folder):
+        for path in folder.iterdir():
+            (np.fromfile(path, "<i4") + 1).tofile(path)
+
+    others = {
+        "other states of shard 0": noise(tmp_path / "noise"),
+        "other segments of shard 0": other("segment_indices", count_from_one),
+        "another video of shard 0": other("videos", swap),
+        "there is nothing of shard 1": noise(tmp_path / "short", 0, 1),
+        "another number of frames of shard 0": write_noise(tmp_path / "long", [(FRAMES + 1,)], side=32),
+    }
+    for difference, root in others.items():
+        told = f"{root}: not the video of {tokens}: {difference}; give the raw dataset that it was made of"
+        refused(told, recorded, clips, root, size=(32, 32))
