@@ -94,9 +94,9 @@ def _faults(
     def fault(entry: tuple[Path, str, Any]) -> ValueError | None:
         sidecar, name, digest = entry
         try:
-            file = (sidecar.parent / name).resolve()
+            file = Path(os.path.normpath(sidecar.parent / name))  # links are followed: big files may lie elsewhere
             if not file.is_relative_to(root):
-                return ValueError(f"{sidecar}: names {name!r}, outside the dataset; delete this sidecar")
+                return ValueError(f"{sidecar}: names {name!r}, outside the dataset; fetch the sidecar again")
             if not file.is_file():
                 file = _in_another_layout(root, file)
             if not file.is_file():

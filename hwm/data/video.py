@@ -308,7 +308,7 @@ def decoded_frames(path: Path, *, num_frames: int, size: int = 0, segments: np.n
 
 def _folders(path: Path) -> list[Path]:
     """The dataset's own cache first; videos/ is part of the layout, so its parent is the dataset."""
-    path = path.resolve()
+    path = path.absolute()  # where a link lies, not what it leads to: others may lead there too
     root = path.parent.parent if path.parent.name == "videos" else path.parent
     return [root / ".cache", cache_folder() / "hwm" / "frames" / hashlib.sha256(os.fsencode(path)).hexdigest()[:16]]
 

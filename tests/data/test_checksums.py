@@ -121,6 +121,37 @@ def test_a_name_that_leads_out_of_the_dataset_is_refused(token_root, cache):
     assert any("outside the dataset" in str(fault) for fault in checksums.verify(token_root))
 
 
+def as_files_of_the_hub(root):
+    """As huggingface_hub keeps a snapshot: every file is a link to a blob."""
+    snapshot = root.with_name("hub") / "datasets--a--b" / "snapshots" / "0123"
+    (blobs := snapshot.parent.parent / "blobs").mkdir(parents=True)
+    for number, file in enumerate(path for path in sorted(root.rglob("*")) if path.is_file()):
+        (link := snapshot / file.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
+        file.rename(blobs / str(number))
+        link.symlink_to(os.path.relpath(blobs / str(number), link.parent))
+    return snapshot
+
+
+def with_links(root, name):
+    (disk := root.with_name("disk")).mkdir()
+    (root / name).rename(disk / "moved")
+    (root / name).symlink_to(disk / "moved")
+    return root
+
+
+@pytest.mark.parametrize("link", [as_files_of_the_hub, "videos/video_0", "videos", "robot_states", "checksums", "checksums.json"])
+@pytest.mark.parametrize("kind", ["token_root", "raw_root"])
+def test_links_are_followed_and_compared(request, link, kind, cache):
+    root = request.getfixturevalue(kind)
+    fingerprint, pictures = open_dataset(root).fingerprint, "video_0.bin" if kind == "token_root" else "video_0.mp4"
+    link = link.replace("video_0", pictures) if isinstance(link, str) else link
+    root = with_links(root, link) if isinstance(link, str) else link(root)
+    assert open_dataset(root).fingerprint == fingerprint and check(root).ok
+    flip(root / "videos" / pictures, 100)
+    refused(rf"videos/{pictures}: its content differs from checksums_0.json", open_dataset, root)
+    assert [finding.file for finding in check(root).findings if "differs" in finding.message] == [str(root / "videos" / pictures)]
+
+
 def test_every_flipped_bit_of_a_dataset_is_found_on_opening(token_root, raw_root, cache):
     chance = random.Random(0)
     for root in (token_root, raw_root):
