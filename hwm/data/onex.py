@@ -15,6 +15,7 @@ from hwm.data.checksums import expect_whole
 from hwm.data.dataset import Dataset, ShardFault
 from hwm.data.latents import open_latents
 from hwm.data.legacy import is_legacy, open_legacy
+from hwm.data.lerobot import is_lerobot, open_lerobot
 from hwm.data.raw import open_raw
 from hwm.data.tokens import open_tokens
 from hwm.robot import EVE, Embodiment, read_embodiment
@@ -42,6 +43,8 @@ def open_dataset(path: str | Path, *, faults: list[ValueError] | None = None, ve
     kind = probe_kind(root)
     if kind == "v1.1":
         return open_legacy(root)
+    if kind == "lerobot":
+        return open_lerobot(root, faults=faults)
     if kind not in KINDS:
         raise ValueError(_unknown(root, kind))
     metadata = root / "metadata.json"
@@ -100,7 +103,7 @@ def _plain(root: Path, index: int, files: layout.FileKind) -> dict[str, Any]:
 
 
 def probe_kind(root: Path) -> str:
-    """What a folder holds: "tokens", "latents", "raw", "v1.1", "compression test", "sampling test" or "unknown".
+    """What a folder holds: "tokens", "latents", "raw", "v1.1", "lerobot", "compression test", "sampling test" or "unknown".
 
     Raises ValueError when it is no folder.
     """
@@ -108,6 +111,8 @@ def probe_kind(root: Path) -> str:
         raise ValueError(f"{shown(root)}: no such folder; give the folder that holds metadata.json and the shards")
     if is_legacy(root):
         return "v1.1"
+    if is_lerobot(root):
+        return "lerobot"
     found = _kinds(root)
     if len(found) != 1:
         return "unknown"

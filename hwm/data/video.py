@@ -307,10 +307,11 @@ def decoded_frames(path: Path, *, num_frames: int, size: int = 0, segments: np.n
 
 
 def _folders(path: Path) -> list[Path]:
-    """The dataset's own cache first; videos/ is part of the layout, so its parent is the dataset."""
+    """Of a dataset in 1X's layout, in which videos/ is a part, its own cache first; nothing is written into others."""
     path = path.absolute()  # where a link lies, not what it leads to: others may lead there too
     root = path.parent.parent if path.parent.name == "videos" else path.parent
-    return [root / ".cache", cache_folder() / "hwm" / "frames" / hashlib.sha256(os.fsencode(path)).hexdigest()[:16]]
+    own = [root / ".cache"] if (root / "metadata.json").is_file() else []
+    return [*own, cache_folder() / "hwm" / "frames" / hashlib.sha256(os.fsencode(path)).hexdigest()[:16]]
 
 
 def _writable(folder: Path) -> bool:

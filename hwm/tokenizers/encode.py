@@ -18,6 +18,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from hwm.clock import SAMPLING_HOP
+from hwm.config import to_toml
 from hwm.contracts import LatentTokenizer, Tokenizer
 from hwm.data import layout, quarantine, video
 from hwm.data.checksums import verify
@@ -27,10 +28,11 @@ from hwm.data.moments import write_statistics
 from hwm.data.onex import open_dataset, read_robot
 from hwm.data.quarantine import Account, Rule
 from hwm.data.writers import write_dataset_metadata, write_tokenizer_info
+from hwm.robot import EVE
 from hwm.tokenizers.open import open_tokenizer
 from hwm.tokenizers.shard_job import KINDS, Outcome, ShardEncoder, ShardJob, encodes_clips, open_encoder, sizes_of
 from hwm.work.claim import expect_apart
-from hwm.work.files import atomic_path, read_count, read_json, remove_torsos
+from hwm.work.files import read_count, read_json, remove_torsos, write_text
 from hwm.work.share import Share
 from hwm.work.signals import StopFlag
 from hwm.work.workers import work_off
@@ -298,9 +300,8 @@ def claim(
     if not (out / "tokenizer.json").is_file():
         config = asdict(encoder.config) if hasattr(encoder, "config") else {}
         out.mkdir(parents=True, exist_ok=True)
-        if (robot := dataset.root / "robot.toml").is_file():  # another robot's states keep their meaning
-            with atomic_path(out / robot.name) as target:
-                target.write_bytes(robot.read_bytes())
+        if dataset.robot != EVE:  # another robot's states keep their meaning
+            write_text(out / "robot.toml", to_toml(dataset.robot))
         write_tokenizer_info(
             out, name=encoder.name, fingerprint=fingerprint, grid=grid, clock=encoder.clock, config=config, phases=rule.phases,
             every=rule.every, first=True, **sizes_of(encoder),
