@@ -17,7 +17,7 @@ from typing import Annotated, Any, get_type_hints
 
 from hwm.work.allowance import settle_threads
 from hwm.work.ranges import BadSetting, call_within
-from hwm.work.signals import Stopped
+from hwm.work.signals import Stopped, ending
 
 VERBS = {
     "demo": ("data", "simulate, tokenize, train, evaluate, report: the whole line in minutes"),
@@ -59,7 +59,12 @@ def main(arguments: list[str] | None = None) -> int:
         faulthandler.enable()  # a file cut short under a memory map kills the process: then at least say where
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: a path may have bytes that are no text
-    code = _run(sys.argv[1:])
+    who = " ".join(["hwm", *sys.argv[1:2]])
+    with ending(who) as stop:
+        code = _run(sys.argv[1:])
+    if stop.signal and code <= 128:  # too late for the work, but not for what follows in a script
+        print(f"{who}: {Stopped(stop.signal)}", file=sys.stderr)
+        code = 128 + stop.signal
     if code > 128:  # stopped, and nearly gone: one more Ctrl-C must not change how it ended
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     return code

@@ -41,16 +41,15 @@ def evaluate(
         part: k n: score only the k-th of n shares; by default torchrun, srun or a Slurm array says which.  0 1: all, also there.
     """
     check_ranges(Scoring, vars(scoring))
-    with StopFlag() as stop:
-        from hwm.apply import evaluate_run
-        from hwm.evaluate.report import text_table
-        from hwm.work.parts import Elsewhere
-        share, out = chosen_share(part), out or run
-        try:
-            scores = evaluate_run(run, scoring, data=data, video=video, tuning=tuning, out=out, share=share, stop=stop)
-        except Elsewhere as told:
-            print(told)
-            return 0
+    from hwm.apply import evaluate_run
+    from hwm.evaluate.report import text_table
+    from hwm.work.parts import Elsewhere
+    share, out = chosen_share(part), out or run
+    try:
+        scores = evaluate_run(run, scoring, data=data, video=video, tuning=tuning, out=out, share=share)
+    except Elsewhere as told:
+        print(told)
+        return 0
     print(f"\n{text_table(scores)}\n\nreport: {out / PROTOCOLS[scores.protocol].report}")
     return 0
 
@@ -76,8 +75,8 @@ def predict(
         seed: Seed of the sampling.
         device: auto (the first GPU where there is one), cpu, cuda or another.
     """
+    from hwm.apply import predict_video
     with StopFlag() as stop:
-        from hwm.apply import predict_video
         written = predict_video(
             run, data=data, out=out, clip=clip, frames=frames, which=which, temperature=temperature, changes=set, seed=seed,
             device=device, poll=stop.check,
@@ -133,9 +132,9 @@ def submit(
     if not no_readme and not (team and authors and email):
         raise ValueError("give --team, --authors and --email: they stand in the README.txt of the submission")
     fields = {"method": method, "team": team, "authors": authors, "e-mail": email, "institution": institution, "country": country}
+    from hwm.apply import submit_compression, submit_sampling
+    from hwm.work.parts import Elsewhere
     with StopFlag() as stop:
-        from hwm.apply import submit_compression, submit_sampling
-        from hwm.work.parts import Elsewhere
         if track == "compression":
             fields["method"] = method or "hwm ST-Transformer"
             submit_compression(run, data=data, out=out, readme=fields, which=which, device=device, poll=stop.check)

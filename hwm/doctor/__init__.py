@@ -10,12 +10,13 @@ from hwm.doctor import fit, machine, trial
 from hwm.doctor.costs import RecipeCosts, recipe_costs
 from hwm.doctor.expectation import first_loss
 from hwm.doctor.trial import Trial
-from hwm.doctor.verdict import Examination, ending_at_once, ok, temporary_folder, warn
+from hwm.doctor.verdict import Examination, ok, temporary_folder, warn
 from hwm.models.build import build_model
 from hwm.runs import fitted, prepared_model
 from hwm.training.device import choose_device, cpu_threads, own_randomness
 from hwm.training.run_folder import dealt_out
 from hwm.work.cache import cache_folder
+from hwm.work.signals import StopFlag
 
 
 def examine(
@@ -28,9 +29,9 @@ def examine(
     config: None checks the machine alone; without data.train the recipe runs on random clips.  out: folder of the run
     to be.  nproc: processes on this machine.  quick: no reading of every byte, fewer steps.  device: where nothing is trained.
     least_disk: free bytes wanted.
-    Raises Stopped at a signal, or ends the process when that would take long; the temporary folder is removed.
+    Raises Stopped at a signal; the temporary folder is removed.
     """
-    with ending_at_once() as stop:
+    with StopFlag() as stop:
         exam = Examination(lambda verdict: say(verdict.line()), stop)
         train = config.train if config else TrainConfig(device=device)
         _machine(exam, config, train, out=out, nproc=nproc, least_disk=least_disk)

@@ -1,28 +1,18 @@
 """Verdicts: one line each, in the order in which they become known, and the sentence at the end.
 
-Between two of them the stop flag is polled.  A check may be long, and raising an exception inside of it from a signal handler
-is no way: torch calls Python from C++ that takes no exception there and aborts.  So a thread that hears of the signal
-gives the main one a moment, then clears up and ends the process itself.
+Between two of them the stop flag is polled.
 """
 
-import os
-import shutil
-import signal
-import socket
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from hwm.work.signals import SIGNALS, StopFlag, Stopped
+from hwm.work.signals import StopFlag, Stopped, unfinished
 
-GRACE = 1.0
-"""Seconds in which a check may come to its end after a signal."""
 Status = Literal["ok", "warn", "FAIL"]
 
 
@@ -169,48 +159,9 @@ def _of_exception(name: str, error: Exception) -> Verdict:
     return fail(name, f"{type(error).__name__}: {text}", "an unexpected error: please report it with this line")
 
 
-_folders: set[Path] = set()
-
-
 @contextmanager
 def temporary_folder(where: Path) -> Iterator[Path]:
     """A folder that is gone afterwards, whatever happens short of SIGKILL."""
     with tempfile.TemporaryDirectory(prefix=".hwm-doctor-", dir=where) as name:
-        _folders.add(Path(name))
-        try:
-            yield Path(name)
-        finally:
-            _folders.discard(Path(name))
-
-
-@contextmanager
-def ending_at_once() -> Iterator[StopFlag]:
-    """A stop flag; a second after SIGINT, SIGTERM or SIGHUP the process ends, whether it was polled or not."""
-    with StopFlag() as stop:
-        if threading.current_thread() is not threading.main_thread():
-            yield stop
-            return
-        told, tell = socket.socketpair()
-        tell.setblocking(False)
-        before, left = signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False), threading.Event()
-        watcher = threading.Thread(target=_watch, args=(told, left), daemon=True)
-        watcher.start()
-        try:
-            yield stop
-        finally:
-            left.set()
-            signal.set_wakeup_fd(before)
-            tell.close()
-            watcher.join()
-            told.close()
-
-
-def _watch(told: socket.socket, left: threading.Event) -> None:
-    while heard := told.recv(1):
-        if heard[0] not in SIGNALS or left.wait(GRACE):
-            continue
-        for folder in list(_folders):
-            shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError, ValueError):
-            print(f"hwm doctor: stopped by {signal.Signals(heard[0]).name}", file=sys.stderr, flush=True)
-        os._exit(128 + heard[0])
+        with unfinished(Path(name)) as folder:
+            yield folder

@@ -20,7 +20,7 @@ from hwm.training.loop import FitResult
 from hwm.training.processes import STALE_STORE
 from hwm.work.allowance import usable_cores
 from hwm.work.files import write_text
-from hwm.work.signals import StopFlag, Stopped
+from hwm.work.signals import StopFlag, Stopped, stop_with_parent
 
 RESTARTS = 3
 """Times a dead process is replaced before the job is given up."""
@@ -76,6 +76,7 @@ def agent(arguments: list[str]) -> int:
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    stop_with_parent()
     try:
         run.run(run.parse_args(arguments))
         return 0

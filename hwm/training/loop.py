@@ -119,6 +119,7 @@ def fit(
         with metrics or nullcontext(), progress:
             while True:
                 step, finished = position.step, position.step >= train.steps
+                stop.saving = position != saved
                 stopping = processes.any(stop)
 
                 # First what is owed at this step; a run that was stopped in the middle of it pays it on its return.

@@ -1,7 +1,5 @@
 """What this process may use of its machine: cores and memory, by its affinity, its limits and its cgroup (a container's)."""
 
-from __future__ import annotations
-
 import os
 import re
 import time

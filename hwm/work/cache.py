@@ -1,7 +1,5 @@
 """The one folder for what can always be made again: the user's cache, or a temporary one where there is none to write in."""
 
-from __future__ import annotations
-
 import atexit
 import os
 import shutil

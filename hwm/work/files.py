@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwm.safe_load import text as foreign_text
+from hwm.work.signals import unfinished
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,12 +50,13 @@ def atomic_path(path: str | Path, *, first: bool = False) -> Iterator[Path]:
     _remove_torsos(path)
     temporary = path.with_name(f".{path.stem}.{HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
     try:
-        yield temporary
-        fsync(temporary)
-        if first:
-            _link(temporary, path)
-        else:
-            temporary.replace(path)
+        with unfinished(temporary):
+            yield temporary
+            fsync(temporary)
+            if first:
+                _link(temporary, path)
+            else:
+                temporary.replace(path)
     except Exception as error:
         if _number(error) in FULL:
             raise cannot_write(path, error) from None

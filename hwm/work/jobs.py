@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hwm.work.progress import Counter
-from hwm.work.signals import StopFlag, Stopped, stop_with_parent
+from hwm.work.signals import StopFlag, Stopped, ending, stop_with_parent
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,9 @@ def _run(run: Callable[[], int], log: Path) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     try:
-        code = run()
+        with ending(log.stem) as told:
+            code = run()
+        code = 128 + told.signal if told.signal else code
     except Stopped as stop:
         code = 128 + stop.signal
     except (ValueError, OSError, ImportError) as error:
