@@ -171,8 +171,8 @@ def _end(number: int, who: str) -> None:
             if sys.stdout.isatty():
                 print("\x1b[?25h")  # a progress bar hides the cursor
             sys.stdout.flush()
-        with suppress(Exception):
-            print(f"{who}: {Stopped(number)}", file=sys.stderr, flush=True)
+        with suppress(OSError):
+            os.write(2, f"{who}: {Stopped(number)}\n".encode())  # whatever stands in the place of sys.stderr
 
     for path in list(_state.unfinished):
         with suppress(OSError):
