@@ -11,11 +11,13 @@ import numpy as np
 NUM_RESAMPLES = 2000
 LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
+FEWEST = 5
+"""Groups below which there is no interval: resamples of two or three recordings tell nothing of others (ours)."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over clips and its confidence interval; low and high are None where fewer than two groups exist."""
+    """A mean over clips and its confidence interval; low and high are None where there are fewer than `FEWEST` groups."""
 
     mean: float
     low: float | None = None
@@ -24,6 +26,16 @@ class Interval:
     def excludes_zero(self) -> bool:
         """Whether zero lies outside the interval; False without an interval."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+    def negative(self) -> "Interval":
+        """Of the opposite difference."""
+        return Interval(-self.mean, None if self.high is None else -self.high, None if self.low is None else -self.low)
+
+    def within(self, low: float, high: float) -> "Interval":
+        """The same with an interval that does not leave the range of what is measured."""
+        if self.low is None or self.high is None:
+            return self
+        return Interval(self.mean, min(max(self.low, low), high), max(min(self.high, high), low))
 
     def text(self, digits: int, *, sign: bool = False) -> str:
         """The mean with its interval: "1.23 [0.90, 1.60]"; a dash where there is no number.  The one way to print it."""
@@ -41,7 +53,8 @@ def interval(values: Any, *, groups: Any = None, weights: Any = None, seed: int 
 def intervals(values: Any, *, groups: Any = None, weights: Any = None, seed: int = 0) -> list[Interval]:
     """Weighted mean of every column over clips, with percentile bootstrap intervals that resample whole groups.
 
-    values: (N, M) floats.  groups: (N,) integers, for example segment ids; None: every clip is its own group.
+    values: (N, M) floats.  groups: (N,) integers, for example segment ids; None: every clip is its own group.  Fewer than
+    `FEWEST` groups have no interval.
     weights: (N,) or (N, M), not negative; None: 1.  The same seed gives the same interval.
     With G groups the percentiles are widened by sqrt(G / (G - 1)) and the ratio of Student's to the normal
     quantile, without which small samples give intervals that are too narrow (Hesterberg 2015, section 5.3.2).
@@ -56,7 +69,7 @@ def intervals(values: Any, *, groups: Any = None, weights: Any = None, seed: int
     np.add.at(totals, group, weights)
     with np.errstate(divide="ignore", invalid="ignore"):
         means = sums.sum(0) / totals.sum(0)
-        if num_groups < 2:
+        if num_groups < FEWEST:
             return [Interval(float(m), None, None) for m in means]
         draws = resamples(num_groups, seed)
         resampled = (draws @ sums) / (draws @ totals)
@@ -86,7 +99,7 @@ def symmetric_interval(value: float, resampled: Any, *, num_groups: int) -> Inte
     value: on all clips.  resampled: (R,), empty for no interval.  The width is that of Student's distribution.
     """
     resampled = np.asarray(resampled, np.float64)
-    if num_groups < 2 or len(resampled) < 2:
+    if num_groups < FEWEST or len(resampled) < 2:
         return Interval(value, None, None)
     half = NormalDist().inv_cdf(1 - TAIL) * _small_sample_factor(num_groups) * float(resampled.std(ddof=1))
     return Interval(value, value - half, value + half)
@@ -107,3 +120,10 @@ def _small_sample_factor(num_groups: int) -> float:
         + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * dof**3)
     )
     return math.sqrt(num_groups / dof) * student / z
+
+
+def few(num_groups: int) -> str:
+    """Why there is no interval, in words; empty where there is one."""
+    if num_groups >= FEWEST:
+        return ""
+    return f"no intervals: {num_groups} recording{'s' * (num_groups != 1)}, and an interval needs at least {FEWEST}"

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hwm.evaluate.calibration import Calibration
 from hwm.evaluate.intervals import Interval
-from hwm.evaluate.metrics import METRICS, mean_squared_error, psnr
+from hwm.evaluate.metrics import METRICS, mean_squared_error, psnr, shown
 from hwm.evaluate.perceptual import PerceptualScorer
 from hwm.evaluate.protocols import CEILING, mean_of
 from hwm.evaluate.scenes import Scene
@@ -90,6 +90,9 @@ class Measures:
             more.append(self.tokens.summary(means))
         for scores, compared in more:
             found, differences = found + scores, differences + compared
+        found = [replace(s, value=s.value.within(*shown(s.metric).limits)) for s in found]
+        wide = {d.metric: shown(d.metric).limits[1] - shown(d.metric).limits[0] for d in differences}
+        differences = [replace(d, value=d.value.within(-wide[d.metric], wide[d.metric])) for d in differences]
         self.times.spent["perceptual scores"] += self.perceptual.seconds - looked
         facts = {
             "calibration": None if self.calibration is None else self.calibration.result(),

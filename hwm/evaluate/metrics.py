@@ -220,7 +220,8 @@ class Metric:
     name: as the table of scores has it.  title, unit, digits: how it is shown.  better: which way, or "one" where 1 is best.
     of: uint8 pictures (..., H, W, 3) and their truth to float64 (...); this is what is averaged when clips are pooled.  None
     where something else gives the score: a feature network, or the distribution of tokens.
-    score: from that, also pooled, to the score.  about: what a reader of the numbers has to know, in sentences.
+    score: from that, also pooled, to the score.  limits: its least and its largest value.
+    about: what a reader of the numbers has to know, in sentences.
     """
 
     name: str
@@ -230,6 +231,7 @@ class Metric:
     better: Better = "higher"
     of: Callable[[Tensor, Tensor], Tensor] | None = None
     score: Callable[[Tensor], Tensor] = _as_it_is
+    limits: tuple[float, float] = (0.0, math.inf)
     about: str = ""
 
     @property
@@ -244,9 +246,9 @@ class Metric:
 
 
 METRICS = (
-    Metric("psnr", "PSNR", "dB", 2, "higher", mean_squared_error, psnr_of_mse,
+    Metric("psnr", "PSNR", "dB", 2, "higher", mean_squared_error, psnr_of_mse, (0, PSNR_CAP),
            f"PSNR is the mean over pictures, of which identical ones count as {PSNR_CAP:g} dB; pooled: of the mean error."),
-    Metric("ssim", "SSIM", "", 3, "higher", ssim, about="SSIM: uniform window of 7x7."),
+    Metric("ssim", "SSIM", "", 3, "higher", ssim, limits=(-1, 1), about="SSIM: uniform window of 7x7."),
     Metric("gmsd", "GMSD", "", 3, "lower", gmsd, about="GMSD: gradient magnitude similarity deviation, lower is better."),
     Metric("sharpness", "sharpness", "", 3, "one", sharpness,
            about="Sharpness: gradient energy over the truth's, 1 is as sharp; noise counts as detail."),
@@ -266,8 +268,8 @@ OTHERS = (
     Metric("LPIPS", "LPIPS", "", 4, "lower",
            about="LPIPS is the learned perceptual distance of two pictures, frame by frame, with the given weight files."),
     Metric("cross-entropy", "cross-entropy", "nats", 3, "lower"),
-    Metric("accuracy", "accuracy"),
-    Metric("coverage", "coverage", "", 4, about="share of the true tokens among the ids kept"),
+    Metric("accuracy", "accuracy", limits=(0, 1)),
+    Metric("coverage", "coverage", "", 4, limits=(0, 1), about="share of the true tokens among the ids kept"),
 )  # fmt: skip
 """How other scores are shown: those of feature networks and of token distributions."""
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from hwm.clock import Clock
-from hwm.evaluate.intervals import Interval, interval, intervals, paired_difference, resamples, symmetric_interval
+from hwm.evaluate.intervals import FEWEST, Interval, few, interval, intervals, paired_difference, resamples, symmetric_interval
 from hwm.evaluate.networks import load_inception
 from hwm.evaluate.scenes import View
 from hwm.evaluate.scores import Difference, Score, frame_span
@@ -162,7 +162,7 @@ class PerceptualScorer:
         for features in self.features:
             found = self._distances(features.name, seed=seed)
             for name, distance in found.items():
-                scores.append(Score(name, features.name, *place, _not_negative(distance.interval()), distance.note))
+                scores.append(Score(name, features.name, *place, distance.interval(), distance.note))
                 if name != headline:
                     change = found[headline].minus(distance).interval()
                     differences.append(Difference(headline, name, features.name, *place, change, share_higher=None))
@@ -185,9 +185,10 @@ class PerceptualScorer:
         parts = {name: [part for part in found if part is not None] for name, found in own.items()}
         truth = parts.pop(_TRUTH)
         groups, width = len(truth), len(truth[0].sum_D)
-        note = "" if groups > 1 else "one segment" if self.num_groups == 1 else f"{width} features are too many to resample"
+        note = few(self.num_groups) or ("" if groups > 1 else f"no interval: {width} features are too many to resample")
+        num_resamples = NUM_RESAMPLES if groups >= FEWEST else 0
         # The first draw is the clips as they are.
-        draws = np.concatenate([np.ones((1, groups)), resamples(groups, seed)[: NUM_RESAMPLES if groups > 1 else 0]])
+        draws = np.concatenate([np.ones((1, groups)), resamples(groups, seed)[:num_resamples]])
         truths = _weighted(truth, draws)
         return {
             name: _Distance(np.array([frechet_distance(a, b) for a, b in zip(_weighted(part, draws), truths)]), groups, note)
@@ -235,10 +236,6 @@ class _Distance:
 
     def minus(self, other: _Distance) -> _Distance:
         return _Distance(self.values - other.values, self.num_groups, self.note)
-
-
-def _not_negative(value: Interval) -> Interval:
-    return value if value.low is None else Interval(value.mean, max(0.0, value.low), value.high)
 
 
 def _weighted(parts: list[Moments], weights_RG: np.ndarray) -> list[Moments]:

@@ -17,7 +17,8 @@ PANEL_SIZE = 224
 """Smaller frames are enlarged by a whole factor up to about this many pixels."""
 GAP, STRIP, HOLD = 6, 6, 8
 """Pixels between panels, height of the time bar, and frames for which the last picture stands."""
-FPS = 10
+CONTROLS = 0.06
+"""Height that a player's controls need below its pictures, as a part of its width."""
 FULL_SCALE = 64
 """Levels of 0..255 that are shown brightest in maps of spread and of error."""
 RAMP = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float64)
@@ -96,11 +97,16 @@ def strip_columns(num_frames: int, num_columns: int) -> np.ndarray:
     return np.unique(np.linspace(0, num_frames - 1, num_columns).round().astype(int))
 
 
-def mp4(frames_FHWC: np.ndarray) -> bytes:
+def slow(hz: int | None) -> int:
+    """Frames a second of a video to look at closely: a third of real time.  hz: of the data; None: unknown, taken for 30."""
+    return max(1, round((hz or 30) / 3))
+
+
+def mp4(frames_FHWC: np.ndarray, *, fps: int) -> bytes:
     """Frames as an H.264 video in memory."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
-        with VideoWriter(path, height=frames_FHWC.shape[1], width=frames_FHWC.shape[2], fps=FPS) as writer:
+        with VideoWriter(path, height=frames_FHWC.shape[1], width=frames_FHWC.shape[2], fps=fps) as writer:
             writer.write(frames_FHWC)
         return path.read_bytes()
 

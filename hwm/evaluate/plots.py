@@ -9,7 +9,7 @@ from typing import Any
 
 from hwm.evaluate.intervals import Interval
 from hwm.evaluate.metrics import METRICS, shown
-from hwm.evaluate.protocols import PROTOCOLS, mean_of
+from hwm.evaluate.protocols import mean_of
 from hwm.evaluate.scores import TOKENS, Scores, frame_span, grid_span
 from hwm.evaluate.table import OF_PICTURES, compared_tokens, places, short, verdict_differences
 from hwm.evaluate.tuning import Saturation
@@ -22,8 +22,8 @@ CYCLE = (ACCENT, OTHER, FOURTH, THIRD, "#7c3aed", "#0891b2", MUTED, "#84cc16")
 """Colours of curves that nothing else decides."""
 ROLES: dict[str, tuple[tuple[str, str], ...]] = {
     "model": ((PALE, "-"), (FOURTH, "-"), ("#7c3aed", "-"), ("#0891b2", "-")),
-    "states": ((THIRD, "--"), (THIRD, ":")),
-    "baseline": ((OTHER, "-"), (OTHER, ":"), ("#9ca3af", "-"), ("#9ca3af", "--")),
+    "states": ((THIRD, "--"), ("#f472b6", "--")),
+    "baseline": ((OTHER, "-"), ("#a16207", "-"), ("#9ca3af", "-"), ("#9ca3af", "--")),
     "ceiling": (("#111827", "-."),),
 }
 """Colour and dashes of the rows of an evaluation by their role; the headline is drawn in `ACCENT`."""
@@ -57,10 +57,13 @@ class Panel:
     limits: tuple[float | None, float | None] = (None, None)
 
 
-def draw(panels: Sequence[Panel], styles: Mapping[str, Json] | None = None, *, across: int = 2, height: float = 3.4) -> bytes:
+def draw(
+    panels: Sequence[Panel], styles: Mapping[str, Json] | None = None, *, across: int = 2, height: float = 3.4, note: str = ""
+) -> bytes:
     """All panels in one picture, PNG; the same bytes for the same panels.
 
     styles: what matplotlib draws a label with, and "band".  across: panels beside each other.  height: inches of a line of them.
+    note: a line of small words below.
     Raises ValueError without matplotlib.
     """
     try:
@@ -97,6 +100,8 @@ def draw(panels: Sequence[Panel], styles: Mapping[str, Json] | None = None, *, a
             axis.set_xticks(panel.ticks, [f"{tick:g}" for tick in panel.ticks])
         (axis.set_xlim if panel.rows else axis.set_ylim)(*panel.limits)
     _legend_below(figure, axes[: len(panels)])
+    if note:
+        figure.text(0.99, 0.005, note, fontsize=7.5, color=MUTED, ha="right", va="bottom")
     data = io.BytesIO()
     figure.savefig(data, format="png", facecolor="white", metadata={"Software": None})
     return data.getvalue()
@@ -155,6 +160,10 @@ def _legend_below(figure: Any, axes: Iterable[Any]) -> None:
         figure.legend(entries.values(), entries.keys(), **place)
 
 
+def _note(scores: Scores) -> str:
+    return scores.settings.get("no_intervals", "")
+
+
 def row_styles(scores: Scores) -> dict[str, Json]:
     """How the rows of an evaluation are drawn: by their role, the headline above all."""
     found: dict[str, Json] = {}
@@ -195,7 +204,7 @@ def frames_plot(scores: Scores) -> bytes | None:
                 limits = min(means) - 1, min(max(means), 45) + 1
             if curves:
                 panels.append(Panel(f"against {short(reference)}", "frames into the future", look.head, curves, limits=limits))
-    return draw(panels, row_styles(scores)) if panels else None
+    return draw(panels, row_styles(scores), note=_note(scores)) if panels else None
 
 
 def grids_plot(scores: Scores) -> bytes | None:
@@ -207,7 +216,7 @@ def grids_plot(scores: Scores) -> bytes | None:
             panels.append(Panel("", "future grid", shown(metric).head, curves, ticks=ticks))
     styles = row_styles(scores)
     styles[compared_tokens(scores)] = styles[scores.headline]
-    return draw(panels, styles, height=3.2) if panels else None
+    return draw(panels, styles, height=3.2, note=_note(scores)) if panels else None
 
 
 def differences_plot(scores: Scores) -> bytes | None:
@@ -220,10 +229,11 @@ def differences_plot(scores: Scores) -> bytes | None:
             name = d.second if d.first == scores.headline else f"{d.first} − {d.second}"
             styles[name] = styles.get(d.second, {"color": MUTED})
             rows.append((name, d.value))
-        title = f"{places(PROTOCOLS[scores.protocol], scores.settings['span'])}, against {short(reference)}"
+        title = f"{places(scores, scores.settings['span'])}, against {short(reference)}"
         if rows:
             panels.append(Panel(title, f"{scores.headline} minus the row, dB", rows=rows, levels={"_zero": 0}))
-    return draw(panels, styles, height=0.25 * max(len(p.rows) for p in panels) + 1.1) if panels else None
+    height = 0.25 * max((len(p.rows) for p in panels), default=0) + 1.1
+    return draw(panels, styles, height=height, note=_note(scores)) if panels else None
 
 
 def networks_plot(scores: Scores) -> bytes | None:
@@ -234,7 +244,8 @@ def networks_plot(scores: Scores) -> bytes | None:
         rows = [(s.row, s.value) for s in wide if (s.reference, s.span) == (wide[0].reference, wide[0].span)]
         if rows:
             panels.append(Panel("", f"{metric}, lower is better", rows=rows, limits=(0, None)))
-    return draw(panels, row_styles(scores), height=0.25 * max(len(p.rows) for p in panels) + 1) if panels else None
+    height = 0.25 * max((len(p.rows) for p in panels), default=0) + 1
+    return draw(panels, row_styles(scores), height=height, note=_note(scores)) if panels else None
 
 
 def ensemble_plot(scores: Scores) -> bytes | None:
@@ -264,7 +275,8 @@ def ensemble_plot(scores: Scores) -> bytes | None:
     for row, marker in [*zip(others, itertools.cycle("^DsPvX*")), (copy, "o")]:
         styles[row] = {"color": OTHER if row == copy else THIRD, "linestyle": "", "marker": marker, "markersize": 6}
     head, title = shown(psnr).head, "PSNR against samples averaged"
-    return draw([Panel(title, "samples averaged", head, left, levels=levels, log=True, ticks=sizes), right], styles, height=3.7)
+    averaged = Panel(title, "samples averaged", head, left, levels=levels, log=True, ticks=sizes)
+    return draw([averaged, right], styles, height=3.7, note=_note(scores))
 
 
 def against(scores: Scores, title: str, metric: str, x: str) -> Panel:

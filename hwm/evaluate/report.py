@@ -116,11 +116,13 @@ def page(scores: Scores, protocol: Protocol, record: Json) -> str:
         scores=scores,
         settings=scores.settings,
         protocol=protocol,
-        place=table.places(protocol, span),
+        place=table.places(scores, span),
         truth=table.TRUTHS[scores.settings["reference"]],
         record=record,
         references={reference for reference, _ in found},
         full_scale=pictures.FULL_SCALE,
+        fps=pictures.slow(scores.settings.get("hz")),
+        rows={row.name: row.about for row in scores.rows if row.about},
         tiles=list(_tiles(scores, protocol)),
         videos=[_video(example, scores) for example in scores.examples] if moving else [],
         strip=_strip(scores) if moving and scores.examples else None,
@@ -158,7 +160,7 @@ def _tiles(scores: Scores, protocol: Protocol) -> Iterator[tuple[str, str, str]]
         interval = "" if found.low is None else f"{found.low:.2f} to {found.high:.2f}"
         return title, f"{found.mean:+.2f} dB", interval
 
-    yield f"PSNR, {table.places(protocol, s['span'])}", f"{psnr:.2f} dB", f"copying {copied:.2f} dB"
+    yield f"PSNR, {table.places(scores, s['span'])}", f"{psnr:.2f} dB", f"copying {copied:.2f} dB"
     yield against("over copying", headline, copy)
     yield against("over permuted states", s["control"], s["permuted"])
     if single := table.one_sample(scores):
@@ -182,7 +184,11 @@ def _video(example: Example, scores: Scores) -> Json:
     own, copied = example.psnr[scores.headline], example.psnr[scores.settings["copy"]]
     caption = f"clip {example.clip}: last frame {own:.2f} dB, {own - copied:+.2f} dB over copying"
     names = ["prediction" if name == scores.headline else name for name in panels]
-    return {"panels": names, "mp4": pictures.mp4(frames), "poster": pictures.jpeg(frames[-1]), "caption": caption}
+    height, width = frames.shape[1:3]
+    return {
+        "panels": names, "mp4": pictures.mp4(frames, fps=pictures.slow(scores.settings.get("hz"))), "caption": caption,
+        "poster": pictures.jpeg(frames[-1]), "width": width, "height": height + round(pictures.CONTROLS * width),
+    }  # fmt: skip
 
 
 def _strip(scores: Scores) -> Json:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hwm.evaluate.intervals import Interval, interval, intervals, paired_difference
+from hwm.evaluate.intervals import Interval, few, interval, intervals, paired_difference
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -190,17 +190,24 @@ class Scores:
 
         def with_interval(kind: Any, row: dict[str, Any]) -> Any:
             mean = math.nan if row["value"]["mean"] is None else row["value"]["mean"]
-            return kind(**{**row, "value": Interval(mean, row["value"]["low"], row["value"]["high"])})
+            ends = (None, None) if settings["no_intervals"] else (row["value"]["low"], row["value"]["high"])
+            return kind(**{**row, "value": Interval(mean, *ends)})
 
         try:
+            settings = table["settings"] | {"no_intervals": no_intervals(table["settings"])}
             return cls(
-                protocol=table["protocol"], headline=table["headline"], settings=table["settings"],
+                protocol=table["protocol"], headline=table["headline"], settings=settings,
                 rows=[Row(**row) for row in table["rows"]], scores=[with_interval(Score, row) for row in table["scores"]],
                 differences=[with_interval(Difference, row) for row in table["differences"]], facts=table["facts"],
                 seconds=table["seconds"], cost=None if table["cost"] is None else Cost(**table["cost"]),
             )  # fmt: skip
         except (KeyError, TypeError) as error:
             raise ValueError(f"{where}: not the results of an evaluation ({error!r}); score the run again") from None
+
+
+def no_intervals(settings: dict[str, Any]) -> str:
+    """Why an evaluation has no intervals, in words; empty where it has."""
+    return few(settings["num_clips"] if settings["num_segments"] is None else settings["num_segments"])
 
 
 def plain(value: Any) -> Any:

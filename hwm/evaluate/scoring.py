@@ -20,7 +20,7 @@ from hwm.evaluate.measures import Measures
 from hwm.evaluate.perceptual import Lpips, PerceptualScorer, VideoFeatures
 from hwm.evaluate.protocols import COPY_FRAME, Protocol, Scoring
 from hwm.evaluate.scenes import Scene, Scenes, from_another_segment, spread
-from hwm.evaluate.scores import ALL, LAST, Cost, Scores
+from hwm.evaluate.scores import ALL, LAST, Cost, Scores, no_intervals
 from hwm.evaluate.token_scores import TokenScorer
 from hwm.evaluate.tuning import Tuner, set_apart
 from hwm.evaluate.ways import Predictor, Ways, ensembles, readings
@@ -91,6 +91,7 @@ def evaluate(
         truth=first.view.truth if first.future is None else None, tuning=[tuning_clips is not None, to_tune],
         counts=unigram_counts, examples=num_examples, sources=list(work.sources),
     )  # fmt: skip
+    settings |= {"hz": getattr(getattr(clips, "dataset", None), "hz", None), "no_intervals": no_intervals(settings)}
     parts, sizes, tuning_sizes = work.open(key), sizes_of(len(chosen), at_once), sizes_of(len(to_tune), at_once)
     done, before = progress_of(progress, [*tuning_sizes, *work.share.of(sizes)]), time.perf_counter() - started
 

@@ -5,7 +5,7 @@ from math import isnan
 
 from hwm.evaluate.intervals import Interval
 from hwm.evaluate.metrics import METRICS, shown
-from hwm.evaluate.protocols import PROTOCOLS, Protocol, mean_of
+from hwm.evaluate.protocols import PROTOCOLS, mean_of
 from hwm.evaluate.scores import ALL, ALL_GRIDS, LAST, ORIGINAL, RECONSTRUCTION, TOKENS, Cost, Difference, Score, Scores, Table
 
 TRUTHS = {RECONSTRUCTION: "the tokenizer's reconstruction of the truth", ORIGINAL: "the recorded video"}
@@ -13,10 +13,16 @@ TRUTHS = {RECONSTRUCTION: "the tokenizer's reconstruction of the truth", ORIGINA
 OF_PICTURES = tuple(name for metric in METRICS for name in (metric.name, metric.pooled) if name)
 
 
-def places(protocol: Protocol, span: str) -> str:
-    """A span in words: "17 frames ahead", "frames 1–17"."""
-    ahead = protocol.scored[-1] - protocol.num_seen + 1
-    return {LAST: f"{ahead} frames ahead", ALL: f"frames 1–{ahead}"}.get(span, span)
+def ahead(scores: Scores) -> str:
+    """How far the last scored frame lies after the last seen one: "17 frames (0.57 s)", by the rate of the data."""
+    protocol, hz = PROTOCOLS[scores.protocol], scores.settings.get("hz")
+    frames = protocol.scored[-1] - protocol.num_seen + 1
+    return f"{frames} frames" + (f" ({frames / hz:.2f} s)" if hz else "")
+
+
+def places(scores: Scores, span: str) -> str:
+    """A span in words: "17 frames (0.57 s) ahead", "frames 1–17"."""
+    return {LAST: f"{ahead(scores)} ahead", ALL: f"frames 1–{ahead(scores).partition(' ')[0]}"}.get(span, span)
 
 
 def short(reference: str) -> str:
@@ -46,7 +52,7 @@ def scores_table(scores: Scores, title: str, metrics: Iterable[str], reference: 
 def pictures_table(scores: Scores, reference: str, span: str) -> Table:
     """All scores of pictures against one reference over one span."""
     found = {score.metric for score in scores.select(reference=reference, span=span)}
-    title = f"against {short(reference)}, {places(PROTOCOLS[scores.protocol], span)}"
+    title = f"against {short(reference)}, {places(scores, span)}"
     return scores_table(scores, title, (m for m in OF_PICTURES if m in found), reference, span)
 
 
@@ -54,8 +60,7 @@ def networks_tables(scores: Scores) -> list[Table]:
     """The scores of feature networks, of every reference and span of which there are some."""
     wanted = list(scores.settings["perceptual"])
     found = dict.fromkeys((s.reference, s.span) for s in scores.scores if s.metric in wanted and s.span in (LAST, ALL))
-    protocol = PROTOCOLS[scores.protocol]
-    return [scores_table(scores, f"distance to {short(r)}, {places(protocol, span)}", wanted, r, span) for r, span in found]
+    return [scores_table(scores, f"distance to {short(r)}, {places(scores, span)}", wanted, r, span) for r, span in found]
 
 
 def tokens_tables(scores: Scores) -> list[Table]:
@@ -84,11 +89,11 @@ def compared_tokens(scores: Scores) -> str:
 
 def differences_table(scores: Scores, differences: Iterable[Difference], title: str) -> Table:
     """Paired differences over clips."""
-    protocol, rows = PROTOCOLS[scores.protocol], []
+    rows = []
     for d in differences:
         names = f"{d.second}" if d.first == scores.headline else f"{d.first} minus {d.second}"
         look, share = shown(d.metric), "–" if d.share_higher is None else f"{d.share_higher:.0%}"
-        rows.append([names, d.value.text(look.digits, sign=True), share, look.head, short(d.reference), places(protocol, d.span)])
+        rows.append([names, d.value.text(look.digits, sign=True), share, look.head, short(d.reference), places(scores, d.span)])
     return Table(title, ["difference", "mean", "clips above zero", "score", "against", "over"], rows)
 
 
@@ -117,7 +122,7 @@ def text_table(scores: Scores) -> str:
     references = dict.fromkeys(s.reference for s in scores.scores if s.reference != TOKENS)
     tables = [pictures_table(scores, reference, span) for reference in references]
     tables += tokens_tables(scores) + networks_tables(scores)
-    about = f"{scores.headline} minus ({places(PROTOCOLS[scores.protocol], span)})"
+    about = f"{scores.headline} minus ({places(scores, span)})"
     paired = differences_table(scores, verdict_differences(scores), about)
     tables.append(Table(about, ["", shown(METRICS[0].name).head, "clips higher"], [row[:3] for row in paired.rows]))
     tables += [] if scores.cost is None else [cost_table(scores.cost)]
@@ -127,9 +132,8 @@ def text_table(scores: Scores) -> str:
 def verdict(scores: Scores) -> list[str]:
     """What the numbers say about the headline row, in plain sentences: outcome, use of the states, evidence, ensemble."""
     s, protocol, metric = scores.settings, PROTOCOLS[scores.protocol], METRICS[0]
-    ahead, control = protocol.scored[-1] - protocol.num_seen + 1, s["control"]
-    what = _the(scores.headline) if protocol.ensembles else "the prediction"
-    start = f"{ahead} frames ahead {what}" if s["span"] == LAST else f"Over {ahead} frames {what}"
+    control, what = s["control"], _the(scores.headline) if protocol.ensembles else "the prediction"
+    start = f"{ahead(scores)} ahead {what}" if s["span"] == LAST else f"Over {ahead(scores)} {what}"
     own = scores.of(scores.headline, metric.name)
     pooled = scores.of(scores.headline, metric.pooled)
     segments = "" if s["num_segments"] is None else f" from {s['num_segments']} segments"
@@ -143,6 +147,8 @@ def verdict(scores: Scores) -> list[str]:
         gain = scores.difference(scores.headline, single).value
         sharp = scores.of(scores.headline, "sharpness").mean
         sentences.append(f"Averaging gains {_size(gain)} over {single}, at {sharp:.0%} of the truth's sharpness.")
+    if few := s.get("no_intervals"):
+        sentences.append(f"{few[:1].upper()}{few[1:]}.")
     return sentences
 
 
@@ -158,25 +164,25 @@ def _the(row: str) -> str:
 
 def _over_copying(what: str, gain: Interval) -> str:
     if gain.low is None:
-        return f"{what} differs by {gain.mean:+.2f} dB from repeating the last frame; one segment gives no interval."
+        return f"{what} differs by {gain.mean:+.2f} dB from repeating the last frame."
     if not gain.excludes_zero():
         return f"{what} is not shown to differ from repeating the last frame: {_size(gain)}."
     return f"{what} {'beats' if gain.mean > 0 else 'loses to'} repeating the last frame by {_size(gain)}."
 
 
 def _use_of_states(what: str, loss: Interval) -> str:
-    start = f"Given another clip's states {what} scores"
+    start = f"Given another clip's states {what}"
     if loss.excludes_zero() and loss.mean > 0:
-        return f"{start} lower by {_size(loss)}: it uses the states."
+        return f"{start} scores lower by {_size(loss)}: it uses the states."
     if loss.excludes_zero():
-        return f"{start} higher by {_size(loss)}: the states mislead it."
-    return f"{start} lower by {_size(loss)}: use of the states is not shown."
+        return f"{start} scores higher by {_size(loss)}: the states mislead it."
+    return f"{start} changes by {_size(loss.negative())}: use of the states is not shown."
 
 
 def _size(value: Interval) -> str:
     """The size of a difference; one that excludes zero is given without its sign: "1.23 dB (95 % interval 0.90 to 1.60)"."""
     if value.low is None or value.high is None:
-        return f"{value.mean:+.2f} dB (no interval)"
+        return f"{value.mean:+.2f} dB"
     if not value.excludes_zero():
         return f"{value.mean:+.2f} dB (95 % interval {value.low:+.2f} to {value.high:+.2f})"
     low, high = sorted((abs(value.low), abs(value.high)))

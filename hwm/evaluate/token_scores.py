@@ -19,9 +19,9 @@ from hwm.work.parts import Arrays, Columns
 ROWS = (
     Row(TEACHER_FORCED, "model", "each grid given the true one before it"),
     Row(AUTOREGRESSIVE, "model", "each grid given the predicted one before it"),
-    Row(ZEROED, "states"),
-    Row(PERMUTED, "states"),
-    Row(COPY_GRID, "baseline"),
+    Row(ZEROED, "states", "every state neutral"),
+    Row(PERMUTED, "states", "states of another segment's clip"),
+    Row(COPY_GRID, "baseline", "the last seen grid, again and again"),
     Row(UNIGRAM, "baseline", "the frequency of each token in training"),
 )
 

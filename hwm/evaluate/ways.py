@@ -193,6 +193,9 @@ def averaged(drawn: Drawn, past_BFHWC: Tensor) -> Tensor:
     return copied(drawn, mean)
 
 
+ONE = "one of the possible futures"
+EXPECTED = "the picture of the mean code: every token weighed by its probability, so that doubt becomes blur, not a guess"
+LIKELY = Row(protocols.LIKELY_TOKENS, "model", "the most probable token at every place")
 COPY = Way(Row(COPY_FRAME, "baseline", "the last seen frame, again and again"), copied, of_past=True)
 MEAN = Way(Row(MEAN_OF_CONTEXT, "baseline", "the mean of the seen frames"), averaged, of_past=True)
 
@@ -205,13 +208,14 @@ def readings(model: Any, temperature: float, *, decode: str) -> Ways:
     """
     kind = model.predicts
     if kind == "tokens":
-        sampled = Row(protocols.SAMPLED_TOKENS, "model") if temperature else Row(protocols.LIKELY_TOKENS, "model")
-        rows = {sampled: {}, Row(EXPECTED_CODE, "model", "frames of the expectation of the code"): {"expected": True}}
+        sampled = Row(protocols.SAMPLED_TOKENS, "model", "tokens drawn by their probabilities") if temperature else LIKELY
+        rows = {sampled: {}, Row(EXPECTED_CODE, "model", EXPECTED): {"expected": True}}
         mean = EXPECTED_CODE
     else:
         video = kind == "video"
-        still = Row(protocols.STILL_FRAMES if video else protocols.STILL_LATENTS, "model")
-        sampled = Row(protocols.SAMPLED_FRAMES if video else protocols.SAMPLED_LATENTS, "model") if temperature else still
+        still = Row(protocols.STILL_FRAMES if video else protocols.STILL_LATENTS, "model", "the mean of all futures")
+        drawn = Row(protocols.SAMPLED_FRAMES if video else protocols.SAMPLED_LATENTS, "model", ONE)
+        sampled = drawn if temperature else still
         rows = {still: {"still": True}, sampled: {} if temperature else {"still": True}}
         mean = still.name
     headline = mean if decode == "mean" else sampled.name
@@ -266,7 +270,7 @@ def ensembles(members: Sequence[int]) -> Ways:
 
     shown = {ONE_SAMPLE, headline}
     ways = [
-        Way(Row(protocols.mean_of(n), "model", "" if n == 1 else "pixel mean of samples"), mean(n), False,
+        Way(Row(protocols.mean_of(n), "model", ONE if n == 1 else "pixel mean of samples"), mean(n), False,
             protocols.mean_of(n) in shown, n in members)
         for n in sizes
     ]  # fmt: skip
@@ -278,14 +282,16 @@ def ensembles(members: Sequence[int]) -> Ways:
                 lambda drawn, _: ensemble.blend(drawn.samples(largest), tolerance=_tuned(drawn).tolerance or 0.0), shown=True),
         ]  # fmt: skip
     ways += [
-        Way(Row(protocols.BLURRED, "model"), lambda drawn, _: blurred(drawn)),
-        Way(Row(protocols.MATCHED, "model"), lambda drawn, _: match_histograms(sample(drawn), seen(drawn))),
-        Way(Row(protocols.BLURRED_MATCHED, "model"), lambda drawn, _: match_histograms(blurred(drawn), seen(drawn))),
-        Way(Row(protocols.STILL, "model"), lambda drawn, _: drawn.samples(1, still=True)[:, 0]),
+        Way(Row(protocols.BLURRED, "model", "softened as scored best on other clips"), lambda drawn, _: blurred(drawn)),
+        Way(Row(protocols.MATCHED, "model", "with the brightness of the last seen frame"),
+            lambda drawn, _: match_histograms(sample(drawn), seen(drawn))),
+        Way(Row(protocols.BLURRED_MATCHED, "model", "both"), lambda drawn, _: match_histograms(blurred(drawn), seen(drawn))),
+        Way(Row(protocols.STILL, "model", "tokens: the most likely future; latents: the mean of all"),
+            lambda drawn, _: drawn.samples(1, still=True)[:, 0]),
         Way(Row(zeroed, "states", "every state neutral"), other(ZEROED)),
         Way(Row(permuted, "states", "states of another segment's clip"), other(PERMUTED)),
         COPY,
-        Way(Row(COPY_BLURRED, "baseline"),
+        Way(Row(COPY_BLURRED, "baseline", "the last seen frame, softened likewise"),
             lambda drawn, past: gaussian_blur(copied(drawn, past), sigma=_tuned(drawn).sigma_copy), of_past=True),
         MEAN,
     ]  # fmt: skip

@@ -1,7 +1,10 @@
+import math
+
 import numpy as np
 import pytest
 
-from hwm.evaluate.intervals import Interval, interval, intervals, paired_difference, resamples, symmetric_interval
+from hwm.evaluate.intervals import Interval, few, interval, intervals, paired_difference, resamples, symmetric_interval
+from hwm.evaluate.metrics import METRICS, OTHERS, shown
 
 
 def test_mean_is_exact_and_the_interval_surrounds_it():
@@ -41,9 +44,22 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(num_groups):
     assert 0.91 <= hits / tries <= 0.985
 
 
-def test_one_group_has_no_interval():
-    assert interval([1.0, 3.0], groups=[4, 4]) == Interval(2.0, None, None)
-    assert not interval([1.0, 3.0], groups=[4, 4]).excludes_zero()
+@pytest.mark.parametrize("num_groups", [1, 2, 4])
+def test_fewer_than_five_recordings_have_no_interval_and_it_is_said(num_groups):
+    groups = np.arange(12) % num_groups
+    assert interval(np.arange(12.0), groups=groups) == Interval(5.5, None, None)
+    assert symmetric_interval(5.5, [1, 2], num_groups=num_groups) == Interval(5.5, None, None)
+    assert not paired_difference(np.ones(12), np.zeros(12), groups=groups).excludes_zero()
+    assert few(num_groups) == f"no intervals: {num_groups} recording{'s' * (num_groups > 1)}, and an interval needs at least 5"
+    assert interval(np.arange(12.0), groups=np.arange(12) % 5).low is not None and few(5) == ""
+
+
+def test_an_interval_does_not_leave_the_range_of_what_is_measured():
+    assert Interval(0.9, 0.7, 1.2).within(-1, 1) == Interval(0.9, 0.7, 1)
+    assert Interval(2, -1, 5).within(0, math.inf) == Interval(2, 0, 5)
+    assert Interval(0.9).within(0, 1) == Interval(0.9) and Interval(3, 1, 4).negative() == Interval(-3, -4, -1)
+    assert [shown(name).limits for name in ("psnr", "pooled psnr", "ssim", "accuracy")] == [(0, 100), (0, 100), (-1, 1), (0, 1)]
+    assert all(metric.limits[0] == 0 for metric in METRICS + OTHERS if metric.name != "ssim")
 
 
 def test_weights_leave_out_what_does_not_exist():

@@ -12,7 +12,7 @@ import torch
 
 from hwm.data.video import read_video
 from hwm.evaluate import metrics
-from hwm.evaluate.intervals import Interval
+from hwm.evaluate.intervals import Interval, few
 from hwm.evaluate.pictures import (
     GAP,
     HOLD,
@@ -117,11 +117,12 @@ def scores_of(protocol, *, width=0.5, gain=1.0, loss=1.0):
             interval = Interval(value, *((None, None) if width == 0 else (value - width, value + width)))
             for span in (LAST, ALL)[: 1 + several]:
                 differences.append(Difference(headline, second, "psnr", reference, span, interval, 0.75))
-    sizes = [1, 2, 4] if ensembles else []
+    sizes, recordings = [1, 2, 4] if ensembles else [], 6 if width else 2
     settings = {
         "protocol": protocol.name, "span": protocol.span, "reference": protocol.references[0], "copy": COPY, "control": headline,
         "zeroed": states[0], "permuted": states[1], "ensembles": sizes, "members": sizes, "perceptual": ["TFD"], "num_clips": 12,
-        "num_segments": 6, "future_frames": ahead, "context_grids": 3, "future_grids": 2, "seed": 7, "own_sampling": True,
+        "num_segments": recordings, "hz": 30, "no_intervals": few(recordings), "future_frames": ahead,
+        "context_grids": 3, "future_grids": 2, "seed": 7, "own_sampling": True,
         "predicts": "tokens", "frame_step": 1, "recorded_size": [64, 80], "image_size": [64, 64], "score_size": [20, 20],
         "sampling": {"temperature": 1.0, "top_k": 0, "top_p": 1.0}, "tokenizer": HOSTILE, "tokenizer_fingerprint": "ab" * 16,
         "confidence": 0.95, "zeroed_states": [0.5, -1.0], "vocab_size": 16, "uniform_cross_entropy": 2.75,
@@ -283,17 +284,24 @@ def test_error_and_spread_grow_from_black_to_pale_yellow():
 
 def test_the_verdict_says_what_happened():
     said = verdict(scores_of(COMPRESSION))
-    assert said[0] == "17 frames ahead the prediction beats repeating the last frame by 1.00 dB (95 % interval 0.50 to 1.50)."
+    ahead, gain = "17 frames (0.57 s) ahead the prediction", "1.00 dB (95 % interval 0.50 to 1.50)"
+    assert said[0] == f"{ahead} beats repeating the last frame by {gain}."
     assert said[1] == "Given another clip's states it scores lower by 1.00 dB (95 % interval 0.50 to 1.50): it uses the states."
     assert "against the tokenizer's reconstruction of the truth, over 12 clips from 6 segments" in said[2] and len(said) == 3
-    assert verdict(scores_of(HWM))[0].startswith("Over 8 frames the prediction beats")
+    assert verdict(scores_of(HWM))[0].startswith("Over 8 frames (0.27 s) the prediction beats")
     assert "is not shown to differ" in verdict(scores_of(HWM, gain=0.25))[0]
     assert "loses to repeating the last frame by 1.00 dB (95 % interval 0.50" in verdict(scores_of(HWM, gain=-1))[0]
-    assert "use of the states is not shown" in verdict(scores_of(HWM, loss=0.25))[1]
+    assert verdict(scores_of(HWM, loss=0.25))[1] == (
+        "Given another clip's states it changes by -0.25 dB (95 % interval -0.75 to +0.25): use of the states is not shown."
+    )
     assert "higher by 1.00 dB" in verdict(scores_of(HWM, loss=-1))[1] and "mislead" in verdict(scores_of(HWM, loss=-1))[1]
-    assert "one segment gives no interval" in verdict(scores_of(HWM, width=0))[0]
+    said = verdict(scores_of(HWM, width=0))
+    assert said[0] == "Over 8 frames (0.27 s) the prediction differs by +1.00 dB from repeating the last frame."
+    assert said[1] == "Given another clip's states it changes by -1.00 dB: use of the states is not shown."
+    assert said[3] == "No intervals: 2 recordings, and an interval needs at least 5." and len(said) == 4
     said = verdict(scores_of(SAMPLING))
-    assert said[0].startswith("60 frames ahead the mean of 4 beats") and "Given another clip's states it scores" in said[1]
+    assert said[0].startswith("60 frames (2.00 s) ahead the mean of 4 beats")
+    assert "Given another clip's states it scores" in said[1]
     assert "against the recorded video" in said[2]
     assert said[3].startswith("Averaging gains 0.75 dB (95 % interval 0.25 to 1.25) over one sample")
 
