@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -11,13 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parent))  # for `moving_square`
-sys.path.insert(0, str(Path(__file__).parent / "faults"))  # for `fault_table`
-
 from catalogue import FAULTS
 from fault_table import Results, circumstances, put_into, put_rows_into
+from torch import nn
 
 from hwm.clock import WAN, subsample
 from hwm.contracts import Prediction
@@ -127,6 +124,14 @@ class FaultRun:
             put_rows_into(table, rows, said=circumstances())
         elif table:
             terminalreporter.write_line(f"{table}: left as it is, because only a part of the faults was asked for")
+
+
+@pytest.fixture(autouse=True)
+def interrupts_arrive():
+    """A suite started in the background inherits an ignored SIGINT, which training rightly leaves ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class LevelLatents:

@@ -1,11 +1,5 @@
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))  # for `tiny_doctor`
-
 from tiny_doctor import write_tokens
 
 from hwm.model_config import FSQConfig

@@ -1,7 +1,6 @@
 """The grid of the sampling table: what is asked of which run, and the whole experiment on tiny runs."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -154,18 +153,6 @@ def test_the_page_holds_table_curves_and_families(page):
         assert (plan.out / found["report"]).is_file() and f'href="{found["report"]}"' in html
         assert found["command"].startswith("hwm evaluate ") and "--set model.steps=" in found["command"]
     assert text.index("Ours:") < text.index("Published: 1X") and "| 25.53 | 23.04 | 0.773 | 0.158 | 69.25 |" in text
-
-
-@pytest.mark.timeout(600)
-def test_what_was_scored_is_not_scored_again(page):
-    plan, declared, _ = page
-    files = {file: file.stat().st_mtime_ns for file in plan.out.glob("scores/*/*/results_sampling.json")}
-    assert len(files) == len(declared.scorings)
-    two = dict(list(declared.scorings.items())[:2])
-    lost, kept = (plan.out / "scores" / key / "results_sampling.json" for key in two)
-    lost.unlink()
-    carry_out("sampling-table", replace(declared, file="", scorings=two), plan)
-    assert lost.is_file() and {file for file, then in files.items() if file.stat().st_mtime_ns != then} == {lost} != {kept}
 
 
 def test_the_verdict_compares_the_rows_with_the_published_ones():

@@ -331,26 +331,13 @@ def balance(place, folder, faults):
     assert contents(out) == contents(place / "tokens"), "repaired: as if nothing had been"
 
 
-def hold(place, tmp_path_factory, examples):
+@pytest.mark.fault("B1", "every clip in = clip out or counted in quarantine.jsonl, over random damage")
+@pytest.mark.parametrize("examples", [8, pytest.param(150, marks=pytest.mark.full)])
+def test_the_account_balances(place, tmp_path_factory, examples, record_property):
     @given(st.dictionaries(st.integers(0, 3), DAMAGE, min_size=1))
     @settings(derandomize=True, deadline=None, max_examples=examples, suppress_health_check=list(HealthCheck))
     def run(faults):
         balance(place, tmp_path_factory.mktemp("balance"), faults)
 
     run()
-
-
-BALANCE = "every clip in = clip out or counted in quarantine.jsonl, over random damage"
-
-
-@pytest.mark.fault("B1", BALANCE)
-def test_the_account_balances(place, tmp_path_factory, record_property):
-    hold(place, tmp_path_factory, 8)
-    record_property("measured", "8 random damages balance")
-
-
-@pytest.mark.fault("B1", BALANCE)
-@pytest.mark.full
-def test_the_account_balances_at_length(place, tmp_path_factory, record_property):
-    hold(place, tmp_path_factory, 150)
-    record_property("measured", "150 random damages balance")
+    record_property("measured", f"{examples} random damages balance")

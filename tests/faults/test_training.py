@@ -49,16 +49,11 @@ EQUAL = "metrics and checkpoints equal to the last byte, nothing done by hand"
 
 
 @pytest.mark.fault("F1", EQUAL)
-def test_three_kills_end_in_the_same_bytes(tmp_path):
-    assert script(KILL_RUN, tmp_path, 3).startswith("3 kills")
-
-
-@pytest.mark.full
-@pytest.mark.fault("F1", EQUAL)
 @pytest.mark.timeout(900)
-def test_twenty_kills_end_in_the_same_bytes(tmp_path, record_property):
-    told = script(KILL_RUN, tmp_path, 20)
-    assert told.startswith("20 kills")
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.full)])
+def test_kills_end_in_the_same_bytes(tmp_path, kills, record_property):
+    told = script(KILL_RUN, tmp_path, kills)
+    assert told.startswith(f"{kills} kills")
     record_property("measured", told.partition(": ")[0])
 
 
@@ -66,17 +61,12 @@ WHOLE = "every visible step whole, leftovers cleaned, equal weights at the end"
 
 
 @pytest.mark.fault("F3", WHOLE)
-def test_kills_inside_a_save(tmp_path):
-    assert script(KILL_SAVE, tmp_path, 2, 128).startswith("2 kills")
-
-
-@pytest.mark.full
-@pytest.mark.fault("F3", WHOLE)
 @pytest.mark.timeout(900)
-def test_twenty_kills_inside_a_save(tmp_path, record_property):
-    told = script(KILL_SAVE, tmp_path, 20, 512)
+@pytest.mark.parametrize(("kills", "width", "inside"), [(2, 128, 0), pytest.param(20, 512, 10, marks=pytest.mark.full)])
+def test_kills_inside_a_save(tmp_path, kills, width, inside, record_property):
+    told = script(KILL_SAVE, tmp_path, kills, width)
     record_property("measured", told)
-    assert told.startswith("20 kills") and int(told.split(", ")[1].split()[0]) >= 10
+    assert told.startswith(f"{kills} kills") and int(told.split(", ")[1].split()[0]) >= inside
 
 
 # --- F4: a full disk -------------------------------------------------------------------------------------------------

@@ -1,14 +1,10 @@
 """The benchmarks' plain models and ours are the same functions: equal losses, gradients and predictions."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from seeds import gen
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.naive_flow import NaiveFlow
 from benchmarks.naive_masked import NaiveMasked
