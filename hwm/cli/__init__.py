@@ -15,6 +15,7 @@ from inspect import Parameter, signature
 from io import StringIO, TextIOWrapper
 from typing import Annotated, Any, get_type_hints
 
+from hwm.safe_load.paths import one_line
 from hwm.work.allowance import settle_threads
 from hwm.work.ranges import BadSetting, call_within
 from hwm.work.signals import Stopped, ending
@@ -97,10 +98,10 @@ def _run(arguments: list[str]) -> int:
         sys.stderr.close()
         return 128 + signal.SIGPIPE
     except (ValueError, OSError) as error:
-        text = str(error)
+        told = one_line(error)
         if isinstance(error, BadSetting) and "." not in error.name:  # an option, where train.steps stands in the configuration
-            text = f"--{error.name.replace('_', '-')} {error.fault}"
-        print(f"hwm {verb}: error: {' '.join(text.split())}", file=sys.stderr)
+            told = f"--{error.name.replace('_', '-')} {error.fault}"
+        print(f"hwm {verb}: error: {told}", file=sys.stderr)
         return 2
 
 

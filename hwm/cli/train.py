@@ -11,6 +11,7 @@ from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from hwm.safe_load.paths import one_line
 from hwm.work.ranges import Range
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _as_one_of_many(config: RunConfig, out: Path) -> int:
         code = 128 + (result.signal or signal.SIGTERM) if result.stopped else 0
     except (ValueError, OSError) as error:
         code = 2
-        message = " ".join(str(error).split())
+        message = one_line(error)
         print(f"hwm train: error in process {rank}: {message}", file=sys.stderr)
         tell_outcome({"error": message})
     except Exception:

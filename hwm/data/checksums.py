@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hwm.data.layout import CHECKSUMS, CLIP_STARTS, LATENTS, METADATA, MOMENTS, SEGMENTS, STATES, TOKENS, VIDEO
+from hwm.safe_load.paths import reason, shown
 from hwm.work.allowance import usable_cores
 from hwm.work.cache import cache_folder
 from hwm.work.files import read_json, sha256, write_json
@@ -103,8 +104,8 @@ def _faults(
                 return ValueError(f"{file}: recorded in {sidecar.name} but missing; {remedy}")
             if not sound(file, str(digest)):
                 return ValueError(f"{file}: its content differs from {sidecar.name}; {remedy}")
-        except (OSError, ValueError) as error:  # a name that no file can have
-            return ValueError(f"{sidecar}: {name[:80]!r}: {error}; {remedy}")
+        except (OSError, RuntimeError, ValueError) as error:  # a name that no file can have, a link in a circle
+            return ValueError(f"{sidecar}: {shown(name)}: {reason(error)}; {remedy}")
         return None
 
     with _threads() as pool:

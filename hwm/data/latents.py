@@ -8,6 +8,7 @@ encoded (`clock.subsample`).  Each such clip is encoded by itself, as shifted wi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -122,7 +123,7 @@ class LatentShard(Shard):
         super().check_sizes()
         if self.starts_path is not None:
             check_size(self.starts_path, 4 * self.num_rows, "whole int32 numbers")
-        check_size(self.video_path, 2 * int(np.prod(self._shape)), f"{self._shape} float16 latents")
+        check_size(self.video_path, 2 * math.prod(self._shape), f"{self._shape} float16 latents")
 
     def check_segments(self) -> None:
         super().check_segments()

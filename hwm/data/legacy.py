@@ -15,6 +15,7 @@ from hwm.data.dataset import Finding, check_rows
 from hwm.data.tokens import TokenDataset, TokenShard
 from hwm.data.windows import Window
 from hwm.robot import EVE
+from hwm.safe_load.paths import reading
 from hwm.work.files import check_size, map_array, read_count, read_json
 
 EACH_FRAME = Clock(stride=1, block=1)
@@ -32,7 +33,8 @@ class LegacyShard(TokenShard):
         return {path.stem: self._action(path) for path in sorted(self.states_path.glob("*.bin"))}
 
     def _action(self, path: Path) -> np.ndarray:
-        row, size = 4 * self.num_frames, path.stat().st_size
+        with reading(path):
+            row, size = 4 * self.num_frames, path.stat().st_size
         width = WIDTHS.get(path.stem, max(1, round(size / row)))
         return map_array(path, "<f4", (self.num_frames, width), f"{self.num_frames} rows of width {width}")
 

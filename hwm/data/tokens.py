@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -73,7 +74,7 @@ class TokenShard(Shard):
 
     def check_sizes(self) -> None:
         super().check_sizes()
-        check_size(self.video_path, 4 * int(np.prod(self._shape)), self._meaning)
+        check_size(self.video_path, 4 * math.prod(self._shape), self._meaning)
 
 
 @dataclass(frozen=True)

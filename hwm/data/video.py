@@ -7,6 +7,7 @@ repeats bit for bit.  Decoding never seeks by time, so no frame is off by one.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 from array import array
@@ -291,7 +292,7 @@ def decoded_frames(path: Path, *, num_frames: int, size: int = 0, segments: np.n
     if not writable:
         raise ValueError(f"{path}: no folder to cache decoded frames in; set XDG_CACHE_HOME to a writable one")
     folder = writable[0]
-    needed = int(np.prod(shape, dtype=np.int64))
+    needed = math.prod(shape)
     disk = shutil.disk_usage(folder)
     spare = max(SPARE_BYTES, min(SPARE_AT_MOST, int(SPARE_SHARE * disk.total)))
     if needed + spare > disk.free:

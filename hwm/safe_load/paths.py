@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 MAX_NAME_BYTES = 1024
 MAX_PART_BYTES = 255
+MAX_LINE = 2000
+"""Characters of what is told of an error."""
 
 
 def is_file(path: Path) -> bool:
@@ -24,10 +29,10 @@ def is_dir(path: Path) -> bool:
         return False
 
 
-def shown(text: object) -> str:
-    """Text of a file in a message: on one line, at most 120 characters, nothing that a terminal would obey."""
+def shown(text: object, *, length: int = 120) -> str:
+    """Text of a file in a message: on one line, at most `length` characters, nothing that a terminal would obey."""
     line = str(text)
-    line = line if len(line) <= 120 else f"{line[:117]}..."
+    line = line if len(line) <= length else f"{line[: length - 3]}..."
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
@@ -64,11 +69,32 @@ def hub_folder(folder: Path) -> Path:
     return folder
 
 
+@contextmanager
+def reading(path: str | Path, *, remedy: str = "") -> Iterator[None]:
+    """Make of what the system says in the block, which looks at a file or reads it, a ValueError of one line that names it."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # a circle of links is the latter to `resolve`
+        raise ValueError(f"{shown(path)}: cannot be read ({reason(error)})" + (f"; {remedy}" if remedy else "")) from None
+
+
 def reason(error: BaseException) -> str:
     """The first line of what an error says, or else its kind, for a message."""
     if isinstance(error, RecursionError):
         return "nested too deep"
-    return shown(str(error).splitlines()[0] if str(error) else type(error).__name__)
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        return "too many open files: allow this process more with `ulimit -n`"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return shown(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
+
+
+def one_line(error: BaseException) -> str:
+    """All that an error says, on one line that a terminal can show; one of the system with the file that it is about."""
+    said = " ".join(str(error).split())
+    if isinstance(error, OSError):
+        said = (f"{error.filename}: " if error.filename else "") + reason(error)
+    return shown(said, length=MAX_LINE)
 
 
 def _fault(name: object) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hwm.safe_load.paths import is_file, reason, shown
+from hwm.safe_load.paths import is_file, reading, reason, shown
 
 AGAIN = "fetch or write the file again"
 MAX_JSON_BYTES = 4_000_000
@@ -27,11 +27,8 @@ def read_bytes(path: str | Path, *, max_bytes: int, kind: str, remedy: str = AGA
     path = Path(path)
     if not is_file(path):
         raise ValueError(f"{shown(path)}: no such {kind}; {remedy}")
-    try:
-        with path.open("rb") as file:
-            content = file.read(max_bytes + 1)  # what a file says about its size may be wrong
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    with reading(path, remedy=remedy), path.open("rb") as file:
+        content = file.read(max_bytes + 1)  # what a file says about its size may be wrong
     if len(content) > max_bytes:
         raise ValueError(f"{path}: larger than {max_bytes} bytes, no {kind}; {remedy}")
     return content
@@ -69,13 +66,27 @@ def parse_json(text: str | bytes, *, where: str | Path, remedy: str = AGAIN) -> 
     return value
 
 
+def expect_fields(table: Any, where: str | Path, *, remedy: str = AGAIN, **kinds: type | tuple[type, ...]) -> None:
+    """Raise ValueError, naming the file and the field, unless a table from a file has all of these, each of its types.
+
+    True and False count as numbers for those who ask for `bool` alone.
+    """
+    for name, kind in kinds.items():
+        value = table.get(name, AGAIN) if isinstance(table, dict) else AGAIN
+        wanted = kind if isinstance(kind, tuple) else (kind,)
+        if value is AGAIN or not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+            found = "nothing" if value is AGAIN else shown(repr(value))
+            expected = " or ".join(k.__name__.replace("NoneType", "null") for k in wanted)
+            raise ValueError(f"{where}: expected {expected} under {name!r}, found {found}; {remedy}")
+
+
 def read_json_lines(path: str | Path, *, max_line: int = 1_000_000) -> Iterator[dict[str, Any]]:
     """The objects of a file with one JSON object a line; lines that are none, torn by a kill, are left out.
 
     Lines are read one at a time; raises ValueError, naming the file, for one of more than `max_line` bytes.
     """
     path = Path(path)
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         while line := file.readline(max_line + 1):
             if len(line) > max_line:
                 raise ValueError(f"{path}: a line of more than {max_line} bytes, no file of records; remove or restore it")

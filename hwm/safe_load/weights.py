@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hwm.safe_load.paths import hub_folder, inside, is_dir, is_file, shown
+from hwm.safe_load.paths import hub_folder, inside, is_dir, is_file, reading, reason, shown
 from hwm.safe_load.text import parse_json, read_json
 from hwm.safe_load.torch_save import read_torch_save
 
@@ -54,7 +54,7 @@ def load_safetensors(path: str | Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:  # a hostile file can raise anything
-        raise ValueError(f"{path}: not a whole safetensors file ({_first_line(error)}); fetch it again") from None
+        raise ValueError(f"{path}: not a whole safetensors file ({reason(error)}); fetch it again") from None
 
 
 def check_header(path: Path) -> None:
@@ -64,13 +64,10 @@ def check_header(path: Path) -> None:
     """
     if not is_file(path):
         raise ValueError(f"{shown(path)}: no such file; expected weights in the safetensors format")
-    try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            whole = 2 <= size <= path.stat().st_size - 8
-            text = file.read(size) if whole and size <= MAX_HEADER_BYTES else b""
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    with reading(path), path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        whole = 2 <= size <= path.stat().st_size - 8
+        text = file.read(size) if whole and size <= MAX_HEADER_BYTES else b""
     again = f"{path}: not a whole safetensors file"
     if not whole:
         raise ValueError(f"{again} (too short for its header); fetch it again")
@@ -111,10 +108,14 @@ def opened_safetensors(path: str | Path) -> Iterator[Any]:
     path = Path(path)
     check_header(path)
     try:
-        with safe_open(path, framework="pt") as file:
+        opened = safe_open(path, framework="pt")
+    except Exception as error:  # a hostile file can raise anything
+        raise ValueError(f"{path}: not a whole safetensors file ({reason(error)}); fetch it again") from None
+    try:
+        with opened as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({_first_line(error)}); fetch it again") from None
+        raise ValueError(f"{path}: not a whole safetensors file ({reason(error)}); fetch it again") from None
 
 
 def select(
@@ -148,9 +149,3 @@ def select(
 def _some(keys: list[str]) -> str:
     rest = len(keys) - SHOWN
     return ", ".join(shown(key) for key in keys[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _first_line(error: Exception) -> str:
-    """One line of what a library has to say, at most 120 characters."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:120] if lines else type(error).__name__

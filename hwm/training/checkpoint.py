@@ -20,16 +20,17 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch.distributed.checkpoint import CheckpointException
 
-from hwm.safe_load.text import parse_json
+from hwm.safe_load.text import expect_fields, parse_json, read_bytes
 from hwm.training.processes import ALONE, Processes
 from hwm.training.stored import SHARDS, Groups, Stored, is_sharded, write_shards, write_whole
-from hwm.work.files import cannot_write, fsync, write_text
+from hwm.work.files import cannot_write, fsync, sha256, write_text
 
 SCHEMA = 1
 _STEP = re.compile(r"step-(\d{1,15})")
@@ -122,7 +123,7 @@ def _publish(checkpoints: Path, building: Path, final: Path, state: dict[str, An
 def _entry(file: Path) -> dict[str, Any]:
     """Force a file to the disk; what the manifest says of it."""
     fsync(file)
-    return {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+    return {"bytes": file.stat().st_size, "sha256": sha256(file)}
 
 
 def point(checkpoints: Path, state: dict[str, Any]) -> None:
@@ -162,7 +163,7 @@ def verify(folder: Path) -> None:
             raise ValueError(f"{file}: missing")
         if file.stat().st_size != expected["bytes"]:
             raise ValueError(f"{file}: has {file.stat().st_size} bytes, not the {expected['bytes']} written")
-        if _sha256(file) != expected["sha256"]:
+        if sha256(file) != expected["sha256"]:
             raise ValueError(f"{file}: damaged (its SHA-256 differs from the manifest)")
 
 
@@ -214,7 +215,10 @@ def find(run: str | Path, *, which: str = "best", say: Callable[[str], None] = p
 
 def load_state(folder: Path) -> dict[str, Any]:
     """The plain values of a checkpoint that was verified."""
-    return parse_json(_read_small(folder / "state.json"), where=folder / "state.json")
+    path = folder / "state.json"
+    state = parse_json(_read_small(path), where=path)
+    expect_fields(state, path, step=int, validated=int, best_step=int, best=(int, float, NoneType), config=str)
+    return state
 
 
 def step_of(folder: Path) -> int:
@@ -244,8 +248,12 @@ def _manifest(folder: Path) -> dict[str, Any]:
         whole = False
     if not whole:
         raise ValueError(f"{path}: damaged")
+    expect_fields(body, path, schema=int)
     if body["schema"] != SCHEMA:
         raise ValueError(f"{path}: written in format {body['schema']}, this version reads {SCHEMA}; update the package")
+    expect_fields(body, path, step=int, files=dict)
+    for entry in body["files"].values():
+        expect_fields(entry, path, bytes=int, sha256=str)
     if _STEP.fullmatch(folder.name) and folder.name != f"step-{body['step']}":
         raise ValueError(f"{path}: belongs to step {body['step']}; give the folder its name back")
     return body
@@ -254,14 +262,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
 def _read_small(path: Path) -> str:
     if not path.is_file():
         raise ValueError(f"{path}: missing")
-    if path.stat().st_size > _MAX_JSON_BYTES:
-        raise ValueError(f"{path}: damaged (larger than {_MAX_JSON_BYTES} bytes)")
-    return path.read_bytes().decode(errors="replace")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    content = read_bytes(path, max_bytes=_MAX_JSON_BYTES, kind="part of a checkpoint", remedy="it is damaged")
+    return content.decode(errors="replace")
 
 
 def _seal(body: dict[str, Any]) -> str:

@@ -120,9 +120,9 @@ class Learner:
         tensors = {name: torch.empty_like(tensor) for name, tensor in here.items()}
         stored.read_into("model", tensors)
         self.model.load_state_dict(tensors)  # rather than in place: a model may have something to say to what it is given
-        load_optimizer_tensors(self.model, self.optimizer, stored)
+        load_optimizer_tensors(self.model, self.optimizer, stored, where=where / "optimizer.safetensors")
         if self.ema:
-            self.ema.load(stored)
+            self.ema.load(stored, where=where / "ema.safetensors")
 
     @property
     def moved(self) -> list[nn.Parameter]:

@@ -238,10 +238,10 @@ def _restore(
         return Position()
     folder = checkpoints / name
     state, stored = checkpoint.load_state(folder), checkpoint.stored(folder)
-    if state.pop("config") != config_hash(config):
+    if state["config"] != config_hash(config):
         raise ValueError(f"{folder}: was trained with another configuration than config.toml; choose another folder")
     learner.load(stored, where=folder)
-    position = Position(**state)
+    position = Position(state["step"], state["validated"], state["best_step"], state["best"])
 
     def settle_best() -> bool:
         kept = bool(position.best_step)

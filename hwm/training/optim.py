@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -72,14 +73,15 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     }
 
 
-def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, stored: Stored) -> None:
-    """Put back what `optimizer_tensors` gave; raises ValueError for a name or a shape that the model does not have."""
+def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, stored: Stored, *, where: Path) -> None:
+    """Put back what `optimizer_tensors` gave; raises ValueError, naming `where`, for what the model does not have."""
     parameters, targets = dict(model.named_parameters()), {}
     for entry, size in stored.sizes("optimizer").items():
         key, _, name = entry.partition(".")
         parameter = parameters.get(name)
-        if parameter is None or (size.ndim and size.shape != parameter.shape):
-            raise ValueError(f"optimizer state {entry!r} {tuple(size.shape)} belongs to no parameter of this model")
+        if parameter is None or (size.ndim and size.shape != parameter.shape) or not size.is_floating_point():
+            found = f"{size.dtype} {tuple(size.shape)}"
+            raise ValueError(f"{where}: optimizer state {entry!r}, {found}, belongs to no parameter of this model")
         # In the parameter's own memory format: the fused kernel walks both in the order of their memory.
         like = parameter if size.ndim else torch.empty((), device=parameter.device)
         targets[entry] = torch.empty_like(like, dtype=size.dtype, requires_grad=False)
@@ -108,10 +110,10 @@ class Ema:
             if name in self.average:
                 self.average[name].lerp_(parameter.float(), 1 - decay)
 
-    def load(self, stored: Stored) -> None:
-        """Put back a stored average; raises ValueError if it belongs to another model."""
+    def load(self, stored: Stored, *, where: Path) -> None:
+        """Put back a stored average; raises ValueError, naming `where`, if it belongs to another model."""
         if {n: t.shape for n, t in stored.sizes("ema").items()} != {n: t.shape for n, t in self.average.items()}:
-            raise ValueError("the stored average of the weights belongs to another model")
+            raise ValueError(f"{where}: the average of the weights belongs to another model")
         stored.read_into("ema", self.average)
 
     @contextmanager

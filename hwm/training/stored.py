@@ -10,6 +10,7 @@ continue what any other number wrote.  Nothing is pickled.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from hwm.safe_load.text import parse_json
+from hwm.safe_load.paths import shown
+from hwm.safe_load.text import expect_fields, parse_json
 from hwm.safe_load.weights import opened_safetensors
 
 SHARDS = "shards"
@@ -93,7 +95,7 @@ class Stored:
                 group, _, name = key.partition(".") if file.parent.name == SHARDS else (file.stem, "", key)
                 part = opened.get_slice(key)
                 shape = tuple(part.get_shape())
-                offsets = tuple(places[key]["saved_offsets"]) if key in places else (0,) * len(shape)
+                offsets = _offsets(places, key, shape, file)
                 if part.get_dtype() not in _DTYPES:
                     raise ValueError(f"{file}: {key} is of type {part.get_dtype()}, which no model here has; fetch other weights")
                 piece = _Piece(file, key, offsets, shape, _DTYPES[part.get_dtype()])
@@ -104,7 +106,10 @@ class Stored:
         found = {}
         for name, pieces in self._pieces.get(group, {}).items():
             ends = zip(*([first + length for first, length in zip(piece.offsets, piece.shape)] for piece in pieces))
-            found[name] = torch.empty([max(axis) for axis in ends], dtype=pieces[0].dtype, device="meta")
+            whole = [max(axis) for axis in ends]
+            if math.prod(whole) > sum(math.prod(piece.shape) for piece in pieces):
+                raise ValueError(f"{pieces[0].file}: the parts of {name} do not make {tuple(whole)}; use another checkpoint")
+            found[name] = torch.empty(whole, dtype=pieces[0].dtype, device="meta")
         return found
 
     def read(self, group: str) -> dict[str, Tensor]:
@@ -127,11 +132,22 @@ class Stored:
                     _copy(opened, piece, local, offsets)
 
 
+def _offsets(places: Any, key: str, shape: tuple[int, ...], file: Path) -> tuple[int, ...]:
+    """Where a part lies in its tensor, by the file's own account; a whole tensor has none."""
+    place: Any = places.get(key, {"saved_offsets": [0] * len(shape)}) if isinstance(places, dict) else None
+    expect_fields(place, file, saved_offsets=list)
+    offsets = tuple(place["saved_offsets"])
+    if len(offsets) != len(shape) or any(type(n) is not int or not 0 <= n < 2**40 for n in offsets):
+        raise ValueError(f"{file}: a part of {key} lies at {shown(offsets)}, which is no place in it; use another checkpoint")
+    return offsets
+
+
 def load_weights(stored: Stored, model: nn.Module, *, where: Path) -> None:
     """Load the weights of a checkpoint into a model, averaged ones where it has them: all of them and nothing else.
 
     where: as in `expect_same`, which raises ValueError for others and for NaN; the model is then unchanged.
     """
+    expect_same(stored.sizes("model") | stored.sizes("ema"), model.state_dict(), where=where)
     tensors = stored.read("model") | stored.read("ema")
     expect_same(tensors, model.state_dict(), where=where)
     model.load_state_dict(tensors)

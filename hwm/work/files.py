@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import mmap
 import os
 import platform
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwm.safe_load import text as foreign_text
+from hwm.safe_load.paths import reading
 from hwm.work.signals import unfinished
 
 if TYPE_CHECKING:
@@ -114,8 +116,8 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file as hex."""
-    with path.open("rb") as file:
+    """SHA-256 of a file as hex.  Raises ValueError, naming it, where it cannot be read."""
+    with reading(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -218,7 +220,8 @@ def check_size(path: Path, expected: int, meaning: str) -> None:
     """Raise ValueError unless the file has exactly `expected` bytes; `meaning` says where the number comes from."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file; fetch or write it again")
-    actual = path.stat().st_size
+    with reading(path):
+        actual = path.stat().st_size
     if actual != expected:
         fault = "truncated" if actual < expected else "too long"
         raise ValueError(f"{path}: {fault}: {actual} bytes, expected {expected} ({meaning}); fetch or write it again")
@@ -226,9 +229,9 @@ def check_size(path: Path, expected: int, meaning: str) -> None:
 
 def map_array(path: Path, dtype: str, shape: tuple[int, ...], meaning: str) -> np.ndarray:
     """Memory-map a bare array read-only, after checking its exact size; read pieces of it with `read_rows`."""
-    expected = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-    check_size(path, expected, meaning)
-    return without_read_ahead(np.memmap(path, dtype=dtype, mode="r", shape=shape))
+    check_size(path, math.prod(shape) * np.dtype(dtype).itemsize, meaning)
+    with reading(path):
+        return without_read_ahead(np.memmap(path, dtype=dtype, mode="r", shape=shape))
 
 
 def without_read_ahead(array: np.memmap) -> np.memmap:
@@ -251,18 +254,19 @@ def read_rows(array: np.ndarray, first: int, stop: int) -> np.ndarray:
     assert isinstance(array, np.memmap)
     rows = np.empty((stop - first, *array.shape[1:]), array.dtype)
     left, place = rows.view(np.uint8).reshape(-1).data, array.offset + first * array.strides[0]
-    try:
-        descriptor = os.open(str(array.filename), os.O_RDONLY)
-    except FileNotFoundError:  # deleted, which leaves the map whole
-        return array[first:stop]
-    try:
-        while left and (count := os.preadv(descriptor, [left], place)):
-            left, place = left[count:], place + count
-        if left:
-            fault = f"was cut short while it was read: {os.fstat(descriptor).st_size} bytes, {place + len(left)} needed"
-            raise ValueError(f"{array.filename}: {fault}; fetch or write it again")
-    finally:
-        os.close(descriptor)
+    with reading(str(array.filename)):
+        try:
+            descriptor = os.open(str(array.filename), os.O_RDONLY)
+        except FileNotFoundError:  # deleted, which leaves the map whole
+            return array[first:stop]
+        try:
+            while left and (count := os.preadv(descriptor, [left], place)):
+                left, place = left[count:], place + count
+            if left:
+                fault = f"was cut short while it was read: {os.fstat(descriptor).st_size} bytes, {place + len(left)} needed"
+                raise ValueError(f"{array.filename}: {fault}; fetch or write it again")
+        finally:
+            os.close(descriptor)
     return rows
 
 

@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from hwm.safe_load.paths import one_line
 from hwm.work.progress import Counter
 from hwm.work.signals import StopFlag, Stopped, ending, stop_with_parent
 
@@ -88,7 +89,7 @@ def _run(run: Callable[[], int], log: Path) -> None:
     except Stopped as stop:
         code = 128 + stop.signal
     except (ValueError, OSError, ImportError) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         code = 2
     sys.exit(code)
 

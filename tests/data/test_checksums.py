@@ -174,3 +174,12 @@ def test_test_sets_are_compared_too(tmp_path, cache):
     open_test_set(tmp_path / "test")
     flip(tmp_path / "test" / "states_1.bin", 40, 3)
     refused(r"states_1\.bin: its content differs", open_test_set, tmp_path / "test")
+
+
+def test_a_link_in_a_circle_is_named(token_root):
+    path = token_root / "videos/video_0.bin"
+    path.unlink()
+    path.symlink_to(path.name)
+    refused(r"videos/video_0.bin: no such file", open_dataset, token_root)
+    (fault,) = checksums.verify(token_root)
+    assert "checksums_0.json: ../videos/video_0.bin: " in str(fault) and "\n" not in str(fault)

@@ -137,6 +137,24 @@ REFUSED = {
 
 
 @pytest.mark.fault("B1", TARGET_B1)
+def test_clips_are_counted_from_the_first_frame_of_their_phase(place, raw, tmp_path):
+    """Segments of 40 and 28 frames hold 3 blocks counted from frame 0, and 2 counted from frame 8."""
+    rule = Rule(COSMOS, phases=2, every=0)
+    assert [rule.offset(phase) for phase in (0, 1)] == [0, 8]
+    segments = np.repeat([0, 1], (40, 28)).astype(np.int32)
+    assert [rule.count(segments, phase, raw) for phase in (0, 1)] == [3, 2]
+    options = {"tokenizer": str(place / "coder"), "phases": 2}
+    whole = open_dataset(tokenize(raw, tmp_path / "whole", **options)).shards
+    (raw / "videos/video_0.mp4").write_bytes(b"")
+    lines = []
+    out = tokenize(raw, tmp_path / "out", max_bad=1, say=lines.append, **options)
+    (row,) = read_quarantine(out)
+    assert row["clips"] == sum(shard.num_clips for shard in whole if shard.index in (0, 1)), "both phases of the raw shard"
+    made, given = sum(shard.num_clips for shard in open_dataset(out).shards), sum(shard.num_clips for shard in whole)
+    assert lines[0] == f"clips: {given} in = {made} out + {row['clips']} in 1 faulty shards"
+
+
+@pytest.mark.fault("B1", TARGET_B1)
 @pytest.mark.parametrize("kind", REFUSED)
 def test_bad_videos_are_left_out_and_named(place, raw, tmp_path, kind):
     damage, reason, frame = REFUSED[kind]

@@ -32,7 +32,7 @@ from tiny_line import raw_data, token_data, tokenizer
 from hwm.config import RunConfig, from_toml
 from hwm.data.onex import open_dataset
 from hwm.data.testsets import open_test_set
-from hwm.data.video import VideoWriter, count_frames, decoded_frames, iter_frames, probe, read_video
+from hwm.data.video import MAX_VIDEO_BYTES, VideoWriter, count_frames, decoded_frames, iter_frames, probe, read_video
 from hwm.evaluate.submission import check_sampling_submission, validate_compression_submission
 from hwm.models.wan.text import embed_empty_prompt
 from hwm.robot import read_embodiment
@@ -260,6 +260,15 @@ def test_a_video_of_gigabytes_is_not_read_whole(videos, suffix, record_property)
     path = videos[suffix]
     assert 960 * 1024**2 * 3 > 2.8e9 and path.stat().st_size < 1e6
     cheap(lambda: read_video(path), record_property, names=path)
+
+
+@B2
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_video_out_of_proportion_to_its_file_is_not_read_whole(tmp_path, suffix, record_property):
+    path = bomb_video(tmp_path / f"v.{suffix}", frames=40)
+    assert 1000 * path.stat().st_size < 64 * 2**20 < 40 * 1024**2 * 3 < MAX_VIDEO_BYTES, "no other bound refuses it"
+    assert "decodes to more than 67108864 bytes" in cheap(lambda: read_video(path), record_property, names=path)
+    assert read_video(path, size=256).shape == (40, 256, 256, 3), "smaller frames are in proportion"
 
 
 @B2

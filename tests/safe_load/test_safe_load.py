@@ -1,3 +1,4 @@
+import errno
 import zipfile
 
 import pytest
@@ -6,6 +7,7 @@ from refusing import refused
 from safetensors.torch import save_file
 from torch import nn
 
+from hwm.safe_load.paths import one_line, reading
 from hwm.safe_load.weights import load_state_dict, select
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.0, -1.0]), "steps": torch.tensor(3)}
@@ -82,3 +84,21 @@ def test_select_gives_exactly_what_is_wanted():
     more = STATE | {f"x{i}": torch.zeros(1) for i in range(5)}
     message = r"w: x0, x1, x2 and 2 more unexpected: .*fetch it"
     refused(message, select, more, shapes, path="w", remedy="fetch it", ignored=("steps",))
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (OSError(errno.EMFILE, "Too many open files"), "too many open files: allow this process more with `ulimit -n`"),
+    (OSError(errno.EIO, "Input/output error"), "Input/output error"), (RuntimeError("Symlink loop"), "Symlink loop"),
+])  # fmt: skip
+def test_what_the_system_says_is_told_with_the_file(tmp_path, error, said):
+    def read():
+        with reading(tmp_path / "a\nb", remedy="look at the disk"):
+            raise error
+
+    assert refused(None, read) == f"{tmp_path}/a\\nb: cannot be read ({said}); look at the disk"
+
+
+def test_an_error_is_one_line_that_a_terminal_can_show():
+    assert one_line(OSError(errno.ENOENT, "No such file or directory", "/x/y")) == "/x/y: No such file or directory"
+    assert one_line(ValueError("a\n  b\x1b[2J")) == "a b\\x1b[2J"
+    assert len(one_line(ValueError("x" * 10_000))) == 2000

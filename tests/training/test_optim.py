@@ -101,13 +101,13 @@ def test_optimizer_state_goes_by_name_and_comes_back(tmp_path):
     assert {"exp_avg.conv.weight", "exp_avg_sq.conv.weight", "step.conv.weight"} <= tensors.keys()
     assert not any("frozen" in name for name in tensors)
     two.load_state_dict(one.state_dict())
-    load_optimizer_tensors(two, second, stored(tensors))
+    load_optimizer_tensors(two, second, stored(tensors), where=tmp_path / "o")
     step(one, first)
     step(two, second)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters()))
     assert tensors["step.conv.weight"] == 1  # What was loaded is a copy.
     for entry, value in {"exp_avg.nothing": torch.zeros(1), "exp_avg.conv.weight": torch.zeros(2)}.items():
-        refused("belongs to no parameter", load_optimizer_tensors, two, second, stored({entry: value}))
+        refused("belongs to no parameter", load_optimizer_tensors, two, second, stored({entry: value}), where=tmp_path / "o")
 
 
 def test_average_of_the_weights():
@@ -144,4 +144,4 @@ def test_average_is_float32_and_leaves_the_trained_weights_bit_equal(tmp_path):
     assert all(torch.equal(p, trained[n]) for n, p in model.named_parameters())
     with pytest.raises(ValueError, match="another model"):
         write_whole(tmp_path / "ema.safetensors", {"weight": torch.zeros(2, 2)})
-        ema.load(Stored([tmp_path / "ema.safetensors"]))
+        ema.load(Stored([tmp_path / "ema.safetensors"]), where=tmp_path)
