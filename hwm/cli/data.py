@@ -54,7 +54,7 @@ def simulate(
         seed: Equal seeds give equal bytes on one machine.
         workers: Processes; 0: one per core.
         difficulty: From 0 (arms only) to 1 (the whole body moves all the time).
-        val_minutes: Minutes of each validation set.
+        val_minutes: Minutes of each validation set; default: an eighth of the training set, but enough for ten recordings.
         rooms: Rooms in the training set; 0: about two segments a room.
         test_clips: Clips of a sampling-track test set to write as well.
         renderer: auto: ray tracing for small frames, OpenGL for large ones where it works.

@@ -220,11 +220,13 @@ class Found:
     @cached_property
     def raw(self) -> Path:
         """Folder of the raw data; simulated first where none was given."""
-        from hwm.prepare import simulated
+        from hwm.prepare import SEGMENT_SECONDS, simulated
+        from hwm.sim.simulate import validation
 
         plan = self.plan
+        val_minutes = validation(plan.minutes, SEGMENT_SECONDS, share=plan.val_share)
         return plan.data or simulated(
-            plan.out / "raw", minutes=plan.minutes, val_minutes=plan.minutes * plan.val_share, size=IMAGE_SIZE[plan.size],
+            plan.out / "raw", minutes=plan.minutes, val_minutes=val_minutes, size=IMAGE_SIZE[plan.size],
             seed=plan.seed, workers=plan.processes,
         )  # fmt: skip
 

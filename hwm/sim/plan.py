@@ -36,8 +36,8 @@ SMALLEST, LARGEST = 64, 2048
 SHARD_SECONDS = 60.0
 """Robot time of a training shard; the unit of work and of resuming."""
 FEWEST_SHARDS = 4
-SHORTEST_SPLIT, SHORTEST_VAL = 1.5, 20.0
-"""Seconds: the least that a split may have, and the least that a validation set gets by itself."""
+SHORTEST_SPLIT = 1.5
+"""Seconds: the least that a split may have."""
 TEST_STATES = 97
 """State rows of a sampling-track test clip; 17 frames of it are seen (reference A.6)."""
 CLIPS_PER_EPISODE = 4

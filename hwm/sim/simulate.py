@@ -35,6 +35,19 @@ SECONDS_PER_PIXEL, SECONDS_PER_FRAME = 1.5e-6, 2.5e-3
 """About what the ray tracer and the physics take on one core."""
 
 
+VAL_RECORDINGS = 10
+"""Recordings of a validation set, without which there are no useful intervals (`hwm.evaluate.intervals`)."""
+
+
+def validation(minutes: float, segment_seconds: tuple[float, float], *, share: float = 1 / 8) -> float:
+    """Minutes of each validation set beside a training set: a share of it, but enough for ten recordings.
+
+    A trial of less than a minute gets no more than it has itself.
+    """
+    enough = VAL_RECORDINGS * sum(segment_seconds) / 2 / 60
+    return max(share * minutes, enough if minutes >= 1 else min(enough, minutes))
+
+
 @dataclass(frozen=True)
 class SimulationSummary:
     """frames: written by this call (what was there before is kept and not counted).  seconds: wall time.
@@ -65,7 +78,7 @@ def simulate(
     calling script needs its `if __name__ == "__main__":`.  difficulty: share of segments in which the operator uses
     the whole body, 0 to 1, or calm (0), mixed (0.3), lively (1).  renderer: auto takes ray tracing up to 128 pixels,
     beyond that OpenGL where it works.  antialias: four rays per pixel, several times slower.  val_minutes: of each of
-    the two validation sets; default an eighth of `minutes`, at least 20 s.  segment_seconds: shortest and longest
+    the two validation sets; default as `validation` says.  segment_seconds: shortest and longest
     segment.  rooms: in the training set; 0: one for two segments.  test_clips: clips of a sampling-track test set.
     progress: called with frames done and in all.
 
@@ -74,14 +87,14 @@ def simulate(
     """
     _require_packages()
     from hwm.sim.jobs import Job, run_jobs
-    from hwm.sim.plan import DIFFICULTIES, SHORTEST_VAL, Settings, make_plan
+    from hwm.sim.plan import DIFFICULTIES, Settings, make_plan
     from hwm.sim.renderer import choose_backend
 
     started = time.monotonic()
     if isinstance(difficulty, str) and difficulty not in DIFFICULTIES:
         raise ValueError(f"difficulty must be a number or one of {', '.join(DIFFICULTIES)}, got {difficulty!r}")
     settings = Settings(
-        minutes=minutes, val_minutes=max(minutes / 8, SHORTEST_VAL / 60) if val_minutes is None else val_minutes, size=size,
+        minutes=minutes, val_minutes=validation(minutes, segment_seconds) if val_minutes is None else val_minutes, size=size,
         seed=seed, difficulty=DIFFICULTIES[difficulty] if isinstance(difficulty, str) else float(difficulty),
         segment_seconds=segment_seconds, rooms=rooms, test_clips=test_clips, backend=choose_backend(renderer, size),
         antialias=antialias,

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwm.sim.plan import CLIPS_PER_EPISODE, FIRST_ROOM, TEST_STATES, Settings, make_plan
+from hwm.sim.simulate import validation
 
 SETTINGS = Settings(
     minutes=5, val_minutes=1, size=64, seed=0, difficulty=0.3, segment_seconds=(12.0, 20.0), rooms=0, test_clips=10,
@@ -55,6 +56,16 @@ def test_test_clips_are_numbered_without_gaps():
     assert [i for c in clips for i in range(c.first, c.first + c.count)] == list(range(10))
     assert [c.count for c in clips] == [CLIPS_PER_EPISODE, CLIPS_PER_EPISODE, 2]
     assert all(c.segment.num_frames == c.count * TEST_STATES for c in clips)
+
+
+@pytest.mark.parametrize("minutes, seconds, share", [
+    (2, (12.0, 20.0), 1 / 8), (60, (12.0, 20.0), 1 / 8), (7.5, (5.0, 8.0), 1 / 5), (1, (5.0, 8.0), 1 / 5),
+])
+def test_a_validation_set_has_ten_recordings_by_itself(minutes, seconds, share):
+    val_minutes = validation(minutes, seconds, share=share)
+    splits = by_split(replace(SETTINGS, minutes=minutes, val_minutes=val_minutes, segment_seconds=seconds))[2]
+    assert len(splits["val"]) >= 10 <= len(splits["val_unseen"]) and val_minutes >= share * minutes
+    assert validation(0.1, (12.0, 20.0)) == 0.1  # a trial stays short
 
 
 def test_room_ranges_of_the_splits_never_meet():
