@@ -205,12 +205,8 @@ class MaskedHWM(TokenGrids):
             hidden_RSD = self._look(draft, grid, finished=not left)
             masked_RS = draft.masked_RGS[:, grid]
             reading, ids_N, sure_N = self._read(
-                hidden_RSD[masked_RS],
-                copies=draft.copies,
-                draws=draws,
-                asked=asked,
+                hidden_RSD[masked_RS], copies=draft.copies, draws=draws, asked=asked, confidence=by_confidence and left > 0,
                 about=about if said is None else {"codes_VC": asked.codes_VC},
-                confidence=by_confidence and left > 0,
             )
             if said is None:
                 said = reading

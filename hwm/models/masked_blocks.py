@@ -116,9 +116,7 @@ class JointBlock(nn.Module):
             visible_QU=rows_QU, newest=newest, finish_shared=not read, cache=window.cache,
         )
         return self.mlp(
-            newest_slots(video_TBSD, newest) + x_TBSD,
-            None if y_TB1D is None else actions_TB1D + y_TB1D,
-            state_TBD[-newest:],
+            newest_slots(video_TBSD, newest) + x_TBSD, None if y_TB1D is None else actions_TB1D + y_TB1D, state_TBD[-newest:],
             num_past=max(0, window.num_past + newest - len(state_TBD)),
         )
 

@@ -112,11 +112,8 @@ class ActionEncoder(StateRows):
         self.changes_from, self.ordered = changes_from, ordered
         hidden = mlp_ratio * width
         self.mlp = nn.Sequential(
-            nn.Linear(state_dim if changes_from is None else 2 * state_dim, width),
-            nn.GELU(),
-            nn.Linear(width, hidden),
-            nn.GELU(),
-            nn.Linear(hidden, width),
+            *(nn.Linear(state_dim if changes_from is None else 2 * state_dim, width), nn.GELU()),
+            *(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)),
         )
         self.norm = nn.LayerNorm(width)
         self.positions = nn.Parameter(torch.zeros(self.num_states, width))

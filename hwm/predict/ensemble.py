@@ -68,14 +68,11 @@ def blend(members_BKHWC: Tensor, *, tolerance: float) -> Tensor:
 
     out = mean + w (medoid - mean) with w = min(1, tolerance / (s sqrt(1 - 1 / K))), s the spread.
 
-    Why this weight: members are alike and independent, so one member lies off their mean by the variance s^2 (1 - 1 / K),
-    independently of how far the truth lies off it.  Going a part w of the way thus adds w^2 s^2 (1 - 1 / K) to the
-    expected squared error; the weight is the largest that keeps this within tolerance^2 at every place, and s^2 is
-    averaged over 5x5 pixels, without which single pixels of both pictures alternate.
-    The squared error E of the mean is thus expected to rise by tolerance^2 at most: the PSNR falls by no more than
-    10 log10(1 + tolerance^2 / E), 0.1 dB for 2.2 levels at 25 dB, and by less the more places agree.  Weights that fall
-    with 1 / s^2 or all at once gave up as much PSNR or more for the same sharpness.  It restores what averaging blurred;
-    where the members themselves are not as sharp as the truth, or their detail is noise, it cannot help.
+    Why this weight: members are alike and independent, so one lies off their mean by the variance s^2 (1 - 1 / K), and a part w
+    of the way adds w^2 s^2 (1 - 1 / K) to the expected squared error E of the mean.  It is the largest that keeps this within
+    tolerance^2 at every place, s^2 averaged over 5x5 pixels, without which single pixels of both pictures alternate.  The PSNR
+    falls by 10 log10(1 + tolerance^2 / E) at most, 0.1 dB for 2.2 levels at 25 dB; weights that fall with 1 / s^2 or all at once
+    gave up as much or more for the same sharpness.  Where the members themselves are not sharp, it cannot help.
 
     tolerance: levels of 0..255, not negative; 0 is the mean, infinity the medoid.  One member is returned as it is.
     Raises ValueError for a negative tolerance.

@@ -48,11 +48,8 @@ class WanWorldModel(LatentFlow):
         self.register_buffer("frames", torch.from_numpy(frames), persistent=False)
         width = config.num_heads * config.head_width
         self.states = FrameStateEncoder(
-            state_dim=config.state_dim,
-            rows=SAMPLING_STEP if config.state_sampling == "stack" else 1,
-            plain=config.state_plain,
-            frequencies=config.state_frequencies,
-            hidden=config.state_hidden,
+            state_dim=config.state_dim, rows=SAMPLING_STEP if config.state_sampling == "stack" else 1, plain=config.state_plain,
+            frequencies=config.state_frequencies, hidden=config.state_hidden,
             width_out=width * (6 if config.state_injection == "post" else 1),
             changes_from=WAN.num_frames(self.context_grids) - 1 if config.state_changes else None,
         )
