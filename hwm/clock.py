@@ -6,8 +6,6 @@ The 1X token release restarts it every 17 frames: a *block* of 17 frames is 3 gr
 0 | 1-8 | 9-16, and the frames of block b start at 17 b (reference: 1X dataset card; SYSTEMS.md section 0).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

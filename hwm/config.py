@@ -3,8 +3,6 @@
 Every value of a run is one field here.  Unknown keys and wrong types are errors that name the nearest right key.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import json

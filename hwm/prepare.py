@@ -1,7 +1,5 @@
 """From nothing, or from raw video, to encoded sets ready for training: each step is made once and found again."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

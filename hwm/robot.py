@@ -1,7 +1,5 @@
 """What the numbers of a robot's state mean: a robot is one TOML file with names, units and statistics (`robots/`)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Verbs that make and look at data."""
 
-from __future__ import annotations
-
 import sys
 from json import dumps
 from pathlib import Path

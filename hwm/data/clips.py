@@ -1,7 +1,5 @@
 """Clips for training and scoring: the pictures of a window of frames, in the dataset's kind, with their robot states."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Looking a dataset over: what it holds, in numbers and in one picture, and whether it is sound to its last byte."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -5,8 +5,6 @@ other folder names are in circulation.  Each kind is probed on its own: sub-fold
 `tokenizer.json` says by whom, on which grid and by which clock tokens or latents were made.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

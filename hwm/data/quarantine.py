@@ -6,8 +6,6 @@ Who finishes the dataset merges them, in the order of the shards, into `quaranti
 metadata) and `clips` (how many the dataset lacks because of it; null where the damage leaves that unknown).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import dataclass

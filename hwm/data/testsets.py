@@ -3,8 +3,6 @@
 Compression: one block of tokens (17 frames) and 64 rows of states.  Sampling: 17 frames of video and 97 rows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Zip files: names and sizes are known before anything is inflated, and no more is inflated than they say."""
 
-from __future__ import annotations
-
 import io
 import struct
 import zipfile

@@ -3,8 +3,6 @@
 An .npy file may hold Python objects, which are programs; those are never opened.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import warnings

@@ -6,8 +6,6 @@ count, and what else a file asks to be called as an `Other`, its name.  Every st
 a bounded time, and there are at most `MAX_STEPS`.
 """
 
-from __future__ import annotations
-
 import math
 import struct
 from collections.abc import Callable

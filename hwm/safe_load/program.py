@@ -4,8 +4,6 @@ That process has no way to write or, on a CPU, even to open a file, its memory i
 a call takes too long.  It is no prison: it runs as the user, and on a GPU it can read what the user can.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

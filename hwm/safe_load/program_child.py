@@ -5,8 +5,6 @@ pickled on the way.  Before the program is even loaded, which may run parts of i
 need: files and, on a CPU, memory beyond a limit.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import math

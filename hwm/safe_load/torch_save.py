@@ -8,8 +8,6 @@ Only the storages of the tensors that are wanted are read, each once, and each m
 says; all of it together is never more than the file.
 """
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Callable
 from pathlib import Path

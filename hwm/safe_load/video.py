@@ -3,8 +3,6 @@
 Only containers that hold their data themselves are opened: a playlist would send the library to other files or hosts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

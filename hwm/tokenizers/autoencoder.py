@@ -10,8 +10,6 @@ time, one step of merging (1 or 2 in time and in space), residual blocks, bounde
 Normalisation is over channels only, so nothing leaks from later frames.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from typing import Literal

@@ -16,8 +16,6 @@ published.  Latents are those of the encoder, raw; what latents_mean and latents
 a latent dataset normalise.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Callable

@@ -9,8 +9,6 @@ A continuous tokenizer by Wan's clock is for the sampling track: it encodes not 
 and one from every 8th frame (`every`), because shifted windows share no latents (reference wan 1, E.1).
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace

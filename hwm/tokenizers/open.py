@@ -1,7 +1,5 @@
 """Opening any tokenizer by name or folder, and asking for the kind that one needs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

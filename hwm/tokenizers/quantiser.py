@@ -5,8 +5,6 @@ the mixed-radix number of the digits, lowest channel first: basis 1, L0, L0*L1, 
 (8, 8, 8, 5, 5, 5) these are Cosmos DV8x8x8's 64 000 ids exactly (reference: Cosmos-Tokenizer quantizers).
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Where and how the arithmetic runs: device, CPU threads, precision, and seeds that need no state."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterator, Mapping

@@ -4,8 +4,6 @@ Whatever is chosen, the loop calls `loss` and finds in every parameter the gradi
 The model stays what it is: names in checkpoints, methods and configuration do not change.
 """
 
-from __future__ import annotations
-
 import functools
 import shutil
 import warnings

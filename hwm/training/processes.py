@@ -4,8 +4,6 @@ A launcher (torchrun) starts them and tells each its number in the environment. 
 (training/parallel.py); what is said here goes over the CPU, as tensors of bytes: no pickle, no device is waited for.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import warnings

@@ -1,7 +1,5 @@
 """An output folder belongs to one process at a time, and is none of the folders that are read."""
 
-from __future__ import annotations
-
 import errno
 import os
 import socket

@@ -6,8 +6,6 @@ result is made from all parts in their order, so it is the same whoever measured
 Hashes that tell one scoring from another: of a model with its weights, of settings, of files.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

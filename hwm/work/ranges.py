@@ -5,8 +5,6 @@
 A field or parameter of several numbers has the range of each of them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

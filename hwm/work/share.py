@@ -1,7 +1,5 @@
 """Which share of a long list of independent pieces this process works on: all of it, or one of n."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

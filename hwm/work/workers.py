@@ -4,8 +4,6 @@ They are spawned: a fork would copy half-started threads.  They leave every sign
 and end with it, however it ends: none lingers, and none prints.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal
