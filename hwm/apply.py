@@ -35,7 +35,7 @@ from hwm.predict.rollout import AnyTokenizer, frames_per_step, rollout
 from hwm.runs import Run, expect_robot, load_run, open_clips, spread, world_model
 from hwm.tokenizers.open import open_tokenizer
 from hwm.training.device import choose_device
-from hwm.work.claim import expect_apart
+from hwm.work.claim import expect_apart, expect_suffix
 from hwm.work.parts import Arrays, Finished, Work, fingerprint, listening, names_of, progress_of, sources
 from hwm.work.progress import Counter
 from hwm.work.ranges import BadSetting, check_ranges
@@ -151,6 +151,7 @@ def predict_video(
     Raises ValueError, before anything is predicted, for more frames than the recording has.
     """
     device = str(choose_device(device))
+    expect_suffix(out, ".mp4")
     expect_apart(out, data, folder / "checkpoints")
     run = load_run(folder, which=which, device=device, changes=changes)
     model, clips = world_model(run), _watched(run, data)
@@ -238,6 +239,7 @@ def submit_compression(
     poll: called between samples; may raise, and then there is no file.
     """
     device = str(choose_device(device))
+    expect_suffix(out, ".zip")
     expect_apart(out, data, folder / "checkpoints")
     run = load_run(folder, which=which, device=device)
     model = world_model(run)
@@ -293,6 +295,7 @@ def submit_sampling(
             "chooses (facts.tuning.tolerance in results_sampling.json)"
         )
     device = str(choose_device(device))
+    expect_suffix(out, ".zip")
     expect_apart(out, data, folder / "checkpoints")
     with listening(stop) as flag:
         tests = open_test_set(data)

@@ -82,7 +82,7 @@ def data(action: Literal["check", "describe"], folder: Path, /, *, json: bool = 
     from dataclasses import asdict
 
     from hwm.data.describe import check, contact_sheet, describe
-    from hwm.work.claim import expect_apart
+    from hwm.work.claim import expect_apart, expect_suffix
     if action == "check":
         report = check(folder)
         if json:
@@ -93,6 +93,7 @@ def data(action: Literal["check", "describe"], folder: Path, /, *, json: bool = 
             print(f"{folder}: {'sound' if report.ok else 'has errors'}")
         return 0 if report.ok else 1
     target = sheet or Path("contact_sheet.png")
+    expect_suffix(target, ".png")
     expect_apart(target, folder)
     facts = describe(folder)
     contact_sheet(folder, target, tokenizer=_tokenizer_named(facts.get("tokenizer")))

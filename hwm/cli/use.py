@@ -210,7 +210,8 @@ def text_embedding(base: str, out: Path, /) -> int:
         out: Safetensors file to write; a model's configuration names it as model.text.
     """
     from hwm.models.wan.text import digest, embed_empty_prompt, write_text_embedding
-    from hwm.work.claim import expect_apart
+    from hwm.work.claim import expect_apart, expect_suffix
+    expect_suffix(out, ".safetensors")
     expect_apart(out, base)
     embedding = embed_empty_prompt(base)
     write_text_embedding(out, embedding, source=base)

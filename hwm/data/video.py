@@ -30,6 +30,7 @@ from hwm.data.windows import check_segments
 from hwm.safe_load.arrays import map_npy
 from hwm.safe_load.video import AGAIN, MAX_PIXELS, check_count, in_proportion, opened_video, promised_frames
 from hwm.work.cache import cache_folder
+from hwm.work.claim import expect_suffix
 from hwm.work.files import atomic_path, without_read_ahead
 
 MAX_BATCH_BYTES = 16 * 2**20
@@ -44,6 +45,7 @@ class VideoWriter:
     """
 
     def __init__(self, path: str | Path, *, height: int, width: int, fps: int = 30) -> None:
+        expect_suffix(path, ".mp4")
         if height < 2 or width < 2 or height % 2 or width % 2 or height * width > MAX_PIXELS:
             raise ValueError(f"{path}: video sides must be even and at most {MAX_PIXELS} pixels, got {height}x{width}")
         self.path, self.height, self.width, self.fps = Path(path), height, width, fps
@@ -336,6 +338,9 @@ def _map(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 def _decode(path: Path, target: Path, shape: tuple[int, ...], size: int, segments: np.ndarray | None) -> None:
     with atomic_path(target) as temporary:
         frames = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)  # noqa: TID251, writes a new file
+        with temporary.open("r+b") as file:
+            if hasattr(os, "posix_fallocate"):  # a disk that fills meanwhile would kill the process at a write through the map
+                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
         for number, picture in enumerate(iter_pictures(path, size=size, num_frames=shape[0], segments=segments)):
             frames[number] = picture
         frames.flush()

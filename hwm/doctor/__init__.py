@@ -16,6 +16,7 @@ from hwm.runs import fitted, prepared_model
 from hwm.training.device import choose_device, cpu_threads, own_randomness
 from hwm.training.run_folder import dealt_out
 from hwm.work.cache import cache_folder
+from hwm.work.files import existing
 from hwm.work.signals import StopFlag
 
 
@@ -131,6 +132,6 @@ def _step(
 
 def _in_folder(out: Path, check: Callable[[Path], Any]) -> list[Any]:
     """Run a check in a temporary folder where the run would live, and remove it."""
-    with temporary_folder(machine.existing(out)) as folder:
+    with temporary_folder(existing(out)) as folder:
         found = check(folder)
         return list(found) if isinstance(found, Iterator) else [found]

@@ -18,13 +18,14 @@ from hwm.data.dataset import Dataset
 from hwm.data.describe import check, state_statistics
 from hwm.data.onex import open_dataset
 from hwm.doctor.costs import WORKSPACE, RecipeCosts
-from hwm.doctor.machine import LEAST_FILES, existing, open_files
+from hwm.doctor.machine import LEAST_FILES, open_files
 from hwm.doctor.verdict import Verdict, count, fail, graded, ok, size, warn
 from hwm.runs import open_clips
 from hwm.tokenizers.open import open_tokenizer
 from hwm.training.device import choose_device
 from hwm.training.run_folder import config_hash
 from hwm.work.allowance import free_memory
+from hwm.work.files import existing
 
 SPARE = 0.9
 """Share of the free memory that arithmetic may claim before it is called tight."""

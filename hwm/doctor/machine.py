@@ -22,6 +22,7 @@ from hwm.training.device import choose_device
 from hwm.training.launch import environment
 from hwm.work.allowance import cpu_quota, free_memory, usable_cores
 from hwm.work.cache import TEMPORARY, cache_folder
+from hwm.work.files import existing
 from hwm.work.signals import StopFlag
 from hwm.work.workers import Tell, work_off
 
@@ -158,14 +159,6 @@ def requirements(distribution: str, *, extra: str = "") -> dict[str, str]:
 def within(version: str, wanted: str) -> bool:
     """Whether a version lies in a range such as ">=2.11,<2.17"."""
     return SpecifierSet(wanted).contains(version, prereleases=True)
-
-
-def existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
-    folder = folder.absolute()
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder
 
 
 def disk(name: str, folder: Path, *, least: float = LEAST_DISK) -> Verdict:

@@ -18,7 +18,7 @@ from hwm.evaluate.protocols import SAMPLING, Scoring
 from hwm.evaluate.scores import Scores, plain
 from hwm.experiments.experiment import PICTURES, Experiment, Found, Json, Plan, Train, slug
 from hwm.work.claim import expect_apart
-from hwm.work.files import atomic_path
+from hwm.work.files import atomic_path, new_folder
 from hwm.work.jobs import Job, run_jobs
 
 
@@ -104,14 +104,11 @@ def _keep_pictures(scores: Scores, folder: Path) -> None:
     """The last frames of the examples as JPEG, of clip 7 "7-truth.jpg"; all or none."""
     from hwm.evaluate.pictures import jpeg
 
-    begun = folder.with_name(f".{folder.name}")
-    for place in (begun, folder):
-        shutil.rmtree(place, ignore_errors=True)
-    begun.mkdir()
-    for example in scores.examples:
-        for name, frames in example.pictures.items():
-            (begun / f"{example.clip}-{slug(name)}.jpg").write_bytes(jpeg(frames[-1], 92))
-    begun.rename(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    with new_folder(folder) as begun:
+        for example in scores.examples:
+            for name, frames in example.pictures.items():
+                (begun / f"{example.clip}-{slug(name)}.jpg").write_bytes(jpeg(frames[-1], 92))
 
 
 def _scored(log: Path, work: float) -> float:

@@ -33,6 +33,12 @@ def expect_apart(out: str | Path, *read: str | Path | None) -> None:
                 raise ValueError(f"{out}: {where}, which is read: nothing is written there; choose another place for the output")
 
 
+def expect_suffix(out: str | Path, suffix: str) -> None:
+    """Raise ValueError for a name that says that the file would be of another kind than the one written, whose names end so."""
+    if Path(out).suffix.lower() != suffix:
+        raise ValueError(f"{out}: what is written here is a {suffix} file; give it a name that ends in {suffix}")
+
+
 @contextmanager
 def claimed(out: Path, *, say: Callable[[str], None], patience: float = 0.0) -> Iterator[None]:
     """Hold an output folder for this process; made if absent.

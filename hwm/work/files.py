@@ -16,7 +16,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwm.safe_load import text as foreign_text
-from hwm.safe_load.paths import reading
+from hwm.safe_load.paths import is_dir, reading
 from hwm.work.signals import unfinished
 
 if TYPE_CHECKING:
@@ -45,13 +45,13 @@ def atomic_path(path: str | Path, *, first: bool = False) -> Iterator[Path]:
 
     The suffix is kept, so that writers which choose a format by it work.  What a killed process left of an earlier
     attempt is removed.  first: what is there already stays; of several processes at once one wins.
-    Raises ValueError naming `path` and the free space where the block fails because the disk is full.
+    Raises ValueError naming `path` where the system does not let it be written, with the free space of its disk.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_torsos(path)
     temporary = path.with_name(f".{path.stem}.{HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_torsos(path)
         with unfinished(temporary):
             yield temporary
             fsync(temporary)
@@ -60,11 +60,13 @@ def atomic_path(path: str | Path, *, first: bool = False) -> Iterator[Path]:
             else:
                 temporary.replace(path)
     except Exception as error:
-        if _number(error) in FULL:
+        mine = getattr(error, "filename", None) in {str(temporary), *map(str, path.parents)}
+        if _number(error) in FULL or (mine and _number(error)):
             raise cannot_write(path, error) from None
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # its folder cannot be
+            temporary.unlink(missing_ok=True)
 
 
 def _link(temporary: Path, path: Path) -> None:
@@ -78,12 +80,20 @@ def _link(temporary: Path, path: Path) -> None:
 
 
 def cannot_write(path: Path, error: BaseException) -> ValueError:
-    """The one-line error of a failed write: the file, the system's reason, the space left, the remedy."""
-    free = shutil.disk_usage(path.parent if path.parent.exists() else ".").free
+    """The one-line error of a failed write: the file, the system's reason, the space left on its disk, the remedy."""
+    free = shutil.disk_usage(existing(path.parent)).free
     number = _number(error)
     reason = os.strerror(number) if number else str(error)
     remedy = "; free some space or choose another disk and run again" if number in FULL or free < 1 << 20 else ""
     return ValueError(f"{path}: cannot write: {reason} ({free / 1e9:.2f} GB free){remedy}")
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    folder = folder.absolute()
+    while not is_dir(folder) and folder != folder.parent:
+        folder = folder.parent
+    return folder
 
 
 def _number(error: BaseException) -> int | None:
