@@ -138,7 +138,7 @@ def _recorded_clips(run: Run, folder: Path, protocol: Protocol) -> Clips:
 def predict_video(
     folder: Path,
     *, data: Path, out: Path, clip: int = 0, frames: int | None = None, which: str = "best", temperature: float | None = None,
-    changes: tuple[str, ...] = (), seed: int = 0, tokenizer: str = "", device: str = "auto",
+    changes: tuple[str, ...] = (), seed: int = 0, device: str = "auto",
     poll: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write the recorded future (left) beside a rollout that follows the recorded states (right) and return the file.
@@ -157,7 +157,7 @@ def predict_video(
     model, clips = world_model(run), _watched(run, data)
     if not 0 <= clip < len(clips):
         raise BadSetting("clip", f"must be one of {data}, which has clips 0..{len(clips) - 1}, not {clip}")
-    coder, step = tokenizer_of(run, tokenizer, device=device), model.frame_step
+    coder, step = tokenizer_of(run, device=device), model.frame_step
     _check_made_by(clips, coder)
     num_context = frames_per_step(model, coder.clock)[0]
     shard, first = clips.dataset.shards[clips.index.shard[clip]], int(clips.index.start[clip])
@@ -259,24 +259,10 @@ def submit_compression(
 
 def submit_sampling(
     folder: Path,
-    *,
-    data: Path,
-    out: Path,
-    readme: dict[str, str] | None,
-    samples: int = 20,
-    combine: Combine = "mean",
-    tolerance: float | None = None,
-    size: int = 512,
-    batch_size: int = 16,
-    seed: int = 0,
-    which: str = "best",
-    changes: tuple[str, ...] = (),
-    temperature: float | None = None,
-    tokenizer: str = "",
-    trust: bool = False,
-    device: str = "auto",
-    share: Share = Share(),  # noqa: B008
-    stop: StopFlag | None = None,
+    *, data: Path, out: Path, readme: dict[str, str] | None, samples: int = 20, combine: Combine = "mean",
+    tolerance: float | None = None, size: int = 512, batch_size: int = 16, seed: int = 0, which: str = "best",
+    changes: tuple[str, ...] = (), temperature: float | None = None, device: str = "auto",
+    share: Share = Share(), stop: StopFlag | None = None,  # noqa: B008
 ) -> None:
     """Write the sampling track's zip from its test set, picture by picture, and check the finished file.
 
@@ -302,7 +288,7 @@ def submit_sampling(
         if not isinstance(tests, SamplingTestSet):
             raise ValueError(f"{data}: is the test set of the compression track (tokens), this track needs videos (video_0.mp4)")
         run = load_run(folder, which=which, device=device, changes=changes)
-        coder = tokenizer_of(run, tokenizer, trust=trust, device=device)
+        coder = tokenizer_of(run, device=device)
         model, image_size = world_model(run), image_size_of(run, coder)
         if readme is not None:
             readme = readme | {"method": readme["method"] or f"hwm {run.config.recipe}".strip()}
