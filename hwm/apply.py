@@ -19,6 +19,7 @@ from hwm.data.onex import open_dataset
 from hwm.data.testsets import CompressionTestSet, SamplingTestSet, open_test_set
 from hwm.data.video import VideoWriter
 from hwm.data.windows import segment_end
+from hwm.evaluate import plots
 from hwm.evaluate.networks import Lpips
 from hwm.evaluate.perceptual import InceptionFeatures, TokenizerFeatures, VideoFeatures
 from hwm.evaluate.pictures import FUTURE_COLOR, PAST_COLOR
@@ -99,20 +100,26 @@ def evaluate_run(
         features: list[VideoFeatures] = [TokenizerFeatures(device=device)] if len(protocol.scored) > 1 else []
         if inception is not None:
             features.append(InceptionFeatures(inception, device=device))
-        counted = model.predicts == "tokens" and not protocol.ensembles
+        counted, missing = model.predicts == "tokens" and not protocol.ensembles, [plots.missing()]
+        counts = _unigram(run) if counted else None
+        if counted and counts is None:
+            missing.append(f"There is no unigram row: its training data, {run.config.data.train}, are not there.")
+        for line in (missing := [line for line in missing if line]):
+            print(line, flush=True)
         try:
             with Counter("evaluating", unit="clips") as counter:
                 scores = evaluate(
                     model, coder, held_out, protocol, scoring,
                     video=recorded(held_out, video, size=image_size_of(run, coder)) if video else None,
                     tuning_clips=None if tuning is None else _recorded_clips(run, tuning, protocol), segments=held_out.segments(),
-                    unigram_counts=_unigram(run) if counted else None, features=features,
+                    unigram_counts=counts, features=features,
                     lpips=Lpips(lpips[0], lpips[1] if len(lpips) > 1 else None, device=device) if lpips else None, device=device,
                     progress=counter, work=work,
                 )  # fmt: skip
         except Finished as earlier:
             print(f"{work.results}: holds these very scores already; delete it to score again", flush=True)
             return Scores.from_json(earlier.found, where=str(work.results))
+        scores.settings["missing"] = missing
         write_report(out, scores, protocol=protocol, run_folder=run.folder, command=command)
         work.remove(scores.settings["fingerprint"])
     return scores

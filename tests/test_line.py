@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 import zipfile
 
 import numpy as np
@@ -56,6 +57,32 @@ def test_evaluation_writes_numbers_and_a_page(place):
         assert word in text
     page = (place / "scores" / "report.html").read_text()
     assert page.count("<html") == 1 and "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_what_is_missing_is_said_first_and_the_numbers_are_written(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    tokens = (place / "tokens").rename(tmp_path / "held-out")
+    try:
+        command = ["evaluate", str(place / "run"), "--data", str(tokens), "--out", str(tmp_path / "scores"), "--clips", "2"]
+        assert main(command) == 0
+    finally:
+        tokens.rename(place / "tokens")
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("There are no plots, for matplotlib is not installed: pip install")
+    assert told[1] == f"There is no unigram row: its training data, {place / 'tokens'}, are not there."
+    results = json.loads((tmp_path / "scores" / "results.json").read_text())
+    assert results["settings"]["missing"] == told[:2] and set(told[:2]) < set(results["verdict"])
+    assert {score["value"]["low"] for score in results["scores"]} == {None}  # two clips give no interval
+    assert "<img class=plot" not in (tmp_path / "scores" / "report.html").read_text()
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(place, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    run, data = str(place / "run"), str(place / "tokens")
+    for out in (str(tmp_path / "file" / "x"), "/proc/none/x"):
+        for verb in (["evaluate", run], ["predict", run], ["train", "st-tiny"]):
+            assert main([*verb, "--data", data, "--out", out]) == 2
+            assert re.search(rf"error: {out}: cannot (be )?writ", capsys.readouterr().err)
 
 
 def test_a_rollout_becomes_a_video(place):

@@ -57,20 +57,28 @@ class Panel:
     limits: tuple[float | None, float | None] = (None, None)
 
 
+def missing() -> str:
+    """Why there are no plots, in words; empty where there are."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return "There are no plots, for matplotlib is not installed: pip install 'humanoid-world-models[report]'."
+    return ""
+
+
 def draw(
     panels: Sequence[Panel], styles: Mapping[str, Json] | None = None, *, across: int = 2, height: float = 3.4, note: str = ""
 ) -> bytes:
     """All panels in one picture, PNG; the same bytes for the same panels.
 
     styles: what matplotlib draws a label with, and "band".  across: panels beside each other.  height: inches of a line of them.
-    note: a line of small words below.
-    Raises ValueError without matplotlib.
+    note: a line of small words below.  Empty without matplotlib; `missing` says so beforehand.
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError("the report needs matplotlib: pip install 'humanoid-world-models[report]'") from None
+    if missing():
+        return b""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     look: Any = {"font.size": 9, "axes.edgecolor": MUTED, "axes.labelcolor": INK, "axes.axisbelow": True, "grid.color": GRID}
     look |= {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "xtick.color": MUTED, "ytick.color": MUTED}
     columns = min(across, len(panels))

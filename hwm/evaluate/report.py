@@ -44,7 +44,6 @@ def write_report(
 
     run_folder: a run, whose config.toml and metrics.jsonl give the configuration and the training curves.
     command: what was called; default: the command line of this process.
-    Raises ValueError where matplotlib is missing.
     """
     out = Path(out)
     config, training = read_run(Path(run_folder)) if run_folder is not None else ({}, [])

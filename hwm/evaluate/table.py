@@ -149,7 +149,7 @@ def verdict(scores: Scores) -> list[str]:
         sentences.append(f"Averaging gains {_size(gain)} over {single}, at {sharp:.0%} of the truth's sharpness.")
     if few := s.get("no_intervals"):
         sentences.append(f"{few[:1].upper()}{few[1:]}.")
-    return sentences
+    return sentences + s.get("missing", [])
 
 
 def one_sample(scores: Scores) -> str:

@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 
 from hwm import experiments
 from hwm.config import RunConfig
+from hwm.evaluate.plots import missing
 from hwm.evaluate.protocols import SAMPLING, Scoring
 from hwm.evaluate.scores import Scores, plain
 from hwm.experiments.experiment import PICTURES, Experiment, Found, Json, Plan, Train, slug
@@ -28,6 +29,8 @@ def carry_out(name: str, experiment: Experiment, plan: Plan) -> Path | None:
     Raises ValueError for a training or a scoring that failed, Stopped where it was told to stop; the same call then goes on.
     """
     expect_apart(plan.out, plan.data)
+    if told := missing():
+        print(told, flush=True)
     found = Found(experiment, plan)
     trainings = [_training(found, label) for label, run in experiment.runs.items() if isinstance(run, Train)]
     parallel = plan.processes if experiment.threads else 1

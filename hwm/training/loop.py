@@ -38,6 +38,8 @@ from hwm.work.files import write_picture
 from hwm.work.progress import Counter
 from hwm.work.signals import StopFlag
 
+SAVE_SECONDS = 600.0
+"""Since the last checkpoint, after which there is another, however few steps were made: no kill costs more."""
 LEAVING = 30.0
 """Seconds that a launcher's processes wait for one of the last attempt that is still saving."""
 
@@ -91,9 +93,9 @@ def fit(
     """
     train, out = config.train, Path(out)
     if train.validate_every and validation_batches is None:
-        raise ValueError("train.validate_every is set but there are no validation clips: set data.val, or set it to 0")
+        raise ValueError("there are no validation clips: give --val FOLDER (data.val), or --set train.validate_every=0")
     if train.sample_every and preview is None:
-        raise ValueError("train.sample_every is set but this run can draw no samples: set it to 0")
+        raise ValueError("this run can draw no samples: give --val and --tokenizer, or --set train.sample_every=0")
     if done := processes.on_first(lambda: dataclasses.asdict(found) if (found := already_done(out, config)) else None):
         return FitResult(**done)
 
@@ -106,13 +108,20 @@ def fit(
         # Continue from the newest whole checkpoint, if there is one.
         checkpoints = out / "checkpoints"
         position = _restore(checkpoints, learner, config=config, say=progress.say, processes=processes)
-        saved = position
+        saved, saved_at = position, time.monotonic()
         metrics = _open_metrics(out, train, position) if processes.first else None
         start = time.monotonic() - (metrics.seconds if metrics else 0.0)  # as if all sessions had been one
         clips, busy = 0, 0.0
 
         def due(every: int) -> bool:
             return bool(every and position.step and (position.step % every == 0 or position.step >= train.steps))
+
+        def overdue() -> bool:
+            """Whether the first process finds it long since the last checkpoint; asked now and then, for all must agree."""
+            asked = processes.world == 1 or position.step % train.log_every == 0
+            return asked and train.checkpoint_every > 0 and position != saved and processes.on_first(
+                lambda: time.monotonic() - saved_at > SAVE_SECONDS
+            )
 
         model.train()
         progress.start = position.step
@@ -135,12 +144,12 @@ def fit(
 
                 # A stop that comes later than here waits for the next time round: what is left unsaved is never left.
                 ending = finished or stopping
-                if (due(train.checkpoint_every) or ending or position.best_step == step) and position != saved:
+                if (due(train.checkpoint_every) or ending or position.best_step == step or overdue()) and position != saved:
                     if metrics:
                         metrics.sync()
                     state = dataclasses.asdict(position) | {"config": config_hash(config)}
                     checkpoint.save(checkpoints, state, learner.tensors(), keep=train.keep_checkpoints, processes=processes)
-                    saved = position
+                    saved, saved_at = position, time.monotonic()
 
                 if preview and due(train.sample_every) and not stopping:
                     with learner.evaluating():

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from hwm.safe_load.paths import is_dir, is_file
-from hwm.work.files import write_all
+from hwm.work.files import cannot_write, write_all
 
 try:
     import fcntl
@@ -21,6 +22,7 @@ except ImportError:  # Windows has no flock; its folders go unguarded and say so
 def expect_apart(out: str | Path, *read: str | Path | None) -> None:
     """Raise ValueError where the file or folder `out` is, or would lie in, one of what is `read`, by whatever name or link.
 
+    Also where nothing can be written there, which is tried: hours later it would be too late.
     read: files and folders; None and what does not exist are passed over.
     """
     real = Path(os.path.realpath(out))
@@ -31,6 +33,14 @@ def expect_apart(out: str | Path, *read: str | Path | None) -> None:
             if place.exists() and place.samefile(source):
                 where = f"is {source} itself" if place == real else f"lies in {source}"
                 raise ValueError(f"{out}: {where}, which is read: nothing is written there; choose another place for the output")
+    there = next(place for place in (real, *real.parents) if place.exists())
+    if there.is_file() and there != real:
+        raise ValueError(f"{out}: cannot be written, {there} is a file; choose another place")
+    try:
+        with TemporaryFile(dir=there.parent if there.is_file() else there):
+            pass
+    except OSError as error:
+        raise cannot_write(Path(out), error) from None
 
 
 def expect_suffix(out: str | Path, suffix: str) -> None:

@@ -206,9 +206,17 @@ def test_accumulation_equals_one_larger_batch(tmp_path):
 
 
 def test_validation_without_clips_and_settings_that_could_do_nothing(tmp_path):
-    refused(r"no validation clips: set data\.val", run, tmp_path / "a", validation_batches=None)
-    refused("train.sample_every is set", run, tmp_path / "b", "train.sample_every=2")
+    refused(r"no validation clips: give --val FOLDER", run, tmp_path / "a", validation_batches=None)
+    refused("can draw no samples: give --val and --tokenizer", run, tmp_path / "b", "train.sample_every=2")
     refused("validation has no clips", run, tmp_path / "c", validation_batches=())
+
+
+@pytest.mark.parametrize("seconds, kept", [(0.0, {1, 2, 3}), (600.0, {3})])
+def test_a_checkpoint_is_also_written_when_the_last_one_is_old(tmp_path, monkeypatch, seconds, kept):
+    monkeypatch.setattr("hwm.training.loop.SAVE_SECONDS", seconds)
+    rare = ["train.steps=3", "train.validate_every=0", "train.checkpoint_every=1000", "train.keep_checkpoints=9"]
+    run(tmp_path / "a", *rare)
+    assert {int(folder.name[5:]) for folder in (tmp_path / "a" / "checkpoints").glob("step-*")} == kept
 
 
 def test_validation_is_the_mean_over_clips_not_over_batches(tmp_path):
