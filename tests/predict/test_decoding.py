@@ -42,16 +42,6 @@ def test_code_points_decode_like_their_tokens(tokenizers, context):
     assert torch.equal(decoder.expected_future(before, tokenizer.codes_VC[after]), decoder.future(before, after))
 
 
-def test_the_past_does_not_depend_on_the_future(tokenizers):
-    tokenizer = tokenizers[1]
-    one, two = frames(17), frames(17)
-    two[:, 9:] = frames(8, seed=1)
-    decoder = FrameDecoder(tokenizer, context_grids=2, future_grids=1)
-    seen = [tokenizer.encode(video)[:, :2] for video in (one, two)]
-    pasts = [decoder.past_and_repeated(context, context[:, -1:])[0] for context in seen]
-    assert torch.equal(*pasts)
-
-
 def test_parts_of_blocks_are_refused(tokenizers):
     with pytest.raises(ValueError, match="whole blocks of 3 grids; the model has 2 context and 3 future grids"):
         FrameDecoder(tokenizers[0], context_grids=2, future_grids=3)

@@ -164,19 +164,6 @@ def test_the_real_networks_roll_on_their_own_predictions(family, name):
     assert torch.equal(found.video_BKFHWC[:, 0], frames[:, 9:29])
 
 
-@pytest.mark.parametrize("name", ["masked", "flow"])
-def test_cached_grids_begin_a_rollout_as_the_video_does(family, name):
-    """The first two grids of a cached block are those of its first nine frames."""
-    model, coder = family(name)
-    video, states = recording(17), torch.randn(2, 17, 25, generator=torch.Generator().manual_seed(3))
-    found = []
-    for context in (video[:, :9], coder.encode(video)[:, :2]):
-        found.append(
-            rollout(model, coder, context, states, num_frames=8, generator=torch.Generator().manual_seed(7)).video_BKFHWC
-        )
-    assert (found[0].int() - found[1].int()).abs().max() <= 1
-
-
 def test_without_a_tokenizer_one_step(brightness):
     found = rollout(Count(), None, torch.full((1, 2, 1, 1), 7), zeros(17), num_frames=8, generator=torch.Generator())
     assert found.tokens_BKTHW.tolist() == [[[[[8]]]]] and found.video_BKFHWC is None

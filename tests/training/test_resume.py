@@ -15,10 +15,9 @@ from PIL import Image
 from refusing import refused
 from tiny_training import CONFIG, VALIDATION, build, checkpoint_bytes, clips, run, stopping_at
 
+from hwm.config import override
 from hwm.contracts import Batch
-from hwm.model_config import FSQConfig
 from hwm.models.build import build_model
-from hwm.tokenizers.autoencoder import FSQTokenizer
 from hwm.training import checkpoint
 from hwm.training.loop import fit
 from hwm.training.stored import load_weights
@@ -61,32 +60,39 @@ def test_a_stopped_run_loses_no_step_and_ends_bit_equal(alone, tmp_path, micro_s
     assert last(tmp_path) == last(alone) and trace(tmp_path) == trace(alone)
 
 
-def test_two_steps_and_two_more_are_four_also_in_bfloat16(tmp_path):
-    changes = ["train.steps=4", "train.precision=bfloat16"]
-    run(tmp_path / "four", *changes)
-    run(tmp_path / "two", *changes, train_batch=stopping_at(3))
-    run(tmp_path / "two", *changes)
-    four, two = (checkpoint_bytes(tmp_path / name) for name in ("four", "two"))
-    assert {k for k in four if k.startswith("step-4/")} == {
-        f"step-4/{f}" for f in ("model.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json", "manifest.json")
-    }
+def four_and_two(place: Path, config, prepare=lambda model: model) -> dict[str, bytes]:
+    """Train four steps at once, and two and two; the bytes of the last checkpoint, which are the same."""
+    batches = partial(batch_of, config.model)
+
+    def learn(name: str, source) -> int:
+        return fit(prepare(build_model(config)), config, place / name, train_batch=source, log=lambda line: None).step
+
+    assert learn("four", batches) == 4
+    assert learn("two", stopping_at(3, source=batches)) == 2 and learn("two", batches) == 4
+    four, two = (checkpoint_bytes(place / name) for name in ("four", "two"))
     assert all(two[k] == v for k, v in four.items() if k.startswith("step-4/"))
-    assert trace(tmp_path / "four") == trace(tmp_path / "two")
+    assert trace(place / "four") == trace(place / "two")
+    return {k: v for k, v in four.items() if k.startswith("step-4/")}
+
+
+FOUR = replace(CONFIG, train=replace(CONFIG.train, steps=4, validate_every=0))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_two_steps_and_two_more_are_four_of_every_family(name, tmp_path):
-    config = replace(CONFIG, model=FAMILIES[name], train=replace(CONFIG.train, steps=4, validate_every=0))
-    batches = partial(batch_of, config.model)
+    four_and_two(tmp_path, replace(FOUR, model=FAMILIES[name]))
 
-    def learn(out: Path, source) -> int:
-        return fit(build_model(config), config, out, train_batch=source, log=lambda line: None).step
 
-    assert learn(tmp_path / "four", batches) == 4
-    assert learn(tmp_path / "two", stopping_at(3, source=batches)) == 2 and learn(tmp_path / "two", batches) == 4
-    four, two = (checkpoint_bytes(tmp_path / name) for name in ("four", "two"))
-    assert all(two[k] == v for k, v in four.items() if k.startswith("step-4/"))
-    assert trace(tmp_path / "four") == trace(tmp_path / "two")
+def test_two_steps_and_two_more_are_four_also_in_bfloat16_and_of_weights_in_channels_last_order(tmp_path):
+    saved = four_and_two(tmp_path, override(FOUR, ["train.precision=bfloat16"]))
+    files = ("model.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json", "manifest.json")
+    assert set(saved) == {f"step-4/{file}" for file in files}
+
+    def channels_last(model):
+        assert any(not p.is_contiguous() for p in model.to(memory_format=torch.channels_last).parameters())
+        return model
+
+    four_and_two(tmp_path / "last", replace(FOUR, model=FAMILIES["fsq"]), channels_last)
 
 
 def test_a_stop_inside_validation_is_made_good_on_return(alone, tmp_path):
@@ -133,35 +139,6 @@ def test_training_outside_the_main_thread(alone, tmp_path):
     thread.start()
     thread.join()
     assert last(tmp_path) == last(alone)
-
-
-def test_weights_in_channels_last_order_resume_bit_equal(tmp_path):
-    config = replace(
-        CONFIG, model=FSQConfig(levels=(3, 3), spatial_stride=4, channels=8, depth=1),
-        train=replace(CONFIG.train, steps=3, accumulate=1, validate_every=0)
-    )
-
-    def video(index: int) -> Batch:
-        if index == stop_at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        generator = torch.Generator().manual_seed(index)
-        pixels = torch.randint(256, (1, 17, 8, 8, 3), generator=generator, dtype=torch.uint8)
-        return Batch(states_BFA=torch.zeros(1, 17, 25), video_BFHWC=pixels)
-
-    def go(out: Path) -> None:
-        torch.manual_seed(0)
-        model = FSQTokenizer(config.model, name="tiny").to(memory_format=torch.channels_last)
-        assert any(not p.is_contiguous() for p in model.parameters())
-        fit(model, config, out, train_batch=video, log=lambda line: None)
-
-    stop_at = -1
-    go(tmp_path / "alone")
-    stop_at = 1
-    go(tmp_path / "stopped")
-    stop_at = -1
-    go(tmp_path / "stopped")
-    whole, stopped = (checkpoint_bytes(tmp_path / name) for name in ("alone", "stopped"))
-    assert all(stopped[k] == v for k, v in whole.items() if k.startswith("step-3/"))
 
 
 def test_another_configuration_is_refused_by_the_first_key_that_differs(alone, tmp_path):
