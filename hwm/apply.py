@@ -114,7 +114,7 @@ def evaluate_run(
                     tuning_clips=None if tuning is None else _recorded_clips(run, tuning, protocol), segments=held_out.segments(),
                     unigram_counts=counts, features=features,
                     lpips=Lpips(lpips[0], lpips[1] if len(lpips) > 1 else None, device=device) if lpips else None, device=device,
-                    progress=counter, work=work,
+                    progress=counter, alive=counter.alive, say=counter.say, work=work,
                 )  # fmt: skip
         except Finished as earlier:
             print(f"{work.results}: holds these very scores already; delete it to score again", flush=True)

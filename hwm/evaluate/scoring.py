@@ -37,7 +37,8 @@ def evaluate(
     *, video: Callable[[np.ndarray], Tensor] | None = None, tuning_clips: Any = None,
     segments: Sequence[int] | np.ndarray | None = None, unigram_counts: Tensor | None = None, top_k: int = TOP_LOGITS,
     features: Sequence[VideoFeatures] = (), lpips: Lpips | None = None, cost_repeats: int = 3, num_examples: int | None = None,
-    device: torch.device | str = "cpu", progress: Callable[[int, int], None] | None = None, work: Work | None = None,
+    device: torch.device | str = "cpu", progress: Callable[[int, int], None] | None = None,
+    alive: Callable[[], None] = lambda: None, say: Callable[[str], None] = lambda line: None, work: Work | None = None,
 ) -> Scores:  # fmt: skip
     """Score a model's predictions with true, neutral and permuted states, beside what needs no model.
 
@@ -50,6 +51,7 @@ def evaluate(
     features, lpips: networks that look at the frames.  cost_repeats: timed predictions for the cost; 0 leaves it out.
     num_examples: clips kept to look at, from each of that many equal parts the one whose future moves most, whatever the model
     made of it; None: the protocol's number.  progress: called with clips done and clips in all, of this process.
+    alive: called often while it works.  say: told what follows when all clips are scored.
     work: how it goes on where it was stopped, and is shared with other processes; None: in memory, alone.
     Everything but `seconds` and `cost` repeats with the same seed.
     Raises ValueError for clips or a tokenizer that do not fit the model, or too few clips; Elsewhere where another process
@@ -57,6 +59,12 @@ def evaluate(
     """
     started = time.perf_counter()
     work, seed, of_ensembles = work or Work(), scoring.seed, protocol.ensembles
+    stop = work.stop
+
+    def poll() -> None:
+        stop.check()
+        alive()
+
     num_examples = protocol.examples if num_examples is None else num_examples
     if model.predicts != tokenizer.kind:
         raise ValueError(f"the model predicts {model.predicts}, which the tokenizer {tokenizer.name} does not decode")
@@ -71,7 +79,7 @@ def evaluate(
     scenes = Scenes(model, tokenizer, clips, protocol, video=video, score_size=scoring.score_size, device=device)
     predictor = Predictor(
         model, tokenizer, scenes, sampling=None if is_own else sampling, seed=seed, members_at_once=scoring.batch_size,
-        top_k=top_k, device=device, poll=work.stop.check,
+        top_k=top_k, device=device, poll=poll,
     )  # fmt: skip
 
     first = scenes.look(chosen[:at_once], others=others[:at_once])
@@ -112,7 +120,7 @@ def evaluate(
 
     measures = Measures(
         predictor, ways, tokens=tokens, perceptual=PerceptualScorer(features, lpips, segments=groups, num_clips=len(chosen)),
-        tuning=tuning, num_clips=len(chosen), num_examples=num_examples, seed=seed, poll=work.stop.check,
+        tuning=tuning, num_clips=len(chosen), num_examples=num_examples, seed=seed, poll=poll,
     )  # fmt: skip
 
     def measure(part: int) -> Arrays:
@@ -127,6 +135,7 @@ def evaluate(
     table = measures.summary(groups, reference=settings["reference"], span=LAST if settings["scored_frames"] == 1 else ALL)
     spent, cost = measures.times.spent, None
     if cost_repeats:
+        say("all clips are scored; what a prediction costs is measured next")
         cost = _cost(predictor, scenes.look(chosen[: 1 if ways.members else at_once]), ways, cost_repeats)
     spent["total"] += times.spent.get("total", 0.0) + before + time.perf_counter() - started
     return Scores(protocol.name, ways.headline, settings, **table, seconds=spent, cost=cost, examples=measures.gallery.examples())

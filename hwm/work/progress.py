@@ -58,9 +58,17 @@ class Counter:
         self._done, self._total = done, total
         left = self._left(done, total)
         self.move(done, total, f"{clock_text(left)} left")
+        if done < total:  # else what follows may take its time, and the end is told anyway
+            self._tell(f"{done}/{total} {self._unit}, {left:.0f} s left")
+
+    def alive(self) -> None:
+        """A sign of life, where nothing was told for a while."""
+        self._tell(f"{self._done}/{self._total or '?'} {self._unit}, at work for {time.monotonic() - self.began:.0f} s")
+
+    def _tell(self, text: str) -> None:
         if not self._bar and time.monotonic() - self._told > LOG_SECONDS:
             self._told = time.monotonic()
-            self._log(f"{self._what}: {done}/{total} {self._unit}, {left:.0f} s left")
+            self._log(f"{self._what}: {text}")
 
     def move(self, done: int, total: int, text: str | None = None) -> None:
         """Move the bar; logs stay quiet."""
