@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 
 from hwm.sim.behaviours import TABLE_FIRST, episode, station
-from hwm.sim.body.humanoid import Humanoid, Style
+from hwm.sim.body.humanoid import ARMS_ALONE, FULL_BODY, Humanoid
 from hwm.sim.home.scene import Scene, build_scene
 from hwm.sim.renderer import GLRenderer, WarpRenderer
 
@@ -37,7 +37,7 @@ class Recording:
         self.segment = segment
         self.scene: Scene = build_scene(segment.room, segment.episode, texture_size=texture_size, image_size=image_size)
         rng = np.random.default_rng([BEHAVIOUR_STREAM, segment.episode])
-        self.robot = Humanoid(self.scene, rng, Style(segment.full_body))
+        self.robot = Humanoid(self.scene, rng, FULL_BODY if segment.full_body else ARMS_ALONE)
         self.skills: list[tuple[int, str]] = []
         surface = self.scene.room.surface("table" if rng.random() < TABLE_FIRST else "sideboard")
         self.robot.put(*station(self.robot, surface))

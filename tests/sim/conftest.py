@@ -43,8 +43,8 @@ def robot(scene):
     """A robot that stands in front of the table; the scene's model is shared, its state is not."""
     import numpy as np
 
-    from hwm.sim.body.humanoid import Humanoid, Style
+    from hwm.sim.body.humanoid import FULL_BODY, Humanoid
 
-    robot = Humanoid(scene, np.random.default_rng(0), Style(full_body=True))
+    robot = Humanoid(scene, np.random.default_rng(0), FULL_BODY)
     robot.put(0, 0, 0)
     return robot

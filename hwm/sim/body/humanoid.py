@@ -45,33 +45,21 @@ class Style:
     """How an operator drives the robot.
 
     full_body: leans, turns and looks around freely; otherwise the arms do nearly everything.
+    posture: angles of the leg column when nothing else is wanted.  posture_spread: how much it varies, 1: freely.
+    step_up: metres by which the robot stands nearer to its work.  lean_beyond: metres that an arm must miss by before the torso
+    helps.  looks_elsewhere: probability that a wish to look somewhere is acted on.
     """
 
     full_body: bool
+    posture: np.ndarray
+    posture_spread: float
+    step_up: float
+    lean_beyond: float
+    looks_elsewhere: float
 
-    @property
-    def posture(self) -> np.ndarray:
-        """Angles of the leg column when nothing else is wanted."""
-        return STANDING if self.full_body else STANDING + AT_WORK
 
-    @property
-    def step_up(self) -> float:
-        """Metres by which the robot stands nearer to its work."""
-        return 0.0 if self.full_body else 0.10
-
-    @property
-    def lean_beyond(self) -> float:
-        """Distance in metres that an arm must miss by before the torso helps."""
-        return 0.02 if self.full_body else 0.06
-
-    @property
-    def posture_spread(self) -> float:
-        return 1.0 if self.full_body else 0.25
-
-    @property
-    def looks_elsewhere(self) -> float:
-        """Probability that a wish to look somewhere is acted on."""
-        return 1.0 if self.full_body else 0.2
+FULL_BODY = Style(True, STANDING, 1.0, 0.0, 0.02, 1.0)
+ARMS_ALONE = Style(False, STANDING + AT_WORK, 0.25, 0.10, 0.06, 0.2)
 
 
 class Humanoid:
@@ -88,23 +76,19 @@ class Humanoid:
         model = self.model = scene.model
         self.data = mujoco.MjData(model)
 
-        def places(names: Sequence[str]) -> np.ndarray:
-            return np.array([model.joint(name).qposadr[0] for name in names])
-
-        def speeds(names: Sequence[str]) -> np.ndarray:
-            return np.array([model.joint(name).dofadr[0] for name in names])
-
-        def servos(names: Sequence[str]) -> np.ndarray:
-            return np.array([model.actuator(name).id for name in names])
+        def places(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            """Of joints in qpos and in qvel, and of their servos."""
+            joints = [model.joint(name) for name in names]
+            in_qpos, in_qvel = np.array([(joint.qposadr[0], joint.dofadr[0]) for joint in joints]).T
+            return in_qpos, in_qvel, np.array([model.actuator(name).id for name in names])
 
         self.limits = np.array([model.joint(name).range for name in JOINTS])
-        self._joints, self._servos = places(JOINTS), servos(JOINTS)
-        self._base, self._base_dofs, self._base_servos = places(BASE), speeds(BASE), servos(BASE)
-        fingers = {side: [f"{side}_{finger}" for finger in FINGERS] for side in SIDES}
-        self._fingers = {side: places(names) for side, names in fingers.items()}
-        self._finger_servos = {side: servos(names) for side, names in fingers.items()}
+        self._joints, dofs, self._servos = places(JOINTS)
+        self._base, self._base_dofs, self._base_servos = places(BASE)
+        fingers = {side: places([f"{side}_{finger}" for finger in FINGERS]) for side in SIDES}
+        self._fingers, self._finger_servos = ({side: found[i] for side, found in fingers.items()} for i in (0, 2))
         self._camera = model.camera(CAMERA).id
-        self._reacher = Reacher(model, self._joints, speeds(JOINTS), self.limits)
+        self._reacher = Reacher(model, self._joints, dofs, self.limits)
         self.grip = Grip(model, self.data, scene.things)
         self.standing = style.posture + rng.normal(0, STANDING_SPREAD)
         self.resting = {side: ARM_RESTING[side] + rng.normal(0, ARM_SPREAD) for side in SIDES}
