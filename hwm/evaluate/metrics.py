@@ -6,7 +6,7 @@ Everything is computed per picture or per token; averaging over clips, with inte
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +16,17 @@ PSNR_CAP = 100.0
 """PSNR in dB given to identical pictures, whose true value is infinite and would spoil every mean."""
 
 SSIM_WINDOW = 7
+FLOOR = 1e-8
+"""Probability that the rule "floor" gives to a miss."""
 
-MissingPolicy = Literal["floor", "min", "uniform_rest", "fill_min", "ignore"]
-MISSING_POLICIES: tuple[MissingPolicy, ...] = get_args(MissingPolicy)
+MISSES = {
+    "floor": "softmax over the kept; a miss has probability 1e-8",
+    "min": "a miss joins with the smallest kept logit",
+    "uniform_rest": "a miss has an equal part of the probability left",
+    "fill_min": "all others have the smallest kept logit",
+    "ignore": "misses left out: optimistic, not for comparison",
+}
+"""What may become of a target outside of the ids kept, in words; the scoring server's rule is unknown (reference B.3)."""
 
 
 def mean_squared_error(pred: Tensor, truth: Tensor) -> Tensor:
@@ -87,24 +95,19 @@ def _window_sums(x: Tensor) -> Tensor:
 
 
 def topk_nll(
-    indices: Tensor, values: Tensor, target: Tensor, *, missing: MissingPolicy = "floor", epsilon: float = 1e-8,
-    vocab_size: int = 64000,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    indices: Tensor, values: Tensor, target: Tensor, *, missing: str = "floor", vocab_size: int = 64000
+) -> tuple[Tensor, Tensor]:
     """Negative log-likelihood in nats of each token under a truncated distribution, and where it is covered.
 
     indices: integers (..., K), the ids kept.  values: floats (..., K), their logits.  target: integers (...).
-    missing: what a target outside the K ids is given; the scoring server's rule is unknown (reference B.3):
-        "floor"         softmax over the K; a miss has probability `epsilon`.
-        "min"           a miss joins the K with the smallest of their logits: softmax over K + 1.
-        "uniform_rest"  values are log-probabilities; a miss has an equal part of what they leave.
-        "fill_min"      all other ids have the smallest logit: softmax over the vocabulary.
-        "ignore"        softmax over the K; a miss has nan and is to be left out.  Optimistic, never for comparison.
+    missing: a rule of `MISSES`.  The softmax runs over the K, of "min" over one more, of "fill_min" over the vocabulary; of
+    "uniform_rest" values are log-probabilities already.  Of "ignore" a miss has nan, to be left out.
     Returns float64 nll (...) and bool covered (...).
     Raises ValueError for wrong shapes, an unknown policy or, with "uniform_rest", values that are not
     log-probabilities.
     """
-    if missing not in MISSING_POLICIES:
-        raise ValueError(f"missing must be one of {', '.join(MISSING_POLICIES)}, got {missing!r}")
+    if missing not in MISSES:
+        raise ValueError(f"missing must be one of {', '.join(MISSES)}, got {missing!r}")
     if indices.shape != values.shape or indices.shape[:-1] != target.shape:
         shapes = (tuple(indices.shape), tuple(values.shape), tuple(target.shape))
         raise ValueError(f"top-k scores need indices (..., K), values (..., K) and target (...), got {shapes}")
@@ -122,7 +125,7 @@ def topk_nll(
     if missing == "uniform_rest":
         return _nll_uniform_rest(kept, own, covered, vocab_size - num_kept), covered
     miss = {
-        "floor": torch.full_like(kept, -math.log(epsilon)),
+        "floor": torch.full_like(kept, -math.log(FLOOR)),
         "min": torch.logaddexp(kept, lowest) - lowest,
         "fill_min": kept - lowest,
         "ignore": torch.full_like(kept, torch.nan),
@@ -272,16 +275,6 @@ OTHERS = (
     Metric("coverage", "coverage", "", 4, limits=(0, 1), about="share of the true tokens among the ids kept"),
 )  # fmt: skip
 """How other scores are shown: those of feature networks and of token distributions."""
-
-
-MISSES: dict[str, str] = {
-    "floor": "softmax over the kept; a miss has probability 1e-8",
-    "min": "a miss joins with the smallest kept logit",
-    "uniform_rest": "a miss has an equal part of the probability left",
-    "fill_min": "all others have the smallest kept logit",
-    "ignore": "misses left out: optimistic, not for comparison",
-}
-"""What a `MissingPolicy` makes of tokens outside of the ids kept, in words."""
 
 
 def shown(name: str) -> Metric:

@@ -9,7 +9,7 @@ from torch import Tensor
 from hwm.contracts import Prediction
 from hwm.evaluate import scenes
 from hwm.evaluate.intervals import Interval
-from hwm.evaluate.metrics import MISSING_POLICIES, topk_nll
+from hwm.evaluate.metrics import MISSES, topk_nll
 from hwm.evaluate.protocols import AUTOREGRESSIVE, COPY_GRID, PERMUTED, TEACHER_FORCED, UNIGRAM, ZEROED
 from hwm.evaluate.scenes import copy_last_grid
 from hwm.evaluate.scores import ALL_GRIDS, TOKENS, Difference, Means, Row, Score, grid_span
@@ -61,7 +61,7 @@ class TokenScorer:
         indices, values = indices.cpu(), values.cpu()
         sign = _are_log_probabilities(indices, values, future, prediction.nll_BTHW)
         found: Arrays = {"log_probabilities": np.full(len(future), sign, np.int8)}
-        for policy in MISSING_POLICIES:
+        for policy in MISSES:
             if policy == "uniform_rest" and sign < 0:
                 found[f"top_nll/{policy}"] = np.full(len(future), np.nan)
                 continue
@@ -99,7 +99,7 @@ class TokenScorer:
         if not (bool((signs > 0).any()) and bool((signs >= 0).all())):
             del nll["uniform_rest"]
         found = [Score(AUTOREGRESSIVE, "coverage", TOKENS, ALL_GRIDS, means.one(covered))]
-        for policy in MISSING_POLICIES:
+        for policy in MISSES:
             value, note = Interval(float("nan"), None, None), "the model gives logits, not log-probabilities"
             if policy in nll:
                 value, note = means.one(nll[policy], covered.numpy() if policy == "ignore" else None), ""

@@ -123,9 +123,9 @@ PROBS = torch.tensor([0.4, 0.3, 0.2, 0.05], dtype=torch.float64)
 INDICES = torch.tensor([7, 1, 4, 0])
 
 
-def score(target, missing, values=None, **options):
+def score(target, missing, values=None):
     values = PROBS.log() if values is None else values
-    nll, covered = topk_nll(INDICES[None], values[None], torch.tensor([target]), missing=missing, vocab_size=10, **options)
+    nll, covered = topk_nll(INDICES[None], values[None], torch.tensor([target]), missing=missing, vocab_size=10)
     return nll.item(), float(covered)
 
 
@@ -140,10 +140,6 @@ def test_every_policy_has_its_closed_form(missing, inside, outside):
     assert score(9, missing) == (pytest.approx(outside, nan_ok=True), 0.0)
     if missing != "uniform_rest":  # all others depend on differences of logits alone
         assert score(1, missing, PROBS.log() + 3.7)[0] == pytest.approx(inside)
-
-
-def test_floor_takes_its_epsilon():
-    assert score(9, "floor", epsilon=1e-4)[0] == pytest.approx(-math.log(1e-4))
 
 
 def test_uniform_rest_refuses_plain_logits():
