@@ -24,13 +24,15 @@ class Sets:
 
 
 def simulated(out: Path, *, minutes: float, val_minutes: float, size: int, seed: int, workers: int) -> Path:
-    """The built-in robot at work, simulated into `out`: raw datasets for training and validation; returns `out`."""
-    if not (out / "val_unseen_v2.0_raw" / "metadata.json").is_file():
-        with Counter("simulating", unit="frames") as counter:
-            simulate(
-                out, minutes=minutes, val_minutes=val_minutes, segment_seconds=SEGMENT_SECONDS, rooms=MOST_ROOMS, size=size,
-                seed=seed, workers=workers, progress=counter,
-            )
+    """The built-in robot at work, simulated into `out`: raw datasets for training and validation; returns `out`.
+
+    Raises ValueError as `simulate`, also where `out` holds what was simulated with other settings.
+    """
+    with Counter("simulating", unit="frames") as counter:
+        simulate(
+            out, minutes=minutes, val_minutes=val_minutes, segment_seconds=SEGMENT_SECONDS, rooms=MOST_ROOMS, size=size,
+            seed=seed, workers=workers, progress=counter,
+        )
     return out
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from hwm.data import layout
 from hwm.data.checksums import write_checksums
@@ -114,7 +114,10 @@ def simulate(
             progress(done, total)
 
     with StopFlag() as flag, claimed(Path(out), say=lambda line: print(line, file=sys.stderr)):
-        open_folders: set[Path | None] = {places[split].partial for split in used if places[split].prepare()}
+        unfinished = [places[split] for split in used if not places[split].is_complete()]
+        for place in unfinished:
+            place.begin()
+        open_folders: set[Path | None] = {place.partial for place in unfinished}
         todo = [job for job in jobs if job.root in open_folders and not job.finished]
         total = sum(job.work.num_frames for job in todo)
         _warn_if_slow(settings.backend, size, antialias, total, workers)
@@ -134,29 +137,36 @@ class _Place:
 
     def __init__(self, final: Path, settings: dict) -> None:
         self.final, self.partial = final, final.with_name(f".{final.name}.partial")
-        self._about = {"generator": GENERATOR, "version": VERSION, "settings": settings}
+        self._about: dict[str, Any] = {"generator": GENERATOR, "version": VERSION, "settings": settings}
 
-    def prepare(self) -> bool:
-        """Make the growing folder; False if the dataset is complete already.
-
-        Raises ValueError if data made with other settings is in the way.
-        """
+    def is_complete(self) -> bool:
+        """Whether the dataset is there already.  Raises ValueError if data made with other settings is in the way."""
         from hwm.sim.jobs import REPORTS
 
         if self.final.exists():
-            sidecar = self.final / "generator.json"
-            if sidecar.is_file() and self._same(read_json(sidecar)):
-                return False
-            raise ValueError(f"{self.final}: holds other data; choose another folder or delete it")
+            self._expect_same(self.final / "generator.json", "holds other data")
+            return True
         settings = self.partial / REPORTS / "settings.json"
-        if settings.is_file() and not self._same(read_json(settings)):
-            raise ValueError(f"{self.partial}: unfinished data of other settings; choose another folder or delete it")
-        settings.parent.mkdir(parents=True, exist_ok=True)
-        write_json(settings, self._about)
-        return True
+        if settings.is_file():
+            self._expect_same(settings, "unfinished data of other settings")
+        return False
 
-    def _same(self, found: dict) -> bool:
-        return all(found.get(key) == value for key, value in self._about.items())
+    def begin(self) -> None:
+        """Make the growing folder."""
+        from hwm.sim.jobs import REPORTS
+
+        write_json(self.partial / REPORTS / "settings.json", self._about)
+
+    def _expect_same(self, sidecar: Path, what: str) -> None:
+        """Raise ValueError, naming the first setting that differs, unless data beside `sidecar` were made as these are to be."""
+        folder = self.final if self.final in sidecar.parents else self.partial
+        found = read_json(sidecar) if sidecar.is_file() else {}
+        if any(found.get(key) != value for key, value in self._about.items()):
+            here, there = self._about["settings"], found.get("settings")
+            there = there if isinstance(there, dict) else {}
+            others = [name for name in here if name in there and there[name] != here[name]]
+            first = f" ({others[0]} {there[others[0]]}, not {here[others[0]]})" if others else ""
+            raise ValueError(f"{folder}: {what}{first}; choose another folder or delete it")
 
     def complete(self, split: str, segments: list[dict]) -> None:
         """Write what describes the whole dataset, and let it appear."""

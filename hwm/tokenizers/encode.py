@@ -296,6 +296,8 @@ def claim(
         raise ValueError(f"{dataset.root}: frames of {height}x{width} do not divide by the tokenizer's stride {stride}; set size")
     grid, fingerprint = (height // stride, width // stride), encoder.fingerprint()
     if not (out / "tokenizer.json").is_file():
+        if any(kind.indices(out) for kind in (layout.VIDEO, layout.TOKENS, layout.LATENTS, layout.METADATA)):
+            raise ValueError(f"{out}: holds data that were not made by `hwm tokenize`; choose a new output folder")
         config = asdict(encoder.config) if hasattr(encoder, "config") else {}
         out.mkdir(parents=True, exist_ok=True)
         if dataset.robot != EVE:  # another robot's states keep their meaning

@@ -86,7 +86,7 @@ def test_a_finished_dataset_is_kept_and_other_settings_are_refused(dataset, sett
     before = digests(dataset)
     summary = simulate(dataset, **settings, workers=1)
     assert summary.frames == 0 and len(summary.paths) == 5 and all(path.is_dir() for path in summary.paths)
-    refused("holds other data", simulate, dataset, **{**settings, "seed": 6}, workers=1)
+    refused(r"holds other data \(seed 5, not 6\); choose", simulate, dataset, **{**settings, "seed": 6}, workers=1)
     assert digests(dataset) == before
 
 
@@ -101,7 +101,7 @@ def test_interrupted_work_goes_on_to_the_same_bytes_whatever_the_number_of_worke
     with pytest.raises(Stop):
         simulate(tmp_path / "broken", **tiny, workers=1, progress=stop)
     assert not [path.name for path in (tmp_path / "broken").iterdir() if not path.name.startswith(".")]
-    refused("unfinished data of other settings", simulate, tmp_path / "broken", **{**tiny, "seed": 4}, workers=1)
+    refused(r"unfinished data of others\? \(seed 3, not 4\)", simulate, tmp_path / "broken", **tiny | {"seed": 4}, workers=1)
     resumed = simulate(tmp_path / "broken", **tiny, workers=1)
     seen = []
     whole = simulate(tmp_path / "whole", **tiny, workers=2, progress=lambda done, total: seen.append((done, total)))

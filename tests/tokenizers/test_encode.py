@@ -72,6 +72,12 @@ def test_tokens_of_two_tokenizers_do_not_mix(raw, tokenizer, tmp_path):
     refused("choose a new output folder", tokenize, raw, out, tokenizer=str(other))
     refused("1 phases, not 4", tokenize, raw, out, tokenizer=str(tokenizer), phases=4)
     refused("already", tokenize, out, tmp_path / "again", tokenizer=str(tokenizer))
+    other = noise(tmp_path / "another raw")
+    before = contents(other)
+    refused("holds data that were not made by `hwm tokenize`; choose a new", tokenize, raw, other, tokenizer=str(tokenizer))
+    (out / "tokenizer.json").unlink()
+    refused("holds data that were not made by `hwm tokenize`", tokenize, raw, out, tokenizer=str(tokenizer))
+    assert contents(other) == before
     refused("do not divide", tokenize, raw, tmp_path / "odd", tokenizer=str(tokenizer), size=36)
     refused("pixels: leaves frames as they are", tokenize, raw, tmp_path / "pixels", tokenizer="pixels")
 

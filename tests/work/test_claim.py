@@ -7,6 +7,7 @@ from moving_square import write_noise
 from refusing import refused
 
 from hwm import cli
+from hwm.prepare import simulated
 from hwm.sim.simulate import simulate
 from hwm.work.claim import claimed, expect_apart
 
@@ -40,6 +41,14 @@ def test_one_holder_at_a_time(tmp_path):
         assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
     (tmp_path / "a file").write_text("")
     refused("a file: cannot be used as an output folder: File exists", claimed(tmp_path / "a file", say=print).__enter__)
+
+
+def test_data_of_other_settings_are_no_starting_point(tmp_path):
+    (tmp_path / "val_unseen_v2.0_raw").mkdir()
+    (tmp_path / "val_unseen_v2.0_raw" / "metadata.json").write_text("{}")
+    told = "val_unseen_v2.0_raw: holds other data; choose another folder or delete it"
+    refused(told, simulated, tmp_path, minutes=0.1, val_minutes=0.1, size=64, seed=0, workers=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "val_unseen_v2.0_raw"]
 
 
 @pytest.fixture(scope="module")
