@@ -163,6 +163,7 @@ def export(run: Path, folder: Path, /, *, which: Literal["best", "last"] = "best
     """
     from hwm.models.build import named
     from hwm.runs import load_run
+    from hwm.safe_load.text import read_text
     from hwm.work.claim import expect_apart
 
     expect_apart(folder, run, card)
@@ -170,7 +171,8 @@ def export(run: Path, folder: Path, /, *, which: Literal["best", "last"] = "best
     if not trained.config.model.publish:
         raise ValueError(f"{run}: holds a world model of another family than Wan; its checkpoints are published as they are")
     publish = named(trained.config.model.publish)
-    print(publish(trained.model, trained.config, folder, card=card.read_text() if card else ""))
+    text = read_text(card, max_bytes=1_000_000, kind="model card") if card else ""
+    print(publish(trained.model, trained.config, folder, card=text))
     return 0
 
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from hwm.data.checksums import verify
 from hwm.data.dataset import Shard, ShardFault
 from hwm.data.layout import METADATA, SEGMENTS, FileKind
 from hwm.data.windows import check_segments, sampling_starts, usable_blocks
-from hwm.safe_load.text import parse_json, read_text
+from hwm.safe_load.text import expect_fields, parse_json, read_text
 from hwm.work.files import atomic_path, map_array, read_json, read_rows
 
 RECORDS = FileKind(("quarantine",), "quarantine", ".json")
@@ -90,7 +91,11 @@ def merge(out: Path, *, missing: Callable[[int, int], bool]) -> None:
     """
     lines = []
     for shard in recorded(out):
-        record = read_json(RECORDS.find(out, shard))
+        path = RECORDS.find(out, shard)
+        record, remedy = read_json(path), "delete it, and the shard is tried again"
+        expect_fields(record, path, clips=(list, NoneType), remedy=remedy)
+        for count in record["clips"] or ():
+            expect_fields({"clips": count}, path, clips=int, remedy=remedy)
         if record["clips"] is not None:
             record["clips"] = sum(count for phase, count in enumerate(record["clips"]) if missing(shard, phase))
         lines.append(json.dumps(record) + "\n")

@@ -15,6 +15,7 @@ from hwm.data import layout
 from hwm.data.testsets import CONTEXT_FRAMES
 from hwm.data.video import VideoWriter
 from hwm.data.writers import RawShardWriter, shard_finished
+from hwm.safe_load.text import expect_fields
 from hwm.sim.plan import TEST_STATES, Clips, Settings, Shard
 from hwm.sim.record import Recording, Segment
 from hwm.sim.renderer import GLRenderer, WarpRenderer, make_renderer
@@ -50,7 +51,11 @@ class Job:
         return done and self.report.is_file()
 
     def read_report(self) -> list[dict]:
-        return read_json(self.report)["segments"]
+        report, remedy = read_json(self.report), "delete it, and what it tells of is made again"
+        expect_fields(report, self.report, segments=list, remedy=remedy)
+        for segment in report["segments"]:
+            expect_fields(segment, self.report, frames=int, remedy=remedy)
+        return report["segments"]
 
 
 class Studio:

@@ -28,6 +28,7 @@ FAULTS = {
     "B8": "paths that leave the folder: .., absolute, links, NUL, too long",
     "B9": "configuration: unknown keys, wrong types and values",
     "B10": "any file of ours damaged in any way: bytes, structure, numbers, headers, members, links, too few file descriptors",
+    "B11": "code: what keeps a promise is taken out of a copy of the package, one promise at a time",
     "B12": "submissions: wrong count, shape, type, NaN, double ids",
     "L4": "an index of 306 000 clips: open, shuffle, first batch", "L5": "10 000 training steps of a tiny model",
     "L6": "tokenizing 512 x 512 H.264, a minute and a quarter of an hour", "L7": "a checkpoint of 400 MB with its manifest",

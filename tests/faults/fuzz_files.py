@@ -227,6 +227,10 @@ def _long_entries(place: Path) -> Iterator[tuple[str, Path, dict[str, tuple[Call
         "hwm predict": (lambda root, out: hwm(["predict", str(root), *data, "--frames", "17", "--out", str(out / "x.mp4")]), 1),
         "hwm train": (lambda root, out: hwm(["train", "--config", str(root / "config.toml"), "--out", str(root)]), 1),
     }  # fmt: skip
+    again = ["--tokenizer", str(place / "coder"), "--workers", "1", "--device", "cpu"]
+    yield "encoded", place / "encoded", {
+        "hwm tokenize": (lambda root, out: hwm(["tokenize", str(place / "raw"), str(root), *again]), 0.5),
+    }  # fmt: skip
     yield "coder-run", place / "coder-run", {"hwm export": (lambda root, out: hwm(["export", str(root), str(out / "new")]), 1)}
     yield "wan", place / "wan", {"load": (lambda root, out: load_world_model(root), 1.5)}
     yield "wan-base", place / "wan-base", {

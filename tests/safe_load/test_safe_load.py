@@ -1,5 +1,6 @@
 import errno
 import zipfile
+from types import NoneType
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hwm.safe_load.paths import one_line, reading
+from hwm.safe_load.text import expect_fields
 from hwm.safe_load.weights import load_state_dict, select
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.0, -1.0]), "steps": torch.tensor(3)}
@@ -102,3 +104,15 @@ def test_an_error_is_one_line_that_a_terminal_can_show():
     assert one_line(OSError(errno.ENOENT, "No such file or directory", "/x/y")) == "/x/y: No such file or directory"
     assert one_line(ValueError("a\n  b\x1b[2J")) == "a b\\x1b[2J"
     assert len(one_line(ValueError("x" * 10_000))) == 2000
+
+
+@pytest.mark.parametrize(("value", "found"), [
+    (None, "None"), (True, "True"), ("3", "'3'"), (3.0, "3.0"), ([1] * 1000, "[1, 1"), (..., "nothing")
+])  # fmt: skip
+def test_a_field_of_another_type_is_named_with_its_file(tmp_path, value, found):
+    table = {} if value is ... else {"step": value}
+    line = refused(None, expect_fields, table, tmp_path / "state.json", step=int, remedy="use another")
+    assert line.startswith(f"{tmp_path}/state.json: expected int under 'step', found {found}") and line.endswith("; use another")
+    assert len(line) < 300
+    expect_fields({"step": 3, "best": None}, "x", step=int, best=(float, NoneType))
+    refused("x: expected float or null under 'best', found 1", expect_fields, {"best": 1}, "x", best=(float, NoneType))

@@ -2,11 +2,12 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hwm.work.files import atomic_path, map_array, read_rows, without_read_ahead, write_array
+from hwm.work.files import atomic_path, map_array, read_rows, without_read_ahead, write_array, write_text
 
 
 def test_whole_or_absent(tmp_path):
@@ -56,3 +57,20 @@ def test_rows_of_maps(tmp_path, dtype):
         for first, stop in [(0, 1), (41, 45), (2990, 3000), (2990, 4000), (5, 5), (0, 3000), (3000, 3001)]:
             np.testing.assert_array_equal(read_rows(mapped, first, stop), rows[first:stop])
     np.testing.assert_array_equal(read_rows(rows, 3, 9), rows[3:9])
+
+
+def test_bytes_are_forced_to_the_disk_before_the_name_and_the_name_after(tmp_path, monkeypatch):
+    done, fsync, replace = [], os.fsync, Path.replace
+
+    def forced(descriptor):
+        done.append(Path(f"/proc/self/fd/{descriptor}").resolve().name.partition(".tmp")[1] or "folder")
+        fsync(descriptor)
+
+    def renamed(self, target):
+        done.append("renamed")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", forced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    write_text(tmp_path / "a.txt", "words")
+    assert done == [".tmp", "renamed", "folder"]
