@@ -33,7 +33,7 @@ from hwm.evaluate.ways import seed_of
 from hwm.predict import ensemble
 from hwm.predict.last_frame import draw, shrink
 from hwm.predict.rollout import AnyTokenizer, frames_per_step, rollout
-from hwm.runs import Run, expect_robot, load_run, open_clips, spread, world_model
+from hwm.runs import Run, clips_for, expect_robot, load_run, open_clips, spread, world_model
 from hwm.tokenizers.open import open_tokenizer
 from hwm.training.device import choose_device
 from hwm.work.claim import expect_apart, expect_suffix
@@ -89,7 +89,7 @@ def evaluate_run(
         if not of_video and protocol != own:
             raise ValueError(f"{folder}: the run learned from clips that are scored by --protocol {own.name}")
         inception, lpips = scoring.inception, scoring.lpips
-        held_out = _recorded_clips(run, data, protocol) if of_video else open_clips(run.config, data, training=False)
+        held_out = _recorded_clips(run, data, protocol) if of_video else clips_for(run, data)
         others = {name: open_dataset(folder).fingerprint for name, folder in (("video", video), ("tuning", tuning)) if folder}
         weights = [*lpips, *([inception] if inception else [])]
         made_of = sources(data=held_out.dataset.fingerprint, **others, weights=weights)
@@ -135,7 +135,7 @@ def _recorded_clips(run: Run, folder: Path, protocol: Protocol) -> Clips:
     if dataset.kind != "video":
         what = protocol.title.lower() if protocol.ensembles else "model of video"
         raise ValueError(f"{folder}: the {what} is scored on recorded video; give the raw dataset (videos as .mp4)")
-    expect_robot(dataset, run.config.model)
+    expect_robot(dataset, run.config.model, run.identity)
     if not protocol.ensembles:
         dataset = dataset.resized(run.config.data.image_size)
     kept = np.append(np.arange(protocol.num_seen), protocol.scored)
@@ -221,7 +221,7 @@ def _watched(run: Run, data: Path) -> Clips:
         return Clips(dataset, kind=run.config.data.clip, overlap=False)
     if world_model(run).frame_step > 1:
         raise ValueError(f"{data}: every nth frame is shown beside the recorded video; give the raw dataset (videos as .mp4)")
-    return open_clips(run.config, data, training=False)
+    return clips_for(run, data)
 
 
 def write_pair(out: Path, left_FHWC: np.ndarray, right_FHWC: np.ndarray, *, num_past: int, hz: int, repeat: int = 1) -> None:
@@ -255,6 +255,7 @@ def submit_compression(
     tests = open_test_set(data)
     if not isinstance(tests, CompressionTestSet):
         raise ValueError(f"{data}: is the test set of the sampling track (videos), this track needs tokens (video_0.bin)")
+    expect_robot(tests, model.config, run.identity)
     kept = min(TOP_LOGITS, model.config.vocab_size)
     shape = (model.future_grids, *model.config.grid, kept)
     samples = predict_samples(model, tests.ids, tests.tokens_NTHW, tests.states_NFA, top_k=kept, device=device)
@@ -295,6 +296,7 @@ def submit_sampling(
         if not isinstance(tests, SamplingTestSet):
             raise ValueError(f"{data}: is the test set of the compression track (tokens), this track needs videos (video_0.mp4)")
         run = load_run(folder, which=which, device=device, changes=changes)
+        expect_robot(tests, run.config.model, run.identity)
         coder = tokenizer_of(run, device=device)
         model, image_size = world_model(run), image_size_of(run, coder)
         if readme is not None:
@@ -343,7 +345,11 @@ def tokenizer_of(run: Run, name: str = "", *, trust: bool = False, device: str =
     name = name or run.config.tokenizer
     if not name:
         raise ValueError(f"{run.folder}: the run names no tokenizer for the pixels; give --tokenizer NAME or FOLDER")
-    return open_tokenizer(name, kind=world_model(run).predicts, trust=trust, device=device)
+    coder = open_tokenizer(name, kind=world_model(run).predicts, trust=trust, device=device)
+    if run.identity.get("tokenizer") not in (None, coder.fingerprint()):
+        fault = "is another tokenizer than the one that made what the run learned from"
+        raise ValueError(f"{name}: {fault} ({run.folder}); give that one with --tokenizer")
+    return coder
 
 
 def _unigram(run: Run) -> Tensor | None:
@@ -351,6 +357,8 @@ def _unigram(run: Run) -> Tensor | None:
     if not (Path(run.config.data.train) / "metadata.json").is_file():
         return None
     clips = open_clips(run.config, run.config.data.train, training=False)
+    if run.identity.get("train", clips.dataset.fingerprint) != clips.dataset.fingerprint:
+        return None
     chosen = spread(UNIGRAM_CLIPS, len(clips))
     batches = (clips.batch(chosen[i : i + 64]).tokens_BTHW for i in range(0, len(chosen), 64))
     return unigram_counts((b for b in batches if b is not None), vocab_size=clips.dataset.sizes()["vocab_size"])

@@ -28,6 +28,7 @@ from hwm.safe_load.paths import is_file
 from hwm.tokenizers.open import open_tokenizer
 from hwm.training import checkpoint
 from hwm.training.device import choose_device
+from hwm.training.identity import Identity, expect_config, expect_data, identity_of
 from hwm.training.loop import FitResult, already_done, fit
 from hwm.training.processes import ALONE, Processes
 from hwm.training.run_folder import dealt_out
@@ -42,10 +43,12 @@ REMEDY = {
 """What to do for want of data of each kind."""
 
 
-def open_clips(config: RunConfig, folder: str | Path, *, training: bool) -> Clips:
+def open_clips(config: RunConfig, folder: str | Path, *, training: bool, identity: Identity = {}) -> Clips:  # noqa: B006
     """The clips of a dataset as this run wants them.
 
-    Raises ValueError when the data does not fit the model: wrong kind, grid, vocabulary, channels or robot.
+    identity: of what the run learns from.
+    Raises ValueError when the data does not fit the model or what it learns from: wrong kind, grid, vocabulary, channels,
+    robot or tokenizer.
     """
     dataset: Any = open_dataset(folder)
     model: Any = config.model
@@ -66,13 +69,14 @@ def open_clips(config: RunConfig, folder: str | Path, *, training: bool) -> Clip
         if getattr(model, name) != found:
             remedy = f"set model.{name}" + " or data.image_size" * (model.kind == "video")
             raise ValueError(f"{folder}: its {name} is {found}, the model is for {name} {getattr(model, name)}; {remedy}")
-    expect_robot(dataset, model)
+    expect_robot(dataset, model, identity)
     # A model of video learns from every frame of a clip, however many, with its state.
     return Clips(dataset, **cut, num_states=0 if model.kind == "video" else model.num_states)
 
 
-def expect_robot(dataset: Any, model: Any) -> None:
-    """Raise ValueError for data of a robot whose states the configured model does not read."""
+def expect_robot(dataset: Any, model: Any, identity: Identity) -> None:
+    """Raise ValueError for data of a robot whose states the configured model does not read, or of another than it learns from."""
+    expect_data(dataset, identity)
     if dataset.robot.dim != model.state_dim:
         found = f"its robot {dataset.robot.name} has {dataset.robot.dim} state dimensions, the model reads {model.state_dim}"
         remedy = f"give data of the model's robot, or train with model.state_dim={dataset.robot.dim}"
@@ -100,21 +104,9 @@ def fitted(config: RunConfig) -> RunConfig:
 def train(config: RunConfig, out: str | Path, *, processes: Processes = ALONE) -> FitResult:
     """Train a configured run in folder `out`, or resume it there; all processes that train together call it alike.
 
-    Raises ValueError as `open_clips` and `training.loop.fit`.
+    Raises ValueError as `open_clips`, `expect_tokenizer` and `training.loop.fit`.
     """
-    out = Path(out)
-    if not config.data.train:
-        raise ValueError("data.train is empty: give the training data with --data FOLDER")
-    expect_apart(out, config.data.train, config.data.val, config.tokenizer)
-    config = dealt_out(fitted(config), out, world=processes.world)
-
-    def opened(folder: str, *, training: bool) -> Clips:
-        # The first process compares the files with their checksums and notes it: the others need not.
-        if processes.world > 1:
-            processes.on_first(lambda: len(open_clips(config, folder, training=training)))
-        return open_clips(config, folder, training=training)
-
-    clips = opened(config.data.train, training=True)
+    config, clips, val, identity = _ready(config, Path(out), processes, world=processes.world)
     model = prepared_model(config, clips)
 
     def train_batch(index: int) -> Batch:
@@ -122,11 +114,13 @@ def train(config: RunConfig, out: str | Path, *, processes: Processes = ALONE) -
         return clips.batch(sample_indices(seed=config.seed, step=index, batch_size=size, num_clips=count))
 
     held_out = preview = None
-    if config.data.val and (config.train.validate_every or config.train.sample_every):
-        clips_held_out = opened(config.data.val, training=False)
-        held_out = HeldOut(clips_held_out, spread(config.train.validate_clips, len(clips_held_out)), config.train.batch_size)
-        preview = _preview(clips_held_out, config)
-    return fit(model, config, out, train_batch=train_batch, validation_batches=held_out, preview=preview, processes=processes)
+    if val is not None:
+        held_out = HeldOut(val, spread(config.train.validate_clips, len(val)), config.train.batch_size)
+        preview = _preview(val, config)
+    return fit(
+        model, config, out, train_batch=train_batch, validation_batches=held_out, preview=preview, processes=processes,
+        identity=identity,
+    )  # fmt: skip
 
 
 def check(config: RunConfig, out: Path, *, world: int) -> FitResult | None:
@@ -134,16 +128,42 @@ def check(config: RunConfig, out: Path, *, world: int) -> FitResult | None:
 
     Raises the ValueError that they would end with, as far as it shows without training.
     """
+    config, _, _, identity = _ready(config, out, ALONE, world=world)
+    return already_done(out, config, identity)
+
+
+def _ready(
+    config: RunConfig, out: Path, processes: Processes, *, world: int
+) -> tuple[RunConfig, Clips, Clips | None, dict[str, Any]]:
+    """The configuration for these data and processes, the clips for training and validation, and what the run learns from."""
     if not config.data.train:
         raise ValueError("data.train is empty: give the training data with --data FOLDER")
     expect_apart(out, config.data.train, config.data.val, config.tokenizer)
     config = dealt_out(fitted(config), out, world=world)
-    if done := already_done(out, config):
-        return done
-    open_clips(config, config.data.train, training=True)
-    if config.data.val:
-        open_clips(config, config.data.val, training=False)
-    return None
+
+    def opened(folder: str, *, training: bool, identity: Identity) -> Clips:
+        # The first process compares the files with their checksums and notes it: the others need not.
+        if processes.world > 1:
+            processes.on_first(lambda: len(open_clips(config, folder, training=training, identity=identity)))
+        return open_clips(config, folder, training=training, identity=identity)
+
+    clips, val = opened(config.data.train, training=True, identity={}), None
+    identity = processes.on_first(lambda: identity_of(clips.dataset))
+    if config.data.val and (config.train.validate_every or config.train.sample_every):
+        val = opened(config.data.val, training=False, identity=identity)
+        identity["val"] = processes.on_first(lambda: val.dataset.fingerprint)
+    processes.on_first(lambda: expect_tokenizer(config, identity))
+    return config, clips, val, identity
+
+
+def expect_tokenizer(config: RunConfig, identity: Identity) -> None:
+    """Raise ValueError where the tokenizer that a run names did not make its data: it could not show what is predicted."""
+    if not config.tokenizer or config.model.role == "tokenizer" or config.model.kind == "video":
+        return
+    coder = open_tokenizer(config.tokenizer, kind=config.model.kind)
+    if identity["tokenizer"] not in (None, coder.fingerprint()):
+        fault = f"{config.data.train}: was encoded by another tokenizer than {config.tokenizer}, which the run names"
+        raise ValueError(f"{fault}; give the one that made the data with --tokenizer")
 
 
 def prepared_model(config: RunConfig, clips: Clips) -> Any:
@@ -223,12 +243,13 @@ def _foreseen(model: Any, tokenizer: Any, pictures: Tensor, states_BFA: Tensor) 
 
 @dataclass(frozen=True)
 class Run:
-    """A trained run, opened for use."""
+    """A trained run, opened for use.  identity: what it learned from, empty where its version did not keep that."""
 
     folder: Path
     config: RunConfig
     model: Any
     step: int
+    identity: Identity
 
 
 def load_run(folder: str | Path, *, which: str = "best", device: str = "cpu", changes: tuple[str, ...] = ()) -> Run:
@@ -244,11 +265,18 @@ def load_run(folder: str | Path, *, which: str = "best", device: str = "cpu", ch
     for change in changes:
         if change.partition("=")[0].strip() not in settings:
             raise ValueError(f"{change}: only {', '.join(settings) or 'nothing'} may change after training")
-    config = override(config, list(changes))
-    model = build_model(config)
     place = checkpoint.find(folder, which=which)
+    state = checkpoint.load_state(place)
+    expect_config(state, config, run=folder)
+    config = override(config, changes)
+    model = build_model(config)
     load_weights(checkpoint.stored(place), model, where=place / "model.safetensors")
-    return Run(folder, config, model.to(device).eval(), checkpoint.step_of(place))
+    return Run(folder, config, model.to(device).eval(), state["step"], state.get("identity", {}))
+
+
+def clips_for(run: Run, folder: Path) -> Clips:
+    """Clips to use a run on.  Raises ValueError as `open_clips`."""
+    return open_clips(run.config, folder, training=False, identity=run.identity)
 
 
 def world_model(run: Run) -> Any:

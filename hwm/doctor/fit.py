@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hwm.config import RunConfig, from_toml
+from hwm.config import RunConfig
 from hwm.data.clips import Clips
 from hwm.data.dataset import Dataset
 from hwm.data.describe import check, state_statistics
@@ -22,8 +22,9 @@ from hwm.doctor.machine import LEAST_FILES, open_files
 from hwm.doctor.verdict import Verdict, count, fail, graded, ok, size, warn
 from hwm.runs import open_clips
 from hwm.tokenizers.open import open_tokenizer
+from hwm.training.checkpoint import newest_state
 from hwm.training.device import choose_device
-from hwm.training.run_folder import config_hash
+from hwm.training.identity import expect_same, meaning_of
 from hwm.work.allowance import free_memory
 from hwm.work.files import existing
 
@@ -47,8 +48,11 @@ def settings(config: RunConfig, out: Path) -> Iterator[Verdict]:
         wrong.append(("pictures are asked for without a tokenizer", "--set tokenizer=NAME, or train.sample_every=0"))
     if config.data.train and train.validate_every and not config.data.val:
         wrong.append(("validation is asked for without held-out data", "give --val FOLDER, or --set train.validate_every=0"))
-    if (out / "config.toml").is_file() and config_hash(from_toml(RunConfig, out / "config.toml")) != config_hash(config):
-        wrong.append((f"{out} holds a run with other settings", "choose another folder with --out, or continue it as it is"))
+    if (state := newest_state(out / "checkpoints")) is not None:
+        try:
+            expect_same(state, config, {}, run=out)
+        except ValueError as error:
+            wrong.append((str(error), "choose another folder with --out, or continue it as it is"))
     for found, remedy in wrong:
         yield fail("settings", found, remedy)
     if not wrong:
@@ -151,7 +155,8 @@ def sound(name: str, folder: str, *, quick: bool) -> Iterator[Verdict]:
 def fits(config: RunConfig, given: Given, *, training: bool) -> Iterator[Verdict]:
     """Whether clips are of the model's kind and sizes, how many there are, and how often a run sees each."""
     folder, name = (config.data.train, "training clips") if training else (config.data.val, "held-out clips")
-    clips = open_clips(config, folder, training=training)
+    like = {} if training or given.train is None else meaning_of(given.train.dataset)
+    clips = open_clips(config, folder, training=training, identity=like)
     if not training:
         given.val = clips
         wanted = min(config.train.validate_clips, len(clips))

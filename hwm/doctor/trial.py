@@ -23,9 +23,9 @@ from hwm.doctor.machine import flop_rate
 from hwm.doctor.verdict import Verdict, fail, graded, ok, size, span
 from hwm.training import checkpoint
 from hwm.training.device import seed_of
+from hwm.training.identity import record
 from hwm.training.learner import Learner
 from hwm.training.loop import Position
-from hwm.training.run_folder import config_hash
 from hwm.work.allowance import usable_cores
 
 CUT_OFF = "the loss does not depend on the states: look at the way from the state encoder to the prediction"
@@ -184,7 +184,7 @@ def states_used(trial: Trial) -> Verdict:
 
 def round_trip(trial: Trial, folder: Path) -> Verdict:
     """A checkpoint saved, verified and read is the same bit for bit."""
-    tensors, state = trial.learner.tensors(), asdict(Position(step=1)) | {"config": config_hash(trial.config)}
+    tensors, state = trial.learner.tensors(), asdict(Position(step=1)) | record(trial.config, {})
     began = time.monotonic()
     place = checkpoint.save(folder, state, tensors, keep=1)
     trial.save_seconds = time.monotonic() - began

@@ -13,7 +13,6 @@ no time and no machine, so that equal training gives equal bytes.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -30,7 +29,7 @@ from torch.distributed.checkpoint import CheckpointException
 from hwm.safe_load.text import expect_fields, parse_json, read_bytes
 from hwm.training.processes import ALONE, Processes
 from hwm.training.stored import SHARDS, Groups, Stored, is_sharded, write_shards, write_whole
-from hwm.work.files import cannot_write, fsync, sha256, write_text
+from hwm.work.files import cannot_write, fsync, sealed, sha256, write_text
 
 SCHEMA = 1
 _STEP = re.compile(r"step-(\d{1,15})")
@@ -102,7 +101,7 @@ def _finish(building: Path, final: Path, state: dict[str, Any], tensors: Groups,
             entries[writing.name] = threads.submit(_entry, writing)
             files = files | {name: entries[name].result() for name in sorted(entries)}
         writing = building / "manifest.json"
-        writing.write_text(_seal({"schema": SCHEMA, "step": state["step"], "torch": torch.__version__, "files": files}))
+        writing.write_text(sealed({"schema": SCHEMA, "step": state["step"], "torch": torch.__version__, "files": files}))
         fsync(writing)
         fsync(building)
     except (OSError, SafetensorError) as error:
@@ -191,6 +190,18 @@ def newest(checkpoints: Path, *, say: Callable[[str], None]) -> Path | None:
     return None
 
 
+def newest_state(checkpoints: Path) -> dict[str, Any] | None:
+    """The plain values of the newest checkpoint whose `state.json` is whole, tensors unseen; None where there is none."""
+    for step in _steps(checkpoints):
+        folder = checkpoints / f"step-{step}"
+        try:
+            if _manifest(folder)["files"]["state.json"]["sha256"] == sha256(folder / "state.json"):
+                return load_state(folder)
+        except (ValueError, OSError, KeyError):
+            continue  # told when the checkpoint is opened
+    return None
+
+
 def find(run: str | Path, *, which: str = "best", say: Callable[[str], None] = print) -> Path:
     """Folder of a verified checkpoint of a run.
 
@@ -217,7 +228,8 @@ def load_state(folder: Path) -> dict[str, Any]:
     """The plain values of a checkpoint that was verified."""
     path = folder / "state.json"
     state = parse_json(_read_small(path), where=path)
-    expect_fields(state, path, step=int, validated=int, best_step=int, best=(int, float, NoneType), config=str)
+    kept = {"settings": dict, "identity": dict} if "settings" in state else {"config": str}  # a hash, in earlier versions
+    expect_fields(state, path, step=int, validated=int, best_step=int, best=(int, float, NoneType), **kept)
     return state
 
 
@@ -243,7 +255,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     try:
         body = json.loads(text)  # noqa: TID251, held against a checksum
         del body["sha256"]
-        whole = _seal(body) == text
+        whole = sealed(body) == text
     except (ValueError, TypeError, KeyError, RecursionError):
         whole = False
     if not whole:
@@ -264,9 +276,3 @@ def _read_small(path: Path) -> str:
         raise ValueError(f"{path}: missing")
     content = read_bytes(path, max_bytes=_MAX_JSON_BYTES, kind="part of a checkpoint", remedy="it is damaged")
     return content.decode(errors="replace")
-
-
-def _seal(body: dict[str, Any]) -> str:
-    """JSON text of a manifest that ends in its own checksum, so that the manifest is guarded as well."""
-    checksum = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-    return json.dumps({**body, "sha256": checksum}, indent=1) + "\n"

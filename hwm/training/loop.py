@@ -25,14 +25,16 @@ from typing import Any
 from PIL import Image
 from torch import nn
 
+import hwm
 from hwm.config import RunConfig, TrainConfig
 from hwm.contracts import Batch
 from hwm.training import checkpoint
 from hwm.training.device import choose_device, cpu_threads, own_randomness
+from hwm.training.identity import Identity, expect_same, record
 from hwm.training.learner import Learner
 from hwm.training.optim import lr_at
 from hwm.training.processes import ALONE, Processes, under_launcher
-from hwm.training.run_folder import DONE, MetricsLog, config_hash, mark_done, read_done, settle_config
+from hwm.training.run_folder import DONE, MetricsLog, mark_done, read_done, settle
 from hwm.work.claim import claimed
 from hwm.work.files import write_picture
 from hwm.work.progress import Counter
@@ -78,7 +80,7 @@ def fit(
     model: Any, config: RunConfig, out: str | Path,
     *, train_batch: Callable[[int], Batch], validation_batches: Sequence[Batch] | None = None,
     preview: Callable[[nn.Module], Image.Image] | None = None, log: Callable[[str], None] | None = None,
-    processes: Processes = ALONE,
+    processes: Processes = ALONE, identity: Identity = {},  # noqa: B006
 ) -> FitResult:
     """Train a model (nn.Module and contracts.WorldModel), or continue the run that `out` holds.
 
@@ -87,6 +89,7 @@ def fit(
     preview: draws a picture of what the model predicts.
     log: receives plain progress lines; None: a bar on a terminal, printed lines elsewhere.
     processes: those that train together, from `processes.joined`; all of them call `fit` alike and share the micro-steps.
+    identity: what is learned from; a run that goes on must have the same.
 
     Raises ValueError, always one line, if the folder is in use or holds a run with another configuration, no
     checkpoint in it is whole, the disk is full, or loss or gradient stop being finite.  The last checkpoint stays.
@@ -96,18 +99,18 @@ def fit(
         raise ValueError("there are no validation clips: give --val FOLDER (data.val), or --set train.validate_every=0")
     if train.sample_every and preview is None:
         raise ValueError("this run can draw no samples: give --val and --tokenizer, or --set train.sample_every=0")
-    if done := processes.on_first(lambda: dataclasses.asdict(found) if (found := already_done(out, config)) else None):
+    if done := processes.on_first(lambda: dataclasses.asdict(found) if (found := already_done(out, config, identity)) else None):
         return FitResult(**done)
 
     device = choose_device(train.device)
     progress = Counter("training", unit="step", log=log if processes.first else lambda line: None)
     with held(out, processes, say=progress.say), StopFlag() as stop, cpu_threads(train.threads), own_randomness(device):
-        processes.on_first(lambda: settle_config(out, config))
+        processes.on_first(lambda: settle(out, config, identity))
         learner = Learner(model, config, device=device, processes=processes)
 
         # Continue from the newest whole checkpoint, if there is one.
         checkpoints = out / "checkpoints"
-        position = _restore(checkpoints, learner, config=config, say=progress.say, processes=processes)
+        position = _restore(checkpoints, learner, config=config, identity=identity, say=progress.say, processes=processes)
         saved, saved_at = position, time.monotonic()
         metrics = _open_metrics(out, train, position) if processes.first else None
         start = time.monotonic() - (metrics.seconds if metrics else 0.0)  # as if all sessions had been one
@@ -147,7 +150,7 @@ def fit(
                 if (due(train.checkpoint_every) or ending or position.best_step == step or overdue()) and position != saved:
                     if metrics:
                         metrics.sync()
-                    state = dataclasses.asdict(position) | {"config": config_hash(config)}
+                    state = dataclasses.asdict(position) | record(config, identity)
                     checkpoint.save(checkpoints, state, learner.tensors(), keep=train.keep_checkpoints, processes=processes)
                     saved, saved_at = position, time.monotonic()
 
@@ -184,7 +187,7 @@ def fit(
         signals = [number for number in processes.gather(stop.signal) if number]
         seconds = time.monotonic() - start
         if not stopping:
-            processes.on_first(lambda: mark_done(out, config, step=position.step, best=position.best, seconds=seconds))
+            processes.on_first(lambda: mark_done(out, config, identity, step=position.step, best=position.best, seconds=seconds))
             return FitResult(position.step, position.best, seconds)
         progress.say(
             f"{signal.Signals(signals[0]).name}: stopped after step {position.step}, everything saved; run again to continue"
@@ -192,9 +195,9 @@ def fit(
         return FitResult(position.step, position.best, seconds, signals[0])
 
 
-def already_done(out: Path, config: RunConfig) -> FitResult | None:
+def already_done(out: Path, config: RunConfig, identity: Identity) -> FitResult | None:
     """How a run ended that is complete and whose last checkpoint is whole; None of any other."""
-    done = read_done(out, config)
+    done = read_done(out, config, identity)
     if done is None:
         return None
     try:
@@ -236,7 +239,8 @@ def _judge(position: Position, scores: dict[str, float], *, key: str, say: Calla
 
 
 def _restore(
-    checkpoints: Path, learner: Learner, *, config: RunConfig, say: Callable[[str], None], processes: Processes
+    checkpoints: Path, learner: Learner,
+    *, config: RunConfig, identity: Identity, say: Callable[[str], None], processes: Processes,
 ) -> Position:
     """Load the newest whole checkpoint into the learner; without one the run starts at step 0.
 
@@ -247,8 +251,9 @@ def _restore(
         return Position()
     folder = checkpoints / name
     state, stored = checkpoint.load_state(folder), checkpoint.stored(folder)
-    if state["config"] != config_hash(config):
-        raise ValueError(f"{folder}: was trained with another configuration than config.toml; choose another folder")
+    expect_same(state, config, identity, run=checkpoints.parent)
+    if (version := state.get("identity", {}).get("hwm", hwm.__version__)) != hwm.__version__:
+        say(f"{folder}: was trained by hwm {version}, this is {hwm.__version__}")
     learner.load(stored, where=folder)
     position = Position(state["step"], state["validated"], state["best_step"], state["best"])
 

@@ -5,7 +5,6 @@ metrics.jsonl: one JSON object a line, a trace that a resumed run continues as i
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -14,55 +13,31 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from hwm.config import RunConfig, from_toml, to_dict, to_toml
-from hwm.safe_load.text import read_json
-from hwm.work.files import write_all, write_text
+from hwm.config import RunConfig, changed, from_toml, to_dict, to_toml
+from hwm.training import checkpoint
+from hwm.training.identity import Identity, expect_same, record
+from hwm.work.files import sealed, unsealed, write_all, write_text
 
 DONE = "DONE"
-_FREE = {f"train.{k}" for k in ("log_every", "checkpoint_every", "keep_checkpoints", "sample_every", "tensorboard")} | {
-    f"train.{k}" for k in ("threads", "device", "parallel", "recompute", "compile", "timeout")
-}
-"""Settings that may change when a run is continued: they do not say what is learned."""
 
 
-def settle_config(out: Path, config: RunConfig) -> None:
-    """Write config.toml into a new run folder; refuse to continue a run that was started with another configuration.
+def settle(out: Path, config: RunConfig, identity: Identity) -> None:
+    """Write config.toml; refuse to continue a run that was started with other settings or data.
 
-    `train.steps` may grow where the schedule does not depend on it (constant).
-    Raises ValueError naming the first setting that differs.
+    A folder without a checkpoint holds nothing to continue, and takes any.
+    Raises ValueError naming the first setting that differs, or the data.
     """
-    path = out / "config.toml"
-    if not path.exists() and any((out / "checkpoints").glob("step-*")):
-        raise ValueError(f"{path}: missing beside checkpoints; put it back, or choose another folder")
-    if path.exists():
-        there, here = decisive(from_toml(RunConfig, path)), decisive(config)
-        for key in [*here, *(k for k in there if k not in here)]:
-            if there.get(key) != here.get(key):
-                why = "only train.schedule = 'constant' can be prolonged" if key == "train.steps" else "continue it as it is"
-                raise ValueError(
-                    f"{path}: this run has {key} = {there.get(key)!r}, not {here.get(key)!r}: {why}, or choose another folder"
-                )
+    path, state = out / "config.toml", checkpoint.newest_state(out / "checkpoints")
+    if state is not None:
+        expect_same(state, config, identity, run=out)
+        if "settings" not in state:  # its checkpoints name this file by a hash that covers where the data lay
+            before = to_dict(from_toml(RunConfig, path))
+            config = changed(config, {"data": before["data"], "tokenizer": before["tokenizer"]})
+    elif path.exists():
+        from_toml(RunConfig, path)  # what is not of a run that failed to start is not replaced
     text = to_toml(config)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
+    if not path.exists() or path.read_bytes() != text.encode():
         write_text(path, text)
-
-
-def decisive(config: RunConfig) -> dict[str, Any]:
-    """The settings that decide what is learned, under dotted keys."""
-    flat: dict[str, Any] = {}
-
-    def collect(table: dict[str, Any], prefix: str) -> None:
-        for key, value in table.items():
-            if isinstance(value, dict):
-                collect(value, f"{prefix}{key}.")
-            else:
-                flat[prefix + key] = value
-
-    collect(to_dict(config), "")
-    # Only their product decides: how many clips a step learns from.  How they are dealt out depends on the machine.
-    flat["train.batch_size x train.accumulate"] = flat.pop("train.batch_size") * flat.pop("train.accumulate")
-    free = _FREE | ({"train.steps"} if config.train.schedule == "constant" else set())
-    return {key: value for key, value in flat.items() if key not in free}
 
 
 def dealt_out(config: RunConfig, out: Path, *, world: int) -> RunConfig:
@@ -73,7 +48,7 @@ def dealt_out(config: RunConfig, out: Path, *, world: int) -> RunConfig:
     """
     train, path = config.train, out / "config.toml"
     clips = train.batch_size * train.accumulate
-    if path.exists():
+    if path.exists() and any((out / "checkpoints").glob("step-*")):
         before = from_toml(RunConfig, path).train
         if before.batch_size * before.accumulate == clips and before.batch_size < train.batch_size:
             train = before
@@ -88,25 +63,21 @@ def dealt_out(config: RunConfig, out: Path, *, world: int) -> RunConfig:
     return replace(config, train=dealt)
 
 
-def mark_done(out: Path, config: RunConfig, *, step: int, best: float | None, seconds: float) -> None:
+def mark_done(out: Path, config: RunConfig, identity: Identity, *, step: int, best: float | None, seconds: float) -> None:
     """Note that the run is complete, so that a restarted process need not load it to find that out."""
-    facts = {"step": step, "best": best, "seconds": seconds, "steps": config.train.steps, "config": config_hash(config)}
-    write_text(out / DONE, json.dumps(facts) + "\n")
+    facts = {"step": step, "best": best, "seconds": seconds, "steps": config.train.steps, **record(config, identity)}
+    write_text(out / DONE, sealed(facts))
 
 
-def read_done(out: Path, config: RunConfig) -> dict[str, Any] | None:
-    """What `mark_done` noted of a run with this configuration whose last checkpoint is still there; else None."""
+def read_done(out: Path, config: RunConfig, identity: Identity) -> dict[str, Any] | None:
+    """What `mark_done` noted of a run of this configuration and data whose last checkpoint is still there; else None."""
     try:
-        facts = read_json(out / DONE)
-        whole = (facts["config"], facts["steps"]) == (config_hash(config), config.train.steps)
-        return facts if whole and (out / "checkpoints" / f"step-{facts['step']}").is_dir() else None
-    except (ValueError, KeyError, TypeError):
+        facts = unsealed(out / DONE)
+        expect_same(facts, config, identity, run=out)
+        whole = (out / "config.toml").is_file() and (out / "checkpoints" / f"step-{facts['step']}").is_dir()
+        return facts if whole and facts["steps"] == config.train.steps else None
+    except (ValueError, KeyError):
         return None
-
-
-def config_hash(config: RunConfig) -> str:
-    """SHA-256 of the settings that decide what is learned."""
-    return hashlib.sha256(json.dumps(decisive(config), sort_keys=True).encode()).hexdigest()
 
 
 class MetricsLog:

@@ -206,6 +206,22 @@ def write_json(path: str | Path, value: Any, *, first: bool = False) -> None:
         temporary.write_text(json.dumps(value))
 
 
+def sealed(body: dict[str, Any]) -> str:
+    """JSON text that ends in its own checksum, by which a flipped bit is noticed; see `unsealed`."""
+    checksum = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**body, "sha256": checksum}, indent=1) + "\n"
+
+
+def unsealed(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """What `sealed` wrote into a file.  Raises ValueError, naming it, for one that is missing, damaged or not sealed."""
+    remedy = "put it back, or delete it"
+    body = foreign_text.read_json(path, max_bytes=max_bytes, kind="file with a checksum", remedy=remedy)
+    checksum = body.pop("sha256", None)
+    if hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest() != checksum:
+        raise ValueError(f"{path}: damaged (its checksum differs); {remedy}")
+    return body
+
+
 def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object; every error names the file."""
     kind, remedy = "file that describes data", "copy or fetch it again, beside the data it describes"

@@ -2,10 +2,11 @@
 
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import torch
 from tiny_doctor import ST, asked, config_of, states_of, the_one, write_tokens
 
 from hwm.config import DataConfig, override
@@ -13,17 +14,20 @@ from hwm.data.onex import open_dataset
 from hwm.data.writers import RawShardWriter, write_dataset_metadata
 from hwm.doctor import examine, fit
 from hwm.doctor.costs import recipe_costs
-from hwm.training.run_folder import settle_config
+from hwm.training import checkpoint
+from hwm.training.identity import record
+from hwm.training.loop import Position
 
 
 def test_settings_that_training_refuses(home, tmp_path):
     assert [v.status for v in fit.settings(config_of(home), tmp_path)] == ["ok"]
     without = replace(config_of(home), data=DataConfig(train="x"))
     assert "without held-out data" in the_one(asked(fit.settings, without, tmp_path), "settings", "FAIL").found
-    settle_config(tmp_path, config_of(home))
+    state = asdict(Position(step=1)) | record(config_of(home), {})
+    checkpoint.save(tmp_path / "checkpoints", state, {"model": {"weight": torch.zeros(1)}}, keep=1)
     assert [v.status for v in fit.settings(config_of(home), tmp_path)] == ["ok"]
     other = replace(config_of(home), seed=5)
-    assert "holds a run" in the_one(asked(fit.settings, other, tmp_path), "settings", "FAIL").found
+    assert "this run has seed = 0, not 5" in the_one(asked(fit.settings, other, tmp_path), "settings", "FAIL").found
 
 
 def test_the_remedy_for_too_little_memory_is_one(home):

@@ -13,10 +13,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from tiny_training import CONFIG, build
 
 from hwm.training import checkpoint
+from hwm.training.identity import record
 from hwm.training.learner import Learner
 from hwm.training.loop import _restore
 from hwm.training.processes import joined
-from hwm.training.run_folder import config_hash
 
 torch.set_num_threads(1)
 source, target = Path(sys.argv[1]), Path(sys.argv[2])
@@ -27,6 +27,6 @@ with joined(device="cpu", timeout=60) as processes:
         for parameter in model.parameters():
             parameter.add_(1.0)
     learner = Learner(model, config, device=torch.device("cpu"), processes=processes)
-    position = _restore(source / "checkpoints", learner, config=config, say=lambda line: None, processes=processes)
-    state = asdict(position) | {"config": config_hash(config), "best_step": 0}
+    position = _restore(source / "checkpoints", learner, config=config, identity={}, say=lambda line: None, processes=processes)
+    state = asdict(position) | record(config, {}) | {"best_step": 0}
     checkpoint.save(target / "checkpoints", state, learner.tensors(), keep=1, processes=processes)

@@ -13,6 +13,7 @@ from torch import nn
 
 from hwm.training import checkpoint
 from hwm.training.stored import Stored, load_weights, write_whole
+from hwm.work.files import sealed
 
 
 @pytest.fixture(scope="module")
@@ -154,5 +155,5 @@ def test_a_manifest_of_another_format_or_folder_says_so(copy):
     (checkpoints / "step-6").rename(checkpoints / "step-5")
     refused("belongs to step 6", checkpoint.verify, checkpoints / "step-5")
     body = checkpoint._manifest(checkpoints / "step-4")
-    (checkpoints / "step-4" / "manifest.json").write_text(checkpoint._seal(body | {"schema": 2}))
+    (checkpoints / "step-4" / "manifest.json").write_text(sealed(body | {"schema": 2}))
     refused("written in format 2, this version reads 1", checkpoint.verify, checkpoints / "step-4")
