@@ -11,6 +11,7 @@ import pytest
 import torch
 from moving_square import write_moving
 from official_tests import write_compression_test_set
+from tiny_line import tokenizer
 
 from hwm.cli import main
 from hwm.data.video import probe, read_video
@@ -18,7 +19,7 @@ from hwm.data.writers import write_tokenizer_info
 from hwm.evaluate.scores import TOKENS, Scores
 from hwm.model_config import FSQConfig
 from hwm.runs import load_run
-from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer
+from hwm.tokenizers.autoencoder import ContinuousTokenizer
 from hwm.tokenizers.open import load_tokenizer, save_tokenizer
 
 SHAPE = ["model.vocab_size=200", "model.factors=[8,5,5]", "model.grid=[4,4]", "train.steps=6", "train.validate_every=3"]
@@ -30,8 +31,7 @@ def place(tmp_path_factory):
     """Raw data of a square that moves with the first state, a tokenizer, and the tokens."""
     root = tmp_path_factory.mktemp("line")
     write_moving(root / "raw", rng=np.random.default_rng(0), frames=70, segments=3, shards=2)
-    torch.manual_seed(0)
-    save_tokenizer(FSQTokenizer(FSQConfig(levels=(8, 5, 5), channels=8, depth=1)), root / "coder")
+    tokenizer(root / "coder")
     assert main(["tokenize", str(root / "raw"), str(root / "tokens"), "--tokenizer", str(root / "coder"), "--workers", "1"]) == 0
     arguments = ["train", "st-tiny", "--out", str(root / "run"), "--data", str(root / "tokens"), "--val", str(root / "tokens")]
     assert main([*arguments, "--tokenizer", str(root / "coder"), "--set", *SHAPE]) == 0

@@ -1,9 +1,9 @@
 """Every fault of the data gives one line that names the file, and nothing wrong gets into a batch."""
 
-import json
 
 import numpy as np
 import pytest
+from damage import edit, edit_json, poke
 from official_tests import write_compression_test_set, write_sampling_test_set
 from refusing import refused
 
@@ -14,23 +14,8 @@ from hwm.data.onex import open_dataset
 from hwm.data.testsets import open_test_set
 
 
-def edit(path, change):
-    content = bytearray(path.read_bytes())
-    path.write_bytes(change(content))
-
-
-def edit_json(path, **changes):
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 def rewrite(path, change):
     change(np.fromfile(path, "<i4")).tofile(path)
-
-
-def poke(path, dtype, row, value):
-    array = np.fromfile(path, dtype)
-    array[row] = value
-    array.tofile(path)
 
 
 def use(root):

@@ -7,10 +7,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from damage import contents, edit_json, poke
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moving_square import write_noise
 from refusing import refused
+from tiny_line import tokenizer
 
 from hwm.cli import main
 from hwm.cli.data import tokenize as verb
@@ -22,7 +24,7 @@ from hwm.data.windows import sampling_starts
 from hwm.data.writers import LatentShardWriter
 from hwm.model_config import FSQConfig
 from hwm.prepare import encoded
-from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer
+from hwm.tokenizers.autoencoder import ContinuousTokenizer
 from hwm.tokenizers.encode import tokenize
 from hwm.tokenizers.open import load_tokenizer, save_tokenizer
 from hwm.work.share import Share
@@ -48,10 +50,6 @@ def place(tmp_path_factory):
 def latents(place, tmp_path):
     """A copy to damage."""
     return shutil.copytree(place / "latents", tmp_path / "latents")
-
-
-def contents(root):
-    return {p.relative_to(root): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=4), st.integers(1, 40))
@@ -141,7 +139,7 @@ def test_other_clips_do_not_mix(place, latents, tmp_path):
     refused("choose a new output folder", tokenize, place / "raw", latents, tokenizer=str(other))
     refused("leave phases at 1", tokenize, place / "raw", tmp_path / "new", tokenizer=coder, phases=2)
     refused("every at least 1", tokenize, place / "raw", tmp_path / "new", tokenizer=coder, every=0)
-    blocks = save_tokenizer(FSQTokenizer(FSQConfig(levels=(8, 5, 5), channels=4, depth=1)), tmp_path / "blocks")
+    blocks = tokenizer(tmp_path / "blocks", channels=4)
     refused("`every` is for sampling clips", tokenize, place / "raw", tmp_path / "new", tokenizer=str(blocks), every=16)
     assert not (tmp_path / "new").exists()
 
@@ -162,7 +160,7 @@ def test_data_of_the_wrong_sort_is_refused(place, tmp_path):
     refused("rows are sampling clips", clips.shards[0].read, 0, 17)
     blocks = ContinuousTokenizer(FSQConfig(levels=(5,) * 4, channels=4, depth=1, continuous=True))
     save_tokenizer(blocks, tmp_path / "blocks")
-    save_tokenizer(FSQTokenizer(FSQConfig(levels=(8, 5, 5), channels=4, depth=1)), tmp_path / "quantised")
+    tokenizer(tmp_path / "quantised", channels=4)
     made = open_dataset(tokenize(place / "raw", tmp_path / "latents", tokenizer=str(tmp_path / "blocks")))
     assert made.every == 0 and made.shards[2].num_rows == 5 and "clip" not in made.tokenizer
     refused(f"^{made.root}: holds latents of blocks.*`hwm tokenize", Clips, made, kind="sampling")
@@ -181,34 +179,24 @@ def test_check_and_describe(place, tmp_path):
     facts = json.loads(json.dumps(describe(place / "latents")))
     assert facts["kind"] == "latents" and facts["clips"] == {"sampling_77": 18, "sampling_77_apart": 4}
     assert facts["frames"] == sum(map(sum, SHARDS)) and facts["latents"]["change_per_std"] > 0
-    for name, tokenizer in (("plain.png", None), ("decoded.png", load_tokenizer(place / "coder"))):
-        contact_sheet(place / "latents", tmp_path / name, tokenizer=tokenizer)
+    for name, coder in (("plain.png", None), ("decoded.png", load_tokenizer(place / "coder"))):
+        contact_sheet(place / "latents", tmp_path / name, tokenizer=coder)
     assert (tmp_path / "plain.png").read_bytes() != (tmp_path / "decoded.png").read_bytes()
-
-
-def poke(path, index, value, dtype):
-    array = np.fromfile(path, dtype)
-    array[index] = value
-    array.tofile(path)
-
-
-def edit_clip(path, value):
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"clip": value}))
 
 
 @pytest.mark.parametrize("name, damage, message", [
     ("clip_starts/clip_starts_0.bin", lambda p: p.unlink(), "no such file"),
     ("clip_starts/clip_starts_0.bin", lambda p: p.write_bytes(p.read_bytes()[:-1]), "whole int32 numbers"),
-    ("clip_starts/clip_starts_0.bin", lambda p: poke(p, 3, 24, "<i4"), "not the first frames of all clips"),
+    ("clip_starts/clip_starts_0.bin", lambda p: poke(p, "<i4", 3, 24), "not the first frames of all clips"),
     ("clip_starts/clip_starts_1.bin", lambda p: p.write_bytes(bytes(4)), "latents_1.bin: truncated"),
     ("latents/latents_0.bin", lambda p: p.write_bytes(p.read_bytes()[:-2]), "truncated: .* float16 latents"),
     ("latents/latents_1.bin", lambda p: p.write_bytes(bytes(2)), "too long"),
-    ("latents/latents_0.bin", lambda p: poke(p, 2 * 96, np.nan, "<f2"), "clip 2 holds a value that is not finite"),
-    ("segment_indices/segment_idx_2.bin", lambda p: poke(p, -1, 1, "<i4"), "clip_starts_2.bin: not the first frames"),
-    ("tokenizer.json", lambda p: edit_clip(p, {"frames": 77, "step": 4, "every": 0}), "under 'clip'"),
-    ("tokenizer.json", lambda p: edit_clip(p, {"frames": 61, "step": 4, "every": 8}), "under 'clip'"),
-    ("tokenizer.json", lambda p: edit_clip(p, None), "under 'clip'"),
-    ("tokenizer.json", lambda p: edit_clip(p, {"frames": 77, "step": 4, "every": 16}), "multiples of 16")
+    ("latents/latents_0.bin", lambda p: poke(p, "<f2", 2 * 96, np.nan), "clip 2 holds a value that is not finite"),
+    ("segment_indices/segment_idx_2.bin", lambda p: poke(p, "<i4", -1, 1), "clip_starts_2.bin: not the first frames"),
+    ("tokenizer.json", lambda p: edit_json(p, clip={"frames": 77, "step": 4, "every": 0}), "under 'clip'"),
+    ("tokenizer.json", lambda p: edit_json(p, clip={"frames": 61, "step": 4, "every": 8}), "under 'clip'"),
+    ("tokenizer.json", lambda p: edit_json(p, clip=None), "under 'clip'"),
+    ("tokenizer.json", lambda p: edit_json(p, clip={"frames": 77, "step": 4, "every": 16}), "multiples of 16")
 ])
 def test_faults_are_named(latents, name, damage, message):
     damage(latents / name)

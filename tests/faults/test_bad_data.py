@@ -6,9 +6,10 @@ import shutil
 import av
 import numpy as np
 import pytest
-import torch
+from damage import contents, poke
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_line import tokenizer
 
 from hwm.clock import COSMOS
 from hwm.data.clips import Clips
@@ -17,10 +18,8 @@ from hwm.data.onex import open_dataset
 from hwm.data.quarantine import Rule, read_quarantine
 from hwm.data.video import read_video
 from hwm.data.writers import RawShardWriter, TokenShardWriter, write_dataset_metadata
-from hwm.model_config import FSQConfig
-from hwm.tokenizers.autoencoder import FSQTokenizer
 from hwm.tokenizers.encode import tokenize
-from hwm.tokenizers.open import load_tokenizer, save_tokenizer
+from hwm.tokenizers.open import load_tokenizer
 from hwm.tokenizers.shard_job import ShardEncoder, ShardJob
 
 LENGTHS = ((20, 31), (51,), (34, 17), (17, 40))
@@ -39,8 +38,7 @@ def grey(count, side=32):
 def place(tmp_path_factory):
     """A tokenizer, raw data with checksums, and its tokens."""
     root, rng = tmp_path_factory.mktemp("bad"), np.random.default_rng(0)
-    torch.manual_seed(0)
-    save_tokenizer(FSQTokenizer(FSQConfig(levels=(8, 5, 5), channels=4, depth=1)), root / "coder")
+    tokenizer(root / "coder", channels=4)
     for shard, lengths in enumerate(LENGTHS):
         with RawShardWriter(root / "raw", shard=shard, height=32, width=32) as writer:
             frames, done = grey(sum(lengths)), 0
@@ -237,12 +235,6 @@ def test_flipped_bits_without_checksums_never_escape_as_another_error(raw, one, 
     record_property("measured", f"without checksums {refused} refused, {equal} equal, {rest} of {flips} changed unnoticed")
 
 
-def poke(path, dtype, row, value):
-    array = np.fromfile(path, dtype)
-    array[row] = value
-    array.tofile(path)
-
-
 STATES = {
     "NaN": (lambda p: poke(p, "<f4", 25 * 9 + 2, np.nan), "row 9 is not finite"),
     "Inf": (lambda p: poke(p, "<f4", 25 * 50, np.inf), "row 50 is not finite"),
@@ -312,10 +304,6 @@ def damage(path, how, where):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 64]) + whole[at + 1 :])
     else:
         path.write_bytes(whole[:at] if how == "cut" else whole + whole[: at + 1])
-
-
-def contents(root):
-    return {p.relative_to(root): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
 def blocks(root):

@@ -16,19 +16,15 @@ import torch
 from kill_evaluation import scored
 from official_tests import write_compression_test_set
 from refusing import refused
-from tiny_line import COMMAND, ENVIRONMENT, start, train_command
+from tiny_line import COMMAND, ENVIRONMENT, start, token_data, tokenizer, train_command
 from tiny_training import MODEL
 
 from hwm.cli import main
-from hwm.clock import COSMOS
-from hwm.data.writers import TokenShardWriter, write_dataset_metadata, write_tokenizer_info
 from hwm.evaluate import submission
 from hwm.evaluate.submission import README_KEYS, predict_samples, write_compression_submission
 from hwm.experiments.carry_out import steps_done
-from hwm.model_config import FSQConfig
 from hwm.models.st_transformer import STTransformer
-from hwm.tokenizers.autoencoder import FSQTokenizer
-from hwm.tokenizers.open import load_tokenizer, save_tokenizer
+from hwm.tokenizers.open import load_tokenizer
 from hwm.training import checkpoint
 from hwm.work.jobs import Job, run_jobs
 from hwm.work.signals import Stopped
@@ -89,24 +85,16 @@ def test_forty_rollouts_killed(tmp_path, record_property):
 
 
 def tokens_of(root: Path, coder: Path, *, clips: int, side: int = 2) -> Path:
-    """Clips of random grids of the tokenizer's words, about ten to a segment."""
-    rng, frames = np.random.default_rng(0), 34 * clips
-    fingerprint = load_tokenizer(str(coder)).fingerprint()
-    write_tokenizer_info(root, name="tiny", fingerprint=fingerprint, vocab_size=32, grid=(side, side), clock=COSMOS, config={})
-    tokens = rng.integers(32, size=(COSMOS.stored_blocks(frames), 3, side, side))
-    states = rng.normal(size=(frames, 25)).astype(np.float32)
-    TokenShardWriter(root, 0, vocab_size=32).write(tokens, states, (np.arange(frames) // 340).astype(np.int32))
-    write_dataset_metadata(root, num_shards=1, num_images=frames)
-    return root
+    """Clips of grids of the tokenizer's words, about ten to a segment."""
+    segments = [340] * (clips // 10) + [34 * (clips % 10)] * (clips % 10 > 0)
+    return token_data(root, shards=1, segments=segments, side=side, fingerprint=load_tokenizer(str(coder)).fingerprint())
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A trained run, its tokenizer and 40 held-out clips."""
     root = tmp_path_factory.mktemp("evaluating")
-    torch.manual_seed(0)
-    coder = FSQTokenizer(FSQConfig(levels=(4, 4, 2), channels=8, depth=1))
-    save_tokenizer(coder, root / "coder")
+    tokenizer(root / "coder", levels=(4, 4, 2))
     data = tokens_of(root / "data", root / "coder", clips=40)
     command = train_command(root, data, "train.steps=2", "train.validate_every=0", "train.checkpoint_every=2")
     assert main([*command[len(COMMAND) :], "--tokenizer", str(root / "coder")]) == 0

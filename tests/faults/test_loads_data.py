@@ -7,12 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from tiny_line import tokenizer
 
 from hwm.data.writers import RawShardWriter, write_dataset_metadata
-from hwm.model_config import FSQConfig
-from hwm.tokenizers.autoencoder import FSQTokenizer
-from hwm.tokenizers.open import save_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURE = """
@@ -47,8 +44,7 @@ def record(root, *, seconds, side):
     (64, 32, 5, 50), pytest.param(512, 64, 60, 900, marks=[pytest.mark.full, pytest.mark.timeout(1200)])
 ])
 def test_memory_does_not_grow_with_the_video(tmp_path, side, size, short, long, record_property):
-    torch.manual_seed(0)
-    save_tokenizer(FSQTokenizer(FSQConfig(levels=(8, 5, 5), channels=4, depth=1)), tmp_path / "coder")
+    tokenizer(tmp_path / "coder", channels=4)
     for seconds in (short, long):
         record(tmp_path / f"raw{seconds}", seconds=seconds, side=side)
     first, second = peaks(tmp_path, size, short, long)

@@ -10,14 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from damage import contents
+from tiny_line import tokenizer
 
 from hwm.data.onex import open_dataset
 from hwm.data.writers import RawShardWriter, write_dataset_metadata
-from hwm.model_config import FSQConfig
-from hwm.tokenizers.autoencoder import FSQTokenizer
 from hwm.tokenizers.encode import tokenize
-from hwm.tokenizers.open import save_tokenizer
 from hwm.work.share import Share, share_from_environment
 from hwm.work.signals import Stopped
 
@@ -29,8 +27,7 @@ SHARDS, FRAMES = 8, 120
 def place(tmp_path_factory):
     """A tokenizer, raw data, and its tokens from one undisturbed call."""
     root, rng = tmp_path_factory.mktemp("killed"), np.random.default_rng(0)
-    torch.manual_seed(0)
-    save_tokenizer(FSQTokenizer(FSQConfig(levels=(8, 5, 5), channels=4, depth=1)), root / "coder")
+    tokenizer(root / "coder", channels=4)
     for shard in range(SHARDS):
         with RawShardWriter(root / "raw", shard=shard, height=32, width=32) as writer:
             for segment in range(2):
@@ -39,10 +36,6 @@ def place(tmp_path_factory):
     write_dataset_metadata(root / "raw", num_shards=SHARDS, num_images=SHARDS * FRAMES)
     tokenize(root / "raw", root / "whole", tokenizer=str(root / "coder"))
     return root
-
-
-def contents(root):
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -242,8 +235,7 @@ def test_several_at_once_on_the_same_shards_do_no_harm(place, apart, tmp_path):
 
 
 def test_two_tokenizers_at_once_do_not_share_a_folder(place, apart, tmp_path):
-    torch.manual_seed(1)
-    other = save_tokenizer(FSQTokenizer(FSQConfig(levels=(8, 5, 5), channels=4, depth=1)), tmp_path / "other")
+    other = tokenizer(tmp_path / "other", seed=1, channels=4)
     pair = [apart(place, tmp_path / "out"), apart(place, tmp_path / "out", tokenizer=str(other))]
     for process in pair:
         process.join()

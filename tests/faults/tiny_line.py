@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,7 @@ from hwm.clock import COSMOS
 from hwm.config import override, to_toml
 from hwm.data.writers import TokenShardWriter, write_dataset_metadata, write_tokenizer_info
 from hwm.model_config import FSQConfig
-from hwm.tokenizers.autoencoder import FSQTokenizer
-from hwm.tokenizers.open import save_tokenizer
+from hwm.tokenizers.open import new_tokenizer, save_tokenizer
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "hwm"]
@@ -26,18 +26,21 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("RANK", 
 }
 
 
-def token_data(root: Path, *, shards: int = 2, segments: tuple[int, ...] = (70, 50)) -> Path:
-    """A dataset of tokens for the model of tiny_training: 2 x 2 grids, 32 words; each grid continues the one before."""
-    rng = np.random.default_rng(0)
-    write_tokenizer_info(root, name="tiny", fingerprint="tiny", vocab_size=32, grid=(2, 2), clock=COSMOS, config={})
+def token_data(
+    root: Path, *, shards: int = 2, segments: Sequence[int] = (70, 50), vocab_size: int = 32, side: int = 2,
+    fingerprint: str = "tiny",
+) -> Path:  # fmt: skip
+    """A dataset of tokens, as it is for the model of tiny_training; each grid of a block continues the one before."""
+    rng, grid = np.random.default_rng(0), (side, side)
+    write_tokenizer_info(root, name="tiny", fingerprint=fingerprint, vocab_size=vocab_size, grid=grid, clock=COSMOS, config={})
     frames = sum(segments)
     blocks = COSMOS.stored_blocks(frames)
     for shard in range(shards):
-        first = rng.integers(32, size=(blocks, 1, 2, 2))
-        tokens = (first + np.arange(3)[:, None, None]) % 32
+        first = rng.integers(vocab_size, size=(blocks, 1, *grid))
+        tokens = (first + np.arange(3)[:, None, None]) % vocab_size
         states = rng.normal(size=(frames, 25)).astype(np.float32)
         ids = np.repeat(np.arange(len(segments)), segments).astype(np.int32)
-        TokenShardWriter(root, shard, vocab_size=32).write(tokens, states, ids)
+        TokenShardWriter(root, shard, vocab_size=vocab_size).write(tokens, states, ids)
     write_dataset_metadata(root, num_shards=shards, num_images=shards * frames)
     return root
 
@@ -47,11 +50,12 @@ def raw_data(root: Path, *, shards: int = 2, frames: int = 70) -> Path:
     return write_moving(root, rng=np.random.default_rng(0), frames=frames, segments=2, shards=shards)
 
 
-def tokenizer(folder: Path) -> Path:
-    """A folder with an untrained tokenizer of 200 words."""
+def tokenizer(folder: Path, *, seed: int = 0, **changes) -> Path:
+    """A folder with an untrained tokenizer, of 200 words or of other `changes` of its configuration."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return save_tokenizer(FSQTokenizer(FSQConfig(levels=(8, 5, 5), channels=8, depth=1)), folder)
+        torch.manual_seed(seed)
+        config = FSQConfig(**{"levels": (8, 5, 5), "channels": 8, "depth": 1} | changes)
+        return save_tokenizer(new_tokenizer(config, name=""), folder)
 
 
 def train_command(place: Path, data: Path, *changes: str, out: str = "run") -> list[str]:

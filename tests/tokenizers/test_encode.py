@@ -5,16 +5,16 @@ import shutil
 
 import numpy as np
 import pytest
+import tiny_line
 import torch
+from damage import contents
 from moving_square import write_noise
 from refusing import refused
 
 from hwm.data.clips import Clips, recorded
 from hwm.data.onex import open_dataset
-from hwm.model_config import FSQConfig
-from hwm.tokenizers.autoencoder import FSQTokenizer
 from hwm.tokenizers.encode import tokenize
-from hwm.tokenizers.open import load_tokenizer, save_tokenizer
+from hwm.tokenizers.open import load_tokenizer
 from hwm.work.share import Share
 
 FRAMES = 60
@@ -22,17 +22,12 @@ FRAMES = 60
 
 @pytest.fixture
 def tokenizer(tmp_path):
-    torch.manual_seed(0)
-    return save_tokenizer(FSQTokenizer(FSQConfig(levels=(8, 5, 5), channels=4, depth=1)), tmp_path / "coder")
+    return tiny_line.tokenizer(tmp_path / "coder", channels=4)
 
 
 @pytest.fixture
 def raw(tmp_path):
     return write_noise(tmp_path / "raw", [(FRAMES // 2, FRAMES // 2)] * 3, side=32)
-
-
-def contents(root):
-    return {p.relative_to(root): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
 def test_tokens_are_those_of_the_frames(raw, tokenizer, tmp_path):
@@ -55,7 +50,6 @@ def test_any_way_of_sharing_the_work_gives_the_same_bytes(raw, tokenizer, tmp_pa
     assert calls[-1] == (6, 6)
 
 
-
 def test_phases_shift_frames_and_states_together(raw, tokenizer, tmp_path):
     out, source = tokenize(raw, tmp_path / "tokens", tokenizer=str(tokenizer), phases=2), open_dataset(raw)
     dataset = open_dataset(out)
@@ -67,8 +61,7 @@ def test_phases_shift_frames_and_states_together(raw, tokenizer, tmp_path):
 
 def test_tokens_of_two_tokenizers_do_not_mix(raw, tokenizer, tmp_path):
     out = tokenize(raw, tmp_path / "tokens", tokenizer=str(tokenizer))
-    torch.manual_seed(1)
-    other = save_tokenizer(FSQTokenizer(FSQConfig(levels=(8, 5, 5), channels=4, depth=1)), tmp_path / "other")
+    other = tiny_line.tokenizer(tmp_path / "other", seed=1, channels=4)
     refused("choose a new output folder", tokenize, raw, out, tokenizer=str(other))
     refused("1 phases, not 4", tokenize, raw, out, tokenizer=str(tokenizer), phases=4)
     refused("already", tokenize, out, tmp_path / "again", tokenizer=str(tokenizer))

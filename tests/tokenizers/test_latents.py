@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from damage import edit_json, poke
 from moving_square import write_noise
 from refusing import refused
 
@@ -38,7 +39,6 @@ def place(tmp_path_factory):
 def latents(place, tmp_path):
     """A copy to damage."""
     return shutil.copytree(place / "latents", tmp_path / "latents")
-
 
 
 def test_latents_are_those_of_the_frames(place):
@@ -84,8 +84,6 @@ def test_statistics_are_those_of_the_blocks_that_clips_use(place):
     assert found.change_std_C.min() > 0
 
 
-
-
 def test_nothing_to_learn_from_is_said(place, tmp_path):
     write_noise(tmp_path / "raw", [(10, 10)], side=32)
     with pytest.raises(ValueError, match="no block of whole grids inside one segment"):
@@ -109,21 +107,11 @@ def test_check_and_describe(place, tmp_path):
     assert (tmp_path / "sheet.png").read_bytes() != (tmp_path / "decoded.png").read_bytes()
 
 
-def poke(path, row, value):
-    array = np.fromfile(path, "<f2")
-    array[row] = value
-    array.tofile(path)
-
-
-def edit_json(path, **changes):
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 @pytest.mark.parametrize("name, damage, message", [
     ("latents/latents_1.bin", lambda p: p.write_bytes(p.read_bytes()[:-2]), "truncated: .* float16 latents"),
     ("latents/latents_1.bin", lambda p: p.write_bytes(p.read_bytes() + b"00"), "too long"),
-    ("latents/latents_0.bin", lambda p: poke(p, 250, np.nan), "block 1 holds a value that is not finite"),
-    ("latents/latents_0.bin", lambda p: poke(p, 0, np.inf), "block 0 holds a value that is not finite"),
+    ("latents/latents_0.bin", lambda p: poke(p, "<f2", 250, np.nan), "block 1 holds a value that is not finite"),
+    ("latents/latents_0.bin", lambda p: poke(p, "<f2", 0, np.inf), "block 0 holds a value that is not finite"),
     ("robot_states/states_2.bin", lambda p: p.unlink(), "no such file"),
     ("tokenizer.json", lambda p: p.unlink(), "no such file; latents cannot be read without it"),
     ("tokenizer.json", lambda p: edit_json(p, channels=0), "'channels'"),

@@ -8,12 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
+from tiny_line import token_data
 
 from hwm.cli import main
-from hwm.clock import COSMOS
-from hwm.data.writers import TokenShardWriter, write_dataset_metadata, write_tokenizer_info
 
 SETTINGS = ["model.num_layers=1", "model.width=16", "model.state_hidden=16", "model.num_heads=2", "model.grid=[2,2]",
             "model.vocab_size=64", "model.factors=[]", "train.validate_every=0", "train.sample_every=0", "train.log_every=1",
@@ -22,14 +20,7 @@ SETTINGS = ["model.num_layers=1", "model.width=16", "model.state_hidden=16", "mo
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    root, chance = tmp_path_factory.mktemp("tokens"), np.random.default_rng(0)
-    write_tokenizer_info(root, name="made up", fingerprint="0", vocab_size=64, grid=(2, 2), clock=COSMOS, config={})
-    frames = 17 * 20
-    TokenShardWriter(root, shard=0, vocab_size=64).write(
-        chance.integers(64, size=(20, 3, 2, 2)), chance.normal(size=(frames, 25)).astype(np.float32), np.zeros(frames, np.int32)
-    )
-    write_dataset_metadata(root, num_shards=1, num_images=frames)
-    return root
+    return token_data(tmp_path_factory.mktemp("tokens"), shards=1, segments=(340,), vocab_size=64)
 
 
 def start(data: Path, out: Path, *changes: str, nproc: int = 2) -> subprocess.Popen:

@@ -1,0 +1,26 @@
+"""What files hold, and how tests damage them."""
+
+import json
+
+import numpy as np
+
+
+def contents(root):
+    """Every byte below a folder, by path."""
+    return {path.relative_to(root): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def edit(path, change):
+    """Other bytes, made of those of the file."""
+    path.write_bytes(change(path.read_bytes()))
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def poke(path, dtype, place, value):
+    """Another number at a place of a file of bare numbers."""
+    array = np.fromfile(path, dtype)
+    array[place] = value
+    array.tofile(path)
