@@ -101,7 +101,7 @@ def test_interrupted_work_goes_on_to_the_same_bytes_whatever_the_number_of_worke
     with pytest.raises(Stop):
         simulate(tmp_path / "broken", **tiny, workers=1, progress=stop)
     assert not [path.name for path in (tmp_path / "broken").iterdir() if not path.name.startswith(".")]
-    refused(r"unfinished data of others\? \(seed 3, not 4\)", simulate, tmp_path / "broken", **tiny | {"seed": 4}, workers=1)
+    refused(r"data of other settings \(seed 3, not 4\)", simulate, tmp_path / "broken", **tiny | {"seed": 4}, workers=1)
     resumed = simulate(tmp_path / "broken", **tiny, workers=1)
     seen = []
     whole = simulate(tmp_path / "whole", **tiny, workers=2, progress=lambda done, total: seen.append((done, total)))
