@@ -18,6 +18,7 @@ from packaging.specifiers import SpecifierSet
 
 from hwm.config import RunConfig, TrainConfig
 from hwm.doctor.verdict import Verdict, count, fail, graded, ok, size, warn
+from hwm.evaluate.cost import seconds_of
 from hwm.training.device import choose_device
 from hwm.training.launch import environment
 from hwm.work.allowance import cpu_quota, free_memory, usable_cores
@@ -118,14 +119,7 @@ def flop_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second of square matrix products: the best of three goes after one to warm up."""
     side = 4096 if device.type == "cuda" else 768
     a = torch.ones(side, side, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(4):
-        began = time.perf_counter()
-        for _ in range(4):
-            a @ a
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - began)
+    best = min(seconds_of(lambda: [a @ a for _ in range(4)], device) for _ in range(4))
     return 4 * 2 * side**3 / best
 
 

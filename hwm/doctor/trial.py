@@ -5,7 +5,7 @@ import os
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from hwm.data.clips import Clips, sample_indices
 from hwm.doctor.costs import UTILISATION, RecipeCosts
 from hwm.doctor.machine import flop_rate
 from hwm.doctor.verdict import Verdict, fail, graded, ok, size, span
+from hwm.evaluate.cost import seconds_of
 from hwm.training import checkpoint
 from hwm.training.device import seed_of
 from hwm.training.identity import record
@@ -99,18 +100,11 @@ class Trial:
         train, norm = self.config.train, 0.0
         for i in range(steps):
             lr = train.lr * (i + 1) / steps if train.warmup_steps else train.lr
-            self.step_seconds.append(self._timed(lambda: self.losses.append(self.gradients()[0])))
+            self.step_seconds.append(seconds_of(lambda: self.losses.append(self.gradients()[0]), self.device))
             self.alive |= {name for name, p in self.trained.items() if p.grad is not None and bool(p.grad.any())}
             norm = self.state_norm()
-            self.update_seconds.append(self._timed(partial(self.learner.update, lr, number=i + 1)))
+            self.update_seconds.append(seconds_of(partial(self.learner.update, lr, number=i + 1), self.device))
         return norm
-
-    def _timed(self, work: Callable[[], object]) -> float:
-        began = time.perf_counter()
-        work()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter() - began
 
 
 def started(trial: Trial) -> Verdict:
