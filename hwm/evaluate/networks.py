@@ -151,16 +151,11 @@ class FIDInception(nn.Module):
 
         Resized to 299x299 bilinearly, without antialiasing and with pixel centres at halves, then scaled to [-1, 1].
         """
-        x = F.interpolate(pictures_NCHW.float().div(255), (SIDE, SIDE), mode="bilinear", align_corners=False)
-        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(2 * x - 1)))
-        x = F.max_pool2d(x, 3, stride=2)
-        x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x))
-        x = F.max_pool2d(x, 3, stride=2)
-        x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x)))
-        x = self.Mixed_6a(x)
-        x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(x))))
-        x = self.Mixed_7a(x)
-        x = self.Mixed_7c(self.Mixed_7b(x))
+        x = 2 * F.interpolate(pictures_NCHW.float().div(255), (SIDE, SIDE), mode="bilinear", align_corners=False) - 1
+        for name, layer in self.named_children():
+            x = layer(x)
+            if name in ("Conv2d_2b_3x3", "Conv2d_4a_3x3"):
+                x = F.max_pool2d(x, 3, stride=2)
         return x.mean((2, 3))
 
 
