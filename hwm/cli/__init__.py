@@ -33,6 +33,7 @@ VERBS = {
     "export": ("use", "publish a trained tokenizer or Wan model as a folder of its own"),
     "recipes": ("train", "list the recipes, or reckon what one needs"),
     "doctor": ("train", "check a machine, a dataset and a recipe together before hours are spent"),
+    "completion": ("completion", "print a script by which bash or zsh completes verbs, options and recipes"),
     "text-embedding": ("use", "compute the constant text that Wan models are trained with"),
 }
 """The module of every verb, and what it does."""

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 
 from hwm.safe_load.paths import one_line
@@ -151,15 +152,16 @@ def doctor(
     return 1 if found.failed else 0
 
 
-def recipes(name: str = "", /, *, costs: bool = False, json: bool = False) -> int:
-    """List the recipes with their sizes, or reckon what one of them needs.
+def recipes(name: str = "", /, *, sizes: bool = False, costs: bool = False, json: bool = False) -> int:
+    """List the recipes by what they are trained on, or reckon what one of them needs.
 
-    All of it is counted from shapes, with nothing loaded and nothing measured.  The list gives parameters, how many of
+    What is reckoned is counted from shapes, with nothing loaded and nothing measured.  --sizes gives parameters, how many of
     them are trained, and the memory of what does not depend on the batch: weights, gradients, moments of AdamW, moving
     average.  Activations take longer to count: --costs adds them for all, NAME for one recipe, in detail.
 
     Args:
         name: A recipe: memory by micro-batch, with and without checkpointing, FLOP of a step, hours on usual cards.
+        sizes: With parameters and the memory of weights and optimiser; takes seconds.
         costs: Also training memory at each recipe's micro-batch and TFLOP of a step; takes minutes.
         json: Print a JSON list of objects with name, family, parameters, trainable_parameters, summary, and
             with --costs or NAME also costs.
@@ -174,6 +176,13 @@ def recipes(name: str = "", /, *, costs: bool = False, json: bool = False) -> in
     elif name:
         from hwm.doctor.costs import recipe_costs
         print(f"{name}: {chosen[0].summary}\n\n{_details(recipe_costs(chosen[0].build()))}")
+    elif not sizes and not costs:
+        places = {entry.place: [other for other in chosen if other.place == entry.place] for entry in chosen}
+        for place, own in sorted(places.items(), key=lambda item: ("two", "one", "sev", "tok").index(item[0][:3])):
+            print(f"{place}:")
+            for entry in own:
+                print(fill(entry.summary, 110, initial_indent=f"  {entry.name:<27}", subsequent_indent=" " * 29))
+        print("\nStart with `hwm train st-demo`.  hwm recipes NAME reckons what one needs; --sizes gives the sizes of all.")
     else:
         print(f"{'':<27}{'parameters':>13}{'trained':>12}{'state':>12}" + f"{'training':>12}{'a step':>15}" * costs)
         for entry in chosen:

@@ -19,6 +19,14 @@ class Recipe:
     build: Callable[[], RunConfig]
     summary: str
 
+    @property
+    def place(self) -> str:
+        """What it is trained on, or that it is a tokenizer: a heading of the list."""
+        if self.build().model.role == "tokenizer":
+            return "tokenizers"
+        known = {"CPU": "two CPU cores", "one GPU": "one GPU"}
+        return next((place for word, place in known.items() if word in self.summary), "several GPUs, as published")
+
 
 def _of(function: Callable[[], RunConfig]) -> Recipe:
     return Recipe(function().recipe, function, (function.__doc__ or "").strip().splitlines()[0])

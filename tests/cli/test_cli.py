@@ -45,6 +45,30 @@ def test_recipes_as_json(capsys):
     assert all(set(row) == {"name", "family", "parameters", "trainable_parameters", "summary"} for row in rows.values())
 
 
+def test_recipes_are_listed_at_once_by_what_they_are_trained_on():
+    code = "from hwm.cli import main; import sys; main(['recipes']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    *lines, torch = done.stdout.splitlines()
+    heads = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert heads == ["two CPU cores:", "one GPU:", "several GPUs, as published:", "tokenizers:"] and torch == "False"
+    assert max(map(len, lines)) <= 110 and any(line.startswith("  st-demo ") for line in lines[: lines.index("one GPU:")])
+    assert lines[-1].startswith("Start with `hwm train st-demo`.")
+
+
+def test_a_shell_completes_verbs_options_and_recipes(capsys):
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+
+    def completed(*words):
+        ask = f'{script}\nCOMP_WORDS=({" ".join(words)}); COMP_CWORD={len(words) - 1}; _hwm; echo "${{COMPREPLY[@]}}"'
+        return subprocess.run(["bash", "-c", ask], capture_output=True, text=True).stdout.split()
+
+    assert completed("hwm", "tr") == ["train"] and completed("hwm", "train", "st-d") == ["st-demo"]
+    assert completed("hwm", "evaluate", "r", "--bat") == ["--batch-size"]
+    assert completed("hwm", "predict", "r", "--dev") == ["--device"] and completed("hwm", "experiment", "flow") == ["flow-steps"]
+    assert main(["completion", "zsh"]) == 0 and "bashcompinit" in capsys.readouterr().out
+
+
 def test_what_a_recipe_needs(capsys):
     assert main(["recipes", "st-tiny"]) == 0
     text = capsys.readouterr().out
