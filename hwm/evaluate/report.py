@@ -24,8 +24,9 @@ from hwm.evaluate.protocols import Protocol
 from hwm.evaluate.scores import ALL, ALL_GRIDS, LAST, TOKENS, Example, Scores
 from hwm.evaluate.table import text_table, verdict
 from hwm.safe_load.paths import is_file
-from hwm.safe_load.text import read_json_lines, read_toml
-from hwm.work.files import atomic_path
+from hwm.safe_load.text import read_toml
+from hwm.training.run_folder import read_metrics
+from hwm.work.files import atomic_path, sealed
 
 __all__ = ["render", "text_table", "verdict", "write_report"]
 
@@ -59,8 +60,7 @@ def write_report(
         "examples": [{"clip": e.clip, "psnr": e.psnr, "gain": e.psnr[scores.headline] - e.psnr[copy]} for e in scores.examples],
     }
     # The JSON last: where it is, the page is.
-    results = json.dumps(record, indent=1, allow_nan=False) + "\n"
-    for name, text in ((protocol.report, page(scores, protocol, record)), (protocol.results, results)):
+    for name, text in ((protocol.report, page(scores, protocol, record)), (protocol.results, sealed(record))):
         with atomic_path(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return out / protocol.report
@@ -81,8 +81,7 @@ def environment() -> dict[str, str]:
 def read_run(folder: Path) -> tuple[Json, list[Json]]:
     """The configuration and a thinned training trace of a run folder; lines that a kill tore are skipped."""
     config = read_toml(folder / "config.toml") if is_file(folder / "config.toml") else {}
-    lines = read_json_lines(folder / "metrics.jsonl") if is_file(folder / "metrics.jsonl") else ()
-    records: list[Json] = [value for value in lines if isinstance(value.get("step"), int)]
+    records: list[Json] = list(read_metrics(folder / "metrics.jsonl"))
     scored = [r for r in records if any(key.startswith("val/") for key in r)]
     plain = [r for r in records if r not in scored]
     step = max(1, -(-len(plain) // MAX_TRAINING_POINTS))

@@ -61,9 +61,9 @@ def _train(config: RunConfig, out: Path) -> int:
 
 def steps_done(out: Path) -> int:
     """Steps logged so far."""
-    trace = out / "metrics.jsonl"
-    lines = trace.read_text().splitlines()[-3:] if trace.is_file() else []
-    return max((json.loads(line).get("step", 0) for line in lines if line.endswith("}")), default=0)  # noqa: TID251, our own records
+    from hwm.training.run_folder import read_metrics
+
+    return max((record["step"] for record in read_metrics(out / "metrics.jsonl")), default=0)
 
 
 def _scoring(found: Found, key: str) -> Job:

@@ -6,7 +6,6 @@ takes.  `hwm experiment` finds these files by itself, and `carry_out` does what 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -177,8 +176,9 @@ class Found:
     def record(self, key: str) -> Json:
         """All that the results file of a scoring holds."""
         if key not in self._records:
-            text = (self.folder(key) / self.protocol(key).results).read_text(encoding="utf-8")
-            self._records[key] = json.loads(text)  # noqa: TID251, our own records
+            from hwm.work.parts import read_results
+
+            self._records[key] = read_results(self.folder(key) / self.protocol(key).results)
         return self._records[key]
 
     def folder(self, key: str) -> Path:

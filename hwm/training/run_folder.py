@@ -1,6 +1,6 @@
 """What a run's folder holds beside its checkpoints, all of one configuration.
 
-metrics.jsonl: one JSON object a line, a trace that a resumed run continues as if it had never stopped.
+metrics.jsonl: one JSON object a line with a checksum of it, a trace that a resumed run continues as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -8,12 +8,17 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
+import zlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from hwm.config import RunConfig, changed, from_toml, to_dict, to_toml
+from hwm.safe_load.paths import is_file
+from hwm.safe_load.text import read_json_lines
 from hwm.training import checkpoint
 from hwm.training.identity import Identity, expect_same, record
 from hwm.work.files import sealed, unsealed, write_all, write_text
@@ -94,7 +99,9 @@ class MetricsLog:
         kept = [line for line in lines if _belongs(line, step, validated)]
         if kept != lines:
             write_text(path, "".join(kept))
-        self.seconds: float = json.loads(kept[-1]).get("seconds", 0.0) if kept else 0.0  # noqa: TID251, our own lines, errors caught
+        if damaged := sum(line.endswith("\n") and _whole(line) is None for line in lines):
+            print(f"{path}: {damaged} damaged lines are left out", file=sys.stderr, flush=True)
+        self.seconds: float = ((_whole(kept[-1]) if kept else None) or {}).get("seconds") or 0.0
         """Training time up to the last line kept."""
         self.events: Any = None
         if tensorboard is not None:
@@ -110,7 +117,7 @@ class MetricsLog:
     def write(self, record: dict[str, Any]) -> None:
         """Append one record, which must have "step"; numbers that are not finite become null."""
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        write_all(self._file, json.dumps(plain) + "\n", path=self.path)
+        write_all(self._file, json.dumps(plain | {"crc32": _crc(plain)}) + "\n", path=self.path)
         if self.events is not None:
             for key, value in plain.items():
                 if key != "step" and value is not None:
@@ -131,10 +138,32 @@ class MetricsLog:
             self.events.close()
 
 
-def _belongs(line: str, step: int, validated: int) -> bool:
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a run's metrics.jsonl, if there is one; lines that a kill tore or that are damaged are left out."""
+    yield from filter(None, map(_checked, read_json_lines(path) if is_file(path) else ()))
+
+
+def _checked(record: dict[str, Any]) -> dict[str, Any] | None:
+    """A record without its checksum, None where that differs; earlier versions wrote none."""
+    told = record.pop("crc32", None)
+    numbers = isinstance(record.get("step"), int) and all(isinstance(v, int | float | None) for v in record.values())
+    return record if numbers and told in (None, _crc(record)) else None
+
+
+def _crc(record: dict[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(record).encode()):08x}"
+
+
+def _whole(line: str) -> dict[str, Any] | None:
     try:
         record = json.loads(line)  # noqa: TID251, our own lines, errors caught
-        is_validation = any(key.startswith("val/") for key in record)
-        return line.endswith("\n") and record["step"] <= (validated if is_validation else step)
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, RecursionError):
+        return None
+    return _checked(record) if isinstance(record, dict) else None
+
+
+def _belongs(line: str, step: int, validated: int) -> bool:
+    record = _whole(line)
+    if record is None or not line.endswith("\n"):
         return False
+    return record["step"] <= (validated if any(key.startswith("val/") for key in record) else step)

@@ -207,17 +207,23 @@ def write_json(path: str | Path, value: Any, *, first: bool = False) -> None:
 
 
 def sealed(body: dict[str, Any]) -> str:
-    """JSON text that ends in its own checksum, by which a flipped bit is noticed; see `unsealed`."""
+    """JSON text that ends in its own checksum, by which a flipped bit is noticed; see `unsealed`.
+
+    Raises ValueError for a number that is not finite.
+    """
+    body = json.loads(json.dumps(body, allow_nan=False))  # noqa: TID251, of json.dumps in the same line: every key is a text
     checksum = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     return json.dumps({**body, "sha256": checksum}, indent=1) + "\n"
 
 
-def unsealed(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """What `sealed` wrote into a file.  Raises ValueError, naming it, for one that is missing, damaged or not sealed."""
-    remedy = "put it back, or delete it"
+def unsealed(path: Path, *, max_bytes: int = MAX_JSON_BYTES, always: bool = True, remedy: str = "delete it") -> dict[str, Any]:
+    """What `sealed` wrote into a file.  Raises ValueError, naming it, for one that is missing, damaged or not sealed.
+
+    always: False takes what has no checksum, as earlier versions wrote it.
+    """
     body = foreign_text.read_json(path, max_bytes=max_bytes, kind="file with a checksum", remedy=remedy)
     checksum = body.pop("sha256", None)
-    if hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest() != checksum:
+    if (checksum or always) and hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest() != checksum:
         raise ValueError(f"{path}: damaged (its checksum differs); {remedy}")
     return body
 

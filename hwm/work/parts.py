@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 import hwm
-from hwm.safe_load.text import read_json
-from hwm.work.files import atomic_path, sha256
+from hwm.work.files import atomic_path, sha256, unsealed
 from hwm.work.share import Share
 from hwm.work.signals import StopFlag
 
@@ -170,6 +169,11 @@ def seconds(**spent: float) -> Arrays:
 MAX_RESULTS_BYTES = 64_000_000
 
 
+def read_results(path: Path) -> dict[str, Any]:
+    """A file of results, compared with its checksum.  Raises ValueError, naming it, where it is damaged."""
+    return unsealed(path, max_bytes=MAX_RESULTS_BYTES, always=False, remedy="score the run again")
+
+
 class Elsewhere(Exception):
     """This process has done its share, and the result is or will be written by another one."""
 
@@ -251,9 +255,10 @@ class Work:
         if self.results.suffix != ".json" or not self.results.is_file():
             return None
         try:
-            found: dict[str, Any] = read_json(self.results, max_bytes=MAX_RESULTS_BYTES)
-        except ValueError:
-            return None  # a file of another kind, which the result will replace
+            found = read_results(self.results)
+        except ValueError as error:  # damaged, or a file of another kind: the result will replace it
+            print(f"{error}; it is made anew", file=sys.stderr, flush=True)
+            return None
         settings = found.get("settings")
         return found if isinstance(settings, dict) and settings.get("fingerprint") == key else None
 

@@ -12,9 +12,14 @@ from tiny_line import COMMAND, raw_data, start, token_data, tokenizer, train_com
 from tiny_training import checkpoint_bytes, run
 
 from hwm.cli import main
+from hwm.config import RunConfig, from_toml
 from hwm.data.onex import open_dataset
 from hwm.tokenizers.open import load_tokenizer, save_tokenizer
 from hwm.training import checkpoint
+from hwm.training.identity import expect_config
+from hwm.training.run_folder import read_done, read_metrics
+from hwm.work.files import sealed
+from hwm.work.parts import read_results
 
 STEPS = ("train.steps=6", "train.checkpoint_every=3", "train.validate_every=0")
 
@@ -102,6 +107,46 @@ def test_flipped_bits_are_found_before_use(copy, count, record_property):
     found, files = flips(copy, count)
     assert found == count
     record_property("measured", f"{found} of {count} found, over {files} files of a checkpoint, tokens, video, a tokenizer")
+
+
+@pytest.mark.fault("F6", FOUND)
+def test_every_flipped_byte_of_small_files_is_noticed_or_changes_nothing(copy, tmp_path):
+    """config.toml, DONE and metrics.jsonl of a run, and results: what is read is what was written, or nothing, in one line."""
+    place, config = copy / "run", from_toml(RunConfig, copy / "run/config.toml")
+    results = tmp_path / "results.json"
+    results.write_text(sealed({"settings": {"fingerprint": "key"}, "scores": [{"mean": 12.5, "row": "model"}], "none": None}))
+    state = checkpoint.newest_state(place / "checkpoints")
+    place.joinpath("done").mkdir()
+
+    def configured(path):
+        shutil.copy(path, place / "done/config.toml")
+        expect_config(state, from_toml(RunConfig, place / "done/config.toml"), run=place / "done")
+
+    def done(path):
+        found = read_done(place, config, {})
+        return [] if found is None else [found]
+
+    readers = [
+        (results, lambda path: [read_results(path)]), (place / "metrics.jsonl", lambda path: list(read_metrics(path))),
+        (place / "DONE", done), (place / "config.toml", configured)
+    ]  # fmt: skip
+    chance = random.Random(0)
+    for path, reader in readers:
+        whole, expected = path.read_bytes(), reader(path)
+        for position in range(0, len(whole), max(1, len(whole) // 300)):
+            changed = bytearray(whole)
+            changed[position] ^= 1 << chance.randrange(8)
+            path.write_bytes(changed)
+            try:
+                found = reader(path) or []
+            except ValueError as error:
+                assert "\n" not in str(error) and path.name in str(error)
+                continue
+            for value in found:  # a checksum whose name is damaged is no checksum
+                value = {k: v for k, v in value.items() if k in expected[0]} if path == results else value
+                assert value in expected, f"{path}: byte {position} of {bytes(changed)!r}"
+        path.write_bytes(whole)
+        assert reader(path) == expected
 
 
 @pytest.mark.fault("F6", FOUND)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwm.training.device import seed_of
-from hwm.training.run_folder import MetricsLog
+from hwm.training.run_folder import MetricsLog, read_metrics
 from hwm.work.files import write_text
 from hwm.work.progress import Counter, clock_text
 
@@ -21,7 +21,7 @@ def test_metrics_beyond_the_checkpoint_and_torn_lines_are_cut(tmp_path):
         log.write({"step": 2, "val/ce": float("nan"), "seconds": 2.5})
         log.write({"step": 3, "loss": 0.3, "seconds": 3.0})
     whole = path.read_text().splitlines(keepends=True)
-    assert json.loads(whole[2]) == {"step": 2, "val/ce": None, "seconds": 2.5}
+    assert list(read_metrics(path))[2] == {"step": 2, "val/ce": None, "seconds": 2.5}
     path.write_text("".join(whole) + whole[3][:12])
 
     with MetricsLog(path, step=3, validated=2) as log:
@@ -46,6 +46,18 @@ def test_garbage_in_the_metrics_is_dropped_never_raised(tmp_path_factory, pieces
     assert path.read_bytes().startswith(good)
     for line in path.read_text().splitlines():
         assert json.loads(line)["step"] <= 1
+
+
+def test_a_damaged_line_of_the_metrics_is_left_out_and_said(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path, step=0, validated=0) as log:
+        for step in (1, 2, 3):
+            log.write({"step": step, "loss": 2.5 / step, "seconds": 1.5})
+    path.write_text(path.read_text().replace('"loss": 1.25', '"loss": 1.35'))
+    assert [record["step"] for record in read_metrics(path)] == [1, 3]
+    MetricsLog(path, step=3, validated=0)
+    assert capsys.readouterr().err == f"{path}: 1 damaged lines are left out\n"
+    assert [record["step"] for record in read_metrics(path)] == [1, 3]
 
 
 def test_plain_progress_lines_show_loss_rate_speed_and_time_left():
