@@ -37,6 +37,9 @@ def first_loss(trial: Trial) -> Iterator[Verdict]:
         yield fail("first loss", ", ".join(wrong), "check the data's values and train.precision")
         return
     main, found = list(terms.items())[1]
+    if abs(terms["loss"] - found) > 0.01:
+        parts = ", ".join(f"{name} {value:.3f}" for name, value in terms.items() if name != "loss")
+        yield ok("training loss", f"{terms['loss']:.3f} is what training prints, not {main} alone: weighed of {parts}")
     if model.kind == "tokens":
         yield from _of_tokens(trial, main, found)
         return

@@ -111,6 +111,8 @@ def speed(train: TrainConfig) -> Verdict:
         return graded("arithmetic", found, '--set train.precision="float32"', warns=train.precision == "bfloat16")
     rates = {dtype: flop_rate(chosen, dtype) for dtype in (torch.float32, torch.bfloat16)}
     found = ", ".join(f"{str(dtype).removeprefix('torch.')} {size(rate, 'FLOP/s')}" for dtype, rate in rates.items())
+    if train.precision == "float32" and rates[torch.bfloat16] > 2 * rates[torch.float32]:
+        found += "; --set train.precision=bfloat16 may be faster, where the model can be trained so"
     slower = train.precision == "bfloat16" and rates[torch.bfloat16] < rates[torch.float32]
     return graded("arithmetic", found, 'bfloat16 is slower here: --set train.precision="float32"', warns=slower)
 

@@ -44,6 +44,14 @@ def test_weights_that_start_too_large():
     assert "too large" in the_one(asked(first_loss, start), "first loss", "FAIL").remedy
 
 
+def test_what_training_prints_is_told_where_it_is_more_than_the_main_term():
+    start = start_of(RunConfig(recipe="tiny", model=replace(ST, code_loss=10.0), train=TRAIN))
+    total, main = (term.item() for term in list(start.terms().values())[:2])
+    told = the_one(asked(first_loss, start), "training loss", "ok").found
+    assert told.startswith(f"{total:.3f} is what training prints") and total > main + 0.1
+    assert "training loss" not in asked(first_loss, start_of())
+
+
 def test_one_digit_that_starts_too_large():
     start = start_of()
     with torch.no_grad():
