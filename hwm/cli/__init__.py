@@ -23,7 +23,7 @@ from hwm.work.signals import Stopped, ending
 VERBS = {
     "demo": ("data", "simulate, tokenize, train, evaluate, report: the whole line in minutes"),
     "simulate": ("data", "write a dataset of the built-in robot in the 1X v2.0 raw layout"),
-    "data": ("data", "check or describe a dataset"),
+    "data": ("data", "check, describe or convert a dataset"),
     "tokenize": ("data", "turn raw video into tokens or latents"),
     "train": ("train", "train a recipe"),
     "evaluate": ("use", "score a run on held-out data and write its report"),

@@ -70,19 +70,41 @@ def simulate(
     return 0
 
 
-def data(action: Literal["check", "describe"], folder: Path, /, *, json: bool = False, sheet: Path | None = None) -> int:
-    """Check a dataset for faults, or describe what is in it.
+def data(
+    action: Literal["check", "describe", "convert"], folder: Path, out: Path | None = None, /,
+    *, json: bool = False, sheet: Path | None = None, to: Literal["", "lerobot", "1x-raw"] = "", camera: str = "",
+    state: Literal["observation.state", "action", "both"] = "observation.state", crop: str = "",
+    size: Annotated[int, Range(0, 4096)] = 0, hz: Annotated[int, Range(0, 1000)] = 0, episodes: str = "", without: str = "",
+    task: str = "",
+) -> int:
+    """Check a dataset for faults, describe what is in it, or convert it.
 
     Args:
-        action: check: sizes, types, ranges, checksums.  describe: counts, hours, statistics, a contact sheet.
-        folder: Folder of one dataset.
+        action: check: sizes, types, ranges, checksums.  describe: counts, hours, statistics, a contact sheet.  convert: write
+            recorded video anew, into OUT; all options but --json and --sheet are for it.
+        folder: Folder of one dataset: in 1X's layouts, or LeRobot v2.0 to v3.0.
+        out: New folder for what is converted.
         json: Print JSON.
         sheet: Where `describe` writes its contact sheet; default contact_sheet.png in the current folder.
+        to: lerobot: LeRobot v3.0.  1x-raw: what `hwm tokenize` and models of video take, a shard for every recording.
+        camera: Camera of a LeRobot dataset, where it has several.
+        state: Rows of a LeRobot dataset that are taken for the robot's state.
+        crop: centre: the largest square.  pad: black added to a square.  x,y,w,h: these pixels.
+        size: Side of squares in pixels to which frames are resized then; 0 keeps them.
+        hz: Frames a second that are kept, evenly; 0: all.
+        episodes: Recordings to take, such as 0-9,12 or 4%10: every tenth from the fifth on.  Default: all.
+        without: Recordings to leave out, likewise.
+        task: What the robot does, in words, for LeRobot.
     """
     from dataclasses import asdict
 
     from hwm.data.describe import check, contact_sheet, describe
     from hwm.work.claim import expect_apart, expect_suffix
+    if action == "convert":
+        return _convert(folder, out, to, task, camera=camera, state=state, crop=crop, size=size, hz=hz, episodes=episodes,
+                        without=without)  # fmt: skip
+    if out or to or task or camera or state != "observation.state" or crop or size or hz or episodes or without:
+        raise ValueError(f"hwm data {action} takes a folder, --json and --sheet; the other options are for hwm data convert")
     if action == "check":
         report = check(folder)
         if json:
@@ -102,6 +124,18 @@ def data(action: Literal["check", "describe"], folder: Path, /, *, json: bool = 
     else:
         _print_facts(facts)
     print(f"contact sheet: {target}", file=sys.stderr)
+    return 0
+
+
+def _convert(folder: Path, out: Path | None, to: Any, task: str, **view: Any) -> int:
+    from hwm.data.convert import View, convert
+    from hwm.work.progress import Counter
+    from hwm.work.signals import StopFlag
+    if out is None or not to:
+        raise ValueError("give a new folder and a layout: hwm data convert FOLDER OUT --to lerobot, or --to 1x-raw")
+    with StopFlag() as stop, Counter("converting", unit="frames") as counter:
+        convert(folder, out, to=to, view=View(**view), task=task, progress=counter, poll=stop.check)
+    print(out)
     return 0
 
 

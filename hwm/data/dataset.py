@@ -110,6 +110,10 @@ class Shard:
         """SHA-256 that tells it from shards with other frames, states or segments, wherever it lies."""
         return hash_of([self.num_frames, *digests(self.root, self.files)])
 
+    def episode_number(self, segment: int, place: int) -> int:
+        """By which number a segment is known.  place: which of all the dataset's it is."""
+        return place
+
     def read(self, start: int, frames: int) -> np.ndarray:
         """What the dataset's kind has for `frames` frames from `start` on, (T, ...): a grid or a frame each.
 

@@ -57,6 +57,9 @@ class LeRobotShard(RawShard):
         """Number of the episode within the file, for every frame, int32 (F,)."""
         return np.repeat(np.arange(len(self.episodes), dtype=np.int32), [episode.length for episode in self.episodes])
 
+    def episode_number(self, segment: int, place: int) -> int:
+        return self.episodes[segment].index
+
     @cached_property
     def states(self) -> np.ndarray:
         """Robot states (F, A) float32 of the episodes' rows.  Raises ShardFault, naming the episode, where they do not fit."""
