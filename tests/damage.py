@@ -1,6 +1,7 @@
 """What files hold, and how tests damage them."""
 
 import json
+import zipfile
 
 import numpy as np
 
@@ -24,3 +25,13 @@ def poke(path, dtype, place, value):
     array = np.fromfile(path, dtype)
     array[place] = value
     array.tofile(path)
+
+
+def change_members(path, change, compression=zipfile.ZIP_STORED):
+    """Write a zip again with members changed by name -> bytes, or left out where None."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()} | change
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            if content is not None:
+                archive.writestr(name, content)

@@ -16,6 +16,7 @@ from tiny_line import tokenizer
 from hwm.cli import main
 from hwm.data.video import probe, read_video
 from hwm.data.writers import write_tokenizer_info
+from hwm.evaluate import perceptual
 from hwm.evaluate.scores import TOKENS, Scores
 from hwm.model_config import FSQConfig
 from hwm.runs import load_run
@@ -24,6 +25,12 @@ from hwm.tokenizers.open import load_tokenizer, save_tokenizer
 
 SHAPE = ["model.vocab_size=200", "model.factors=[8,5,5]", "model.grid=[4,4]", "train.steps=6", "train.validate_every=3"]
 SHAPE += ["train.checkpoint_every=3", "train.sample_every=3", "train.threads=1"]
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    """Intervals of distances are tested elsewhere and take long."""
+    monkeypatch.setattr(perceptual, "NUM_RESAMPLES", 3)
 
 
 @pytest.fixture(scope="module")

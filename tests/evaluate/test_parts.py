@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from refusing import refused
+from stopping import Stopping
 
 from hwm.contracts import Batch
 from hwm.evaluate import perceptual
@@ -17,7 +18,7 @@ from hwm.evaluate.scoring import evaluate
 from hwm.evaluate.token_scores import unigram_counts
 from hwm.work.parts import Columns, Elsewhere, Finished, PartsFolder, Work, fingerprint, names_of, progress_of, sizes_of, sources
 from hwm.work.share import Share
-from hwm.work.signals import StopFlag, Stopped
+from hwm.work.signals import Stopped
 
 ARRAYS = {
     "b/scores": np.linspace(0, 1, 6).reshape(2, 3), "a": np.array([3], np.int64),
@@ -173,19 +174,6 @@ class Brightness:
     def __call__(self, past_BFHWC, future_BFHWC):
         pixels = future_BFHWC.float().flatten(2)
         return torch.stack([pixels.mean(2), pixels.std(2)], -1)
-
-
-class Stopping(StopFlag):
-    """Raised after so many looks at it."""
-
-    def __init__(self, looks):
-        super().__init__()
-        self.left = looks
-
-    def check(self):
-        self.left -= 1
-        if self.left < 0:
-            raise Stopped(15)
 
 
 def settled(result):

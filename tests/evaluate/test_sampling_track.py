@@ -8,6 +8,7 @@ import pytest
 import torch
 from moving_square import moving, write_moving
 from official_tests import write_compression_test_set, write_sampling_test_set
+from stopping import Stopping
 
 from hwm.apply import submit_sampling
 from hwm.cli import main
@@ -15,7 +16,7 @@ from hwm.data.video import read_video
 from hwm.model_config import FSQConfig
 from hwm.tokenizers.autoencoder import ContinuousTokenizer
 from hwm.tokenizers.open import save_tokenizer
-from hwm.work.signals import StopFlag, Stopped
+from hwm.work.signals import Stopped
 
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")
@@ -75,19 +76,6 @@ def test_a_submission_is_written_and_checked(place, combine):
     assert main([*arguments, "--no-readme"]) == 0
     with zipfile.ZipFile(out) as archive:
         assert sorted(archive.namelist()) == ["0.png", "1.png", "2.png"]
-
-
-class Stopping(StopFlag):
-    """Raised after so many looks at it."""
-
-    def __init__(self, looks):
-        super().__init__()
-        self.left = looks
-
-    def check(self):
-        self.left -= 1
-        if self.left < 0:
-            raise Stopped(15)
 
 
 @pytest.mark.fault("F5", "nothing half-written, the next start loses nothing")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from copying import CopyLastGrid
+from damage import change_members
 from refusing import refused
 
 from hwm.contracts import Batch
@@ -49,12 +50,8 @@ def test_members_are_those_of_the_challenge(tmp_path):
             indices, values = sample(i)
             assert arrays["indices"].dtype == np.int32 and arrays["values"].dtype == np.float32
             assert (arrays["indices"] == indices).all() and (arrays["values"] == values).all()
-
-
-def test_the_same_predictions_give_the_same_file(tmp_path):
-    for name in ("a.zip", "b.zip"):
-        write_compression_submission(tmp_path / name, samples(), README, **SMALL)
-    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    write_compression_submission(tmp_path / "again.zip", reversed(list(samples())), README, **SMALL)
+    assert path.read_bytes() == (tmp_path / "again.zip").read_bytes()
 
 
 def test_compressed_is_read_as_well(tmp_path, monkeypatch):
@@ -116,17 +113,6 @@ def test_a_readme_must_be_complete(tmp_path, readme):
     assert list(tmp_path.iterdir()) == []
 
 
-def rewrite(path, change):
-    """A copy of a valid submission with members changed by name -> bytes, or left out where None."""
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    members.update(change)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members.items():
-            if content is not None:
-                archive.writestr(name, content)
-
-
 def npz(**arrays):
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
@@ -137,6 +123,7 @@ INDICES, VALUES = sample(0)
 FOREIGN = {
     "README.txt: not valid JSON": {"README.txt": b"{'method': 1"}, "2.npz is missing": {"2.npz": None},
     "x.npz does not belong": {"x.npz": b""}, "0.npz: indices: expected int32": {"0.npz": npz(indices=INDICES, values=VALUES)},
+    "indices: expected int32": {"0.npz": npz(indices=np.array([print], dtype=object), values=VALUES)},
     "0.npz: values: expected float32": {"0.npz": npz(indices=INDICES.astype(np.int32), values=VALUES[:1])},
     "0.npz: expected the arrays": {"0.npz": npz(indices=INDICES)}, "not a whole zip": {"0.npz": b"nothing"},
     "0.npz unpacks to": {"0.npz": bytes(1_000_000)},
@@ -148,16 +135,8 @@ FOREIGN = {
 def test_foreign_files_are_refused_in_one_line(tmp_path, message):
     path = tmp_path / "a.zip"
     write_compression_submission(path, samples(), README, **SMALL)
-    rewrite(path, FOREIGN[message])
+    change_members(path, FOREIGN[message])
     assert message in refused(None, validate_compression_submission, path, **SMALL)
-
-
-def test_pickled_arrays_are_never_opened(tmp_path):
-    path, content = tmp_path / "a.zip", io.BytesIO()
-    write_compression_submission(path, samples(), README, **SMALL)
-    np.savez(content, indices=np.array([print], dtype=object), values=VALUES)
-    rewrite(path, {"0.npz": content.getvalue()})
-    refused("expected int32", validate_compression_submission, path, **SMALL)
 
 
 @pytest.mark.fault("B12", REFUSED)

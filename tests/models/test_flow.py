@@ -253,32 +253,6 @@ def test_prediction_names_its_step_size_and_a_plain_model_does_not_know_it():
     assert build().network.step_size is None
 
 
-def test_shortcuts_cross_in_one_step_where_the_plain_flow_needs_many():
-    """The future is all +1 or all -1: its flow bends, so that a plain step across ends between both."""
-    config = dataclasses.replace(
-        TINY, channels=1, grid=(2, 2), num_layers=1, width=32, shortcut=0.5, condition_dropout=0.0, guidance=1.0
-    )
-    config = dataclasses.replace(config, time_sampling="uniform")
-    torch.manual_seed(0)
-    model, generator = FlowHWM(config), gen()
-
-    def either(num):
-        latents = torch.zeros(num, 3, 1, 2, 2)
-        latents[:, 2] = 2.0 * torch.randint(2, (num, 1, 1, 1), generator=generator) - 1
-        return Batch(states_BFA=torch.zeros(num, 17, 25), latents_BTCHW=latents)
-
-    def distance(steps):
-        """Of samples from the nearer of both futures."""
-        model.config = dataclasses.replace(config, steps=steps)
-        return (predict(model, either(1), num_samples=200).abs() - 1).abs().mean().item()
-
-    train(model, lambda: either(48), steps=180, lr=1.2e-2)
-    one, many = distance(1), distance(128)
-    torch.nn.init.zeros_(model.network.step_size.weight)
-    plain = distance(1)
-    assert many < 0.25 and one < plain * 2 / 3, (one, many, plain)
-
-
 # Prediction
 
 

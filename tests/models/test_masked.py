@@ -10,7 +10,6 @@ from seeds import gen
 from hwm.contracts import Batch, Sampling
 from hwm.model_config import MaskedConfig
 from hwm.models.masked import MaskedHWM
-from hwm.models.masked_filling import corrupt, random_mask
 
 TINY = MaskedConfig(
     vocab_size=40, grid=(3, 4), num_layers=3, num_heads=2, width=16, unshared_blocks=1, dropout=0.0, num_states=18,
@@ -204,24 +203,6 @@ def test_mask_vector_and_head_start_by_xavier_and_all_else_normal():
     assert build(variant(factors=(5, 8)), std=0).vocabulary.head.weight.std().item() == pytest.approx(0.02, rel=0.1)
 
 
-@pytest.mark.parametrize("config", [TINY, SPLIT, variant(**TWO), variant(SPLIT, **OURS, **TWO)])
-def test_loss_is_cross_entropy_of_the_masked_future_of_corrupted_clips(config):
-    model, batch, g = build(config), clips(config), gen(5)
-    scores = model.loss(batch, generator=gen(5))
-    inputs = corrupt(batch.tokens_BTHW, vocab_size=40, max_rate=config.max_corruption, generator=g)
-    hidden = random_mask((3, config.future_grids, 3, 4), generator=g)
-    masked = torch.cat([torch.zeros(3, config.context_grids, 3, 4, dtype=torch.bool), hidden], 1)
-    out = outputs(model, inputs, batch.states_BFA, masked).transpose(0, 1)
-    log_p = model.vocabulary.log_probabilities(out.flatten(0, 2))
-    truth = batch.tokens_BTHW[:, config.context_grids :].flatten()
-    nll = -log_p.gather(1, truth[:, None])[:, 0][hidden.flatten()].mean()
-    torch.testing.assert_close(scores["cross_entropy"], nll)
-    right = (log_p.argmax(1) == truth)[hidden.flatten()].double().mean()
-    assert scores["accuracy"].item() == pytest.approx(right.item())
-    assert (scores["loss"] > nll) if config.code_loss else (scores["loss"] == scores["cross_entropy"])
-    assert (inputs != batch.tokens_BTHW).any()
-
-
 @pytest.mark.parametrize("config", [variant(visibility="full", qk_norm=True), SPLIT, variant(**OURS, sharing="modality")])
 def test_overfits_one_clip(config):
     config = dataclasses.replace(config, width=48, num_layers=2, max_corruption=0.05, init_std=0.1)
@@ -319,27 +300,6 @@ def test_remasking_is_as_configured():
     assert not torch.equal(tokens["random"][:, 0], tokens["confidence"][:, 0])
 
 
-def test_temperature_divides_the_logits():
-    config = variant(steps=1, vocab_size=8, grid=(1, 2))
-    model, batch = build(config, std=0.6), clips(config, num=1)
-    context, _ = split(model, batch)
-    masked = torch.zeros_like(batch.tokens_BTHW, dtype=torch.bool)
-    masked[:, 2] = True
-    logits = model.vocabulary.logits(outputs(model, batch.tokens_BTHW, batch.states_BFA, masked).flatten(0, 2))
-    entropies = []
-    for temperature in (0.3, 1.0, 4.0):
-        for sampling in (Sampling(temperature=temperature), None):
-            model.config = dataclasses.replace(config, temperature=temperature if sampling is None else 0.0)
-            samples = model.predict(
-                context, batch.states_BFA, generator=gen(), num_samples=20_000, sampling=sampling
-            ).tokens_BKTHW.flatten(2)[0]
-            share = torch.stack([torch.bincount(place, minlength=8) for place in samples.t()]) / 20_000
-            p = (logits / temperature).softmax(1)
-            assert (share - p).abs().max() < 0.015
-        entropies.append(-(p * p.log()).sum(1).mean().item())
-    assert entropies[0] + 0.2 < entropies[1] < entropies[2] - 0.1
-
-
 @pytest.mark.parametrize("config", [variant(steps=4), variant(SPLIT, steps=3, factors=(5, 8)), variant(**LONG)])
 def test_fields_describe_the_first_pass_and_codes_the_deciding_one(config, monkeypatch):
     model, batch = build(config), clips(config)
@@ -383,6 +343,18 @@ def test_teacher_forcing_feeds_the_true_grids_and_says_what_it_predicts():
     assert torch.equal(batch.tokens_BTHW, before)
     torch.testing.assert_close(scores["ce_masked"], prediction.nll_BTHW.mean((1, 2, 3)))
     assert scores["accuracy"].mean() < 0.5 and not torch.allclose(scores["ce_auto"], scores["ce_masked"])
+
+
+def test_a_temperature_that_is_asked_for_replaces_the_configurations():
+    model, batch = build(variant(steps=2)), clips()
+
+    def predict(sampling, temperature=0.0):
+        model.config = variant(steps=2, temperature=temperature)
+        return model.predict(split(model, batch)[0], batch.states_BFA, generator=gen(), sampling=sampling).tokens_BKTHW
+
+    warm, hot = (predict(Sampling(temperature=temperature)) for temperature in (0.5, 4.0))
+    assert torch.equal(warm, predict(None, 0.5)) and not torch.equal(warm, hot) and torch.equal(hot, predict(None, 4.0))
+    assert not torch.equal(warm, predict(None))
 
 
 def test_user_mistakes_are_named():

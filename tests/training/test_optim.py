@@ -17,20 +17,15 @@ from hwm.training.stored import Stored, write_whole
 CPU = torch.device("cpu")
 
 
-def test_linear_schedule():
-    train = TrainConfig(steps=10, warmup_steps=4, lr=8.0, schedule="linear")
-    assert [lr_at(s, train) for s in range(11)] == pytest.approx([2, 4, 6, 8, 8, 8 * 5 / 6, 8 * 4 / 6, 4, 8 * 2 / 6, 8 / 6, 0])
-
-
-def test_cosine_schedule():
-    train = TrainConfig(steps=12, warmup_steps=2, lr=2.0, schedule="cosine")
-    assert [lr_at(s, train) for s in (0, 1, 2, 7, 12, 99)] == pytest.approx([1, 2, 2, 1, 0, 0])
-    assert lr_at(4, train) == pytest.approx(1 + math.cos(0.2 * math.pi))
-
-
-def test_constant_schedule():
-    train = TrainConfig(steps=5, warmup_steps=2, lr=3.0, schedule="constant")
-    assert [lr_at(s, train) for s in range(7)] == [1.5, 3, 3, 3, 3, 3, 3]
+@pytest.mark.parametrize(("schedule", "steps", "warmup", "lr", "rates"), [
+    ("linear", 10, 4, 8.0, [2, 4, 6, 8, 8, 8 * 5 / 6, 8 * 4 / 6, 4, 8 * 2 / 6, 8 / 6, 0]),
+    ("cosine", 12, 2, 2.0, {0: 1, 1: 2, 2: 2, 4: 1 + math.cos(0.2 * math.pi), 7: 1, 12: 0, 99: 0}),
+    ("constant", 5, 2, 3.0, [1.5, 3, 3, 3, 3, 3, 3])
+])
+def test_schedules_have_their_closed_forms(schedule, steps, warmup, lr, rates):
+    train = TrainConfig(steps=steps, warmup_steps=warmup, lr=lr, schedule=schedule)
+    rates = rates if isinstance(rates, dict) else dict(enumerate(rates))
+    assert [lr_at(step, train) for step in rates] == pytest.approx(list(rates.values()))
 
 
 @given(st.integers(1, 50), st.integers(0, 60), st.sampled_from(["linear", "cosine", "constant"]))

@@ -38,7 +38,7 @@ def test_metrics_beyond_the_checkpoint_and_torn_lines_are_cut(tmp_path):
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.one_of(st.text(max_size=20), st.binary(max_size=20)), max_size=5))
 def test_garbage_in_the_metrics_is_dropped_never_raised(tmp_path_factory, pieces):
-    path = tmp_path_factory.mktemp("garbage") / "metrics.jsonl"
+    path = tmp_path_factory.getbasetemp() / "garbage.jsonl"
     good = b'{"step": 1, "loss": 2.0, "seconds": 1.5}\n'
     path.write_bytes(good + b"\n".join(p if isinstance(p, bytes) else p.encode("utf-8", "replace") for p in pieces))
     with MetricsLog(path, step=1, validated=0) as log:
