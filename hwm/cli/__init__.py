@@ -17,6 +17,7 @@ from typing import Annotated, Any, get_type_hints
 
 from hwm.safe_load.paths import one_line
 from hwm.work.allowance import settle_threads
+from hwm.work.memory import EXIT_CODE, shortage
 from hwm.work.ranges import BadSetting, call_within
 from hwm.work.signals import Stopped, ending
 
@@ -37,6 +38,17 @@ VERBS = {
     "text-embedding": ("use", "compute the constant text that Wan models are trained with"),
 }
 """The module of every verb, and what it does."""
+LESS = {
+    "demo": "fewer --workers need less, or --size 64",
+    "simulate": "fewer --workers need less, or a smaller --size",
+    "tokenize": "fewer --workers need less, or a smaller --size",
+    "train": "lower train.batch_size and raise train.accumulate as much, which learns the same, or set train.recompute=true",
+    "evaluate": "a lower --batch-size needs less",
+    "predict": "fewer --frames need less",
+    "experiment": "fewer --workers need less",
+    "submit": "a lower --batch-size needs less",
+}
+"""What to lower where memory runs out."""
 METAVARS = {"part": "K N", "set": "KEY=VALUE"}
 """What stands for the values of an option on its page of help, where its type does not say enough."""
 
@@ -98,7 +110,13 @@ def _run(arguments: list[str]) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         sys.stderr.close()
         return 128 + signal.SIGPIPE
-    except (ValueError, OSError) as error:
+    except Exception as error:
+        if short := shortage(error):
+            less = LESS.get(verb, "close other programs, or use a machine with more")
+            print(f"hwm {verb}: error: {short}; {less}", file=sys.stderr)
+            return EXIT_CODE
+        if not isinstance(error, ValueError | OSError):
+            raise
         told = one_line(error)
         if isinstance(error, BadSetting) and "." not in error.name:  # an option, where train.steps stands in the configuration
             told = f"--{error.name.replace('_', '-')} {error.fault}"

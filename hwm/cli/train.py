@@ -87,13 +87,14 @@ def _as_one_of_many(config: RunConfig, out: Path) -> int:
     """One process of a launcher's.  Ends the interpreter itself: threads that still talk may abort its orderly end."""
     import dataclasses
 
-    from hwm.runs import train as run
-    from hwm.training.launch import tell_outcome
-    from hwm.training.processes import STALE_STORE, joined
+    from hwm.work.memory import EXIT_CODE, shortage
+    from hwm.work.outcome import tell_outcome
     from hwm.work.signals import stop_with_parent
     stop_with_parent()
     code, rank = 1, int(os.environ["RANK"])
     try:
+        from hwm.runs import train as run
+        from hwm.training.processes import STALE_STORE, joined
         if rank == 0 and os.environ.get("TORCHELASTIC_RUN_ID") and os.environ.get(STALE_STORE) != "1":
             print(f"WARNING: start torchrun with {STALE_STORE}=1, or its restarts may hang", file=sys.stderr)
         with joined(device=config.train.device, timeout=config.train.timeout) as processes:
@@ -101,14 +102,16 @@ def _as_one_of_many(config: RunConfig, out: Path) -> int:
         if rank == 0 and not tell_outcome(dataclasses.asdict(result)):
             print(f"{out}: {'stopped at step ' if result.stopped else ''}{result.step}{'' if result.stopped else ' steps'}")
         code = 128 + (result.signal or signal.SIGTERM) if result.stopped else 0
-    except (ValueError, OSError) as error:
-        code = 2
-        message = one_line(error)
-        print(f"hwm train: error in process {rank}: {message}", file=sys.stderr)
-        tell_outcome({"error": message})
-    except Exception:
-        # The rule when another process died: the peers' connections break.  The launcher then starts all again.
-        print(f"hwm train: process {rank} stops: {traceback.format_exc(limit=-2)}", file=sys.stderr)
+    except Exception as error:
+        short = shortage(error)
+        if short or isinstance(error, ValueError | OSError):  # the processes that replace these would end with it too
+            code = EXIT_CODE if short else 2
+            message = short or one_line(error)
+            print(f"hwm train: error in process {rank}: {message}", file=sys.stderr)
+            tell_outcome({"error": message, "code": code})
+        else:
+            # The rule when another process died: the peers' connections break.  The launcher then starts all again.
+            print(f"hwm train: process {rank} stops: {traceback.format_exc(limit=-2)}", file=sys.stderr)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

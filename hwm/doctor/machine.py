@@ -21,6 +21,7 @@ from hwm.doctor.verdict import Verdict, count, fail, graded, ok, size, warn
 from hwm.evaluate.cost import seconds_of
 from hwm.training.device import choose_device
 from hwm.training.launch import environment
+from hwm.training.processes import LOOPBACK, joined
 from hwm.work.allowance import cpu_quota, free_memory, usable_cores
 from hwm.work.cache import TEMPORARY, cache_folder
 from hwm.work.files import existing
@@ -274,7 +275,7 @@ def exchange(*, seconds: float = TOGETHER_SECONDS) -> Verdict:
     """Two processes find each other over the loopback and add up a number, as those of a training run do (gloo)."""
     remedy = "let processes reach 127.0.0.1: check the firewall, or export GLOO_SOCKET_IFNAME=lo"
     limit = timedelta(seconds=seconds)
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=limit)
+    store = dist.TCPStore(LOOPBACK, 0, is_master=True, wait_for_workers=False, timeout=limit)
     sums: list[float] = []
     try:
         work_off([0, 1], _take_part, store.port, time.time() + seconds, workers=2, hear=sums.append, flag=StopFlag())
@@ -291,18 +292,15 @@ def _take_part(port: int, end: float) -> Callable[[int, Tell], None]:
     def add(rank: int, tell: Tell) -> None:
         if (left := end - time.time()) <= 0:
             raise TimeoutError
-        limit = timedelta(seconds=left)
+        # As the launcher tells its processes, but for the store, which is here before them.
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        os.environ |= {"MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
         try:
-            store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=limit)
-            dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=limit)
-            number = torch.tensor(rank + 1.0)
-            dist.all_reduce(number)
-            dist.barrier()
-            dist.destroy_process_group()
+            with joined(device="cpu", timeout=left) as processes:
+                tell(processes.sum([rank + 1.0])[0])
         except RuntimeError as error:  # the base of torch's own
             if time.time() >= end:
                 raise TimeoutError from None
             raise ValueError((str(error).strip().splitlines() or ["no message"])[-1][:200]) from None
-        tell(number.item())
 
     return add

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from hwm.work.memory import shortage
 from hwm.work.signals import StopFlag, Stopped, unfinished
 
 Status = Literal["ok", "warn", "FAIL"]
@@ -150,6 +151,8 @@ class Examination:
 
 
 def _of_exception(name: str, error: Exception) -> Verdict:
+    if short := shortage(error):
+        return fail(name, short, "lower train.batch_size, or close other programs")
     text = " ".join(str(error).split())[:500] or "no message"
     if isinstance(error, ValueError):  # one line with its remedy in it, as everywhere in this package
         found, _, remedy = text.partition("; ")

@@ -7,7 +7,6 @@ says so, a process that dies is replaced, and a process whose launcher dies is t
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -17,28 +16,29 @@ from pathlib import Path
 
 from hwm.config import RunConfig, to_toml
 from hwm.training.loop import FitResult
-from hwm.training.processes import STALE_STORE
-from hwm.work.allowance import usable_cores
-from hwm.work.files import write_text
+from hwm.training.processes import LOOPBACK, STALE_STORE
+from hwm.work.allowance import free_memory, killed_for_memory, usable_cores
+from hwm.work.memory import EXIT_CODE, OutOfMemory
+from hwm.work.outcome import OUTCOME, read_outcome
 from hwm.work.signals import StopFlag, Stopped, stop_with_parent
 
 RESTARTS = 3
 """Times a dead process is replaced before the job is given up."""
 SAVING = 300
 """Seconds that processes have to save when they are told to stop; torchrun's own limit is 30."""
-OUTCOME = "HWM_OUTCOME"
-"""Environment variable with the file in which the first process tells how the training ended."""
 
 
 def launch(config: RunConfig, out: Path, *, nproc: int) -> FitResult:
     """Train in `nproc` processes of this machine and wait for them; a stop signal is passed on to them.
 
-    Raises ValueError with the error of a process, or when they died more often than they are replaced.
+    Raises ValueError with the error of a process, or when they died more often than they are replaced; OutOfMemory.
     """
     with tempfile.TemporaryDirectory(prefix="hwm-") as temporary, StopFlag() as stop:
+        killed = killed_for_memory()
         job, outcome = Path(temporary) / "config.toml", Path(temporary) / "outcome.json"
         job.write_text(to_toml(config), encoding="utf-8")
         command = [sys.executable, "-m", "hwm.training.launch", "--standalone", f"--nproc-per-node={nproc}"]
+        command += [f"--local-addr={LOOPBACK}"]  # the name of this machine need not be known to anybody
         command += [f"--max-restarts={RESTARTS}", "--monitor-interval=0.5", f"--shutdown-timeout={SAVING}", "-m", "hwm", "train"]
         # In a session of its own: a Ctrl-C in the terminal reaches this process alone, which passes it on once.
         launcher = subprocess.Popen(
@@ -64,7 +64,9 @@ def launch(config: RunConfig, out: Path, *, nproc: int) -> FitResult:
     if not found and stop.signal:
         raise Stopped(stop.signal)  # between two attempts, when nobody was there to save; the last checkpoint is
     if "error" in found:
-        raise ValueError(found["error"])
+        raise (OutOfMemory if found["code"] == EXIT_CODE else ValueError)(found["error"])
+    if not found and killed_for_memory() > killed:
+        raise OutOfMemory(f"out of memory: the system killed a process for want of it, {free_memory() / 1e9:.3g} GB are free now")
     if not found:
         raise ValueError(f"{out}: the processes died before the end (torchrun's code {code}); what they said stands above, "
                          "the same command goes on from the last checkpoint")  # fmt: skip
@@ -96,22 +98,6 @@ def environment(nproc: int) -> dict[str, str]:
     # C++ warns that a model has no idle weights after all; errors still show.
     quiet = {"TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR")}
     return os.environ | quiet | {STALE_STORE: "1", "OMP_NUM_THREADS": threads}
-
-
-def read_outcome(path: Path) -> dict:
-    """How the training ended: the fields of FitResult, or "error"; empty as long as nobody knows."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))  # noqa: TID251, our own file
-    except (OSError, ValueError):
-        return {}
-
-
-def tell_outcome(facts: dict) -> bool:
-    """Tell the launcher, if it is ours, how the training ended; whether it was told."""
-    path = os.environ.get(OUTCOME)
-    if path:
-        write_text(Path(path), json.dumps(facts))
-    return bool(path)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ A launcher (torchrun) starts them and tells each its number in the environment. 
 
 import json
 import os
+import socket
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ FIRST_STEP = 10
 """The first step compiles, allocates and reads cold files: it may take this many times longer than another."""
 PATIENCE = 30
 """Waiting for what the first process alone does, such as writing a checkpoint, may take this many times longer."""
+LOOPBACK = "127.0.0.1"
+"""Where the processes of one machine meet."""
 STALE_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 """Set to 1 for the launcher: without it, restarted processes may read the addresses of dead ones and hang (pytorch#135712)."""
 
@@ -120,6 +123,8 @@ def joined(*, device: str, timeout: float) -> Iterator[Processes]:
             found = f"process {local_rank} of this machine finds {torch.cuda.device_count()} GPUs"
             raise ValueError(f"{found}; start one process a GPU, or set train.device=cpu")
         torch.cuda.set_device(local_rank)
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        _stay_at_home()
     limit = timedelta(seconds=timeout)
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=limit)
@@ -137,6 +142,18 @@ def joined(*, device: str, timeout: float) -> Iterator[Processes]:
     # Only on success: where a process failed the others do not answer, and leaving at once is what tells them.
     dist.barrier(group=patient)
     dist.destroy_process_group()
+
+
+def _stay_at_home() -> None:
+    """On one machine processes talk over the loopback, also where nobody knows the machine's own name (no DNS)."""
+    loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
+    if loopback:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback)
+    try:
+        socket.getaddrinfo(os.environ["MASTER_ADDR"], None)
+    except OSError:
+        os.environ["MASTER_ADDR"] = LOOPBACK
 
 
 def _wait(seconds: float) -> None:

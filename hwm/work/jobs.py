@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from hwm.safe_load.paths import one_line
+from hwm.work.allowance import killed_for_memory
+from hwm.work.memory import EXIT_CODE, OutOfMemory, shortage
 from hwm.work.progress import Counter
 from hwm.work.signals import StopFlag, Stopped, ending, stop_with_parent
+from hwm.work.workers import start
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,11 @@ def run_jobs(jobs: Sequence[Job], *, parallel: int, what: str, unit: str, every:
     """Do all, `parallel` at a time, in order.  what, unit: as in "training", "steps".
 
     A stop (Ctrl-C, SIGTERM, SIGHUP) is passed on to the jobs, which save what they have; the same call goes on from there.
-    Raises ValueError with the place and the last line of its log for a job that failed, Stopped after a stop; none runs then.
+    Raises ValueError with the place and the last line of its log for a job that failed, OutOfMemory where it ran out of
+    memory, Stopped after a stop; none runs then.
     """
     waiting, running = list(jobs), dict[Job, BaseProcess]()
+    killed = killed_for_memory()
     total = round(sum(job.work for job in jobs))
     with Counter(what, unit=unit) as counter, StopFlag() as stop:
         try:
@@ -54,7 +59,7 @@ def run_jobs(jobs: Sequence[Job], *, parallel: int, what: str, unit: str, every:
                 for job, process in list(running.items()):
                     if not process.is_alive():
                         del running[job]
-                        _check(job, process.exitcode or 0, what)
+                        _check(job, process.exitcode or 0, what, killed)
                 unfinished = {job.place: min(job.done(), job.work) for job in running} | {job.place: 0.0 for job in waiting}
                 if done := round(sum(unfinished.get(job.place, job.work) for job in jobs)):
                     counter(done, total)  # before, nothing is known of the time left
@@ -72,7 +77,7 @@ def _started(job: Job) -> BaseProcess:
     context: Any = multiprocessing.get_context(way)
     context.set_forkserver_preload(["torch"])
     process = context.Process(target=_run, args=(job.run, job.log))
-    process.start()
+    start(process)
     return process
 
 
@@ -88,15 +93,21 @@ def _run(run: Callable[[], int], log: Path) -> None:
         code = 128 + told.signal if told.signal else code
     except Stopped as stop:
         code = 128 + stop.signal
-    except (ValueError, OSError, ImportError) as error:
-        print(one_line(error), file=sys.stderr)
-        code = 2
+    except Exception as error:
+        short = shortage(error)
+        if not short and not isinstance(error, ValueError | OSError | ImportError):
+            raise
+        print(short or one_line(error), file=sys.stderr)
+        code = EXIT_CODE if short else 2
     sys.exit(code)
 
 
-def _check(job: Job, code: int, what: str) -> None:
+def _check(job: Job, code: int, what: str, killed: int) -> None:
+    if code == -9 and killed_for_memory() > killed:
+        raise OutOfMemory(f"{job.place}: {what} was killed by the system for want of memory")
     if code < 0:
         raise ValueError(f"{job.place}: {what} was ended by signal {-code} (out of memory?); the same command goes on")
     if code:
-        lines = job.log.read_text(errors="replace").strip().splitlines()
-        raise ValueError(f"{job.place}: {what} failed: {lines[-1] if lines else f'no output in {job.log}'}")
+        lines = job.log.read_text(errors="replace").strip().splitlines() if job.log.is_file() else []
+        error = OutOfMemory if code == EXIT_CODE else ValueError
+        raise error(f"{job.place}: {what} failed: {lines[-1] if lines else f'no output in {job.log}'}")

@@ -7,6 +7,7 @@ and end with it, however it ends: none lingers, and none prints.
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,9 +15,12 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, cast
 
+from hwm.work.allowance import killed_for_memory
 from hwm.work.files import remove_torsos
+from hwm.work.memory import OutOfMemory, shortage
 from hwm.work.ranges import Range
 from hwm.work.signals import StopFlag
 
@@ -37,7 +41,8 @@ def work_off(
     prepare: called once in every process, with `shared` (locks, for instance); gives what does one job.  It and the jobs
     are pickled.  hear: is given, in this process, what jobs tell.  flag: looked at all the time.
     folders: what killed workers left half-written below these is removed.
-    Raises what a job raises, ChildProcessError if a worker dies and Stopped when the flag is up; no worker is left then.
+    Raises what a job raises, OutOfMemory where memory runs out, ChildProcessError if a worker dies otherwise and Stopped when
+    the flag is up; no worker is left then.
     """
     if jobs:
         team = _Team(min(workers, len(jobs)), prepare, shared)
@@ -55,6 +60,19 @@ def new_lock() -> Any:
     return multiprocessing.get_context("spawn").Lock()
 
 
+def start(process: BaseProcess) -> None:
+    """Start a process that does not run the main script again: that may be guarded by nothing, or come from standard input.
+
+    What the process is to do is therefore looked up in modules alone.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        process.start()
+    finally:
+        sys.modules["__main__"] = main
+
+
 class _Team:
     """Processes, each at the end of a pipe."""
 
@@ -63,12 +81,13 @@ class _Team:
         # What is in `shared` must live as long as the team: a process that is starting up looks locks up by name.
         self._shared, self._prepare = shared, prepare
         context = multiprocessing.get_context("spawn")
+        self._killed = killed_for_memory()
         _start_tracker()
         with _signals_blocked():
             for _ in range(size):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_serve, args=(theirs, *shared), daemon=True)
-                process.start()
+                start(process)
                 theirs.close()
                 self._members[ours] = process
 
@@ -106,10 +125,12 @@ class _Team:
         except (EOFError, ConnectionResetError):
             raise self._death(pipe) from None
 
-    def _death(self, pipe: Connection) -> ChildProcessError:
+    def _death(self, pipe: Connection) -> Exception:
         process = self._members[pipe]
         process.join(SHUTDOWN_SECONDS)
         code = process.exitcode
+        if code == -9 and killed_for_memory() > self._killed:
+            return OutOfMemory(f"out of memory: the system killed one of {len(self._members)} worker processes for want of it")
         how = f"by signal {-code} (out of memory?)" if code is not None and code < 0 else f"with exit code {code}"
         return ChildProcessError(f"a worker process ended {how}; the same command goes on from here")
 
@@ -156,8 +177,11 @@ def _serve(pipe: Connection, *shared: Any) -> None:
                 pipe.send(("done", None))
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise
-        except (ValueError, OSError, ImportError) as error:
-            pipe.send(("error", error))
+        except Exception as error:
+            short = shortage(error)
+            if not short and not isinstance(error, ValueError | OSError | ImportError):
+                raise
+            pipe.send(("error", OutOfMemory(short) if short else error))
 
 
 def _end_with_the_parent() -> None:

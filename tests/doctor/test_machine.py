@@ -61,7 +61,7 @@ def test_limits_of_the_machine(tmp_path):
     the_one(asked(machine.disk, "disk", tmp_path / "a" / "b", least=0), "disk", "ok")
     the_one(asked(machine.open_files, needed=10**9), "open files", "FAIL")
     the_one(asked(machine.shared_memory, tmp_path, least=1e18), "shared memory", "warn")
-    the_one(asked(machine.cores, replace(TRAIN, threads=5000)), "cores", "warn")
+    the_one(asked(machine.cores, replace(TRAIN, threads=4000)), "cores", "warn")
     the_one(asked(machine.cores, replace(TRAIN, threads=1)), "cores", "ok")
     assert "cannot be used here" in the_one(asked(machine.device, replace(TRAIN, device="cuda:99")), "asked", "FAIL").found
 

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = """
-import os, sys, time
+JOBS = """
+import os, time
 from functools import partial
 from pathlib import Path
 from hwm.work.files import atomic_path
-from hwm.work.signals import StopFlag, Stopped
-from hwm.work.workers import new_lock, work_off
 
 def prepare(folder, lock):
     return partial(run, folder)
@@ -23,30 +21,41 @@ def prepare(folder, lock):
 def run(folder, job, tell):
     if job == "fault":
         raise ValueError("a/file: is at fault")
+    if job == "memory":
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8000000000 bytes.")
     if isinstance(job, int):
         return tell((os.getpid(), job * job))
     with atomic_path(folder / job) as temporary:
         temporary.write_text("half")
         tell((os.getpid(), job))
         time.sleep(60)
+"""
+SCRIPT = """
+import sys
+from functools import partial
+from pathlib import Path
+from jobs import prepare
+from hwm.work.memory import OutOfMemory
+from hwm.work.signals import StopFlag, Stopped
+from hwm.work.workers import new_lock, work_off
 
-if __name__ == "__main__":
-    folder, jobs = Path(sys.argv[1]), [int(a) if a.isdigit() else a for a in sys.argv[2:]]
-    try:
-        with StopFlag() as flag:
-            work_off(jobs, partial(prepare, folder), new_lock(), workers=2, flag=flag, folders=[folder],
-                     hear=lambda value: print(*value, flush=True))
-    except Stopped as stop:
-        sys.exit(128 + stop.signal)
-    except (ValueError, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+folder, jobs = Path(sys.argv[1]), [int(a) if a.isdigit() else a for a in sys.argv[2:]]
+try:
+    with StopFlag() as flag:
+        work_off(jobs, partial(prepare, folder), new_lock(), workers=2, flag=flag, folders=[folder],
+                 hear=lambda value: print(*value, flush=True))
+except Stopped as stop:
+    sys.exit(128 + stop.signal)
+except (ValueError, OSError, OutOfMemory) as error:
+    sys.exit(f"{type(error).__name__}: {error}")
 """
 
 
 @pytest.fixture
 def start(tmp_path):
     script, folder = tmp_path / "script.py", tmp_path / "out"
-    script.write_text(SCRIPT)
+    script.write_text(SCRIPT)  # which nothing guards against being run again
+    (tmp_path / "jobs.py").write_text(JOBS)
     folder.mkdir()
     started = []
 
@@ -89,6 +98,21 @@ def test_an_error_of_a_job_is_raised_and_ends_the_others(start):
     told, errors = process.communicate(timeout=60)
     assert errors == "ValueError: a/file: is at fault\n" and process.returncode == 1
     assert list(folder.iterdir()) == [] and not any(alive(line.split()[0]) for line in told.splitlines())
+
+
+def test_memory_that_runs_out_in_a_worker_is_told_with_its_size(start):
+    process, _ = start("a.txt", "memory")
+    errors = process.communicate(timeout=60)[1]
+    assert errors.startswith("OutOfMemory: out of memory: 8 GB more were asked for, ") and errors.count("\n") == 1
+    assert errors.endswith(" GB are free for this process\n")
+
+
+def test_workers_of_a_script_from_standard_input(tmp_path):
+    (tmp_path / "jobs.py").write_text(JOBS)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parents[2])])}
+    command = [sys.executable, "-", str(tmp_path), "2", "3"]
+    done = subprocess.run(command, input=SCRIPT, capture_output=True, text=True, env=environment, timeout=60)
+    assert sorted(int(line.split()[1]) for line in done.stdout.splitlines()) == [4, 9] and not done.stderr
 
 
 @pytest.mark.fault("F9", "a killed worker of tokenise and simulate: one-line error, no hang, nothing half-written")
