@@ -1,7 +1,9 @@
-"""What files hold, and how tests damage them."""
+"""What files hold, how tests damage them, and a disk that takes no more."""
 
 import json
+import resource
 import zipfile
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -35,3 +37,14 @@ def change_members(path, change, compression=zipfile.ZIP_STORED):
         for name, content in members.items():
             if content is not None:
                 archive.writestr(name, content)
+
+
+@contextmanager
+def largest_file(size):
+    """A stand-in for a full disk that needs no rights: writing beyond `size` bytes of a file fails."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

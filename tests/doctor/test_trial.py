@@ -1,12 +1,12 @@
 """Faults of models that only a real step can tell."""
 
 import random
-import resource
 import time
 from dataclasses import replace
 
 import pytest
 import torch
+from damage import largest_file
 from tiny_doctor import CPU, ST, TRAIN, WAN, asked, config_of, the_one
 from torch import nn
 
@@ -132,12 +132,8 @@ def test_a_checkpoint_that_cannot_be_written(tmp_path):
     start = start_of()
     start.learn(1)
     the_one(asked(trial.round_trip, start, tmp_path / "a"), "checkpoint", "ok")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    with largest_file(10_000):
         found = asked(trial.round_trip, start, tmp_path / "b")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "cannot write" in the_one(found, "asked", "FAIL").found
 
 

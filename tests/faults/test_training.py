@@ -4,17 +4,15 @@ import json
 import os
 import random
 import re
-import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from damage import largest_file
 from refusing import refused
 from tiny_line import COMMAND, ENVIRONMENT, start, token_data, train_command
 from tiny_training import build, checkpoint_bytes, clips, run, stopping_at
@@ -70,17 +68,6 @@ def test_kills_inside_a_save(tmp_path, kills, width, inside, record_property):
 
 
 # --- F4: a full disk -------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """A stand-in for a full disk that needs no rights: writing beyond `size` bytes of a file fails."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.fault("F4", "file and free space named, exit code not 0, what was there whole, nothing half-written left")

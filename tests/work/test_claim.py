@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from damage import contents
 from moving_square import write_noise
 from refusing import refused
 
@@ -60,10 +61,6 @@ def raw(tmp_path_factory):
     return root
 
 
-def everything(root):
-    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
 @pytest.mark.parametrize(
     "command",
     [
@@ -95,8 +92,8 @@ def test_every_verb_refuses_before_the_first_byte(raw, command, capsys):
     names = {"RAW": raw, "LINK": raw.parent / "link", "ABOVE": raw.parent, "RUN": raw.parent / "run"}
     for name, place in names.items():
         command = command.replace(name, str(place))
-    before = everything(raw.parent)
+    before = contents(raw.parent)
     assert cli.main(command.split()) == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and READ in told
-    assert everything(raw.parent) == before and not (raw / ".lock").exists()
+    assert contents(raw.parent) == before and not (raw / ".lock").exists()
