@@ -16,7 +16,6 @@ from hwm.runs import fitted, prepared_model
 from hwm.training.device import choose_device, cpu_threads, own_randomness
 from hwm.training.run_folder import dealt_out
 from hwm.work.cache import cache_folder
-from hwm.work.files import existing
 from hwm.work.signals import StopFlag
 
 
@@ -132,6 +131,7 @@ def _step(
 
 def _in_folder(out: Path, check: Callable[[Path], Any]) -> list[Any]:
     """Run a check in a temporary folder where the run would live, and remove it."""
-    with temporary_folder(existing(out)) as folder:
+    nearest = next(filter(Path.exists, (out.absolute(), *out.absolute().parents)))  # where that is a file, no run can be
+    with temporary_folder(nearest) as folder:
         found = check(folder)
         return list(found) if isinstance(found, Iterator) else [found]

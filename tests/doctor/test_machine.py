@@ -63,7 +63,7 @@ def test_limits_of_the_machine(tmp_path):
     the_one(asked(machine.shared_memory, tmp_path, least=1e18), "shared memory", "warn")
     the_one(asked(machine.cores, replace(TRAIN, threads=4000)), "cores", "warn")
     the_one(asked(machine.cores, replace(TRAIN, threads=1)), "cores", "ok")
-    assert "cannot be used here" in the_one(asked(machine.device, replace(TRAIN, device="cuda:99")), "asked", "FAIL").found
+    assert "cannot be used" in the_one(asked(machine.device, replace(TRAIN, device="cuda:99")), "asked", "FAIL").found
 
 
 def test_places_that_cannot_be_written(tmp_path, monkeypatch):
