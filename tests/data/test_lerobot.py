@@ -271,7 +271,8 @@ def test_v3_of_the_formats_own_converter_gives_the_frames_and_rows_of_v2():
     assert [shard.num_frames for shard in new.shards] == [736, 725, 855, 793] and len(found) == 2
     for index, (rows, frames) in found.items():
         assert np.array_equal(rows, old.shards[index].states) and np.array_equal(frames, old.shards[index].frames)
-    assert new.robot == old.robot == read_embodiment(ROBOTS / "unitree-g1-inspire.toml") and new.robot.dim == 26 and new.robot.names[3] == "kLeftElbow"
+    assert new.robot == old.robot == read_embodiment(ROBOTS / "unitree-g1-inspire.toml")
+    assert new.robot.dim == 26 and new.robot.names[3] == "kLeftElbow"
 
 
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason="needs the recorded Unitree G1 beside the project")
