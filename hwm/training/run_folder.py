@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from hwm.config import RunConfig, changed, from_toml, to_dict, to_toml
-from hwm.safe_load.paths import is_file
+from hwm.safe_load.paths import is_file, reading
 from hwm.safe_load.text import read_json_lines
 from hwm.training import checkpoint
 from hwm.training.identity import Identity, expect_same, record
@@ -95,7 +95,10 @@ class MetricsLog:
 
     def __init__(self, path: Path, *, step: int, validated: int, tensorboard: Path | None = None) -> None:
         self.path = path
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.exists() else []
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path}: is no file; remove it, or choose another folder")
+        with reading(path):
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.exists() else []
         kept = [line for line in lines if _belongs(line, step, validated)]
         if kept != lines:
             write_text(path, "".join(kept))

@@ -36,11 +36,11 @@ from hwm.evaluate.submission import check_sampling_submission, validate_compress
 from hwm.models.wan.text import read_text_embedding, write_text_embedding
 from hwm.recipes import recipe
 from hwm.robot import ROBOTS
+from hwm.runs import check as run_check
 from hwm.runs import load_run, train
 from hwm.safe_load.text import read_json
 from hwm.safe_load.weights import check_model_folder, load_state_dict
 from hwm.tokenizers.open import open_tokenizer
-from hwm.training.loop import already_done
 
 Call = Callable[[Path, Path], Any]
 """Opens what lies in the first folder; may write into the second."""
@@ -206,7 +206,7 @@ def entries(place: Path) -> Iterator[tuple[str, Path, dict[str, tuple[Call, floa
     runs: dict[str, tuple[Call, float]] = {
         "load": (lambda root, out: load_run(root), 4), "last": (lambda root, out: load_run(root, which="last"), 2),
         "trace": (lambda root, out: read_run(root), 1), "go on": (_go_on, 2),
-        "done": (lambda root, out: already_done(root, _tiny(root.parent, root.parent / "tokens")), 1),
+        "done": (lambda root, out: run_check(_tiny(root.parent, root.parent / "tokens"), root, world=1), 1),
     }  # fmt: skip
     yield "run", place / "run", runs
     if (place / "scored").is_dir():

@@ -38,6 +38,8 @@ from mutate import damage  # noqa: E402
 
 SECONDS = 10.0
 """Of processor time for an input."""
+WAITING = 120.0
+"""Seconds for an input that computes nothing, but waits."""
 ROOM = 1 << 30
 """Bytes that a process may ask for beyond what it has when it begins."""
 
@@ -109,12 +111,13 @@ class Fuzzer:
     def _end(self, entry: str, call: Callable[[], Any], root: Path) -> tuple[str, str]:
         printed = io.StringIO()
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, WAITING)
         try:
             with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(printed):
                 warnings.simplefilter("ignore")
                 code = call()
         except TooLongError:
-            return f"took more than {SECONDS} s", traceback.format_exc(limit=-3)
+            return f"took more than {SECONDS} s, or waits", traceback.format_exc(limit=-3)
         except ValueError as error:
             line = str(error)
             if type(error) is not ValueError and not type(error).__module__.startswith("hwm."):
@@ -126,6 +129,7 @@ class Fuzzer:
             return type(error).__name__, traceback.format_exc(limit=-4)
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
         if entry.startswith("hwm ") and code not in (0, 1):
             lines = [line for line in printed.getvalue().splitlines() if ": error: " in line]
             if code != 2 or len(lines) != 1:
@@ -168,12 +172,13 @@ def few_files(more: int | None) -> Iterator[None]:
 
 
 def bounded() -> None:
-    """Let this process ask for so much memory and no more, and end an input by SIGPROF."""
+    """Let this process ask for so much memory and no more, and end an input that takes too long."""
 
     def too_long(*_: object) -> None:
         raise TooLongError
 
     signal.signal(signal.SIGPROF, too_long)
+    signal.signal(signal.SIGALRM, too_long)
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + ROOM, resource.getrlimit(resource.RLIMIT_AS)[1]))
 

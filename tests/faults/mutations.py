@@ -74,9 +74,29 @@ MUTATIONS = (
         "tests/faults/test_training.py::test_kills_end_in_the_same_bytes",
     ),
     Mutation(
-        "a run is one configuration", "hwm/training/run_folder.py",
-        "if there.get(key) != here.get(key):", "if False:",
+        "a run is one configuration", "hwm/training/identity.py",
+        "        if before != here.get(key):", "        if False:",
         "tests/training/test_resume.py::test_another_configuration_is_refused_by_the_first_key_that_differs",
+    ),
+    Mutation(
+        "a run learns from the same data", "hwm/training/identity.py",
+        "        if None not in (known.get(name), identity.get(name)) and known[name] != identity[name]:", "        if False:",
+        "tests/training/test_identity.py::test_a_path_is_only_a_hint",
+    ),
+    Mutation(
+        "data are of the run's robot", "hwm/training/identity.py",
+        "        elif other is not None:", "        elif False:",
+        "tests/training/test_identity.py::test_data_of_another_robot_are_refused",
+    ),
+    Mutation(
+        "data are of the run's tokenizer", "hwm/training/identity.py",
+        "    if mine and theirs and mine != theirs:", "    if False:",
+        "tests/training/test_identity.py::test_data_of_another_tokenizer_are_refused",
+    ),
+    Mutation(
+        "the configuration is the checkpoint's", "hwm/training/identity.py",
+        """        raise ValueError(f"{run / 'config.toml'}: {fault}; put the file back as it was")""", "        pass",
+        "tests/training/test_identity.py::test_the_configuration_is_that_of_the_checkpoint",
     ),
     Mutation(
         "a step that is no number is not taken", "hwm/training/loop.py",
@@ -90,8 +110,8 @@ MUTATIONS = (
         "tests/training/test_resume.py::test_a_stop_inside_validation_is_made_good_on_return",
     ),
     Mutation(
-        "a scoring hears of a stop", "hwm/work/parts.py",
-        "            self.stop.check()\n            if not parts.have", "            if not parts.have",
+        "a scoring hears of a stop", "hwm/work/signals.py",
+        "        if self and self.signal is not None:\n            raise Stopped", "        if False:\n            raise Stopped",
         "tests/faults/test_evaluating.py::test_scoring_stops_between_batches",
     ),
     Mutation(
@@ -112,8 +132,8 @@ MUTATIONS = (
     ),
     Mutation(
         "a manifest guards itself", "hwm/training/checkpoint.py",
-        "whole = _seal(body) == text", "whole = True",
-        "tests/faults/test_corruption.py::test_flipped_bits_are_found_before_use",
+        "whole = sealed(body) == text", "whole = True",
+        "tests/training/test_checkpoint.py::test_a_manifest_guards_itself",
     ),
     Mutation(
         "data are compared with their checksums", "hwm/data/checksums.py",

@@ -157,3 +157,9 @@ def test_a_manifest_of_another_format_or_folder_says_so(copy):
     body = checkpoint._manifest(checkpoints / "step-4")
     (checkpoints / "step-4" / "manifest.json").write_text(sealed(body | {"schema": 2}))
     refused("written in format 2, this version reads 1", checkpoint.verify, checkpoints / "step-4")
+
+
+def test_a_manifest_guards_itself(copy):
+    path = copy / "checkpoints" / "step-6" / "manifest.json"
+    path.write_text(path.read_text().replace('"torch": "', '"torch": "9'))
+    refused(r"step-6/manifest.json: damaged", checkpoint.verify, path.parent)

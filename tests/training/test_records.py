@@ -2,10 +2,12 @@
 
 import importlib.util
 import json
+import os
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusing import refused
 
 from hwm.training.device import seed_of
 from hwm.training.run_folder import MetricsLog, read_metrics
@@ -105,3 +107,15 @@ def test_tensorboard_events_follow_the_metrics(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 1.0), (2, 0.5)]
     assert events.Tags()["scalars"] == ["loss"]
+
+
+def test_what_is_no_file_or_no_record(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = ['{"step": 1, "loss": 2.0, "seconds": 1.5}\n', '{"step": 2, "seconds": "x"}\n', "[1]\n", '{"step": "2"}\n', "{"]
+    path.write_text("".join(lines))
+    with MetricsLog(path, step=2, validated=0) as log:
+        assert log.seconds == 1.5
+    assert path.read_text() == lines[0]
+    path.unlink()
+    os.mkfifo(path)
+    refused("metrics.jsonl: is no file; remove it", MetricsLog, path, step=2, validated=0)
