@@ -148,6 +148,8 @@ def _ready(
         return open_clips(config, folder, training=training, identity=identity)
 
     clips, val = opened(config.data.train, training=True, identity={}), None
+    if config.train.validate_every and not config.data.val:
+        raise ValueError("there are no validation clips: give --val FOLDER (data.val), or --set train.validate_every=0")
     identity = processes.on_first(lambda: identity_of(clips.dataset))
     if config.data.val and (config.train.validate_every or config.train.sample_every):
         val = opened(config.data.val, training=False, identity=identity)

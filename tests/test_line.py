@@ -200,6 +200,7 @@ def test_a_trained_tokenizer_is_exported(place, capsys):
     (["train", "st-tiny", "--out", "{}/x", "--data", "{}/tokens"], "the model is for grid"),
     (["train", "st-tiny", "--out", "{}/x", "--data", "{}/raw"], "hwm tokenize"),
     (["train", "fsq-tiny", "--out", "{}/x", "--data", "{}/tokens"], "learns from video"),
+    ([*"train st-tiny --out {}/x --data {}/tokens --set".split(), *SHAPE], "there are no validation clips: give --val FOLDER"),
     (["evaluate", "{}/run", "--data", "{}/tokens", "--tokenizer", "{}/nothing"], "no tokenizer"),
     (["predict", "{}/run", "--data", "{}/tokens", "--clip", "999"], "has clips 0.."),
     (["submit", "{}/run", "--data", "{}/tokens", "--team", "x", "--authors", "x", "--email", "x"], "test"),

@@ -128,7 +128,8 @@ def _write(name: str, found: Found) -> Path:
     from hwm.evaluate.report import render
 
     experiment, out = found.experiment, found.plan.out
-    verdict = list(experiment.verdict(found))
+    few = dict.fromkeys(found[key].settings["no_intervals"] for key in experiment.scorings)
+    verdict = [*experiment.verdict(found), *(f"{words[:1].upper()}{words[1:]}." for words in few if words)]
     sections = experiment.sections(found) if callable(experiment.sections) else experiment.sections
     made: list[Json] = [
         {
