@@ -107,9 +107,7 @@ def draw(
         if panel.ticks:
             axis.set_xticks(panel.ticks, [f"{tick:g}" for tick in panel.ticks])
         (axis.set_xlim if panel.rows else axis.set_ylim)(*panel.limits)
-    _legend_below(figure, axes[: len(panels)])
-    if note:
-        figure.text(0.99, 0.005, note, fontsize=7.5, color=MUTED, ha="right", va="bottom")
+    _legend_below(figure, axes[: len(panels)], note)
     data = io.BytesIO()
     figure.savefig(data, format="png", facecolor="white", metadata={"Software": None})
     return data.getvalue()
@@ -153,8 +151,8 @@ def _rows(axis: Any, panel: Panel, styles: Mapping[str, Json], *, named: bool) -
     axis.grid(axis="y", visible=False)
 
 
-def _legend_below(figure: Any, axes: Iterable[Any]) -> None:
-    """One legend of all panels below them, each name once."""
+def _legend_below(figure: Any, axes: Iterable[Any], note: str) -> None:
+    """One legend of all panels below them, each name once, and a note at the foot."""
     entries: dict[str, Any] = {}
     for axis in axes:
         for handle, name in zip(*axis.get_legend_handles_labels()):
@@ -162,9 +160,13 @@ def _legend_below(figure: Any, axes: Iterable[Any]) -> None:
     width, height = figure.get_size_inches()
     columns = max(1, int(width / 2.2))  # an entry is at most about two inches wide
     rows = -(-len(entries) // columns)
-    figure.tight_layout(rect=(0, 0.22 * rows / height + 0.01 * bool(rows), 1, 1))
+    foot = 0.22 / height if note else 0
+    figure.tight_layout(rect=(0, 0.22 * rows / height + 0.01 * bool(rows) + foot, 1, 1))
+    if note:
+        figure.text(0.5, 0.25 * foot, note, fontsize=8, color=MUTED, ha="center", va="bottom")
     if entries:
-        place = {"loc": "lower center", "ncols": columns, "frameon": False, "fontsize": 8.5, "labelcolor": INK}
+        place: Json = {"loc": "lower center", "bbox_to_anchor": (0.5, foot)}
+        place |= {"ncols": columns, "frameon": False, "fontsize": 8.5, "labelcolor": INK}
         figure.legend(entries.values(), entries.keys(), **place)
 
 
