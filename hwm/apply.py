@@ -28,15 +28,16 @@ from hwm.evaluate.report import write_report
 from hwm.evaluate.scores import Scores
 from hwm.evaluate.scoring import TOP_LOGITS, evaluate
 from hwm.evaluate.submission import check_readme, predict_samples, write_compression_submission, write_sampling_submission
-from hwm.evaluate.token_scores import unigram_counts
 from hwm.evaluate.ways import seed_of
 from hwm.predict import ensemble
 from hwm.predict.last_frame import draw, shrink
 from hwm.predict.rollout import AnyTokenizer, frames_per_step, rollout
-from hwm.runs import Run, clips_for, expect_robot, load_run, open_clips, spread, world_model
-from hwm.tokenizers.open import open_tokenizer
+from hwm.runs import COUNTS, TOKENIZER, Run, clips_for, expect_robot, load_run, token_counts, world_model
+from hwm.safe_load.paths import is_file, shown
+from hwm.tokenizers.open import open_tokenizer, own_names
 from hwm.training.device import choose_device
 from hwm.work.claim import expect_apart, expect_suffix
+from hwm.work.files import unsealed
 from hwm.work.parts import Arrays, Finished, Work, fingerprint, listening, names_of, progress_of, sources
 from hwm.work.progress import Counter
 from hwm.work.ranges import BadSetting, check_ranges
@@ -44,8 +45,6 @@ from hwm.work.share import Share
 from hwm.work.signals import StopFlag
 
 Combine = Literal["mean", "blend", "medoid"]
-UNIGRAM_CLIPS = 2000
-"""Training clips, evenly spread, from which the token frequencies of the unigram baseline are counted."""
 
 
 def evaluate_run(
@@ -55,6 +54,8 @@ def evaluate_run(
     data: Path,
     video: Path | None = None,
     tuning: Path | None = None,
+    training: Path | None = None,
+    base: str = "",
     out: Path,
     command: str = "",
     share: Share = Share(),  # noqa: B008
@@ -68,6 +69,7 @@ def evaluate_run(
     data: held-out tokens or latents, as the model predicts them; raw video for a protocol of ensembles or a model of video.
     video: the raw dataset that tokens or latents were made from, to score against the recorded frames too.
     tuning: other raw video to choose blur and blend of ensembles on; None: the first clips of `data`.
+    training: the run's training data, for the frequencies of tokens, of a run of a version that kept none.  base: as `load_run`.
     share: of the clips that this process scores; others, called alike, score the rest, and who is last writes the report.
     stop: asked between steps; None: one of its own, which SIGTERM and its kin raise.
     Raises ValueError when the data is not of the run's tokenizer, the video is not theirs or an option would do nothing,
@@ -81,7 +83,7 @@ def evaluate_run(
     check_ranges(Scoring, vars(scoring))
     device = str(choose_device(scoring.device))
     with listening(stop) as flag:
-        run = load_run(folder, which=scoring.which, device=device, changes=scoring.set)
+        run = load_run(folder, which=scoring.which, device=device, changes=scoring.set, base=base)
         model, own = world_model(run), own_protocol(run.config.data.clip)
         protocol = asked or own
         protocol.refuse(given)
@@ -101,9 +103,9 @@ def evaluate_run(
         if inception is not None:
             features.append(InceptionFeatures(inception, device=device))
         counted, missing = model.predicts == "tokens" and not protocol.ensembles, [plots.missing()]
-        counts = _unigram(run) if counted else None
+        counts = _unigram(run, training) if counted else None
         if counted and counts is None:
-            missing.append(f"There is no unigram row: its training data, {run.config.data.train}, are not there.")
+            missing.append("There is no unigram row: the run keeps no frequencies of training tokens; give --training FOLDER.")
         for line in (missing := [line for line in missing if line]):
             print(line, flush=True)
         try:
@@ -145,7 +147,7 @@ def _recorded_clips(run: Run, folder: Path, protocol: Protocol) -> Clips:
 def predict_video(
     folder: Path,
     *, data: Path, out: Path, clip: int = 0, frames: int | None = None, which: str = "best", temperature: float | None = None,
-    changes: tuple[str, ...] = (), seed: int = 0, device: str = "auto",
+    changes: tuple[str, ...] = (), seed: int = 0, device: str = "auto", tokenizer: str = "", base: str = "",
     poll: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write the recorded future (left) beside a rollout that follows the recorded states (right) and return the file.
@@ -160,11 +162,11 @@ def predict_video(
     device = str(choose_device(device))
     expect_suffix(out, ".mp4")
     expect_apart(out, data, folder / "checkpoints")
-    run = load_run(folder, which=which, device=device, changes=changes)
+    run = load_run(folder, which=which, device=device, changes=changes, base=base)
     model, clips = world_model(run), _watched(run, data)
     if not 0 <= clip < len(clips):
         raise BadSetting("clip", f"must be one of {data}, which has clips 0..{len(clips) - 1}, not {clip}")
-    coder, step = tokenizer_of(run, device=device), model.frame_step
+    coder, step = tokenizer_of(run, tokenizer, device=device), model.frame_step
     _check_made_by(clips, coder)
     num_context = frames_per_step(model, coder.clock)[0]
     shard, first = clips.dataset.shards[clips.index.shard[clip]], int(clips.index.start[clip])
@@ -218,6 +220,7 @@ def _watched(run: Run, data: Path) -> Clips:
     """Clips of the run's own kind, or of raw video, from which every model can start."""
     dataset: Any = open_dataset(data)
     if dataset.kind == "video":
+        expect_robot(dataset, run.config.model, run.identity)
         return Clips(dataset, kind=run.config.data.clip, overlap=False)
     if world_model(run).frame_step > 1:
         raise ValueError(f"{data}: every nth frame is shown beside the recorded video; give the raw dataset (videos as .mp4)")
@@ -269,7 +272,7 @@ def submit_sampling(
     folder: Path,
     *, data: Path, out: Path, readme: dict[str, str] | None, samples: int = 20, combine: Combine = "mean",
     tolerance: float | None = None, size: int = 512, batch_size: int = 16, seed: int = 0, which: str = "best",
-    changes: tuple[str, ...] = (), temperature: float | None = None, device: str = "auto",
+    changes: tuple[str, ...] = (), temperature: float | None = None, device: str = "auto", tokenizer: str = "", base: str = "",
     share: Share = Share(), stop: StopFlag | None = None,  # noqa: B008
 ) -> None:
     """Write the sampling track's zip from its test set, picture by picture, and check the finished file.
@@ -295,9 +298,9 @@ def submit_sampling(
         tests = open_test_set(data)
         if not isinstance(tests, SamplingTestSet):
             raise ValueError(f"{data}: is the test set of the compression track (tokens), this track needs videos (video_0.mp4)")
-        run = load_run(folder, which=which, device=device, changes=changes)
+        run = load_run(folder, which=which, device=device, changes=changes, base=base)
         expect_robot(tests, run.config.model, run.identity)
-        coder = tokenizer_of(run, device=device)
+        coder = tokenizer_of(run, tokenizer, device=device)
         model, image_size = world_model(run), image_size_of(run, coder)
         if readme is not None:
             readme = readme | {"method": readme["method"] or f"hwm {run.config.recipe}".strip()}
@@ -341,10 +344,21 @@ def _check_made_by(clips: Clips, coder: Any) -> None:
 
 
 def tokenizer_of(run: Run, name: str = "", *, trust: bool = False, device: str = "cpu") -> Any:
-    """The tokenizer called `name`, or the run's, of the kind its model predicts.  Raises ValueError where there is none."""
-    name = name or run.config.tokenizer
-    if not name:
-        raise ValueError(f"{run.folder}: the run names no tokenizer for the pixels; give --tokenizer NAME or FOLDER")
+    """The tokenizer called `name`, or the run's, of the kind its model predicts.
+
+    Of what the run itself names only a shipped tokenizer is opened, or the one that lies in its folder.
+    Raises ValueError where there is none, or it is another than the one that made what the run learned from.
+    """
+    named, kept = run.config.tokenizer, run.folder / TOKENIZER
+    if not name and kept.is_dir():
+        name = str(kept)
+        if not all(file.resolve().is_relative_to(run.folder.resolve()) for file in kept.rglob("*")):
+            raise ValueError(f"{kept}: leads out of the run; give the tokenizer with --tokenizer")
+    elif not name and named in own_names():
+        name = named
+    elif not name:
+        found = f"names the tokenizer {shown(named)}, which lies elsewhere" if named else "names no tokenizer for the pixels"
+        raise ValueError(f"{run.folder}: the run {found}; give it with --tokenizer NAME or FOLDER")
     coder = open_tokenizer(name, kind=world_model(run).predicts, trust=trust, device=device)
     if run.identity.get("tokenizer") not in (None, coder.fingerprint()):
         fault = "is another tokenizer than the one that made what the run learned from"
@@ -352,16 +366,19 @@ def tokenizer_of(run: Run, name: str = "", *, trust: bool = False, device: str =
     return coder
 
 
-def _unigram(run: Run) -> Tensor | None:
-    """Token frequencies of the training set, where it is still there."""
-    if not (Path(run.config.data.train) / "metadata.json").is_file():
+def _unigram(run: Run, training: Path | None) -> Tensor | None:
+    """Token frequencies of the training set, as the run keeps them or of the data given; None where there are neither."""
+    if training is not None:
+        clips = clips_for(run, training)
+        if run.identity.get("train") not in (None, clips.dataset.fingerprint):
+            raise ValueError(f"{training}: is not what the run learned from; leave it out: newer runs keep the frequencies")
+        return token_counts(clips)
+    if not is_file(run.folder / COUNTS):
         return None
-    clips = open_clips(run.config, run.config.data.train, training=False)
-    if run.identity.get("train", clips.dataset.fingerprint) != clips.dataset.fingerprint:
-        return None
-    chosen = spread(UNIGRAM_CLIPS, len(clips))
-    batches = (clips.batch(chosen[i : i + 64]).tokens_BTHW for i in range(0, len(chosen), 64))
-    return unigram_counts((b for b in batches if b is not None), vocab_size=clips.dataset.sizes()["vocab_size"])
+    kept = unsealed(run.folder / COUNTS, remedy="delete it, and give --training FOLDER")
+    if kept.get("train") != run.identity.get("train"):
+        return None  # of an earlier start in this folder
+    return torch.tensor(kept["counts"])
 
 
 def image_size_of(run: Run, coder: AnyTokenizer) -> tuple[int, int]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,16 +17,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hwm.clock import SAMPLING_HOP, subsample
-from hwm.config import RunConfig, from_toml, override
+from hwm.config import RunConfig, changed, from_toml, override
 from hwm.contracts import Batch
 from hwm.data.clips import FIELDS, Clips, sample_indices
 from hwm.data.describe import state_statistics
 from hwm.data.onex import open_dataset, read_robot
+from hwm.evaluate.token_scores import unigram_counts
 from hwm.models.build import build_model
 from hwm.predict.rollout import Dream, FrameDecoder
 from hwm.robot import EVE, normalisation
-from hwm.safe_load.paths import is_file
-from hwm.tokenizers.open import open_tokenizer
+from hwm.safe_load.paths import is_file, shown
+from hwm.safe_load.text import read_bytes
+from hwm.tokenizers.open import keep_copy, open_tokenizer, own_names
 from hwm.training import checkpoint
 from hwm.training.device import choose_device
 from hwm.training.identity import Identity, expect_config, expect_data, identity_of
@@ -34,7 +37,13 @@ from hwm.training.processes import ALONE, Processes
 from hwm.training.run_folder import dealt_out
 from hwm.training.stored import load_weights
 from hwm.work.claim import expect_apart
+from hwm.work.files import atomic_path, sealed, unsealed, write_text
 
+TOKENIZER, TEXT, COUNTS = "tokenizer", "text.safetensors", "unigram.json"
+"""What a run folder holds of what lay elsewhere when it was trained."""
+MAX_TEXT_BYTES = 100_000_000
+COUNTED_CLIPS = 2000
+"""Training clips, evenly spread, from which the token frequencies of the unigram baseline are counted."""
 REMEDY = {
     "tokens": "make them with `hwm tokenize RAW OUT`",
     "latents": "make them with `hwm tokenize` and a continuous tokenizer",
@@ -119,8 +128,38 @@ def train(config: RunConfig, out: str | Path, *, processes: Processes = ALONE) -
         preview = _preview(val, config)
     return fit(
         model, config, out, train_batch=train_batch, validation_batches=held_out, preview=preview, processes=processes,
-        identity=identity,
+        identity=identity, settled=lambda: _complete(Path(out), config, clips, identity),
     )  # fmt: skip
+
+
+def _complete(out: Path, config: RunConfig, clips: Clips, identity: Identity) -> None:
+    """Lay into a run folder what using it takes beside the weights, so that it need not be looked for elsewhere.
+
+    A tokenizer of the library's own that is not shipped with it, the text of a Wan model, and the frequencies of the tokens.
+    """
+    name, is_tokenizer = config.tokenizer, config.model.role == "tokenizer"
+    if name and not is_tokenizer and name not in own_names() and is_file(Path(name) / "config.toml"):
+        keep_copy(Path(name), out / TOKENIZER)
+    else:
+        shutil.rmtree(out / TOKENIZER, ignore_errors=True)  # of an earlier start in this folder
+    if (text := getattr(config.model, "text", "")) not in ("", "zeros"):
+        with atomic_path(out / TEXT) as target:
+            target.write_bytes(read_bytes(text, max_bytes=MAX_TEXT_BYTES, kind="text embedding"))
+    if config.model.kind == "tokens" and not is_tokenizer:
+        try:
+            counted = unsealed(out / COUNTS)["train"] == identity["train"]
+        except (ValueError, KeyError):
+            counted = False
+        if not counted:
+            counts = token_counts(open_clips(config, config.data.train, training=False))
+            write_text(out / COUNTS, sealed({"train": identity["train"], "counts": counts.tolist()}))
+
+
+def token_counts(clips: Clips) -> Tensor:
+    """How often each token occurs in clips spread over the data, int64 (V,)."""
+    chosen = spread(COUNTED_CLIPS, len(clips))
+    batches = (clips.batch(chosen[i : i + 64]).tokens_BTHW for i in range(0, len(chosen), 64))
+    return unigram_counts((b for b in batches if b is not None), vocab_size=clips.dataset.sizes()["vocab_size"])
 
 
 def check(config: RunConfig, out: Path, *, world: int) -> FitResult | None:
@@ -254,9 +293,12 @@ class Run:
     identity: Identity
 
 
-def load_run(folder: str | Path, *, which: str = "best", device: str = "cpu", changes: tuple[str, ...] = ()) -> Run:
+def load_run(
+    folder: str | Path, *, which: str = "best", device: str = "cpu", changes: tuple[str, ...] = (), base: str = ""
+) -> Run:
     """Open a run folder with its best (or "last") weights, checked against their manifest.
 
+    Nothing outside of the folder is opened but `base`, the pretrained model of a run that adapts one: a folder or hub name.
     changes: overrides of how the model predicts, such as "model.steps=4".  Raises ValueError for others than those.
     """
     folder = Path(folder)
@@ -271,9 +313,25 @@ def load_run(folder: str | Path, *, which: str = "best", device: str = "cpu", ch
     state = checkpoint.load_state(place)
     expect_config(state, config, run=folder)
     config = override(config, changes)
-    model = build_model(config)
+    model = build_model(_inside(config, folder, base))
     load_weights(checkpoint.stored(place), model, where=place / "model.safetensors")
     return Run(folder, config, model.to(device).eval(), state["step"], state.get("identity", {}))
+
+
+def _inside(config: RunConfig, folder: Path, base: str) -> RunConfig:
+    """The configuration with nothing in it that leads out of the run folder unasked."""
+    named, text = getattr(config.model, "base", ""), getattr(config.model, "text", "")
+    if base and not named:
+        raise ValueError(f"{folder}: holds a whole model; it needs no base")
+    if named and not base:
+        raise ValueError(f"{folder}: adapts the pretrained model {shown(named)}, which lies elsewhere; give it with --base, "
+                         "as that name or as a folder")  # fmt: skip
+    values = {"model.base": base} if named else {}
+    if text not in ("", "zeros"):
+        if not is_file(folder / TEXT):
+            raise ValueError(f"{folder / TEXT}: no such file; copy the text embedding {shown(text)} there")
+        values["model.text"] = str(folder / TEXT)
+    return changed(config, values)
 
 
 def clips_for(run: Run, folder: Path) -> Clips:

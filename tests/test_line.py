@@ -68,15 +68,12 @@ def test_evaluation_writes_numbers_and_a_page(place):
 
 def test_what_is_missing_is_said_first_and_the_numbers_are_written(place, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    tokens = (place / "tokens").rename(tmp_path / "held-out")
-    try:
-        command = ["evaluate", str(place / "run"), "--data", str(tokens), "--out", str(tmp_path / "scores"), "--clips", "2"]
-        assert main(command) == 0
-    finally:
-        tokens.rename(place / "tokens")
+    shutil.copytree(place / "run", tmp_path / "run", ignore=shutil.ignore_patterns("unigram.json"))
+    run, tokens = str(tmp_path / "run"), str(place / "tokens")
+    assert main(["evaluate", run, "--data", tokens, "--out", str(tmp_path / "scores"), "--clips", "2"]) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith("There are no plots, for matplotlib is not installed: pip install")
-    assert told[1] == f"There is no unigram row: its training data, {place / 'tokens'}, are not there."
+    assert told[1].startswith("There is no unigram row: the run keeps no frequencies of training tokens; give --training")
     results = json.loads((tmp_path / "scores" / "results.json").read_text())
     assert results["settings"]["missing"] == told[:2] and set(told[:2]) < set(results["verdict"])
     assert {score["value"]["low"] for score in results["scores"]} == {None}  # two clips give no interval
@@ -168,6 +165,35 @@ def test_only_how_a_run_predicts_may_change_later(hwm, capsys):
     run, data, _ = hwm
     assert main(["evaluate", str(run), "--data", str(data), "--set", "model.width=32"]) == 2
     assert "may change after training" in capsys.readouterr().err
+
+
+def test_a_run_opens_nothing_outside_of_its_folder(place, tmp_path, capsys):
+    assert load_tokenizer(place / "run/tokenizer").fingerprint() == load_tokenizer(place / "coder").fingerprint()
+    stranger, data = tmp_path / "run", ["--data", str(place / "tokens"), "--out", str(tmp_path / "x.mp4"), "--frames", "17"]
+    shutil.copytree(place / "run", stranger)
+    config = (stranger / "config.toml").read_text()
+    for name in (str(place / "coder"), "/nowhere", "../run", "wan:Some/Model"):
+        (stranger / "config.toml").write_text(config.replace(f'"{place / "coder"}"', f'"{name}"'))
+        assert main(["predict", str(stranger), *data]) == 0  # by its own
+        shutil.move(stranger / "tokenizer", tmp_path / "kept")
+        assert main(["predict", str(stranger), *data]) == 2
+        assert "which lies elsewhere; give it with --tokenizer NAME or FOLDER" in capsys.readouterr().err
+        shutil.move(tmp_path / "kept", stranger / "tokenizer")
+    assert main(["predict", str(stranger), *data, "--tokenizer", str(place / "coder")]) == 0
+    assert main(["predict", str(stranger), *data, "--tokenizer", "continuous-8x8x8"]) == 2
+    assert "gives continuous latents, but tokens are needed" in capsys.readouterr().err
+    shutil.rmtree(stranger / "tokenizer")
+    (stranger / "tokenizer").mkdir()
+    for name in ("config.toml", "model.safetensors"):
+        (stranger / "tokenizer" / name).symlink_to(place / "coder" / name)
+    assert main(["predict", str(stranger), *data]) == 2 and "leads out of the run" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_did_not_make_the_data_is_refused_at_the_start(place, tmp_path, capsys):
+    start = ["train", "st-tiny", "--out", str(tmp_path / "x"), "--data", str(place / "tokens"), "--set", *SHAPE]
+    for name, told in (("continuous-8x8x8", "gives continuous latents"), ("fsq-8x8x8", "was encoded by another tokenizer than")):
+        assert main([*start, "train.sample_every=0", "train.validate_every=0", f"tokenizer={name}"]) == 2
+        assert told in capsys.readouterr().err and not (tmp_path / "x").exists()
 
 
 def test_a_submission_is_written_and_checked(place):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -9,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from refusing import refused
 from safetensors.torch import load_file
 
 from hwm.cli import main
@@ -101,7 +103,8 @@ def test_a_resumed_adapter_equals_one_that_was_never_stopped(place):
 
 
 def test_the_run_opens_with_its_own_text_and_precision(place):
-    model = load_run(place / "run").model
+    refused("adapts the pretrained model .*which lies elsewhere; give it with --base", load_run, place / "run")
+    model = load_run(place / "run", base=str(place / "base")).model
     assert model.transformer.dtype == torch.bfloat16 and model.states.out.weight.dtype == torch.float32
     assert model.transformer.condition_embedder.time_embedder.linear_1.weight.dtype == torch.float32
     assert model.text_1RD[0, 0].any() and not model.text_1RD[0, 1:].any()
@@ -110,6 +113,7 @@ def test_the_run_opens_with_its_own_text_and_precision(place):
 
 def test_frame_76_is_scored_by_the_adapted_model(place):
     arguments = ["evaluate", str(place / "run"), "--protocol", "sampling", "--data", str(place / "raw")]
+    arguments += ["--base", str(place / "base"), "--tokenizer", str(place / "base")]
     arguments += ["--tuning", str(place / "raw")]
     assert main([*arguments, "--clips", "2", "--tuning-clips", "2", "--members", "1", "2"]) == 0
     record = json.loads((place / "run" / "results_sampling.json").read_text())
@@ -122,13 +126,14 @@ def test_an_adapter_on_another_base_is_refused(place, capsys):
     moved = place / "moved"
     (moved / "checkpoints").mkdir(parents=True)
     (moved / "config.toml").write_text(text.replace(f'base = "{place / "base"}"', f'base = "{place / "other"}"'))
+    shutil.copy(place / "run" / "text.safetensors", moved)
     for item in (place / "run" / "checkpoints").iterdir():
         if item.is_dir():
             (moved / "checkpoints" / item.name).symlink_to(item)
         else:
             (moved / "checkpoints" / item.name).write_bytes(item.read_bytes())
     with pytest.raises(ValueError, match="another base"):
-        load_run(moved)
+        load_run(moved, base=str(place / "other"))
 
 
 def test_latents_of_another_autoencoder_are_refused(place, capsys):

@@ -20,6 +20,8 @@ def evaluate(
     data: Path,
     video: Path | None = None,
     tuning: Path | None = None,
+    training: Path | None = None,
+    base: str = "",
     out: Path | None = None,
     part: Part = None,
 ) -> int:
@@ -37,6 +39,8 @@ def evaluate(
         data: Tokens or latents to score on, as the model predicts them; raw video for sampling and for models of video.
         video: compression, hwm: the raw dataset the data were made from, to score against the original video as well.
         tuning: sampling: other raw video, on which blur and blend are chosen; default: the first clips of the data.
+        training: The training data, for the frequencies of tokens, where the run does not keep them.
+        base: The pretrained model that the run adapts, a folder or hub name: a run opens nothing outside of its folder unasked.
         out: Folder for the results; default: the run folder.
         part: k n: score only the k-th of n shares; by default torchrun, srun or a Slurm array says which.  0 1: all, also there.
     """
@@ -46,7 +50,9 @@ def evaluate(
     from hwm.work.parts import Elsewhere
     share, out = chosen_share(part), out or run
     try:
-        scores = evaluate_run(run, scoring, data=data, video=video, tuning=tuning, out=out, share=share)
+        scores = evaluate_run(
+            run, scoring, data=data, video=video, tuning=tuning, training=training, base=base, out=out, share=share
+        )
     except Elsewhere as told:
         print(told)
         return 0
@@ -58,7 +64,7 @@ def predict(
     run: Path, /,
     *, data: Path, out: Path = Path("prediction.mp4"), clip: Annotated[int, Range(0, 10**12)] = 0,
     frames: Annotated[int | None, Range(1, 10**6)] = None, which: Literal["best", "last"] = "best", temperature: Warmth = None,
-    set: tuple[str, ...] = (), seed: Seed = 0, device: str = "auto",
+    set: tuple[str, ...] = (), seed: Seed = 0, device: str = "auto", tokenizer: str = "", base: str = "",
 ) -> int:
     """Write a video, truth beside prediction, of a rollout that follows the recorded robot states.
 
@@ -74,12 +80,14 @@ def predict(
         set: Changes to how the model predicts, such as model.steps=4.
         seed: Seed of the sampling.
         device: auto (the first GPU where there is one), cpu, cuda or another.
+        tokenizer: The run's tokenizer, a name or folder, where it lies elsewhere.
+        base: The pretrained model that the run adapts, a folder or hub name.
     """
     from hwm.apply import predict_video
     with StopFlag() as stop:
         written = predict_video(
             run, data=data, out=out, clip=clip, frames=frames, which=which, temperature=temperature, changes=set, seed=seed,
-            device=device, poll=stop.check,
+            device=device, tokenizer=tokenizer, base=base, poll=stop.check,
         )
     print(written)
     return 0
@@ -94,7 +102,7 @@ def submit(
     seed: Annotated[int | None, Range(0, 2**63 - 1)] = None, set: tuple[str, ...] = (), no_readme: bool = False,
     team: str = "", authors: str = "", email: str = "",
     institution: str = "independent", country: str = "not given", method: str = "", which: Literal["best", "last"] = "best",
-    device: str = "auto",
+    device: str = "auto", tokenizer: str = "", base: str = "",
 ) -> int:
     """Write the submission of a challenge track from its test set, then read it back and check it.
 
@@ -122,9 +130,12 @@ def submit(
         method: Name of the method; default: "hwm" and the kind of model.
         which: The best checkpoint, or the last.
         device: auto (the first GPU where there is one), cpu, cuda or another.
+        tokenizer: sampling: The run's tokenizer, a name or folder, where it lies elsewhere.
+        base: sampling: The pretrained model that the run adapts, a folder or hub name.
     """
     own: dict[str, Any] = {"samples": samples, "combine": combine, "tolerance": tolerance, "size": size}
     own |= {"temperature": temperature, "batch_size": batch_size, "seed": seed, "set": set or None}
+    own |= {"tokenizer": tokenizer or None, "base": base or None}
     given = {name: value for name, value in own.items() if value is not None}
     options = [f"--{name.replace('_', '-')}" for name in given] + ["--no-readme"] * no_readme
     if track == "compression" and options:
@@ -149,7 +160,9 @@ def submit(
     return 0
 
 
-def export(run: Path, folder: Path, /, *, which: Literal["best", "last"] = "best", card: Path | None = None) -> int:
+def export(
+    run: Path, folder: Path, /, *, which: Literal["best", "last"] = "best", card: Path | None = None, base: str = ""
+) -> int:
     """Publish a trained tokenizer or Wan model as a folder: configuration, weights and a model card, nothing that can run.
 
     A tokenizer is config.toml and model.safetensors.  A Wan model is its adapter in the layout of diffusers, or the whole
@@ -160,6 +173,7 @@ def export(run: Path, folder: Path, /, *, which: Literal["best", "last"] = "best
         folder: New folder.
         which: The best checkpoint, or the last.
         card: Text of the model card.
+        base: The pretrained model that a Wan run adapts, a folder or hub name.
     """
     from hwm.models.build import named
     from hwm.runs import load_run
@@ -167,7 +181,7 @@ def export(run: Path, folder: Path, /, *, which: Literal["best", "last"] = "best
     from hwm.work.claim import expect_apart
 
     expect_apart(folder, run, card)
-    trained = load_run(run, which=which)
+    trained = load_run(run, which=which, base=base)
     if not trained.config.model.publish:
         raise ValueError(f"{run}: holds a world model of another family than Wan; its checkpoints are published as they are")
     publish = named(trained.config.model.publish)

@@ -1,5 +1,6 @@
 """Opening any tokenizer by name or folder, and asking for the kind that one needs."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,26 @@ _NEEDED = {
 def shipped() -> list[str]:
     """Names of the tokenizers that come with the package."""
     return sorted(p.name for p in WEIGHTS.iterdir() if (p / "model.safetensors").is_file()) if WEIGHTS.is_dir() else []
+
+
+def own_names() -> list[str]:
+    """Names that mean the same wherever the package is installed."""
+    return [PIXELS.name, *shipped()]
+
+
+def keep_copy(folder: Path, target: Path) -> None:
+    """Make `target` a copy of one of the library's own tokenizers, whole or absent."""
+    fingerprint = load_tokenizer(folder).fingerprint()
+    try:
+        if load_tokenizer(target).fingerprint() == fingerprint:
+            return
+    except ValueError:
+        pass  # none, or a damaged one
+    shutil.rmtree(target, ignore_errors=True)
+    with new_folder(target) as temporary:
+        for name in ("config.toml", "model.safetensors", "checksums.json"):
+            if is_file(folder / name):
+                shutil.copyfile(folder / name, temporary / name)
 
 
 def new_tokenizer(config: FSQConfig, *, name: str) -> FSQTokenizer | ContinuousTokenizer:

@@ -17,7 +17,7 @@ FREE = {f"train.{k}" for k in ("log_every", "checkpoint_every", "keep_checkpoint
     f"train.{k}" for k in ("threads", "device", "parallel", "recompute", "compile", "timeout")
 }
 """Settings that may change when a run is continued: they do not say what is learned."""
-PLACES = ("data.train", "data.val", "tokenizer")
+PLACES = ("data.train", "data.val", "tokenizer", "model.base")
 """Settings that say where something lies, which is known by its content."""
 WHAT = {"train": "training data", "val": "held-out data"}
 

@@ -81,6 +81,7 @@ def fit(
     *, train_batch: Callable[[int], Batch], validation_batches: Sequence[Batch] | None = None,
     preview: Callable[[nn.Module], Image.Image] | None = None, log: Callable[[str], None] | None = None,
     processes: Processes = ALONE, identity: Identity = {},  # noqa: B006
+    settled: Callable[[], None] = lambda: None,
 ) -> FitResult:
     """Train a model (nn.Module and contracts.WorldModel), or continue the run that `out` holds.
 
@@ -90,6 +91,7 @@ def fit(
     log: receives plain progress lines; None: a bar on a terminal, printed lines elsewhere.
     processes: those that train together, from `processes.joined`; all of them call `fit` alike and share the micro-steps.
     identity: what is learned from; a run that goes on must have the same.
+    settled: called by the first process when the folder is this run's, before it learns.
 
     Raises ValueError, always one line, if the folder is in use or holds a run with another configuration, no
     checkpoint in it is whole, the disk is full, or loss or gradient stop being finite.  The last checkpoint stays.
@@ -106,6 +108,7 @@ def fit(
     progress = Counter("training", unit="step", log=log if processes.first else lambda line: None)
     with held(out, processes, say=progress.say), StopFlag() as stop, cpu_threads(train.threads), own_randomness(device):
         processes.on_first(lambda: settle(out, config, identity))
+        processes.on_first(settled)
         learner = Learner(model, config, device=device, processes=processes)
 
         # Continue from the newest whole checkpoint, if there is one.
