@@ -53,10 +53,6 @@ def write_raw(root: Path, shards=((40, 45), (30,)), *, flat=False, side=32):
     return root
 
 
-ACTIONS = {"joint_pos": 21, "l_hand_closure": 1, "r_hand_closure": 1, "driving_command": 2}
-"""Files of v1.1 that make up a state, in its order, and their widths."""
-
-
 def write_legacy(root: Path, *, tokens_NHW, segments, actions):
     """A v1.1 dataset; actions by the names of their files, each (N, width)."""
     num_frames, height, width = tokens_NHW.shape

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_parallel import processes
+from tiny_line import alive
 from tiny_training import checkpoint_bytes
 
 from hwm.training import checkpoint
@@ -185,13 +186,6 @@ def test_a_stopped_rank_is_noticed_and_replaced(tmp_path, record_property):
 def reachable(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.full

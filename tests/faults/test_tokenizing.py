@@ -11,29 +11,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 from damage import contents
+from moving_square import write_noise
 from tiny_line import tokenizer
 
 from hwm.data.onex import open_dataset
-from hwm.data.writers import RawShardWriter, write_dataset_metadata
 from hwm.tokenizers.encode import tokenize
 from hwm.work.share import Share, share_from_environment
 from hwm.work.signals import Stopped
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARDS, FRAMES = 8, 120
+SHARDS = 8
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A tokenizer, raw data, and its tokens from one undisturbed call."""
-    root, rng = tmp_path_factory.mktemp("killed"), np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("killed")
     tokenizer(root / "coder", channels=4)
-    for shard in range(SHARDS):
-        with RawShardWriter(root / "raw", shard=shard, height=32, width=32) as writer:
-            for segment in range(2):
-                frames = rng.integers(0, 256, (FRAMES // 2, 4, 4, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
-                writer.append(frames, rng.normal(size=(FRAMES // 2, 25)).astype(np.float32), segment)
-    write_dataset_metadata(root / "raw", num_shards=SHARDS, num_images=SHARDS * FRAMES)
+    write_noise(root / "raw", [(60, 60)] * SHARDS, side=32)
     tokenize(root / "raw", root / "whole", tokenizer=str(root / "coder"))
     return root
 

@@ -1,6 +1,5 @@
 """What happens to a training of one process from outside: kills, a full disk, signals, a second run, numbers that explode."""
 
-import json
 import os
 import random
 import re
@@ -15,7 +14,7 @@ import torch
 from damage import largest_file
 from refusing import refused
 from tiny_line import COMMAND, ENVIRONMENT, start, token_data, train_command
-from tiny_training import build, checkpoint_bytes, clips, run, stopping_at
+from tiny_training import build, checkpoint_bytes, clips, run, stopping_at, trace
 
 from hwm.training import checkpoint
 from hwm.work.claim import claimed
@@ -29,11 +28,6 @@ def script(path: Path, *arguments: object) -> str:
     output = process.communicate(timeout=900)[0]
     assert process.returncode == 0, output
     return output.strip().splitlines()[-1]
-
-
-def trace(out: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "clips_per_second", "crc32")} for line in lines]
 
 
 def same_weights(one: Path, other: Path, step: str) -> bool:

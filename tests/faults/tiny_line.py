@@ -65,6 +65,14 @@ def train_command(place: Path, data: Path, *changes: str, out: str = "run") -> l
     return [*COMMAND, "train", "--config", str(config), "--out", str(place / out), "--data", str(data), "--val", str(data)]
 
 
+def alive(process: int | str) -> bool:
+    """Whether the process is there and no zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def start(command: list[str], **options) -> subprocess.Popen[str]:
     """A process whose standard output and errors are read as one text."""
     options = {"env": ENVIRONMENT, "cwd": ROOT} | options

@@ -8,7 +8,6 @@ Half of the kills fall at random times, half into the writing of a checkpoint.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import random
 import signal
@@ -17,7 +16,7 @@ import time
 import traceback
 from pathlib import Path
 
-from tiny_training import checkpoint_bytes, clips, run
+from tiny_training import checkpoint_bytes, clips, run, trace
 
 
 def start(out: Path, steps: int) -> int:
@@ -57,11 +56,6 @@ def kill(child: int, out: Path, chance: random.Random) -> bool:
     time.sleep(chance.uniform(0, 0.004) if in_save else 0)
     os.kill(child, signal.SIGKILL)
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-
-
-def trace(out: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "clips_per_second", "crc32")} for line in lines]
 
 
 def digest(out: Path) -> str:

@@ -1,6 +1,5 @@
 """A run that was stopped, damaged or prolonged ends exactly where an undisturbed one ends."""
 
-import json
 import os
 import signal
 import threading
@@ -13,7 +12,7 @@ import torch
 from families import FAMILIES, batch_of
 from PIL import Image
 from refusing import refused
-from tiny_training import CONFIG, VALIDATION, build, checkpoint_bytes, clips, run, stopping_at
+from tiny_training import CONFIG, VALIDATION, build, checkpoint_bytes, clips, run, stopping_at, trace
 
 from hwm.config import override
 from hwm.contracts import Batch
@@ -21,11 +20,6 @@ from hwm.models.build import build_model
 from hwm.training import checkpoint
 from hwm.training.loop import fit
 from hwm.training.stored import load_weights
-
-
-def trace(out: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "clips_per_second", "crc32")} for line in lines]
 
 
 def last(out: Path) -> dict[str, bytes]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -67,6 +68,12 @@ def stopping_at(micro_step: int, number: int = signal.SIGTERM, *, source: Callab
         return source(index)
 
     return train_batch
+
+
+def trace(out: Path) -> list[dict[str, Any]]:
+    """The lines of the log without what is of the clock."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "clips_per_second", "crc32")} for line in lines]
 
 
 def checkpoint_bytes(out: Path) -> dict[str, bytes]:

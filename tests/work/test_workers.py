@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny_line import alive
 
 JOBS = """
 import os, time
@@ -70,14 +71,6 @@ def start(tmp_path):
     for process in started:
         process.kill()
         process.communicate()
-
-
-def alive(process):
-    """Whether the process is there and no zombie."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def workers_of(process):
