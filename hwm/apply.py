@@ -17,7 +17,7 @@ from hwm.contracts import Sampling
 from hwm.data.clips import Clips, recorded
 from hwm.data.onex import open_dataset
 from hwm.data.testsets import CompressionTestSet, SamplingTestSet, open_test_set
-from hwm.data.video import VideoWriter
+from hwm.data.video import VideoWriter, expect_proportions
 from hwm.data.windows import segment_end
 from hwm.evaluate import plots
 from hwm.evaluate.networks import Lpips
@@ -99,6 +99,10 @@ def evaluate_run(
         coder = tokenizer_of(run, scoring.tokenizer, trust=scoring.trust, device=device)
         if not of_video:
             _check_made_by(held_out, coder)
+        tuned_on = None if tuning is None else _recorded_clips(run, tuning, protocol)
+        for clips in (held_out if of_video else None, tuned_on):
+            if clips is not None:
+                expect_proportions(clips.dataset.root, clips.dataset.grid, image_size_of(run, coder))
         features: list[VideoFeatures] = [TokenizerFeatures(device=device)] if len(protocol.scored) > 1 else []
         if inception is not None:
             features.append(InceptionFeatures(inception, device=device))
@@ -113,7 +117,7 @@ def evaluate_run(
                 scores = evaluate(
                     model, coder, held_out, protocol, scoring,
                     video=recorded(held_out, video, size=image_size_of(run, coder)) if video else None,
-                    tuning_clips=None if tuning is None else _recorded_clips(run, tuning, protocol), segments=held_out.segments(),
+                    tuning_clips=tuned_on, segments=held_out.segments(),
                     unigram_counts=counts, features=features,
                     lpips=Lpips(lpips[0], lpips[1] if len(lpips) > 1 else None, device=device) if lpips else None, device=device,
                     progress=counter, alive=counter.alive, say=counter.say, work=work,
@@ -176,6 +180,7 @@ def predict_video(
     states = torch.from_numpy(shard.read_states(np.arange(first, first + length)))[None].to(device)
     if clips.dataset.kind == "video":
         height, width = image_size_of(run, coder)
+        expect_proportions(data, clips.dataset.grid, (height, width))
         truth = shrink(torch.from_numpy(np.array(shard.read(first, length))), height=height, width=width).to(device)
         context = truth[None, :num_context]
     else:
@@ -233,7 +238,8 @@ def write_pair(out: Path, left_FHWC: np.ndarray, right_FHWC: np.ndarray, *, num_
     left_FHWC, right_FHWC: uint8.  hz: frames a second.  repeat: how often each frame is shown.
     """
     pair = np.concatenate([left_FHWC, np.full_like(left_FHWC[:, :, :2], 255), right_FHWC], 2)
-    pair = pair.repeat(max(1, 256 // pair.shape[1]), 1).repeat(max(1, 256 // left_FHWC.shape[2]), 2)
+    larger = max(1, 256 // max(left_FHWC.shape[1:3]))
+    pair = pair.repeat(larger, 1).repeat(larger, 2)
     pair[:num_past, -6:], pair[num_past:, -6:] = PAST_COLOR, FUTURE_COLOR
     with VideoWriter(out, height=pair.shape[1], width=pair.shape[2], fps=hz) as writer:
         writer.write(pair.repeat(repeat, 0))
@@ -302,6 +308,7 @@ def submit_sampling(
         expect_robot(tests, run.config.model, run.identity)
         coder = tokenizer_of(run, tokenizer, device=device)
         model, image_size = world_model(run), image_size_of(run, coder)
+        expect_proportions(data, tests.facts()["frame_size"], image_size)
         if readme is not None:
             readme = readme | {"method": readme["method"] or f"hwm {run.config.recipe}".strip()}
             check_readme(readme, out)

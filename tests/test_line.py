@@ -15,7 +15,7 @@ from tiny_line import tokenizer
 
 from hwm.cli import main
 from hwm.data.video import probe, read_video
-from hwm.data.writers import write_tokenizer_info
+from hwm.data.writers import RawShardWriter, write_dataset_metadata, write_tokenizer_info
 from hwm.evaluate import perceptual
 from hwm.evaluate.scores import TOKENS, Scores
 from hwm.model_config import FSQConfig
@@ -83,7 +83,7 @@ def test_what_is_missing_is_said_first_and_the_numbers_are_written(place, tmp_pa
 def test_a_place_that_cannot_be_written_is_refused_before_any_work(place, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     run, data = str(place / "run"), str(place / "tokens")
-    for out in (str(tmp_path / "file" / "x"), "/proc/none/x"):
+    for out in (str(tmp_path / "file" / "x.mp4"), "/proc/none/x.mp4"):
         for verb in (["evaluate", run], ["predict", run], ["train", "st-tiny"]):
             assert main([*verb, "--data", data, "--out", out]) == 2
             assert re.search(rf"error: {out}: cannot (be )?writ", capsys.readouterr().err)
@@ -229,10 +229,16 @@ def test_a_trained_tokenizer_is_exported(place, capsys):
     ([*"train st-tiny --out {}/x --data {}/tokens --set".split(), *SHAPE], "there are no validation clips: give --val FOLDER"),
     (["evaluate", "{}/run", "--data", "{}/tokens", "--tokenizer", "{}/nothing"], "no tokenizer"),
     (["predict", "{}/run", "--data", "{}/tokens", "--clip", "999"], "has clips 0.."),
+    (["predict", "{}/run", "--data", "{}/wide"], "frames of 32x48 pixels would be squeezed into 32x32"),
+    (["evaluate", "{}/run", "--data", "{}/wide", "--protocol", "sampling"], "pixels would be squeezed into 32x32"),
     (["submit", "{}/run", "--data", "{}/tokens", "--team", "x", "--authors", "x", "--email", "x"], "test"),
     ([*"train st-tiny --out {}/run --data {}/tokens --val {}/tokens --set seed=5".split(), "tokenizer={}/coder", *SHAPE], "seed")
 ])
 def test_mistakes_are_named(place, arguments, message, capsys):
+    if not (place / "wide").exists():
+        with RawShardWriter(place / "wide", shard=0, height=32, width=48) as writer:
+            writer.append(np.zeros((90, 32, 48, 3), np.uint8), np.zeros((90, 25), np.float32), 0)
+        write_dataset_metadata(place / "wide", num_shards=1, num_images=90)
     assert main([a.format(place) for a in arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and error.strip().count("\n") == 0

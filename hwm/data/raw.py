@@ -78,10 +78,11 @@ class RawDataset(Dataset):
     @cached_property
     def grid(self) -> tuple[int, int]:  # type: ignore[override]
         """Height and width of the frames in pixels, as they are given."""
-        first = self.shards[0].video_path
+        path, wanted = self.shards[0].video_path, (self.size, self.size)
+        stored = video.probe(path)[:2]
         if self.size:
-            video.expect_square(first)
-        return (self.size, self.size) if self.size else video.probe(first)[:2]
+            video.expect_proportions(path, stored, wanted)
+        return wanted if self.size else stored
 
     def resized(self, size: int) -> RawDataset:
         """The same with frames area-resized to squares of this side in pixels; 0 gives them as stored."""

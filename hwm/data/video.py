@@ -12,7 +12,7 @@ import os
 import shutil
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from operator import methodcaller
 from pathlib import Path
@@ -115,7 +115,7 @@ def iter_pictures(
     frames of a segment that are not evenly spaced in time.
     """
     if size:
-        expect_square(path)
+        expect_proportions(path, probe(path)[:2], (size, size))
     side = size or None
     reformat = methodcaller("reformat", width=side, height=side, format="rgb24", interpolation=Interpolation.AREA)
     return _decoded(Path(path), lambda frame: reformat(frame).to_ndarray(), num_frames, segments)
@@ -172,17 +172,12 @@ def expect_even(times: np.ndarray, segments: np.ndarray, path: Path) -> None:
             raise ShardFault(f"{path}: {fault}; record it at a constant rate", frame=first + worst)
 
 
-def expect_square(path: str | Path) -> None:
-    """Raise ValueError for a video that cannot be made a smaller square without being squeezed."""
-    height, width, _ = probe(path)
-    if height != width:
-        raise not_square(path, height, width)
-
-
-def not_square(path: str | Path, height: int, width: int) -> ShardFault:
-    """The error of frames that would be squeezed into a square."""
-    remedy = f"crop or pad them to a square (ffmpeg -vf crop={min(height, width)}:{min(height, width)}), or leave the size at 0"
-    return ShardFault(f"{path}: frames of {height}x{width} pixels would be squeezed into a square; {remedy}")
+def expect_proportions(path: str | Path, found: Sequence[int], wanted: tuple[int, int]) -> None:
+    """Raise ShardFault where frames of one height and width would be squeezed, by a pixel or more, into another."""
+    (height, width), (new_height, new_width) = found, wanted
+    if abs(width * new_height / height - new_width) >= 1:
+        squeezed = f"frames of {height}x{width} pixels would be squeezed into {new_height}x{new_width}"
+        raise ShardFault(f"{path}: {squeezed}; crop or pad them to these proportions first")
 
 
 def _refuse_odd(frame: Any, shape: tuple[int, int]) -> None:
@@ -281,7 +276,7 @@ def decoded_frames(path: Path, *, num_frames: int, size: int = 0, segments: np.n
         raise ValueError(f"{path}: frames can be resized to 1..4096 pixels (0 keeps the stored size), got {size}")
     facts = path.stat()
     if size:
-        expect_square(path)
+        expect_proportions(path, probe(path)[:2], (size, size))
     height, width = (size, size) if size else probe(path)[:2]
     shape = (num_frames, height, width, 3)
     prefix = f"{path.stem}-{size}px-"

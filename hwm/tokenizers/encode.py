@@ -79,8 +79,8 @@ def tokenize(
         if len(faults) > max_bad:  # before anything is written
             raise work.too_many(faults[0], len(faults))
         frame_size = _frame_size(dataset)
-        if size and frame_size[0] != frame_size[1]:
-            raise video.not_square(raw, *frame_size)
+        if size:
+            video.expect_proportions(raw, frame_size, (size, size))
         claim(out, encoder, dataset, frame_size=frame_size, rule=rule, size=size)
         work.expect_own()
         flat = not (raw / "videos").is_dir() and phases == 1

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from refusing import refused
 
+from hwm.apply import write_pair
 from hwm.data import video
 from hwm.data.clips import Clips
 from hwm.data.describe import check, contact_sheet
@@ -75,7 +76,7 @@ def test_a_pause_between_segments_is_no_fault(raw_root, tmp_path):
 def test_pictures_are_not_squeezed(raw_root, tmp_path):
     root = recorded_again(raw_root, height=32, width=48)
     record(root / "videos" / "video_1.mp4", times=range(30), height=32, width=48)
-    reason = "frames of 32x48 pixels would be squeezed into a square; crop or pad them to a square"
+    reason = "frames of 32x48 pixels would be squeezed into 16x16; crop or pad them to these proportions first"
     dataset = open_dataset(root)
     assert dataset.grid == (32, 48) and dataset.shards[0].read(0, 2).shape == (2, 32, 48, 3)
     refused(reason, lambda: dataset.resized(16).grid)
@@ -87,5 +88,7 @@ def test_pictures_are_not_squeezed(raw_root, tmp_path):
     contact_sheet(root, tmp_path / "sheet.png", columns=2, rows=1)
     from PIL import Image
 
+    write_pair(tmp_path / "pair.mp4", *np.zeros((2, 3, 32, 48, 3), np.uint8), num_past=1, hz=30)
+    assert video.probe(tmp_path / "pair.mp4")[:2] == (5 * 32, 5 * (2 * 48 + 2))
     rows = np.asarray(Image.open(tmp_path / "sheet.png"))[:, :128].max(axis=(1, 2))
     assert 84 <= (rows > 10).sum() <= 86 and not rows[:20].any() and not rows[-20:].any()
