@@ -1,7 +1,5 @@
 """The `hwm` command: one function per verb.  Only the chosen verb's libraries are imported."""
 
-from __future__ import annotations
-
 import faulthandler
 import re
 import signal

@@ -8,8 +8,6 @@ same hashes (`digests`).  They are noted with what the file system says of a fil
 that changes: hashing takes a second a gigabyte.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

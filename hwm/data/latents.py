@@ -6,8 +6,6 @@ encoded (`clock.subsample`).  Each such clip is encoded by itself, as shifted wi
 `clip_starts/clip_starts_{i}.bin` holds the first frame of every row, int32.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The 1X v1.1 release: one grid of image tokens per frame, with recorded actions (reference A.2; 1xgpt README)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property

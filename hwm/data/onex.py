@@ -4,8 +4,6 @@
 A.2, A.3, A.5 (1X dataset cards).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Datasets of tokens in 1X's v2.0 layout: whole blocks of frames, encoded together (reference A.3; 1X dataset cards)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

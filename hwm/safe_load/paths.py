@@ -1,7 +1,5 @@
 """Paths: files that are there, and names out of a file's content, which must stay inside a folder."""
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager

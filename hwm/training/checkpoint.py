@@ -11,8 +11,6 @@ last) and then renamed.  Neither PyTorch nor safetensors notices a flipped bit; 
 no time and no machine, so that equal training gives equal bytes.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

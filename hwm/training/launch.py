@@ -5,8 +5,6 @@ ones, and half of such jobs hang (pytorch#135712); with a store of their own all
 says so, a process that dies is replaced, and a process whose launcher dies is told to save and leave.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """The optimiser: which weights decay, the learning rate of every step, and AdamW's state by name."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager

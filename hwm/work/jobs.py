@@ -3,8 +3,6 @@
 Unlike the workers of `workers`, which are ended at once, a job hears of a stop and saves what it has.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import sys
