@@ -68,7 +68,7 @@ class TrainConfig:
     sample_every: CountOrNone = 0
     log_every: Count = 10
     threads: Annotated[int, Range(0, 4096)] = 0
-    """CPU threads; 0: as many as there are free cores."""
+    """CPU threads; 0: as many as cores are idle at the first start, and then as many as that run began with."""
     device: str = "auto"
     """auto: the first CUDA device where there is one, else the CPU."""
     tensorboard: bool = False

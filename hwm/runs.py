@@ -36,6 +36,7 @@ from hwm.training.loop import FitResult, already_done, fit
 from hwm.training.processes import ALONE, Processes
 from hwm.training.run_folder import dealt_out
 from hwm.training.stored import load_weights
+from hwm.work.allowance import idle_cores, usable_cores
 from hwm.work.claim import expect_apart
 from hwm.work.files import atomic_path, sealed, unsealed, write_text
 
@@ -116,6 +117,8 @@ def train(config: RunConfig, out: str | Path, *, processes: Processes = ALONE) -
     Raises ValueError as `open_clips`, `expect_tokenizer` and `training.loop.fit`.
     """
     config, clips, val, identity = _ready(config, Path(out), processes, world=processes.world)
+    if processes.world == 1:
+        config = _among_others(config, Path(out))
     model = prepared_model(config, clips)
 
     def train_batch(index: int) -> Batch:
@@ -169,6 +172,21 @@ def check(config: RunConfig, out: Path, *, world: int) -> FitResult | None:
     """
     config, _, _, identity = _ready(config, out, ALONE, world=world)
     return already_done(out, config, identity)
+
+
+def _among_others(config: RunConfig, out: Path) -> RunConfig:
+    """The configuration with no more threads than cores are idle; a run that goes on keeps its number, on which sums depend."""
+    threads, path = config.train.threads, out / "config.toml"
+    most = min(torch.get_num_threads(), usable_cores())
+    if threads or most == 1 or choose_device(config.train.device).type != "cpu":
+        return config
+    if path.is_file():
+        threads = from_toml(RunConfig, path).train.threads
+    elif (idle := idle_cores()) < most:
+        threads = idle
+        told = f"others keep {most - idle} of {most} cores busy: this trains with {idle} thread{'' if idle == 1 else 's'}"
+        print(f"{told}, and goes on so; --set train.threads={most} takes all", flush=True)
+    return replace(config, train=replace(config.train, threads=threads))
 
 
 def _ready(

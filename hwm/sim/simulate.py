@@ -18,7 +18,7 @@ from hwm.data import layout
 from hwm.data.checksums import write_checksums
 from hwm.data.writers import write_dataset_metadata
 from hwm.work.allowance import usable_cores
-from hwm.work.claim import claimed
+from hwm.work.claim import Kept, claimed
 from hwm.work.files import read_json, write_json
 from hwm.work.signals import StopFlag
 
@@ -106,22 +106,27 @@ def simulate(
     jobs += [Job(settings, work, places["test"].partial, places["truth"].partial) for work in clips]
     used = ["train", "val", "val_unseen", *(["truth", "test"] if clips else [])]
     total = done = 0
+    kept: list[Kept] = []
 
     def advance(count: int) -> None:
         nonlocal done
         done += count
-        if progress:
+        for place in kept:
+            place.expect_there()
+        if progress and count:
             progress(done, total)
 
-    with StopFlag() as flag, claimed(Path(out), say=lambda line: print(line, file=sys.stderr)):
+    with StopFlag() as flag, claimed(Path(out), say=lambda line: print(line, file=sys.stderr)) as whole:
         unfinished = [places[split] for split in used if not places[split].is_complete()]
         for place in unfinished:
             place.begin()
+        kept += [whole, *(Kept(place.partial) for place in unfinished)]
         open_folders: set[Path | None] = {place.partial for place in unfinished}
         todo = [job for job in jobs if job.root in open_folders and not job.finished]
         total = sum(job.work.num_frames for job in todo)
         _warn_if_slow(settings.backend, size, antialias, total, workers)
         run_jobs(todo, backend=settings.backend, workers=workers, advance=advance, flag=flag)
+        advance(0)
         reports: dict[Path | None, list[dict]] = {folder: [] for folder in open_folders}
         for job in jobs:
             for folder in {job.root, job.truth} & open_folders:

@@ -29,7 +29,7 @@ from hwm.data.writers import write_dataset_metadata, write_tokenizer_info
 from hwm.robot import EVE
 from hwm.tokenizers.open import open_tokenizer
 from hwm.tokenizers.shard_job import KINDS, Outcome, ShardEncoder, ShardJob, encodes_clips, open_encoder, sizes_of
-from hwm.work.claim import expect_apart
+from hwm.work.claim import GONE, Kept, expect_apart
 from hwm.work.files import read_count, read_json, remove_torsos, write_text
 from hwm.work.share import Share
 from hwm.work.signals import StopFlag
@@ -83,6 +83,7 @@ def tokenize(
             video.expect_proportions(raw, frame_size, (size, size))
         claim(out, encoder, dataset, frame_size=frame_size, rule=rule, size=size)
         work.expect_own()
+        kept = Kept(out)
         flat = not (raw / "videos").is_dir() and phases == 1
         shards = {shard.index: replace(shard) for shard in dataset.shards}
         mine = [
@@ -99,6 +100,7 @@ def tokenize(
 
         def hear(outcome: Outcome) -> None:
             nonlocal done
+            kept.expect_there()
             if outcome.fault:
                 work.leave_out(outcome.fault)
             elif abs(outcome.rate - dataset.hz) > 0.5:
@@ -114,11 +116,13 @@ def tokenize(
             encode = ShardEncoder(encoder, device=device, poll=flag.check)
             for job in todo:
                 flag.check()
+                kept.expect_there()
                 encode(job, hear)
         if rates:
             about = f"{len(rates)} videos, the first of shard {min(rates)}, play at {rates[min(rates)]:g} frames/s"
             say(f"warning: {about}, metadata.json says {dataset.hz} Hz; frame k was taken for row k of the states")
-        for line in work.finish(channels=sizes_of(encoder).get("channels", 0)):
+        kept.expect_there()
+        for line in work.finish(shared=share.count > 1, channels=sizes_of(encoder).get("channels", 0)):
             say(line)
     return out
 
@@ -183,10 +187,10 @@ class Work:
             if index * self.rule.phases + phase not in there and self.rule.offset(phase) < frames.get(index, 1 << 62)
         ]
 
-    def finish(self, *, channels: int) -> list[str]:
+    def finish(self, *, channels: int, shared: bool) -> list[str]:
         """Write what makes the folder a dataset if no shard is missing; lines that say how things stand.
 
-        channels: of latents, 0 for tokens.
+        channels: of latents, 0 for tokens.  shared: whether other processes may still make what is missing.
         Raises ValueError when nothing could be made, more than `max_bad` shards are faulty, or clips do not add up.
         """
         self.expect_own()
@@ -196,6 +200,8 @@ class Work:
             left = sorted({index for index, _ in missing} - faulty)
             if left:
                 count = sum(index in left for index, _ in missing)
+                if not shared:
+                    raise ValueError(f"{self.out}: {count} shards are missing: part of it {GONE}")
                 return [f"{count} of {len(self.places)} shards are left to others; metadata.json comes with the last of them"]
             if len(faulty) > self.max_bad:
                 raise ValueError(

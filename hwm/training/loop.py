@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import nn
 
@@ -35,7 +37,8 @@ from hwm.training.learner import Learner
 from hwm.training.optim import lr_at
 from hwm.training.processes import ALONE, Processes, under_launcher
 from hwm.training.run_folder import DONE, MetricsLog, mark_done, read_done, settle
-from hwm.work.claim import claimed
+from hwm.work.allowance import usable_cores
+from hwm.work.claim import Kept, claimed
 from hwm.work.files import write_picture
 from hwm.work.progress import Counter
 from hwm.work.signals import StopFlag
@@ -62,6 +65,30 @@ class FitResult:
     @property
     def stopped(self) -> bool:
         return self.signal is not None
+
+
+@dataclass
+class Fall:
+    """Notices that training has become much slower than it was at first, as two threads do that fight for a core."""
+
+    first: float = 0.0
+    windows: int = 0
+    slow: int = 0
+
+    def deep(self, rate: float) -> bool:
+        """Whether that many clips/s are, for the second time on end, less than a third of the best of the first five times."""
+        self.windows += 1
+        if self.windows <= 5:
+            self.first = max(self.first, rate)
+        self.slow = self.slow + 1 if rate < self.first / 3 else 0
+        return self.slow == 2
+
+    def text(self, rate: float) -> str:
+        """What is said then."""
+        load, cores, threads = os.getloadavg()[0], usable_cores(), torch.get_num_threads()
+        told = f"WARNING: {rate:.3g} clips/s, at first {self.first:.3g}; the load is {load:.1f} on {cores} cores"
+        remedy = f", or stop this and go on with --set train.threads={max(1, threads // 2)}" if threads > 1 else ""
+        return f"{told}: end other programs{remedy}" if load > cores else f"{told}: see what else slows the machine down"
 
 
 @dataclass(frozen=True)
@@ -106,7 +133,10 @@ def fit(
 
     device = choose_device(train.device)
     progress = Counter("training", unit="step", log=log if processes.first else lambda line: None)
-    with held(out, processes, say=progress.say), StopFlag() as stop, cpu_threads(train.threads), own_randomness(device):
+    computing = ExitStack()
+    with held(out, processes, say=progress.say) as expect_there, StopFlag() as stop, computing:
+        computing.enter_context(cpu_threads(train.threads))
+        computing.enter_context(own_randomness(device))
         processes.on_first(lambda: settle(out, config, identity))
         processes.on_first(settled)
         learner = Learner(model, config, device=device, processes=processes)
@@ -117,7 +147,7 @@ def fit(
         saved, saved_at = position, time.monotonic()
         metrics = _open_metrics(out, train, position) if processes.first else None
         start = time.monotonic() - (metrics.seconds if metrics else 0.0)  # as if all sessions had been one
-        clips, busy = 0, 0.0
+        clips, busy, fall = 0, 0.0, Fall()
 
         def due(every: int) -> bool:
             return bool(every and position.step and (position.step % every == 0 or position.step >= train.steps))
@@ -151,6 +181,7 @@ def fit(
                 # A stop that comes later than here waits for the next time round: what is left unsaved is never left.
                 ending = finished or stopping
                 if (due(train.checkpoint_every) or ending or position.best_step == step or overdue()) and position != saved:
+                    expect_there()
                     if metrics:
                         metrics.sync()
                     state = dataclasses.asdict(position) | record(config, identity)
@@ -180,16 +211,20 @@ def fit(
                 busy += time.monotonic() - began
                 progress.move(step + 1, train.steps)
                 if (step + 1) % train.log_every == 0 or step == 0:
-                    pace = {"seconds": time.monotonic() - start, "clips_per_second": clips / busy}
+                    expect_there()
+                    pace = {"seconds": time.monotonic() - start, "clips_per_second": clips / busy if busy else 0.0}
                     if metrics:
                         metrics.write({"step": step + 1, **values, "lr": lr, **pace})
                     text = f"loss {values['loss']:.4f}  lr {lr:.2e}  {pace['clips_per_second']:.1f} clips/s"
                     progress.show(step + 1, train.steps, text)
+                    if step and fall.deep(pace["clips_per_second"]):
+                        progress.say(fall.text(pace["clips_per_second"]))
                     clips, busy = 0, 0.0
 
         signals = [number for number in processes.gather(stop.signal) if number]
         seconds = time.monotonic() - start
         if not stopping:
+            expect_there()
             processes.on_first(lambda: mark_done(out, config, identity, step=position.step, best=position.best, seconds=seconds))
             return FitResult(position.step, position.best, seconds)
         progress.say(
@@ -211,17 +246,21 @@ def already_done(out: Path, config: RunConfig, identity: Identity) -> FitResult 
 
 
 @contextmanager
-def held(out: Path, processes: Processes, *, say: Callable[[str], None]) -> Iterator[None]:
-    """The run folder, for these processes: the first one locks it and clears what a killed one left."""
+def held(out: Path, processes: Processes, *, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """The run folder, for these processes: the first one locks it and clears what a killed one left.
+
+    Yields what raises ValueError in all of them once the folder was removed.
+    """
+    kept: list[Kept] = []
     with ExitStack() as stack:
 
         def claim() -> None:
-            stack.enter_context(claimed(out, say=say, patience=LEAVING if under_launcher() else 0.0))
+            kept.append(stack.enter_context(claimed(out, say=say, patience=LEAVING if under_launcher() else 0.0)))
             (out / DONE).unlink(missing_ok=True)
             checkpoint.clean(out / "checkpoints")
 
         processes.on_first(claim)
-        yield
+        yield lambda: processes.on_first(lambda: kept[0].expect_there())
 
 
 def _open_metrics(out: Path, train: TrainConfig, position: Position) -> MetricsLog:

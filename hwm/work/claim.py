@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -17,6 +18,9 @@ try:
     import fcntl
 except ImportError:  # Windows has no flock; its folders go unguarded and say so.
     fcntl = None  # type: ignore[assignment]
+
+
+GONE = "was removed or replaced while it was written into, and what was made there with it; run the same command again"
 
 
 def expect_apart(out: str | Path, *read: str | Path | None) -> None:
@@ -49,8 +53,29 @@ def expect_suffix(out: str | Path, suffix: str) -> None:
         raise ValueError(f"{out}: what is written here is a {suffix} file; give it a name that ends in {suffix}")
 
 
+class Kept:
+    """A folder, made if absent, that is written into for long, and must stay where it is."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        # Open, so that no other folder can get its number; elsewhere than on POSIX that is not possible, nor is removing it.
+        self._descriptor = os.open(folder, os.O_RDONLY) if os.name == "posix" else None
+        if self._descriptor is not None:
+            weakref.finalize(self, os.close, self._descriptor)
+
+    def expect_there(self) -> None:
+        """Raise ValueError where the folder was removed or replaced: what is written would be without what was there before."""
+        try:
+            same = self._descriptor is None or os.path.samestat(os.fstat(self._descriptor), self.folder.stat())
+        except OSError:
+            same = False
+        if not same:
+            raise ValueError(f"{self.folder}: {GONE}")
+
+
 @contextmanager
-def claimed(out: Path, *, say: Callable[[str], None], patience: float = 0.0) -> Iterator[None]:
+def claimed(out: Path, *, say: Callable[[str], None], patience: float = 0.0) -> Iterator[Kept]:
     """Hold an output folder for this process; made if absent.
 
     The lock is the kernel's, so that of a dead process is free again whatever file it left.
@@ -58,7 +83,7 @@ def claimed(out: Path, *, say: Callable[[str], None], patience: float = 0.0) -> 
     Raises ValueError naming process and host if another process holds it.
     """
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        kept = Kept(out)
         file = (out / ".lock").open("ab+", buffering=0)
     except OSError as error:
         raise ValueError(f"{out}: cannot be used as an output folder: {error.strerror}; choose another folder") from None
@@ -76,7 +101,7 @@ def claimed(out: Path, *, say: Callable[[str], None], patience: float = 0.0) -> 
         file.truncate(0)
         write_all(file, f"process {os.getpid()} on {socket.gethostname()}\n", path=out / ".lock")
         try:
-            yield
+            yield kept
         finally:
             file.truncate(0)
             if fcntl is not None:  # Explicitly: a forked worker that outlives us shares the lock.
@@ -84,11 +109,12 @@ def claimed(out: Path, *, say: Callable[[str], None], patience: float = 0.0) -> 
 
 
 def _lock(file: FileIO, patience: float) -> None:
-    deadline = time.monotonic() + patience
+    tries = round(patience / 0.2)  # counted, for a clock may stand still
     while True:
         try:
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() > deadline:
+            if not tries:
                 raise
+            tries -= 1
             time.sleep(0.2)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 import hwm
+from hwm.work.claim import GONE
 from hwm.work.files import atomic_path, sha256, unsealed
 from hwm.work.share import Share
 from hwm.work.signals import StopFlag
@@ -220,18 +221,20 @@ class Work:
         Raises Stopped, between two parts or where `measure` asks.
         """
         numbers = range(len(names))
-        first = self.share.index % len(names)
+        first, written = self.share.index % len(names), ""
         for part in [*numbers[first:], *numbers[:first]] if all_of_them else self.share.of(numbers):
             self.stop.check()
             if not parts.have(names[part]):
-                parts.write(names[part], measure(part))
+                if written and not parts.begun(written):
+                    raise self._gone()
+                parts.write(written := names[part], measure(part))
             done()
 
     def read(self, parts: Parts, names: Sequence[str]) -> Iterator[Arrays]:
         """All parts in order.  Raises Elsewhere where another process has not measured its share, or has removed them."""
         there = sum(parts.begun(name) for name in names)
-        if not there:
-            raise Elsewhere(f"{self.results}: another process has written it")
+        if not there or (there < len(names) and self.share.count == 1):
+            raise self._gone()
         if there < len(names):
             raise Elsewhere(
                 f"share {self.share.index + 1} of {self.share.count}, as the launcher's environment says, is done; {there} of "
@@ -242,7 +245,14 @@ class Work:
             try:
                 yield parts.read(name)
             except FileNotFoundError:
-                raise Elsewhere(f"{self.results}: another process has written it") from None
+                raise self._gone() from None
+
+    def _gone(self) -> Exception:
+        """Parts are removed by a process that has written the result, or else by somebody who has removed their folder."""
+        assert self.results is not None
+        if self.share.count > 1 or self.results.is_file():
+            return Elsewhere(f"{self.results}: another process has written it")
+        return ValueError(f"{self.results.parent}: {GONE}")
 
     def remove(self, key: str) -> None:
         """Remove the parts, whose result is written."""

@@ -15,7 +15,7 @@ from hwm.cli import main
 
 SETTINGS = ["model.num_layers=1", "model.width=16", "model.state_hidden=16", "model.num_heads=2", "model.grid=[2,2]",
             "model.vocab_size=64", "model.factors=[]", "train.validate_every=0", "train.sample_every=0", "train.log_every=1",
-            "train.batch_size=4", "train.device=cpu", "train.threads=1"]  # fmt: skip
+            "train.batch_size=4", "train.device=cpu", "train.threads=1", 'tokenizer=""']  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_two_processes_stop_on_sigterm_and_go_on_to_the_end(data, tmp_path, reco
 def test_an_error_of_one_process_ends_all_and_is_told_once(data, tmp_path):
     out = tmp_path / "run"
     begun = time.monotonic()
-    process = start(data, out, "train.steps=500", "train.lr=1e30", "train.clip_norm=0.0")
+    process = start(data, out, "train.steps=500", "train.lr=1000.0", "train.clip_norm=0.0")
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 2, said
     assert said.splitlines()[-1].startswith("hwm train: error: step ") and "lower train.lr" in said.splitlines()[-1]
@@ -79,3 +79,29 @@ def test_mistakes_are_found_before_processes_are_started(data, tmp_path, change,
     assert main(command) == 2 and not (tmp_path / "run").exists()
     told = capfd.readouterr()
     assert expected in told.err and len((told.out + told.err).splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_is_replaced_and_the_run_goes_on(data, tmp_path):
+    out = tmp_path / "run"
+    process = start(data, out, "train.steps=40", "train.checkpoint_every=2")
+    while steps(out) < 5:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.01)
+    others = [p for p in Path("/proc").iterdir() if p.name.isdigit() and variables(p).get("RANK") == "1"]
+    ranks = [int(p.name) for p in others if f"--out={out}" in (p / "cmdline").read_text()]
+    assert len(ranks) == 1
+    os.kill(ranks[0], signal.SIGKILL)
+    said, _ = process.communicate(timeout=150)
+    assert process.returncode == 0 and said.endswith(f"{out}: 40 steps\n"), said
+    assert said.count("continuing from") == 1
+    assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == list(range(1, 41))
+
+
+def variables(process):
+    """The environment of a process, by its folder in /proc; empty where it is gone."""
+    try:
+        lines = (process / "environ").read_text(errors="replace").split("\0")
+    except OSError:
+        return {}
+    return dict(line.split("=", 1) for line in lines if "=" in line)

@@ -1,7 +1,10 @@
 """Output folders: none is written into what is read, by whatever name, and one process at a time has one."""
 
 import os
+import shutil
+from importlib.util import find_spec
 
+import numpy as np
 import pytest
 from damage import contents
 from moving_square import write_noise
@@ -10,7 +13,9 @@ from refusing import refused
 from hwm import cli
 from hwm.prepare import simulated
 from hwm.sim.simulate import simulate
-from hwm.work.claim import claimed, expect_apart
+from hwm.tokenizers.encode import tokenize
+from hwm.work.claim import Kept, claimed, expect_apart
+from hwm.work.parts import Work, names_of
 
 READ = r"which is read: nothing is written there; choose another place for the output"
 
@@ -97,3 +102,41 @@ def test_every_verb_refuses_before_the_first_byte(raw, command, capsys):
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and READ in told
     assert contents(raw.parent) == before and not (raw / ".lock").exists()
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced", "moved"])
+def test_a_folder_that_is_pulled_away_is_noticed(tmp_path, how):
+    kept = Kept(tmp_path / "out")
+    kept.expect_there()
+    (tmp_path / "out").rename(tmp_path / "other") if how == "moved" else (tmp_path / "out").rmdir()
+    if how == "replaced":
+        (tmp_path / "out").mkdir()
+    refused(r"out: was removed or replaced while it was written into", kept.expect_there)
+
+
+def test_verbs_notice_that_their_folder_is_pulled_away(tmp_path, monkeypatch):
+    gone = r"out\S*: (part of it )?was removed or replaced while it was written into"
+    out = tmp_path / "out"
+    raw = write_noise(tmp_path / "raw", [(40,), (40,)], side=16)
+
+    def pull(done, total):
+        if done == 1:
+            shutil.rmtree(out)
+
+    refused(gone, tokenize, raw, out, tokenizer="fsq-8x8x8", progress=pull)
+    if find_spec("mujoco"):
+        refused(gone, simulate, out, minutes=0.1, val_minutes=0.1, size=64, workers=1, progress=lambda *_: shutil.rmtree(out))
+    work, key = Work(out / "results.json"), "0" * 64
+    shutil.rmtree(out, ignore_errors=True)
+    measured = []
+
+    def measure(part):
+        measured.append(part)
+        return {"a": np.zeros(1)}
+
+    refused(gone, work.fill, work.open(key), names_of("part", 5), measure, done=lambda: shutil.rmtree(out))
+    assert measured == [0]
+    parts = work.open(key)
+    work.fill(parts, names_of("part", 2), measure)
+    shutil.rmtree(out)
+    refused(gone, list, work.read(parts, names_of("part", 2)))
