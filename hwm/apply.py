@@ -385,7 +385,11 @@ def _unigram(run: Run, training: Path | None) -> Tensor | None:
     kept = unsealed(run.folder / COUNTS, remedy="delete it, and give --training FOLDER")
     if kept.get("train") != run.identity.get("train"):
         return None  # of an earlier start in this folder
-    return torch.tensor(kept["counts"])
+    model: Any = run.config.model
+    counts, size = kept.get("counts"), model.vocab_size
+    if not isinstance(counts, list) or len(counts) != size or any(type(n) is not int or not 0 <= n < 2**62 for n in counts):
+        raise ValueError(f"{run.folder / COUNTS}: expected {size} counts of tokens; delete it, and give --training FOLDER")
+    return torch.tensor(counts)
 
 
 def image_size_of(run: Run, coder: AnyTokenizer) -> tuple[int, int]:

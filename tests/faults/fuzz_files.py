@@ -290,7 +290,7 @@ def seal_again(root: Path, path: Path) -> bool:
     """Make checksums and manifests in `root` that tell of a file agree with what it holds now; whether there were any."""
     if not path.is_file() or path.is_symlink() or path.name == "manifest.json" or "checksums" in path.name:
         return False
-    if path.name in ("DONE", "results.json"):
+    if path.name in ("DONE", "results.json", "unigram.json"):
         with suppress(ValueError, AttributeError):
             body = json.loads(path.read_bytes())
             body.pop("sha256", None)

@@ -141,6 +141,16 @@ MUTATIONS = (
         "tests/faults/test_corruption.py::test_training_and_scoring_refuse_a_flipped_bit",
     ),
     Mutation(
+        "results and DONE are compared with their checksum", "hwm/work/files.py",
+        "    if (checksum or always) and hashlib", "    if False and hashlib",
+        "tests/faults/test_corruption.py::test_every_flipped_byte_of_small_files_is_noticed_or_changes_nothing",
+    ),
+    Mutation(
+        "a line of metrics is compared with its checksum", "hwm/training/run_folder.py",
+        "numbers and told in (None, _crc(record))", "numbers",
+        "tests/faults/test_corruption.py::test_every_flipped_byte_of_small_files_is_noticed_or_changes_nothing",
+    ),
+    Mutation(
         "a part of a scoring is compared", "hwm/work/parts.py",
         "if self._checksum(name, body) != content[:CHECKSUM_BYTES]:", "if False:",
         "tests/evaluate/test_parts.py::test_every_flipped_bit_and_every_cut_is_noticed",
@@ -165,6 +175,11 @@ MUTATIONS = (
         "names stay inside", "hwm/safe_load/paths.py",
         "if not path.resolve().is_relative_to((links_within or root).resolve()):", "if False:",
         "tests/faults/test_untrusted.py::test_names_in_a_file_stay_inside",
+    ),
+    Mutation(
+        "a run opens nothing outside of its folder", "hwm/apply.py",
+        "    elif not name and named in own_names():", "    elif not name and named:",
+        "tests/test_line.py::test_a_run_opens_nothing_outside_of_its_folder",
     ),
     Mutation(
         "JSON is not deep", "hwm/safe_load/text.py",
