@@ -25,6 +25,7 @@ from hwm.training.processes import LOOPBACK, joined
 from hwm.work.allowance import cpu_quota, free_memory, usable_cores
 from hwm.work.cache import TEMPORARY, cache_folder
 from hwm.work.files import existing
+from hwm.work.progress import rate
 from hwm.work.signals import StopFlag
 from hwm.work.workers import Tell, work_off
 
@@ -123,7 +124,7 @@ def flop_rate(device: torch.device, dtype: torch.dtype) -> float:
     side = 4096 if device.type == "cuda" else 768
     a = torch.ones(side, side, device=device, dtype=dtype)
     best = min(seconds_of(lambda: [a @ a for _ in range(4)], device) for _ in range(4))
-    return 4 * 2 * side**3 / best
+    return rate(4 * 2 * side**3, best)
 
 
 def cores(train: TrainConfig, *, nproc: int = 1) -> Verdict:

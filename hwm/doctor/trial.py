@@ -28,6 +28,7 @@ from hwm.training.identity import record
 from hwm.training.learner import Learner
 from hwm.training.loop import Position
 from hwm.work.allowance import usable_cores
+from hwm.work.progress import rate
 
 CUT_OFF = "the loss does not depend on the states: look at the way from the state encoder to the prediction"
 
@@ -221,11 +222,11 @@ def measured(trial: Trial, costs: RecipeCosts, *, nproc: int = 1) -> Iterator[Ve
     update = statistics.median(trial.update_seconds[late])
     step = train.accumulate * micro + update
     guess = " (reckoned from fewer clips)" if scale > 1 else ""
-    yield ok("time", f"{span(step)} a step{guess}, {train.batch_size * train.accumulate / step:.3g} clips/s{_busy(trial)}")
+    yield ok("time", f"{span(step)} a step{guess}, {rate(train.batch_size * train.accumulate, step):.3g} clips/s{_busy(trial)}")
     reading = 0.0
     if trial.source is not None:
         reading = scale * read_seconds(trial)
-        share = reading / (reading + micro)
+        share = reading * rate(1, reading + micro)
         found = f"{span(reading)} for a batch, {share:.0%} of the time of a step"
         yield graded("reading", found, "the device waits for data: copy it to a local disk", warns=share > STARVED)
     validating = validation_seconds(trial)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from hwm.evaluate.scores import Cost
+from hwm.work.progress import rate
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 ON_CUDA = "allocated on the GPU by this process, weights included"
@@ -40,7 +41,7 @@ class Timed:
     def figure(self, device: torch.device) -> float:
         """The figure of all its runs."""
         median = statistics.median(seconds_of(self.run, device) for _ in range(self.repeats))
-        return self.rate / median if self.rate else median
+        return rate(self.rate, median) if self.rate else median
 
 
 def measure_cost(model: nn.Module, timed: Sequence[Timed], *, device: torch.device | str, how: str) -> Cost:

@@ -20,6 +20,7 @@ from hwm.data.writers import write_dataset_metadata
 from hwm.work.allowance import usable_cores
 from hwm.work.claim import Kept, claimed
 from hwm.work.files import read_json, write_json
+from hwm.work.progress import rate
 from hwm.work.signals import StopFlag
 
 GENERATOR, VERSION = "hwm.sim", 1
@@ -62,7 +63,7 @@ class SimulationSummary:
 
     @property
     def frames_per_second(self) -> float:
-        return self.frames / self.seconds if self.seconds else 0.0
+        return rate(self.frames, self.seconds)
 
 
 def simulate(

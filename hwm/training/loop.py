@@ -40,7 +40,7 @@ from hwm.training.run_folder import DONE, MetricsLog, mark_done, read_done, sett
 from hwm.work.allowance import usable_cores
 from hwm.work.claim import Kept, claimed
 from hwm.work.files import write_picture
-from hwm.work.progress import Counter
+from hwm.work.progress import Counter, rate
 from hwm.work.signals import StopFlag
 
 SAVE_SECONDS = 600.0
@@ -212,7 +212,7 @@ def fit(
                 progress.move(step + 1, train.steps)
                 if (step + 1) % train.log_every == 0 or step == 0:
                     expect_there()
-                    pace = {"seconds": time.monotonic() - start, "clips_per_second": clips / busy if busy else 0.0}
+                    pace = {"seconds": time.monotonic() - start, "clips_per_second": rate(clips, busy)}
                     if metrics:
                         metrics.write({"step": step + 1, **values, "lr": lr, **pace})
                     text = f"loss {values['loss']:.4f}  lr {lr:.2e}  {pace['clips_per_second']:.1f} clips/s"

@@ -12,6 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 LOG_SECONDS = 10.0
 
 
+def rate(count: float, seconds: float) -> float:
+    """So many a second; a number too where no time has passed, for a clock may stand still."""
+    return count / max(seconds, 1e-9)
+
+
 def clock_text(seconds: float) -> str:
     """Seconds as m:ss, or h:mm:ss from an hour on."""
     minutes, rest = divmod(round(seconds), 60)

@@ -6,12 +6,15 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 from refusing import refused
 from tiny_training import CONFIG, clips, run
 
 from hwm import runs
 from hwm.config import to_toml
+from hwm.doctor import machine
 from hwm.training import loop
+from hwm.work.progress import rate
 
 
 def test_a_folder_that_cannot_hold_a_run(tmp_path):
@@ -52,7 +55,8 @@ def test_a_clock_that_stands_still_stops_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "perf_counter", lambda: 5.0)
     assert run(tmp_path / "run", "train.steps=3").step == 3
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert {line["clips_per_second"] for line in lines if "loss" in line} == {0.0}
+    assert {line["clips_per_second"] for line in lines if "loss" in line} == {rate(4, 0.0)}
+    assert machine.flop_rate(torch.device("cpu"), torch.float32) > 1e15
 
 
 def test_a_deep_fall_of_the_pace_is_told_once(monkeypatch):
