@@ -4,14 +4,14 @@ Whoever goes on with a run, scores it or predicts with it compares them.  Data a
 config.toml only say where they lay.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import hwm
-from hwm.config import RunConfig, from_toml, to_dict
+from hwm.config import MAX_CONFIG_BYTES, RunConfig, from_toml, to_dict
+from hwm.data.dataset import hash_of
+from hwm.safe_load.text import read_toml
 
 FREE = {f"train.{k}" for k in ("log_every", "checkpoint_every", "keep_checkpoints", "sample_every", "tensorboard")} | {
     f"train.{k}" for k in ("threads", "device", "parallel", "recompute", "compile", "timeout")
@@ -66,20 +66,18 @@ def expect_data(dataset: Any, identity: Identity) -> None:
 
 def decisive(config: RunConfig, *, places: bool = False) -> dict[str, Any]:
     """The settings that decide what is learned, under dotted keys.  places: also where things lie."""
-    flat: dict[str, Any] = {}
-
-    def collect(table: dict[str, Any], prefix: str) -> None:
-        for key, value in table.items():
-            if isinstance(value, dict):
-                collect(value, f"{prefix}{key}.")
-            else:
-                flat[prefix + key] = value
-
-    collect(to_dict(config), "")
+    flat = _dotted(to_dict(config))
     # Only their product decides: how many clips a step learns from.  How they are dealt out depends on the machine.
     flat["train.batch_size x train.accumulate"] = flat.pop("train.batch_size") * flat.pop("train.accumulate")
     free = FREE | ({"train.steps"} if config.train.schedule == "constant" else set()) | (set() if places else {*PLACES})
     return {key: value for key, value in flat.items() if key not in free}
+
+
+def _dotted(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def record(config: RunConfig, identity: Identity) -> dict[str, Any]:
@@ -125,8 +123,10 @@ def settings_of(state: Mapping[str, Any], run: Path) -> dict[str, Any]:
     if not (run / "config.toml").exists():
         raise ValueError(f"{run / 'config.toml'}: missing beside checkpoints; put it back, or choose another folder")
     config = from_toml(RunConfig, run / "config.toml")  # of a version that kept a hash
-    text = json.dumps(decisive(config, places=True), sort_keys=True)
-    if hashlib.sha256(text.encode()).hexdigest() != state.get("config"):
+    known = _dotted(read_toml(run / "config.toml", max_bytes=MAX_CONFIG_BYTES, kind="config file"))
+    found = decisive(config, places=True)
+    of_then = {key: value for key, value in found.items() if key in known or " x " in key}  # settings came since
+    if state.get("config") not in {hash_of(found), hash_of(of_then)}:
         fault = "is not what its checkpoints were trained with; put it back as it was, or choose another folder"
         raise ValueError(f"{run / 'config.toml'}: {fault}")
     return decisive(config)
