@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hwm.clock import WAN
-from hwm.safe_load.paths import is_dir, is_file
+from hwm.safe_load.paths import is_dir, is_file, reason
 from hwm.safe_load.weights import check_model_folder
 from hwm.tokenizers.autoencoder import to_pixels
 from hwm.work.files import read_json
@@ -145,10 +145,13 @@ def open_wan(source: str, *, subfolder: str | None = None, device: str = "cpu") 
             source, subfolder=subfolder, dtype=torch.float32, use_safetensors=True, local_files_only=is_dir(Path(source)),
             output_loading_info=True,
         )
-    except (RuntimeError, OSError, TypeError, ValueError) as error:
+    except Exception as error:  # a damaged configuration can raise anything
         raise ValueError(f"{source}: no Wan autoencoder that diffusers can open: {' '.join(str(error).split())[:300]}") from None
     faults = {kind: keys for kind, keys in report.items() if keys}  # such weights would be random
     if faults:
         raise ValueError(f"{source}: the autoencoder's weights do not fit its config.json: {faults}")
     expect_loaded(network, source)
-    return WanTokenizer(network, device=device)
+    try:
+        return WanTokenizer(network, device=device)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{source}: its config.json is of no Wan autoencoder ({reason(error)}); fetch it again") from None

@@ -150,3 +150,13 @@ def test_an_autoencoder_that_is_not_whole_is_refused(tmp_path, monkeypatch):
 def test_another_class_is_none_of_wan(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
     assert find_wan(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("changes", [
+    {"patch_size": {"x": 2}}, {"latents_mean": "x"}, {"dim_mult": 10**30}, {"z_dim": [3]}, {"num_res_blocks": None}
+])  # fmt: skip
+def test_a_configuration_of_other_types_is_named(tmp_path, changes):
+    autoencoder().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    assert refused(None, open_tokenizer, str(tmp_path)).startswith(str(tmp_path))

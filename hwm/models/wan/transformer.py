@@ -132,7 +132,7 @@ def load_transformer(source: str, *, dtype: torch.dtype) -> StateConditionedWan:
     check_model_folder(source, subfolder)
     try:
         model = StateConditionedWan.from_pretrained(source, subfolder=subfolder, dtype=dtype, use_safetensors=True)
-    except OSError as error:
+    except Exception as error:  # a damaged configuration can raise anything
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{source}: no Wan transformer in diffusers' layout here or on the hub ({reason})") from None
     expect_loaded(model, source)
