@@ -14,7 +14,6 @@ from typing import Any, get_type_hints
 
 from hwm import experiments
 from hwm.config import RunConfig
-from hwm.evaluate.plots import missing
 from hwm.evaluate.protocols import SAMPLING, Scoring
 from hwm.evaluate.scores import Scores, plain
 from hwm.experiments.experiment import PICTURES, Experiment, Found, Json, Plan, Train, slug
@@ -29,6 +28,8 @@ def carry_out(name: str, experiment: Experiment, plan: Plan) -> Path | None:
     Raises ValueError for a training or a scoring that failed, Stopped where it was told to stop; the same call then goes on.
     """
     expect_apart(plan.out, plan.data)
+    from hwm.evaluate.plots import missing
+
     if told := missing():
         print(told, flush=True)
     found = Found(experiment, plan)

@@ -43,10 +43,10 @@ VAL_RECORDINGS = 10
 def validation(minutes: float, segment_seconds: tuple[float, float], *, share: float = 1 / 8) -> float:
     """Minutes of each validation set beside a training set: a share of it, but enough for ten recordings.
 
-    A trial of less than a minute gets no more than it has itself.
+    A trial of less than a minute gets the share, or up to six seconds.
     """
     enough = VAL_RECORDINGS * sum(segment_seconds) / 2 / 60
-    return max(share * minutes, enough if minutes >= 1 else min(enough, minutes))
+    return max(share * minutes, enough if minutes >= 1 else min(0.1, minutes))
 
 
 @dataclass(frozen=True)
