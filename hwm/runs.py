@@ -30,7 +30,7 @@ from hwm.safe_load.paths import is_file, shown
 from hwm.safe_load.text import read_bytes
 from hwm.tokenizers.open import keep_copy, open_tokenizer, own_names
 from hwm.training import checkpoint
-from hwm.training.device import choose_device
+from hwm.training.device import choose_device, free_on
 from hwm.training.identity import Identity, expect_config, expect_data, identity_of
 from hwm.training.loop import FitResult, already_done, fit
 from hwm.training.processes import ALONE, Processes
@@ -227,7 +227,8 @@ def expect_tokenizer(config: RunConfig, identity: Identity) -> None:
 
 def prepared_model(config: RunConfig, clips: Clips) -> Any:
     """A freshly initialised model that knows the statistics of its training data."""
-    model = build_model(config)
+    shared = config.train.parallel == "fsdp"
+    model = build_model(config, trained_in=0 if shared else free_on(choose_device(config.train.device)))
     if config.model.role == "tokenizer":
         return model
     (mean, std), robot = state_statistics(clips.dataset), clips.dataset.robot
@@ -331,8 +332,9 @@ def load_run(
     state = checkpoint.load_state(place)
     expect_config(state, config, run=folder)
     config = override(config, changes)
-    model = build_model(_inside(config, folder, base))
-    load_weights(checkpoint.stored(place), model, where=place / "model.safetensors")
+    stored, where = checkpoint.stored(place), place / "model.safetensors"
+    model = build_model(_inside(config, folder, base), stored=stored.sizes("model"), where=where)
+    load_weights(stored, model, where=where)
     return Run(folder, config, model.to(device).eval(), state["step"], state.get("identity", {}))
 
 

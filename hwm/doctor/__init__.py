@@ -13,7 +13,7 @@ from hwm.doctor.trial import Trial
 from hwm.doctor.verdict import Examination, ok, temporary_folder, warn
 from hwm.models.build import build_model
 from hwm.runs import fitted, prepared_model
-from hwm.training.device import choose_device, cpu_threads, own_randomness
+from hwm.training.device import choose_device, cpu_threads, free_on, own_randomness
 from hwm.training.run_folder import dealt_out
 from hwm.work.cache import cache_folder
 from hwm.work.signals import StopFlag
@@ -72,7 +72,7 @@ def _recipe(exam: Examination, given: RunConfig, *, out: Path, nproc: int, quick
     exam.ask("settings", fit.settings, config, out)
     fits, costs = False, exam.make("training memory", recipe_costs, config)
     if costs is not None:
-        fits = exam.ask("training memory", fit.memory, costs, free=fit.device_memory(config), nproc=nproc)
+        fits = exam.ask("training memory", fit.memory, costs, free=free_on(choose_device(config.train.device)), nproc=nproc)
         exam.ask("checkpoints' disk", fit.disk, costs, out)
     clips = fit.Given()
     usable = _data(exam, config, clips, quick=quick)

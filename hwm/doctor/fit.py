@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from hwm.config import RunConfig
 from hwm.data.clips import Clips
@@ -25,7 +24,6 @@ from hwm.tokenizers.open import open_tokenizer
 from hwm.training.checkpoint import newest_state
 from hwm.training.device import choose_device
 from hwm.training.identity import expect_same, meaning_of
-from hwm.work.allowance import free_memory
 from hwm.work.files import existing
 
 SPARE = 0.9
@@ -58,12 +56,6 @@ def settings(config: RunConfig, out: Path) -> Iterator[Verdict]:
     if not wrong:
         sizes = f"{train.steps} steps of {train.batch_size} x {train.accumulate} clips"
         yield ok("settings", f"{config.recipe}: {sizes}, {train.precision}")
-
-
-def device_memory(config: RunConfig) -> float:
-    """Free bytes on the device that training would choose."""
-    device = choose_device(config.train.device)
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
 
 
 def memory(costs: RecipeCosts, *, free: float, nproc: int = 1) -> Verdict:

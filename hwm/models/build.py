@@ -1,11 +1,19 @@
 """A model from the configuration of a run, whichever family it is of, and what that family brings along."""
 
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hwm.config import RunConfig
+from hwm.safe_load.sizes import on_paper
+from hwm.safe_load.weights import expect_same
+from hwm.work.allowance import free_memory
+
+COPIES = 4
+"""Of what is trained: weights, gradients and AdamW's two moments."""
 
 
 def named(place: str) -> Any:
@@ -14,10 +22,15 @@ def named(place: str) -> Any:
     return getattr(importlib.import_module(module), name)  # noqa: TID251, named by a class of this package
 
 
-def build_model(config: RunConfig) -> Any:
+def build_model(
+    config: RunConfig, *, stored: Mapping[str, Tensor] | None = None, where: object = "model", trained_in: float = 0
+) -> Any:
     """A freshly initialised model of the configured family (an nn.Module); the same for the same seed.
 
-    Raises ValueError where the extra that the family needs is not installed.
+    It is reckoned on paper first.  stored: the tensors that will fill it, by name, values or sizes alone; where: their file.
+    trained_in: bytes of the memory in which it is to be trained, where that is asked.
+    Raises ValueError where the extra that the family needs is not installed, where the sizes are not those of `stored`,
+    and where the model, or what training keeps of it, is larger than the memory that is free.
     """
     family = config.model
     try:
@@ -29,7 +42,21 @@ def build_model(config: RunConfig) -> Any:
         needs, label = " and ".join(family.needs), type(family).__name__.removesuffix("Config")
         extra = f"pip install 'humanoid-world-models[{family.family}]'"
         raise ValueError(f"a {label} model needs {needs} ({error}): {extra}") from None
-    make = named(family.module)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return make(family, name=config.recipe) if family.role == "tokenizer" else make(family)
+    made = named(family.module)
+
+    def make() -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return made(family, name=config.recipe) if family.role == "tokenizer" else made(family)
+
+    if torch.get_default_device().type == "meta":
+        return on_paper(make, where=where)
+    free = free_memory()
+    paper = on_paper(make, where=where, nbytes=free)
+    if stored is not None:
+        expect_same(stored, paper.state_dict(), where=str(where))
+    needed = sum(p.nbytes * (COPIES if p.requires_grad else 1) for p in paper.parameters())
+    if trained_in and needed > trained_in:
+        sizes = f"training keeps {needed / 1e9:.3g} GB of weights, gradients and moments, {trained_in / 1e9:.3g} GB are free"
+        raise ValueError(f"{where}: {sizes}; lower model.width or model.num_layers, or choose a smaller recipe (`hwm recipes`)")
+    return make()

@@ -15,6 +15,10 @@ MAX_JSON_BYTES = 4_000_000
 MAX_TOML_BYTES = 1_000_000
 MAX_DEPTH = 64
 """Nested tables and lists; a reader that calls itself for each of them must not run out of stack."""
+MAX_VALUES = 1_000_000
+"""Values of a JSON text; an empty list takes twenty times the memory of its two letters."""
+MAX_BITS = 64
+"""Of a whole number: what counts or names something has fewer, and larger ones cannot even be shown."""
 MAX_DOTS = 2_000_000
 """Sum over the lines of a TOML file of the squared number of dots: what Python's reader takes for dotted names grows so."""
 
@@ -55,14 +59,17 @@ def read_json(
 def parse_json(text: str | bytes, *, where: str | Path, remedy: str = AGAIN) -> Any:
     """The value of a JSON text that was read with a cap on its size.
 
-    where: begins the message.  Raises ValueError for what is no JSON, nested deeper than `MAX_DEPTH`, or gives a name twice.
+    where: begins the message.  Raises ValueError for what is no JSON, holds what `_excess` finds, or gives a name twice.
     """
     try:
+        letters = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+        if sum(letters.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
+            raise ValueError(f"more than {MAX_VALUES} values")
         value = json.loads(text, object_pairs_hook=_without_doubles)
+        if fault := _excess(value):
+            raise ValueError(fault)
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits are a ValueError as well
         raise ValueError(f"{where}: not valid JSON ({reason(error)}); {remedy}") from None
-    if _deep(value):
-        raise ValueError(f"{where}: not valid JSON (nested deeper than {MAX_DEPTH}); {remedy}")
     return value
 
 
@@ -112,10 +119,10 @@ def read_toml(
         if sum((line.count(".") + dots) ** 2 for line in text.splitlines()) > MAX_DOTS:
             raise ValueError("names of too many dotted parts")
         table = tomllib.loads(text)
+        if fault := _excess(table):
+            raise ValueError(fault)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid TOML: {reason(error)}; {remedy}") from None
-    if _deep(table):
-        raise ValueError(f"{path}: not valid TOML: nested deeper than {MAX_DEPTH}; {remedy}")
     return table
 
 
@@ -128,17 +135,14 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _deep(value: Any) -> bool:
-    """Whether tables and lists are nested deeper than allowed; does not call itself."""
+def _excess(value: Any) -> str:
+    """Tables and lists nested deeper than allowed, or a number of too many bits; does not call itself."""
     level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [
-            child
-            for node in level
-            if isinstance(node, dict | list)
-            for child in (node.values() if isinstance(node, dict) else node)
-            if isinstance(child, dict | list)
-        ]
-        if not level:
-            return False
-    return True
+    for _ in range(MAX_DEPTH + 1):
+        inner = [node.values() if isinstance(node, dict) else node for node in level if isinstance(node, dict | list)]
+        if any(type(node) is int and node.bit_length() > MAX_BITS for node in level):
+            return f"a number of more than {MAX_BITS} bits"
+        if not inner:
+            return ""
+        level = [child for children in inner for child in children]
+    return f"nested deeper than {MAX_DEPTH}"

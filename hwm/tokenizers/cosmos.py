@@ -27,7 +27,7 @@ from torch import Tensor
 
 from hwm.clock import Clock
 from hwm.safe_load.program import open_programs
-from hwm.safe_load.weights import check_model_folder
+from hwm.safe_load.sizes import check_model_folder
 from hwm.tokenizers import quantiser
 from hwm.work.files import read_json
 
@@ -201,7 +201,7 @@ def open_cosmos_diffusers(
     except ImportError as error:
         need = "install the extra: pip install 'humanoid-world-models[wan]'"
         raise ValueError(f"{folder}: needs diffusers, which cannot be imported ({error}); {need}") from None
-    check_model_folder(folder)
+    check_model_folder(folder, model=AutoencoderKLCosmos)
     try:
         network, report = AutoencoderKLCosmos.from_pretrained(
             str(folder), torch_dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True

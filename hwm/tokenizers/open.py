@@ -13,7 +13,8 @@ from hwm.contracts import Kind, LatentTokenizer, Tokenizer
 from hwm.data.checksums import verify, write_checksums
 from hwm.model_config import FSQConfig
 from hwm.safe_load.paths import is_file
-from hwm.safe_load.weights import load_safetensors, select
+from hwm.safe_load.sizes import on_paper, room_for
+from hwm.safe_load.weights import load_safetensors, read_header, select
 from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer, VideoAutoencoder
 from hwm.tokenizers.wan import find_wan, open_wan
 from hwm.work.files import new_folder
@@ -132,10 +133,15 @@ def load_tokenizer(name_or_folder: str | Path, *, device: str = "cpu") -> FSQTok
     if faults := verify(folder, remedy="export or fetch it again"):
         raise faults[0]
     config = from_toml(FSQConfig, config_file)
-    tokenizer = new_tokenizer(config, name=folder.name)
-    shapes = {key: tuple(value.shape) for key, value in tokenizer.state_dict().items()}
+    def make() -> FSQTokenizer | ContinuousTokenizer:
+        return new_tokenizer(config, name=folder.name)
+
     remedy = f"it does not fit {config_file.name}; export the tokenizer again"
-    tokenizer.load_state_dict(select(load_safetensors(weights_file), shapes, path=weights_file, remedy=remedy))
+    paper = on_paper(make, where=weights_file, remedy=remedy, **room_for(read_header(weights_file)))
+    shapes = {key: tuple(value.shape) for key, value in paper.state_dict().items()}
+    weights = select(load_safetensors(weights_file), shapes, path=weights_file, remedy=remedy)
+    tokenizer = make()
+    tokenizer.load_state_dict(weights)
     return tokenizer.to(device).eval()
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hwm.clock import WAN
 from hwm.safe_load.paths import is_dir, is_file, reason
-from hwm.safe_load.weights import check_model_folder
+from hwm.safe_load.sizes import check_model_folder
 from hwm.tokenizers.autoencoder import to_pixels
 from hwm.work.files import read_json
 
@@ -139,7 +139,7 @@ def open_wan(source: str, *, subfolder: str | None = None, device: str = "cpu") 
     except ImportError as error:
         need = "install the extra: pip install 'humanoid-world-models[wan]'"
         raise ValueError(f"{source}: needs diffusers, which cannot be imported ({error}); {need}") from None
-    check_model_folder(source, subfolder)
+    check_model_folder(source, subfolder, model=AutoencoderKLWan)
     try:
         network, report = AutoencoderKLWan.from_pretrained(
             source, subfolder=subfolder, dtype=torch.float32, use_safetensors=True, local_files_only=is_dir(Path(source)),

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 
 from hwm.safe_load.paths import shown
-from hwm.work.allowance import usable_cores
+from hwm.work.allowance import free_memory, usable_cores
 from hwm.work.ranges import BadSetting
 
 
@@ -36,6 +36,11 @@ def choose_device(device: str, *, name: str = "device", environment: Mapping[str
         reason = str(error).splitlines()[0][:120]
         raise BadSetting(name, f"{shown(device)} cannot be used ({reason}); take auto or cpu") from None
     return torch.device(chosen.type, int(local) % gpus) if wanted == "cuda" and local.isdecimal() else chosen
+
+
+def free_on(device: torch.device) -> float:
+    """Bytes of memory that are free there."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
 
 
 @contextmanager

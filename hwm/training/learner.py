@@ -16,11 +16,12 @@ from torch.distributed.tensor import DTensor
 
 from hwm.config import RunConfig
 from hwm.contracts import Batch
+from hwm.safe_load.weights import expect_same
 from hwm.training.device import autocast, seed_of
 from hwm.training.optim import Ema, adamw, load_optimizer_tensors, optimizer_tensors
 from hwm.training.parallel import Parallel
 from hwm.training.processes import ALONE, Processes
-from hwm.training.stored import Groups, Stored, expect_same
+from hwm.training.stored import Groups, Stored
 
 
 class Learner:

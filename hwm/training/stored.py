@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor
 
 from hwm.safe_load.paths import shown
 from hwm.safe_load.text import expect_fields, parse_json
-from hwm.safe_load.weights import opened_safetensors
+from hwm.safe_load.weights import DTYPES, expect_same, opened_safetensors
 
 SHARDS = "shards"
 _PLACES = "DCP_SHARDING_INFO"
@@ -95,14 +95,16 @@ class Stored:
                 group, _, name = key.partition(".") if file.parent.name == SHARDS else (file.stem, "", key)
                 part = opened.get_slice(key)
                 shape = tuple(part.get_shape())
-                offsets = _offsets(places, key, shape, file)
-                if part.get_dtype() not in _DTYPES:
+                if part.get_dtype() not in DTYPES:
                     raise ValueError(f"{file}: {key} is of type {part.get_dtype()}, which no model here has; fetch other weights")
-                piece = _Piece(file, key, offsets, shape, _DTYPES[part.get_dtype()])
+                piece = _Piece(file, key, _offsets(places, key, shape, file), shape, DTYPES[part.get_dtype()])
                 self._pieces.setdefault(group, {}).setdefault(name, []).append(piece)
 
     def sizes(self, group: str) -> dict[str, Tensor]:
-        """Every tensor of a group without its values: shape and type alone (on the meta device)."""
+        """Every tensor of a group without its values: shape and type alone (on the meta device).
+
+        Raises ValueError where the pieces of one are not the whole of it.
+        """
         found = {}
         for name, pieces in self._pieces.get(group, {}).items():
             ends = zip(*([first + length for first, length in zip(piece.offsets, piece.shape)] for piece in pieces))
@@ -153,29 +155,6 @@ def load_weights(stored: Stored, model: nn.Module, *, where: Path) -> None:
     model.load_state_dict(tensors)
 
 
-def expect_same(tensors: dict[str, Tensor], expected: dict[str, Tensor], *, where: Path) -> None:
-    """Raise ValueError with every kind of difference between stored tensors and those of a model, types never cast.
-
-    tensors: on the meta device where only shapes and types are to be compared.  where: their file, for the message.
-    """
-    both = sorted(tensors.keys() & expected.keys())
-    pairs = [(name, tensors[name], expected[name]) for name in both]
-    faults = {
-        "missing": sorted(expected.keys() - tensors.keys()),
-        "unexpected": sorted(tensors.keys() - expected.keys()),
-        "of another shape": [f"{n} {tuple(t.shape)}, the model has {tuple(e.shape)}" for n, t, e in pairs if t.shape != e.shape],
-        "of another dtype": [f"{n} {t.dtype}, the model has {e.dtype}" for n, t, e in pairs if t.dtype != e.dtype],
-        "with NaN": [n for n, t, _ in pairs if not t.is_meta and t.is_floating_point() and t.isnan().any()],
-    }
-    found = [
-        f"{len(names)} {fault}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
-        for fault, names in faults.items()
-        if names
-    ]
-    if found:
-        raise ValueError(f"{where}: does not fit the model ({len(both)} names match); {'; '.join(found)}")
-
-
 def _copy(opened: Any, piece: _Piece, local: Tensor, offsets: tuple[int, ...]) -> None:
     """Copy what a piece and a target have in common."""
     if not piece.shape:
@@ -198,9 +177,3 @@ def _local(target: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
     _, offsets = compute_local_shape_and_global_offset(target.shape, target.device_mesh, target.placements)
     return target.to_local(), tuple(offsets)
-
-
-_DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}

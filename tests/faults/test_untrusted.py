@@ -39,8 +39,9 @@ from hwm.robot import read_embodiment
 from hwm.runs import load_run
 from hwm.safe_load.paths import inside
 from hwm.safe_load.program import open_programs
+from hwm.safe_load.sizes import check_model_folder
 from hwm.safe_load.text import parse_json, read_json, read_toml
-from hwm.safe_load.weights import check_model_folder, load_safetensors, load_state_dict
+from hwm.safe_load.weights import load_safetensors, load_state_dict
 from hwm.tokenizers.open import open_tokenizer
 
 B2 = pytest.mark.fault("B2", "refused, memory grows by at most 200 MB, at most 2 s")

@@ -26,7 +26,9 @@ from hwm.models.wan.lora import load_adapter, save_adapter
 from hwm.models.wan.model import WanWorldModel
 from hwm.models.wan.text import write_text_embedding
 from hwm.models.wan.transformer import load_transformer
+from hwm.safe_load.sizes import on_paper
 from hwm.safe_load.weights import load_state_dict
+from hwm.work.allowance import free_memory
 from hwm.work.files import new_folder, read_json, sha256
 
 ADAPTER, TRANSFORMER, STATES = "adapter", "transformer", "state_encoder"
@@ -85,18 +87,20 @@ def load_world_model(folder: str | Path, *, base: str = "", device: str = "cpu")
     if sizes.base:
         # A pretrained transformer that was trained as a whole is its own base.
         sizes = replace(sizes, base=(base or sizes.base) if sizes.lora_rank else str(folder))
-    model = WanWorldModel(sizes)
+    paper = on_paper(lambda: WanWorldModel(sizes), where=folder / "config.toml", nbytes=free_memory())
     settings = folder / STATES / "config.json"
-    if read_json(settings) != _encoder_settings(model):
+    if read_json(settings) != _encoder_settings(paper):
         raise ValueError(f"{settings}: describes another state encoder than config.toml; fetch the folder again")
-    wanted = model.state_dict()
-    model.states.load_state_dict(_expect(_part(wanted, "states."), folder / STATES / WEIGHTS))
+    wanted = paper.state_dict()
+    states, rest = _expect(_part(wanted, "states."), folder / STATES / WEIGHTS), _expect(_rest(wanted), folder / REST)
+    model = WanWorldModel(sizes)
+    model.states.load_state_dict(states)
     if sizes.lora_rank:
         load_adapter(model.transformer, folder / ADAPTER)
     elif not sizes.base:
         whole = load_transformer(str(folder / TRANSFORMER), dtype=torch.float32).state_dict()
         model.transformer.load_state_dict(_expect(_part(wanted, "transformer."), folder / TRANSFORMER, found=whole))
-    model.load_state_dict(_expect(_rest(wanted), folder / REST), strict=False)  # all of the rest; the others are set
+    model.load_state_dict(rest, strict=False)  # all of the rest; the others are set
     return model.to(device).eval(), replace(config, model=sizes)
 
 

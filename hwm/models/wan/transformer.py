@@ -20,7 +20,7 @@ from diffusers.models.transformers.transformer_wan import WanTimeTextImageEmbedd
 from torch import Tensor, nn
 
 from hwm.models.wan.lora import check_no_adapter
-from hwm.safe_load.weights import check_model_folder
+from hwm.safe_load.sizes import check_model_folder
 
 TIMESTEPS = 1000
 """Wan's timestep is this times the noise level."""
@@ -129,7 +129,7 @@ def load_transformer(source: str, *, dtype: torch.dtype) -> StateConditionedWan:
     Raises ValueError, naming the source, for what cannot be found or loaded whole.
     """
     subfolder = None if (Path(source) / "config.json").is_file() else "transformer"
-    check_model_folder(source, subfolder)
+    check_model_folder(source, subfolder, model=StateConditionedWan)
     try:
         model = StateConditionedWan.from_pretrained(source, subfolder=subfolder, dtype=dtype, use_safetensors=True)
     except Exception as error:  # a damaged configuration can raise anything
