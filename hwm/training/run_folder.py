@@ -16,11 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from hwm.config import RunConfig, changed, from_toml, to_toml
+from hwm.config import RunConfig, from_toml, to_toml
 from hwm.safe_load.paths import is_file, reading
 from hwm.safe_load.text import read_json_lines
 from hwm.training import checkpoint
-from hwm.training.identity import PLACES, Identity, decisive, expect_same, record
+from hwm.training.identity import Identity, expect_same, record
 from hwm.work.files import sealed, unsealed, write_all, write_text
 
 DONE = "DONE"
@@ -35,9 +35,8 @@ def settle(out: Path, config: RunConfig, identity: Identity) -> None:
     path, state = out / "config.toml", checkpoint.newest_state(out / "checkpoints")
     if state is not None:
         expect_same(state, config, identity, run=out)
-        if "settings" not in state:  # its checkpoints name this file by a hash that covers where the data lay
-            before = decisive(from_toml(RunConfig, path), places=True)
-            config = changed(config, {key: before[key] for key in PLACES if key in before})
+        if "settings" not in state:  # its checkpoints, of an earlier version, know this very file by a hash
+            return
     elif path.exists():
         from_toml(RunConfig, path)  # what is not of a run that failed to start is not replaced
     text = to_toml(config)
