@@ -110,9 +110,24 @@ MUTATIONS = (
         "tests/training/test_resume.py::test_a_stop_inside_validation_is_made_good_on_return",
     ),
     Mutation(
-        "a scoring hears of a stop", "hwm/work/signals.py",
-        "        if self and self.signal is not None:\n            raise Stopped", "        if False:\n            raise Stopped",
-        "tests/faults/test_evaluating.py::test_scoring_stops_between_batches",
+        "what is half-written is removed by a stop", "hwm/work/signals.py",
+        "    _state.unfinished.add(path)", "    pass",
+        "tests/work/test_signals.py::test_work_that_does_not_look_in_time_is_ended_and_leaves_nothing",
+    ),
+    Mutation(
+        "what is not saved gets its time", "hwm/work/signals.py",
+        "        if self.heard or any(flag.saving for flag in self.open):", "        if False:",
+        "tests/work/test_signals.py::test_who_has_looked_or_holds_what_is_not_saved_gets_its_time",
+    ),
+    Mutation(
+        "where nobody looks a stop ends the command", "hwm/work/signals.py",
+        "        return GRACE if len(self.open) > 1 else 0.0", "        return SAVING",
+        "tests/work/test_signals.py::test_where_nobody_looks_the_process_ends_at_once",
+    ),
+    Mutation(
+        "a killed process is replaced", "hwm/training/launch.py",
+        "RESTARTS = 3", "RESTARTS = 0",
+        "tests/training/test_launch.py::test_a_rank_that_is_killed_is_replaced_and_the_run_goes_on",
     ),
     Mutation(
         "a folder has one process", "hwm/work/claim.py",
@@ -183,7 +198,7 @@ MUTATIONS = (
     ),
     Mutation(
         "JSON is not deep", "hwm/safe_load/text.py",
-        "if _deep(value):", "if False:",
+        "if fault := _excess(value):", "if fault := \"\":",
         "tests/faults/test_untrusted.py::test_json",
     ),
     Mutation(
