@@ -4,14 +4,13 @@ import dataclasses
 from inspect import signature
 from typing import Literal
 
-TEMPLATE = """{head}_hwm() {{
-  local word=${{COMP_WORDS[COMP_CWORD]}} words=
-  case $COMP_CWORD:${{COMP_WORDS[1]}}:$word in
-    1:*) words="{verbs}" ;;
-{cases}
+SCRIPT = """_hwm() {
+  local word=${COMP_WORDS[COMP_CWORD]} words=
+  case $COMP_CWORD:${COMP_WORDS[1]}:$word in
+CASES
   esac
   COMPREPLY=($(compgen -W "$words" -- "$word"))
-}}
+}
 complete -o default -F _hwm hwm
 """
 SHELLS = {"bash": "", "zsh": "autoload -U +X bashcompinit && bashcompinit\n"}
@@ -27,16 +26,16 @@ def completion(shell: Literal["bash", "zsh"], /) -> int:
     from hwm.experiments.carry_out import declarations
     from hwm.recipes import names
     known = declarations()
-    words = {"data": ["check", "describe"], "experiment": list(known), "completion": list(SHELLS)}
+    words = {"data": ["check", "describe", "convert"], "experiment": list(known), "completion": list(SHELLS)}
     words |= dict.fromkeys(("train", "doctor", "recipes"), names())
-    cases = []
+    cases = [f'    1:*) words="{" ".join(VERBS)}" ;;']
     for verb in VERBS:
         owners = [plan for *_, plan in known.values()] if verb == "experiment" else [function_of(verb)]
         options = {name for owner in owners for name in _options(owner)}
         cases.append(f'    *:{verb}:-*) words="{" ".join(sorted({*options, "--help"}))}" ;;')
         if verb in words:
             cases.append(f'    2:{verb}:*) words="{" ".join(words[verb])}" ;;')
-    print(TEMPLATE.format(head=SHELLS[shell], verbs=" ".join(VERBS), cases="\n".join(cases)), end="")
+    print(SHELLS[shell] + SCRIPT.replace("CASES", "\n".join(cases)), end="")
     return 0
 
 

@@ -204,6 +204,6 @@ def test_a_tokenizer_of_video():
     model = FSQConfig(levels=(8, 5, 5), channels=8, depth=1)
     start = start_of(RunConfig(model=model, data=DataConfig(clip="blocks", image_size=16), train=replace(TRAIN, batch_size=2)))
     found = asked(first_loss, start) | asked(trial.gradients, start) | asked(trial.states_used, start)
-    assert [v.status for v in found.values()] == ["ok"] * 3
+    assert {v.status for v in found.values()} == {"ok"} and {"first loss", "gradients"} <= {*found}
     nn.init.normal_(start.model.patch_out.weight, std=3.0)
     the_one(asked(first_loss, start), "first loss", "FAIL")

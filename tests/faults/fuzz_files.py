@@ -39,7 +39,8 @@ from hwm.recipes import recipe
 from hwm.robot import ROBOTS
 from hwm.runs import check as run_check
 from hwm.runs import load_run, train
-from hwm.safe_load.weights import check_model_folder, load_state_dict
+from hwm.safe_load.sizes import check_model_folder
+from hwm.safe_load.weights import load_state_dict
 from hwm.tokenizers.open import open_tokenizer
 from hwm.work.files import sealed
 from hwm.work.parts import read_results

@@ -208,6 +208,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path, record_property):
         raise AssertionError("two processes hold one folder")
     command = [*COMMAND, "train", "st-tiny", "--out", str(tmp_path), "--data", str(token_data(tmp_path / "data"))]
     shape = ["model.vocab_size=32", "model.factors=[32]", "model.grid=[2,2]", "train.validate_every=0", "train.sample_every=0"]
+    shape.append("tokenizer=''")
     second = subprocess.run([*command, "--set", *shape], env=ENVIRONMENT, capture_output=True, text=True)
     assert second.returncode == 2 and f"in use by process {process.pid} on " in second.stderr, second.stderr
     assert second.stderr.count("\n") == 1

@@ -137,7 +137,7 @@ def test_a_header_of_100_000_entries(tmp_path, record_property):
     header_of_100_000(own / "model.safetensors")
     for call in (lambda: open_tokenizer(str(own)), lambda: load_state_dict(own / "model.safetensors")):
         line, growth, seconds = cost(lambda call=call: refused(call, names="layer.0.weight, layer.1.weight"))
-        assert "lists 100000 tensors" in line and growth < 200 * 2**20 and seconds < 2
+        assert "lists 100000 tensors" in line and growth < 200 * 2**20 and seconds < 5
     record_property("measured", f"100 000 entries: +{growth / 2**20:.0f} MB, {seconds:.2f} s")
 
 

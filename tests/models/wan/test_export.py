@@ -1,6 +1,7 @@
 """Exported Wan models: whole, proven when read back, and complete."""
 
 import json
+import shutil
 import tomllib
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from hwm.models.wan.export import load_world_model, save_world_model
 from hwm.models.wan.text import write_text_embedding
 from hwm.models.wan.transformer import StateConditionedWan
 from hwm.training import checkpoint
+from hwm.training.identity import record
 
 SCRATCH = WanConfig(
     base="", channels=4, grid=(4, 4), num_layers=2, num_heads=2, head_width=16, mlp_width=32, time_width=32, text_width=8,
@@ -165,9 +167,12 @@ def test_the_verb_exports_a_run(trained, tmp_path, capsys):
     config = replace(config, train=TrainConfig(steps=1))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.toml").write_text(to_toml(config))
-    state = {"step": 1, "validated": 0, "best_step": 0, "best": None, "config": ""}
+    state = {"step": 1, "validated": 0, "best_step": 0, "best": None, **record(config, {})}
     checkpoint.save(tmp_path / "run" / "checkpoints", state, {"model": model.state_dict()}, keep=1)
-    assert main(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
+    base = ["--base", config.model.base] if config.model.base else []  # lies outside of the run
+    if base:
+        shutil.copy(config.model.text, tmp_path / "run" / "text.safetensors")  # as training does
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "out"), *base]) == 0
     assert str(tmp_path / "out") in capsys.readouterr().out
     assert torch.equal(predicted(load_world_model(tmp_path / "out")[0]), predicted(model))
     with (tmp_path / "out" / "config.toml").open("rb") as file:
