@@ -226,7 +226,8 @@ def load_state(folder: Path) -> dict[str, Any]:
     """The plain values of a checkpoint that was verified."""
     path = folder / "state.json"
     state = parse_json(_read_small(path), where=path)
-    kept = {"settings": dict, "identity": dict} if "settings" in state else {"config": str}  # a hash, in earlier versions
+    new = isinstance(state, dict) and "settings" in state
+    kept = {"settings": dict, "identity": dict} if new else {"config": str}  # a hash, in earlier versions
     expect_fields(state, path, step=int, validated=int, best_step=int, best=(int, float, NoneType), **kept)
     return state
 
