@@ -82,6 +82,7 @@ def test_mistakes_are_found_before_processes_are_started(data, tmp_path, change,
 
 
 @pytest.mark.slow
+@pytest.mark.fault("F2", "equal weights and optimiser, at most 1 restart each, no hang, <= 20 s to the first step")
 def test_a_rank_that_is_killed_is_replaced_and_the_run_goes_on(data, tmp_path):
     out = tmp_path / "run"
     process = start(data, out, "train.steps=40", "train.checkpoint_every=2")
