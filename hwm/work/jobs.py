@@ -104,7 +104,7 @@ def _check(job: Job, code: int, what: str, killed: int) -> None:
     if code == -9 and killed_for_memory() > killed:
         raise OutOfMemory(f"{job.place}: {what} was killed by the system for want of memory")
     if code < 0:
-        raise ValueError(f"{job.place}: {what} was ended by signal {-code} (out of memory?); the same command goes on")
+        raise ValueError(f"{job.place}: {what} was ended by signal {-code} (was it short of memory?); the same command goes on")
     if code:
         lines = job.log.read_text(errors="replace").strip().splitlines() if job.log.is_file() else []
         error = OutOfMemory if code == EXIT_CODE else ValueError

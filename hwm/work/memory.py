@@ -25,7 +25,8 @@ def shortage(error: BaseException) -> str | None:
     text = " ".join(str(error).split())
     if isinstance(error, OutOfMemory):
         return text
-    told = isinstance(error, RuntimeError | OSError | ImportError) and SIGNS.search(text)
+    library = isinstance(error, RuntimeError | OSError | ImportError) and not isinstance(error, ChildProcessError)
+    told = library and SIGNS.search(text)
     if not told and not isinstance(error, MemoryError):
         return None
     asked = ASKED.search(text)

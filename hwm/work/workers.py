@@ -131,7 +131,7 @@ class _Team:
         code = process.exitcode
         if code == -9 and killed_for_memory() > self._killed:
             return OutOfMemory(f"out of memory: the system killed one of {len(self._members)} worker processes for want of it")
-        how = f"by signal {-code} (out of memory?)" if code is not None and code < 0 else f"with exit code {code}"
+        how = f"by signal {-code} (was it short of memory?)" if code is not None and code < 0 else f"with exit code {code}"
         return ChildProcessError(f"a worker process ended {how}; the same command goes on from here")
 
     def end(self) -> set[int]:

@@ -49,3 +49,7 @@ def test_a_command_says_what_to_lower(verb, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert said.startswith(f"hwm {verb}: error: out of memory on the GPU: 21.5 GB more") and said.count("\n") == 1
     assert ("lower train.batch_size" if verb == "train" else "close other programs") in said
+
+
+def test_a_worker_that_somebody_killed_is_no_shortage():
+    assert shortage(ChildProcessError("a worker process ended by signal 9 (out of memory?)")) is None
