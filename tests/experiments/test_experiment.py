@@ -112,7 +112,7 @@ def job(folder, run):
 def test_a_failed_job_names_its_place_and_reason(tmp_path):
     with pytest.raises(ValueError, match="run: training failed: no luck$"):
         run_jobs([job(tmp_path, partial(fail, "no\nluck"))], parallel=1, what="training", unit="steps", every=0.1)
-    with pytest.raises(ValueError, match=r"run: scoring was ended by signal 9 \(out of memory\?\)"):
+    with pytest.raises(ValueError, match=r"run: scoring was ended by signal 9 \(was it short of memory\?\)"):
         run_jobs([job(tmp_path, partial(signal.raise_signal, signal.SIGKILL))], parallel=1, what="scoring", unit="clips")
 
 
