@@ -27,7 +27,7 @@ def demo(
         device: auto (the first GPU where there is one), cpu, cuda or another, for training and scoring.
     """
     from hwm.experiments.carry_out import carry_out
-    from hwm.experiments.demo import Options, declare
+    from hwm.experiments.declared.demo import Options, declare
     from hwm.training.device import choose_device
     choose_device(device)
     twin: Literal["tiny", "medium"] = "tiny" if size == 64 else "medium"

@@ -193,16 +193,18 @@ def export(
 def experiment(arguments: list[str]) -> int:
     """Train and score what a table asks for: tables, plots and one page; goes on where it was interrupted.
 
-    Every experiment takes options of its own.
+    Every experiment takes options of its own.  --list: all of them, a line each.
     """
     from hwm.cli import parsed
     from hwm.config import nearest
     from hwm.experiments.carry_out import carry_out, declarations
     known = declarations()
     name, *rest = arguments or ["--help"]
-    if name in ("-h", "--help"):
-        print(f"usage: hwm experiment NAME [options]        hwm experiment NAME --help explains one\n\n{experiment.__doc__}")
-        print("\n".join(f"  {name:<15} {summary}" for name, (summary, *_) in known.items()))
+    if name in ("-h", "--help", "--list"):
+        if name != "--list":
+            print(f"usage: hwm experiment NAME [options]        hwm experiment NAME --help explains one\n\n{experiment.__doc__}")
+        width = max(map(len, known)) + 2
+        print("\n".join(f"  {name:<{width}}{summary}" for name, (summary, *_) in known.items()))
         raise SystemExit(0 if arguments else 2)
     if name not in known:
         raise ValueError(f"no experiment {name!r}; {nearest(name, known) or 'known: ' + ', '.join(known)}")

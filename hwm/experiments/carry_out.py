@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from hwm import experiments
 from hwm.config import RunConfig
 from hwm.evaluate.protocols import SAMPLING, Scoring
 from hwm.evaluate.scores import Scores, plain
+from hwm.experiments import declared
 from hwm.experiments.experiment import PICTURES, Experiment, Found, Json, Plan, Train, slug
 from hwm.work.claim import expect_apart
 from hwm.work.files import atomic_path, new_folder
@@ -182,10 +182,10 @@ def _record(found: Found) -> Json:
 
 
 def declarations() -> dict[str, tuple[str, Callable[[Any], Experiment], type[Plan]]]:
-    """Every experiment of this room by its name: what it is in a line, its declaration and the options that it takes."""
+    """Every experiment of the room `declared` by its name: what it is in a line, its declaration, the options it takes."""
     found = {}
-    for file in pkgutil.iter_modules(experiments.__path__):
-        module = importlib.import_module(f"{experiments.__name__}.{file.name}")  # noqa: TID251, declarations of this package
+    for file in pkgutil.iter_modules(declared.__path__):
+        module = importlib.import_module(f"{declared.__name__}.{file.name}")  # noqa: TID251, declarations of this package
         if declare := getattr(module, "declare", None):
             summary = (module.__doc__ or "").strip().splitlines()[0]
             found[file.name.replace("_", "-")] = summary, declare, get_type_hints(declare)["plan"]

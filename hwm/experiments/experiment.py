@@ -1,7 +1,7 @@
 """What an experiment is made of: trainings, scorings, tables and plots of them, as values that tell what is wanted.
 
-An experiment is a declaration, one file of this room with a function `declare` that makes an `Experiment` of the options it
-takes.  `hwm experiment` finds these files by itself, and `carry_out` does what they ask for.
+An experiment is a declaration, one file of the room `declared` with a function `declare` that makes an `Experiment` of the
+options it takes.  `hwm experiment` finds these files by itself, and `carry_out` does what they ask for.
 """
 
 from __future__ import annotations

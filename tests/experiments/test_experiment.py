@@ -6,17 +6,18 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from hwm import experiments
 from hwm.cli import main
 from hwm.evaluate.intervals import Interval
 from hwm.evaluate.protocols import Scoring
 from hwm.evaluate.scores import ALL, RECONSTRUCTION, Cost, Difference, Row, Score, Scores
-from hwm.experiments import families, flow_steps, hwm_tables
+from hwm.experiments import declared
 from hwm.experiments.carry_out import carry_out, declarations
 from hwm.experiments.compare import Column, Compare
+from hwm.experiments.declared import families, flow_steps, hwm_tables
 from hwm.experiments.experiment import Train
 from hwm.experiments.published import TABLES
 from hwm.work.jobs import Job, run_jobs
@@ -39,9 +40,9 @@ def declare(plan: Plan) -> Experiment:
 def lengths(tmp_path, monkeypatch):
     """A new experiment is one file."""
     (tmp_path / "lengths_of_training.py").write_text(LENGTHS)
-    monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
+    monkeypatch.setattr(declared, "__path__", [*declared.__path__, str(tmp_path)])
     yield "lengths-of-training"
-    sys.modules.pop("hwm.experiments.lengths_of_training", None)
+    sys.modules.pop("hwm.experiments.declared.lengths_of_training", None)
 
 
 @pytest.mark.timeout(600)
@@ -83,8 +84,21 @@ def test_options_are_of_the_experiments_in_which_they_act(capsys):
 def test_declarations_are_read_without_torch():
     code = "import sys\nfrom hwm.experiments.carry_out import declarations\nprint(*declarations(), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.split() == ["demo", "families", "flow-steps", "hwm-tables", "sampling-table", "False"], done.stderr
-    assert all(summary.endswith(".") for summary, *_ in declarations().values())
+    files = (file for folder in declared.__path__ for file in Path(folder).glob("*.py") if "\ndef declare(" in file.read_text())
+    assert done.stdout.split() == [*sorted(file.stem.replace("_", "-") for file in files), "False"], done.stderr
+
+
+def test_all_are_listed_with_a_line_each(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["experiment", "--list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert ended.value.code == 0 and [line.split()[0] for line in lines] == list(declarations())
+    assert all(line.endswith(".") for line in lines) and {"demo", "hwm-tables"} <= set(declarations())
+
+
+def test_a_room_holds_at_most_twenty_files():
+    for room in ("hwm/experiments", "hwm/experiments/declared"):
+        assert len([file for file in Path(room).iterdir() if file.is_file()]) <= 20
 
 
 # --- Jobs ------------------------------------------------------------------------------------------------------------

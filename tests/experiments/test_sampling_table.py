@@ -12,10 +12,10 @@ from hwm.evaluate.protocols import mean_of
 from hwm.evaluate.scores import Scores
 from hwm.experiments import sampling_grid
 from hwm.experiments.carry_out import carry_out
+from hwm.experiments.declared.sampling_table import declare, verdict
 from hwm.experiments.experiment import Train
 from hwm.experiments.published import SAMPLING
 from hwm.experiments.sampling_grid import Grid, Options, name_of, twins
-from hwm.experiments.sampling_table import declare, verdict
 from hwm.prepare import encoded
 from hwm.recipes import recipe
 from hwm.runs import train
