@@ -6,6 +6,7 @@ Every value of a run is one field here.  Unknown keys and wrong types are errors
 import dataclasses
 import difflib
 import json
+import re
 import tomllib
 import types
 import typing
@@ -239,7 +240,9 @@ def to_toml(config: Any) -> str:
         scalars = {k: v for k, v in table.items() if not isinstance(v, dict)}
         if prefix and scalars:
             lines.append(f"\n[{prefix}]")
-        lines.extend(f"{k} = {_toml(v, f'{prefix}.{k}' if prefix else k)}" for k, v in scalars.items())
+        for key, value in scalars.items():
+            name = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml(key, prefix)
+            lines.append(f"{name} = {_toml(value, f'{prefix}.{key}' if prefix else key)}")
         for key, value in table.items():
             if isinstance(value, dict):
                 write(value, f"{prefix}.{key}" if prefix else key)

@@ -1,11 +1,17 @@
-"""What the numbers of a robot's state mean: a robot is one TOML file with names, units and statistics (`robots/`)."""
+"""What the numbers of a robot's state mean: a robot is one TOML file with names, units, groups and limits (`robots/`)."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from hwm.safe_load.paths import shown
 from hwm.safe_load.text import read_toml
+
+KINDS = {"rad": "angle", "deg": "angle", "m": "position", "m/s": "velocity", "rad/s": "velocity", "deg/s": "velocity"}
+"""What a row of each unit is; "0..1", also with words such as "0 open..1 closed", is a closure, any other unit "other"."""
 
 
 @dataclass(frozen=True)
@@ -14,6 +20,8 @@ class Embodiment:
 
     names, units: one entry per dimension.  raw: indices used as they are (hand closures), never normalised.
     mean, std: statistics of a large data set, used where a data set is too small to give its own.
+    hz: rows a second in the robot's own logs, 0 where that differs.  limits: low and high end of every dimension in its unit,
+    infinite where unknown; empty where none is known.  groups: parts of the robot, each the indices of its dimensions.
     """
 
     name: str
@@ -22,34 +30,80 @@ class Embodiment:
     raw: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    hz: int = 0
+    limits: tuple[tuple[float, float], ...] = ()
+    groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         sizes = {len(self.names), len(self.units), len(self.mean), len(self.std)}
         if len(sizes) != 1:
             raise ValueError(f"embodiment {self.name}: names, units, mean and std differ in length: {sorted(sizes)}")
-        if any(not 0 <= i < len(self.names) for i in self.raw):
-            raise ValueError(f"embodiment {self.name}: raw indices outside 0..{len(self.names) - 1}")
+        for what, rows in {"raw": self.raw, **{f"groups.{name}": rows for name, rows in self.groups.items()}}.items():
+            if any(type(i) is not int or not 0 <= i < len(self.names) for i in rows):
+                raise ValueError(f"embodiment {self.name}: {what} indices outside 0..{len(self.names) - 1}")
+        if self.limits and len(self.limits) != len(self.names):
+            raise ValueError(f"embodiment {self.name}: limits of {len(self.limits)} dimensions, it has {len(self.names)}")
+        if (bad := next((n for n, (low, high) in zip(self.names, self.limits) if not low < high), None)) is not None:
+            raise ValueError(f"embodiment {self.name}: the limits of {bad} are no low and high end")
+        if type(self.hz) is not int or not 0 <= self.hz <= 1000:
+            raise ValueError(f"embodiment {self.name}: hz must be a whole number in 0..1000, got {self.hz!r}")
 
     @property
     def dim(self) -> int:
         return len(self.names)
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Of every dimension what its unit says it is: angle, position, velocity, closure or other."""
+        closure = (unit.startswith("0") and ".." in unit for unit in self.units)
+        return tuple("closure" if closes else KINDS.get(unit, "other") for unit, closes in zip(self.units, closure))
+
+    @property
+    def meaning(self) -> dict[str, Any]:
+        """What of it decides what is learned from its data, as plain values; groups and limits only help people."""
+        return {name: getattr(self, name) for name in ("name", "names", "units", "raw", "mean", "std")}
+
 
 def read_embodiment(path: str | Path) -> Embodiment:
-    """Read an embodiment from TOML with keys name, names, units, raw, mean, std.
+    """Read an embodiment from TOML with keys name, names, units, and optionally raw, mean, std, hz, limits, [groups].
 
-    Raises ValueError, naming the file, for a missing key or lists of different length.
+    raw and groups take indices, counted from 0, or names.
+    Raises ValueError, naming the file, for a missing or unknown key or lists of different length.
     """
     table = read_toml(path, kind="description of an embodiment")
+    known = Embodiment.__dataclass_fields__
+    if (unknown := next((key for key in table if key not in known), None)) is not None:
+        raise ValueError(f"{path}: unknown key {shown(unknown)!r}; an embodiment has {', '.join(known)}")
     try:
-        return Embodiment(
-            name=str(table["name"]), names=tuple(table["names"]), units=tuple(table["units"]), raw=tuple(table.get("raw", ())),
-            mean=tuple(map(float, table["mean"])), std=tuple(map(float, table["std"])),
+        names = tuple(map(str, table["names"]))
+        index = {name: i for i, name in enumerate(names)}
+
+        def rows(given: Any) -> tuple[int, ...]:
+            return tuple(index[item] if isinstance(item, str) else item for item in given)
+
+        robot = Embodiment(
+            name=str(table["name"]), names=names, units=tuple(map(str, table["units"])), raw=rows(table.get("raw", ())),
+            mean=tuple(map(float, table.get("mean", [0] * len(names)))),
+            std=tuple(map(float, table.get("std", [1] * len(names)))),
+            hz=table.get("hz", 0), limits=tuple((float(low), float(high)) for low, high in table.get("limits", ())),
+            groups={name: rows(given) for name, given in table.get("groups", {}).items()},
         )
+        return _completed(robot, Path(path), table)
     except KeyError as error:
-        raise ValueError(f"{path}: key {error} is missing; an embodiment needs name, names, units, mean, std") from None
-    except (ValueError, TypeError) as error:
+        fault = "is missing" if error.args[0] in known else "is none of its names"
+        raise ValueError(f"{path}: key {error} {fault}; an embodiment needs name, names, units") from None
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _completed(robot: Embodiment, path: Path, table: Mapping[str, Any]) -> Embodiment:
+    """With what its file leaves out, such as one of an earlier version, as the known robot of the same name and states has it."""
+    if path.parent == ROBOTS:
+        return robot
+    same = [model for model in map(read_embodiment, sorted(ROBOTS.glob("*.toml")))
+            if (model.name, model.names) == (robot.name, robot.names)]  # fmt: skip
+    return replace(robot, **{k: getattr(same[0], k) for k in ("hz", "limits", "groups") if k not in table}) if same else robot
+
 
 
 ROBOTS = Path(__file__).parent / "robots"

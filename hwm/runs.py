@@ -107,7 +107,7 @@ def fitted(config: RunConfig) -> RunConfig:
     if hasattr(model, "state_plain") and model.state_plain == usual.state_plain:
         changes["state_plain"] = robot.raw
     if hasattr(model, "velocity_rows") and model.velocity_rows == usual.velocity_rows:
-        changes["velocity_rows"] = tuple(i for i, unit in enumerate(robot.units) if unit in ("m/s", "rad/s"))
+        changes["velocity_rows"] = tuple(i for i, kind in enumerate(robot.kinds) if kind == "velocity")
     return replace(config, model=replace(model, **changes))
 
 

@@ -4,10 +4,12 @@ import json
 import shutil
 
 import numpy as np
+import pytest
 from refusing import refused
 
 from hwm.cli import main
-from hwm.config import override
+from hwm.config import override, to_toml
+from hwm.data.dataset import check_rows
 from hwm.data.writers import RawShardWriter, write_dataset_metadata
 from hwm.recipes import recipe
 from hwm.robot import EVE, ROBOTS, normalisation, read_embodiment
@@ -40,6 +42,45 @@ def test_an_embodiment_from_a_file(tmp_path):
     refused(r"robot\.toml.*differ in length", read_embodiment, path)
     path.write_text('name="arm"\n')
     refused("'names' is missing", read_embodiment, path)
+
+
+@pytest.mark.parametrize("path", sorted(ROBOTS.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_known_robot_tells_what_its_rows_are_and_which_part_they_move(path, tmp_path):
+    robot = read_embodiment(path)
+    assert "other" not in robot.kinds and sorted(i for rows in robot.groups.values() for i in rows) == list(range(robot.dim))
+    assert set(robot.groups) <= {"legs", "left_arm", "right_arm", "hands", "head", "base"}
+    assert {robot.kinds[i] for i in robot.groups["hands"]} == {"closure"}
+    (tmp_path / "robot.toml").write_text(to_toml(robot))
+    assert read_embodiment(tmp_path / "robot.toml") == robot
+    old = (line for line in to_toml(robot).partition("[groups]")[0].splitlines() if not line.startswith(("hz", "limits")))
+    (tmp_path / "robot.toml").write_text("\n".join(old))
+    assert read_embodiment(tmp_path / "robot.toml") == robot, "what an older file leaves out is the known robot's"
+
+
+def test_groups_by_name_and_mistakes_in_them(tmp_path):
+    path = tmp_path / "robot.toml"
+    arm = 'name="arm"\nnames=["a","b"]\nunits=["deg","?"]\n'
+    path.write_text(arm + 'limits=[[-1, 1], [-inf, inf]]\nraw=["b"]\nhz=15\n[groups]\n"left arm"=["b", 0]\n')
+    robot = read_embodiment(path)
+    assert (robot.groups, robot.raw, robot.hz, robot.kinds) == ({"left arm": (1, 0)}, (1,), 15, ("angle", "other"))
+    path.write_text(to_toml(robot))
+    assert read_embodiment(path) == robot
+    for more, told in {
+        '[groups]\narm=["c"]': "key 'c' is none of its names", "[groups]\narm=[2]": "groups.arm indices outside 0..1",
+        "limits=[[0, 1]]": "limits of 1 dimensions, it has 2", "limits=[[1, 0], [0, 1]]": "the limits of a are no low and high",
+        "hz=1.5": "hz must be a whole number", "group=1": "unknown key 'group'",
+    }.items():  # fmt: skip
+        path.write_text(arm + more)
+        refused(told, read_embodiment, path)
+
+
+def test_rows_outside_the_limits_are_told(tmp_path):
+    rows = np.zeros((20, 8), np.float32)
+    rows[:, 3], rows[7, 3] = -1, -90
+    found = [f.message for f in check_rows(tmp_path / "states", rows, read_embodiment(ROBOTS / "franka.toml"))]
+    assert any("JOINT_4 goes from -90 to -1 rad, the robot's limits are -3.0718 to -0.0698" in text for text in found)
+    rows[7, 3] = -2
+    assert len(list(check_rows(tmp_path / "states", rows, read_embodiment(ROBOTS / "franka.toml")))) == 1
 
 
 def test_another_robot_is_one_file_beside_the_data(tmp_path, capsys):

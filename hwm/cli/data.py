@@ -148,9 +148,9 @@ def _tokenizer_named(name: str | None) -> Any:
 def _print_facts(facts: dict[str, Any]) -> None:
     for key, value in facts.items():
         if key == "states":
-            print(f"  {'state':<24}{'unit':<18}{'mean':>9}{'std':>9}")
+            print(f"  {'state':<24}{'unit':<18}{'kind':<10}{'mean':>9}{'std':>9}")
             for name, row in value.items():
-                print(f"  {name:<24}{row['unit']:<18}{row['mean']:>9.3f}{row['std']:>9.3f}")
+                print(f"  {name:<24}{row['unit']:<18}{row['kind']:<10}{row['mean']:>9.3f}{row['std']:>9.3f}")
         elif isinstance(value, dict):
             print(f"{key}: " + ", ".join(f"{k} {v:.1f}" if isinstance(v, float) else f"{k} {v}" for k, v in value.items()))
         else:

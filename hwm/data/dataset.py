@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -157,7 +157,7 @@ class Shard:
 
     def check_states(self) -> Iterator[Finding]:
         """What `check` finds in the states."""
-        return check_rows(self.states_path, self.states, self.robot.names)
+        return check_rows(self.states_path, self.states, self.robot)
 
 
 class Dataset:
@@ -191,7 +191,7 @@ class Dataset:
         """
         files = [*self.described_in(), *(file for shard in self.shards for file in shard.files)]
         made_by = {key: (self.tokenizer or {}).get(key) for key in ("fingerprint", "grid")}
-        about = {"kind": self.kind, "hz": self.hz, "robot": asdict(self.robot), "made by": made_by}
+        about = {"kind": self.kind, "hz": self.hz, "robot": self.robot.meaning, "made by": made_by}
         return hash_of([about, [shard.num_frames for shard in self.shards], digests(self.root, files)])
 
     def described_in(self) -> list[Path]:
@@ -232,17 +232,23 @@ def hash_of(facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def check_rows(path: Path, rows: np.ndarray, names: tuple[str, ...]) -> Iterator[Finding]:
-    """Whether rows (F, A) are finite, and which of the dimensions with these names never change."""
+def check_rows(path: Path, rows: np.ndarray, robot: Embodiment | None = None) -> Iterator[Finding]:
+    """Whether rows (F, A) are finite, and which dimensions of a robot never change or leave its limits."""
     bad = first_row(rows, lambda part: ~np.isfinite(part))
     if bad is not None:
         yield Finding("error", str(path), f"row {bad} is not finite; repair or drop the shard")
         return
+    if robot is None:
+        return
     low, high = np.full(rows.shape[1], np.inf), np.full(rows.shape[1], -np.inf)
     for _, part in chunks(rows):
         low, high = np.minimum(low, part.min(axis=0)), np.maximum(high, part.max(axis=0))
-    if still := [name for name, a, b in zip(names, low, high) if a == b]:
+    if still := [name for name, a, b in zip(robot.names, low, high) if a == b]:
         yield Finding("note", str(path), f"never changes: {', '.join(still)}")
+    for name, unit, a, b, (least, most) in zip(robot.names, robot.units, low, high, robot.limits):
+        if min(a - least, most - b) < -0.01 * min(most - least, 10):  # a hundredth is the noise of a sensor
+            fault = f"{name} goes from {a:.4g} to {b:.4g} {unit}, the robot's limits are {least:g} to {most:g}"
+            yield Finding("warning", str(path), f"{fault}; check unit and order, or correct robot.toml")
 
 
 def first_row(array: np.ndarray, wrong: Callable[[np.ndarray], np.ndarray], *, count: int | None = None) -> int | None:

@@ -48,8 +48,10 @@ def describe(path: str | Path) -> dict[str, Any]:
     facts["segments"] = _segment_lengths(dataset)
     facts["clips"] = {name: _count(dataset, **options) for name, options in dataset.windows().items()}
     mean, std = state_statistics(dataset)
-    names = zip(dataset.robot.names, dataset.robot.units, mean.tolist(), std.tolist())
-    facts["states"] = {name: {"unit": unit, "mean": m, "std": s} for name, unit, m, s in names}
+    if dataset.robot.groups:
+        facts["groups"] = {name: len(rows) for name, rows in dataset.robot.groups.items()}
+    names = zip(dataset.robot.names, dataset.robot.units, dataset.robot.kinds, mean.tolist(), std.tolist())
+    facts["states"] = {name: {"unit": unit, "kind": kind, "mean": m, "std": s} for name, unit, kind, m, s in names}
     return facts
 
 

@@ -61,7 +61,7 @@ class LegacyShard(TokenShard):
 
     def check_states(self) -> Iterator[Finding]:
         for name, rows in self.actions.items():
-            yield from check_rows(self.states_path / f"{name}.bin", rows, ())
+            yield from check_rows(self.states_path / f"{name}.bin", rows)
 
     def check_sizes(self) -> None:
         for file, width in ((self.video_path, self.grid[0] * self.grid[1] * int(self.dtype[2])), (self.segments_path, 4)):
