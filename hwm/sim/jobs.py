@@ -111,7 +111,7 @@ class Studio:
     def _open(self, segment: Segment, settings: Settings) -> tuple[Recording, WarpRenderer | GLRenderer]:
         texture_size = int(np.clip(settings.size, LEAST_TEXELS, MOST_TEXELS))
         image_size = settings.size * (2 if settings.antialias else 1)
-        recording = Recording(segment, texture_size=texture_size, image_size=image_size)
+        recording = Recording(segment, texture_size=texture_size, image_size=image_size, shift=settings.shift)
         with nullcontext() if self._warm else self._kernel_lock:
             renderer = make_renderer(self._backend, recording.scene.model, size=settings.size, antialias=settings.antialias)
             renderer.render(recording.robot.data)

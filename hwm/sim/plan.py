@@ -5,7 +5,7 @@ never seen.  The plan knows nothing of processes: any number of workers writes t
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from hwm.clock import SAMPLING_FRAMES
 from hwm.sim.body.humanoid import HZ
+from hwm.sim.home.scene import Shift
 from hwm.sim.record import Segment
 from hwm.work.ranges import BadSetting, Range, check_ranges
 
@@ -45,7 +46,10 @@ CLIPS_PER_EPISODE = 4
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides the bytes of a dataset.  minutes and val_minutes: robot time.  difficulty: 0 to 1."""
+    """Everything that decides the bytes of a dataset.  minutes and val_minutes: robot time.  difficulty: 0 to 1.
+
+    light, friction, camera_shift: see `Shift`.
+    """
 
     minutes: Annotated[float, Range(SHORTEST_SPLIT / 60, 1e6)]
     val_minutes: Annotated[float, Range(SHORTEST_SPLIT / 60, 1e6)]
@@ -57,6 +61,9 @@ class Settings:
     test_clips: Annotated[int, Range(0, EPISODES_PER_SPLIT)]
     backend: str
     antialias: bool
+    light: Annotated[float, Range(0, 4)] = 1.0
+    friction: Annotated[float, Range(0, 100, above=True)] = 1.0
+    camera_shift: Annotated[float, Range(-0.3, 0.3)] = 0.0
 
     def __post_init__(self) -> None:
         check_ranges(type(self), vars(self))
@@ -66,8 +73,16 @@ class Settings:
         if not 0 < low <= high:
             raise ValueError(f"segment_seconds must be 0 < shortest <= longest, got {self.segment_seconds}")
 
+    @property
+    def shift(self) -> Shift:
+        """How the worlds differ from the usual ones."""
+        return Shift(self.light, self.friction, self.camera_shift)
+
     def to_dict(self) -> dict:
-        return {**asdict(self), "segment_seconds": list(self.segment_seconds)}
+        """All settings, those of unusual worlds only where they are: usual data tell what they always did."""
+        usual = [f.name for f in fields(self) if getattr(self, f.name) == f.default]
+        values = {name: value for name, value in asdict(self).items() if name not in usual}
+        return {**values, "segment_seconds": list(self.segment_seconds)}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from hwm.sim.behaviours import TABLE_FIRST, episode, station
 from hwm.sim.body.humanoid import ARMS_ALONE, FULL_BODY, Humanoid
-from hwm.sim.home.scene import Scene, build_scene
+from hwm.sim.home.scene import Scene, Shift, build_scene
 from hwm.sim.renderer import GLRenderer, WarpRenderer
 
 BEHAVIOUR_STREAM = 13
@@ -33,9 +33,10 @@ class Recording:
     skills: after `frames`, spans as [first frame, "skill: phase"].
     """
 
-    def __init__(self, segment: Segment, *, texture_size: int, image_size: int) -> None:
+    def __init__(self, segment: Segment, *, texture_size: int, image_size: int, shift: Shift = Shift()) -> None:  # noqa: B008
         self.segment = segment
-        self.scene: Scene = build_scene(segment.room, segment.episode, texture_size=texture_size, image_size=image_size)
+        sizes = {"texture_size": texture_size, "image_size": image_size}
+        self.scene: Scene = build_scene(segment.room, segment.episode, **sizes, shift=shift)
         rng = np.random.default_rng([BEHAVIOUR_STREAM, segment.episode])
         self.robot = Humanoid(self.scene, rng, FULL_BODY if segment.full_body else ARMS_ALONE)
         self.skills: list[tuple[int, str]] = []

@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -70,7 +70,8 @@ def simulate(
     out: Path, *, minutes: float, size: int = 64, seed: int = 0, workers: int = 0,
     difficulty: float | Literal["calm", "mixed", "lively"] = "mixed", renderer: Literal["auto", "warp", "gl"] = "auto",
     antialias: bool = False, val_minutes: float | None = None, segment_seconds: tuple[float, float] = (12.0, 20.0),
-    rooms: int = 0, test_clips: int = 0, progress: Callable[[int, int], None] | None = None,
+    rooms: int = 0, test_clips: int = 0, light: float = 1.0, friction: float = 1.0, camera_shift: float = 0.0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> SimulationSummary:  # fmt: skip
     """Simulate the robot at work and write training, validation and test data.
 
@@ -81,6 +82,8 @@ def simulate(
     beyond that OpenGL where it works.  antialias: four rays per pixel, several times slower.  val_minutes: of each of
     the two validation sets; default as `validation` says.  segment_seconds: shortest and longest
     segment.  rooms: in the training set; 0: one for two segments.  test_clips: clips of a sampling-track test set.
+    light, friction, camera_shift: worlds other than the usual ones, in the same rooms: factors of all light and of all
+    friction, metres that the head camera sits higher.
     progress: called with frames done and in all.
 
     Raises ValueError for settings outside their ranges, for a folder that holds other data and where MuJoCo or OpenGL
@@ -98,7 +101,7 @@ def simulate(
         minutes=minutes, val_minutes=validation(minutes, segment_seconds) if val_minutes is None else val_minutes, size=size,
         seed=seed, difficulty=DIFFICULTIES[difficulty] if isinstance(difficulty, str) else float(difficulty),
         segment_seconds=segment_seconds, rooms=rooms, test_clips=test_clips, backend=choose_backend(renderer, size),
-        antialias=antialias,
+        antialias=antialias, light=light, friction=friction, camera_shift=camera_shift,
     )  # fmt: skip
     shards, clips = make_plan(settings)
     workers = workers or usable_cores()
@@ -165,11 +168,14 @@ class _Place:
 
     def _expect_same(self, sidecar: Path, what: str) -> None:
         """Raise ValueError, naming the first setting that differs, unless data beside `sidecar` were made as these are to be."""
+        from hwm.sim.plan import Settings
+
         folder = self.final if self.final in sidecar.parents else self.partial
         found = read_json(sidecar) if sidecar.is_file() else {}
         if any(found.get(key) != value for key, value in self._about.items()):
-            here, there = self._about["settings"], found.get("settings")
-            there = there if isinstance(there, dict) else {}
+            usual = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}
+            there = found.get("settings")
+            here, there = usual | self._about["settings"], usual | there if isinstance(there, dict) else {}
             others = [name for name in here if name in there and there[name] != here[name]]
             first = f" ({others[0]} {there[others[0]]}, not {here[others[0]]})" if others else ""
             raise ValueError(f"{folder}: {what}{first}; choose another folder or delete it")

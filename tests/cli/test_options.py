@@ -21,7 +21,8 @@ FUNCTIONS = [function_of(verb) for verb in VERBS if verb != "experiment"]
 CONFIGS = [RunConfig, DataConfig, TrainConfig, Scoring, *typing.get_args(ModelConfig)]
 PLANS = [options for *_, options in declarations().values()]
 ELSEWHERE = {
-    "simulate": {"minutes", "size", "seed", "difficulty", "val_minutes", "rooms", "test_clips"},
+    "simulate": {"minutes", "size", "seed", "difficulty", "val_minutes", "rooms", "test_clips", "light", "friction",
+                 "camera_shift"},
     "demo": {"seed"}, "train": {"seed"},
 }  # fmt: skip
 """Parameters of a verb that become fields of sim.plan.Settings or RunConfig, whose ranges hold."""
@@ -74,6 +75,9 @@ TRAIN = "train st-tiny --out o --data x"
     "simulate o --difficulty 1.5: --difficulty must be 1 or less, got 1.5",
     "simulate o --size 65: --size must be an even number of pixels, got 65",
     "simulate o --test-clips -1: --test-clips must be 0 or more, got -1",
+    "simulate o --light -1: --light must be 0 or more, got -1.0",
+    "simulate o --friction 0: --friction must be more than 0, got 0.0",
+    "simulate o --camera-shift 1: --camera-shift must be 0.3 or less, got 1.0",
     "demo o --minutes -1: --minutes must be 0 or more, got -1.0", "demo o --steps -1: --steps must be 0 or more, got -1",
     f"{TRAIN} --seed -1: --seed must be 0 or more, got -1", f"{TRAIN} --nproc -1: --nproc must be 0 or more, got -1",
     f"{TRAIN} --set train.steps=0: train.steps must be 1 or more, got 0",

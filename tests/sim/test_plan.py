@@ -81,3 +81,8 @@ def test_room_ranges_of_the_splits_never_meet():
 def test_settings_out_of_range_are_named(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         replace(SETTINGS, **change)
+
+
+def test_settings_of_usual_worlds_tell_what_they_did_before_there_were_others():
+    assert not {"light", "friction", "camera_shift"} & set(SETTINGS.to_dict())
+    assert replace(SETTINGS, friction=0.5).to_dict() == {**SETTINGS.to_dict(), "friction": 0.5}

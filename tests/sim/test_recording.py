@@ -4,7 +4,7 @@ import pytest
 from hwm.sim.behaviours import MENU
 from hwm.sim.body.robot import JOINTS, joint_limits
 from hwm.sim.home.room import build_room
-from hwm.sim.home.scene import build_scene
+from hwm.sim.home.scene import Shift, build_scene
 from hwm.sim.record import Recording, Segment
 
 FRAMES = 240
@@ -55,6 +55,20 @@ def test_states_do_not_depend_on_the_size_of_pictures_or_textures():
     small, _ = record(segment)
     large, _ = record(segment, texture_size=64, image_size=256)
     np.testing.assert_array_equal(small, large)
+
+
+def test_a_shift_changes_what_it_names_and_nothing_else(scene):
+    def shifted(**values):
+        return build_scene(11, 12, texture_size=16, shift=Shift(**values)).model
+
+    usual, dark, slippery, raised = scene.model, shifted(light=0.5), shifted(friction=0.1), shifted(camera=0.1)
+    parts = ("light_diffuse", "light_ambient", "geom_friction", "cam_pos", "cam_mat0", "geom_pos", "qpos0", "mat_rgba")
+    changed = {"dark": dark, "slippery": slippery, "raised": raised, "same": shifted()}
+    found = {name: [p for p in parts if not np.array_equal(getattr(m, p), getattr(usual, p))] for name, m in changed.items()}
+    assert found == {"dark": ["light_diffuse", "light_ambient"], "slippery": ["geom_friction"], "raised": ["cam_pos"], "same": []}
+    np.testing.assert_allclose(dark.light_ambient, 0.5 * usual.light_ambient, atol=1e-6)
+    np.testing.assert_allclose(slippery.geom_friction, 0.1 * usual.geom_friction)
+    np.testing.assert_allclose(raised.cam_pos - usual.cam_pos, [[0, 0, 0.1]], atol=1e-6)
 
 
 def test_room_and_episode_seeds_are_apart():

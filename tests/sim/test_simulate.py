@@ -87,6 +87,7 @@ def test_a_finished_dataset_is_kept_and_other_settings_are_refused(dataset, sett
     summary = simulate(dataset, **settings, workers=1)
     assert summary.frames == 0 and len(summary.paths) == 5 and all(path.is_dir() for path in summary.paths)
     refused(r"holds other data \(seed 5, not 6\); choose", simulate, dataset, **{**settings, "seed": 6}, workers=1)
+    refused(r"holds other data \(light 1.0, not 0.5\); choose", simulate, dataset, **settings, light=0.5, workers=1)
     assert digests(dataset) == before
 
 

@@ -4,7 +4,7 @@ The room seed decides what stays in a home (walls, furniture, textures); the epi
 recording to the next (objects and their places, light, camera mounting, the robot's colours).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,19 @@ REACH_IN = (0.06, 0.28)
 
 
 @dataclass(frozen=True)
+class Shift:
+    """How a world differs from those that training shows; by default in nothing.
+
+    light: factor of all light.  friction: factor of all friction of things that touch.  camera: metres that the head
+    camera sits higher than it does.
+    """
+
+    light: float = 1.0
+    friction: float = 1.0
+    camera: float = 0.0
+
+
+@dataclass(frozen=True)
 class Scene:
     """A compiled world.  things: movable objects by name, in the order they were placed."""
 
@@ -34,14 +47,16 @@ class Scene:
     things: dict[str, Thing]
 
 
-def build_scene(room_seed: int, episode: int, *, texture_size: int = 128, image_size: int = 64) -> Scene:
-    """Build the world of one episode.  States depend on the two seeds only, never on the two sizes."""
+def build_scene(
+    room_seed: int, episode: int, *, texture_size: int = 128, image_size: int = 64, shift: Shift = Shift(),
+) -> Scene:  # fmt: skip
+    """Build the world of one episode.  States depend on the two seeds and on friction only, never on the two sizes."""
     room = build_room(room_seed, texture_size)
     rng = np.random.default_rng([EPISODE_STREAM, episode])
     assets = Assets(episode, texture_size=texture_size, prefix="episode")
     robot_assets(rng, assets)
-    robot = robot_body(Camera.mounted(rng))
-    lights = _lights(rng, room)
+    robot = robot_body(_raised(Camera.mounted(rng), shift.camera))
+    lights = _lights(rng, room, shift.light)
     placed = _place_things(rng, room, assets)
     things = {thing.name: thing for thing, _, _ in placed}
     bodies = "".join(body(t.name, pos, tag("freejoint") + t.xml, yaw=yaw) for t, pos, yaw in placed)
@@ -60,7 +75,15 @@ def build_scene(room_seed: int, episode: int, *, texture_size: int = 128, image_
         + tag("actuator", robot_actuators()),
         model="room",
     )
-    return Scene(room, episode, compile_model(xml, parts), things)
+    model = compile_model(xml, parts)
+    if shift.friction != 1:
+        model.geom_friction *= shift.friction
+    return Scene(room, episode, model, things)
+
+
+def _raised(camera: Camera, metres: float) -> Camera:
+    x, y, z = camera.place
+    return replace(camera, place=(x, y, z + metres))
 
 
 def _place_things(rng: np.random.Generator, room: Room, assets: Assets) -> list[tuple[Thing, tuple[float, float, float], float]]:
@@ -89,15 +112,16 @@ def _random_spot(rng: np.random.Generator, surface: Surface) -> tuple[float, flo
     return surface.to_world(ahead, rng.uniform(0.12 - surface.width / 2, surface.width / 2 - 0.12))
 
 
-def _lights(rng: np.random.Generator, room: Room) -> str:
+def _lights(rng: np.random.Generator, room: Room, factor: float) -> str:
     """A ceiling lamp that casts shadows, and a soft fill light that also carries the ambient light.
 
-    Their number and kinds never change: the ray tracer compiles them into its kernel.
+    Their number and kinds never change: the ray tracer compiles them into its kernel.  factor: of their strength.
     """
     warmth, strength = rng.uniform(-0.06, 0.10), rng.uniform(0.46, 0.66)
     x, y = rng.uniform(-0.3, 1.0), rng.uniform(-0.9, 0.9) + 0.35 * room.side
     fill_x, fill_y = rng.uniform(-1.2, 0.6), -np.sign(y) * rng.uniform(0.2, 1.2)
     fill, ambient = rng.uniform(0.16, 0.28), rng.uniform(0.34, 0.46)
+    strength, fill, ambient = (factor * light for light in (strength, fill, ambient))
     place = np.array([x, y, room.ceiling - 0.04])
     aim = np.array([room.table.x - room.table.depth / 2 + 0.25, 0, room.table.height]) - place
     aim[:2] *= 0.35
