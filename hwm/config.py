@@ -57,6 +57,8 @@ class TrainConfig:
     weight_decay: Annotated[float, Range(0, 1000)] = 0.05
     warmup_steps: CountOrNone = 0
     schedule: Literal["linear", "cosine", "constant"] = "linear"
+    since: CountOrNone = 0
+    """Step at which a complete run was prolonged, from which the schedule counts again; `hwm train` sets it."""
     clip_norm: Annotated[float, Range(0, 1e9)] = 1.0
     """Largest global gradient norm; 0 leaves gradients alone."""
     ema: Annotated[float, Range(0, 1, below=True)] = 0.0
@@ -96,6 +98,10 @@ class RunConfig:
     seed: Seed = 0
     tokenizer: str = ""
     """Tokenizer that made the tokens: a shipped name or a folder; used for pictures and pixel scores."""
+    init: str = ""
+    """Trained weights to start from: a run, a folder of `hwm export` or a shipped name; empty: random ones."""
+    anew: tuple[str, ...] = ()
+    """Of those weights what starts anew all the same: "states", all that reads the robot's states, or modules by name."""
     model: ModelConfig = field(default_factory=STConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -103,6 +109,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_ranges(type(self), vars(self))
         self.model.precision_rule(self.train.precision)
+        if self.anew and not self.init:
+            raise ValueError("anew says what of trained weights starts anew; give those weights with --init")
 
 
 MAX_CONFIG_BYTES = 1_000_000

@@ -25,6 +25,7 @@ from hwm.data.onex import open_dataset, read_robot
 from hwm.evaluate.token_scores import unigram_counts
 from hwm.models.build import build_model
 from hwm.predict.rollout import Dream, FrameDecoder
+from hwm.publish.trained import begin, start_of
 from hwm.robot import EVE, normalisation
 from hwm.safe_load.paths import is_file, shown
 from hwm.safe_load.text import read_bytes
@@ -34,7 +35,7 @@ from hwm.training.device import choose_device, free_on
 from hwm.training.identity import Identity, expect_config, expect_data, identity_of
 from hwm.training.loop import FitResult, already_done, fit
 from hwm.training.processes import ALONE, Processes
-from hwm.training.run_folder import dealt_out
+from hwm.training.run_folder import dealt_out, taken_up
 from hwm.training.stored import load_weights
 from hwm.work.allowance import idle_cores, usable_cores
 from hwm.work.claim import expect_apart
@@ -111,15 +112,18 @@ def fitted(config: RunConfig) -> RunConfig:
     return replace(config, model=replace(model, **changes))
 
 
-def train(config: RunConfig, out: str | Path, *, processes: Processes = ALONE) -> FitResult:
+def train(config: RunConfig, out: str | Path, *, processes: Processes = ALONE, prolong: bool = False) -> FitResult:
     """Train a configured run in folder `out`, or resume it there; all processes that train together call it alike.
 
-    Raises ValueError as `open_clips`, `expect_tokenizer` and `training.loop.fit`.
+    prolong: as `taken_up`.
+    Raises ValueError as `open_clips`, `expect_tokenizer`, `publish.trained.begin` and `training.loop.fit`.
     """
-    config, clips, val, identity = _ready(config, Path(out), processes, world=processes.world)
+    config, clips, val, identity = _ready(config, Path(out), processes, world=processes.world, prolong=prolong)
     if processes.world == 1:
         config = _among_others(config, Path(out))
     model = prepared_model(config, clips)
+    if config.init and checkpoint.newest_state(Path(out) / "checkpoints") is None:
+        begin(model, config, identity, say=print if processes.first else lambda line: None)
 
     def train_batch(index: int) -> Batch:
         size, count = config.train.batch_size, len(clips)
@@ -165,12 +169,12 @@ def token_counts(clips: Clips) -> Tensor:
     return unigram_counts((b for b in batches if b is not None), vocab_size=clips.dataset.sizes()["vocab_size"])
 
 
-def check(config: RunConfig, out: Path, *, world: int) -> FitResult | None:
+def check(config: RunConfig, out: Path, *, world: int, prolong: bool = False) -> FitResult | None:
     """Before `world` processes are started to train this: the result of a run that is complete, else None.
 
     Raises the ValueError that they would end with, as far as it shows without training.
     """
-    config, _, _, identity = _ready(config, out, ALONE, world=world)
+    config, _, _, identity = _ready(config, out, ALONE, world=world, prolong=prolong)
     return already_done(out, config, identity)
 
 
@@ -190,13 +194,14 @@ def _among_others(config: RunConfig, out: Path) -> RunConfig:
 
 
 def _ready(
-    config: RunConfig, out: Path, processes: Processes, *, world: int
+    config: RunConfig, out: Path, processes: Processes, *, world: int, prolong: bool
 ) -> tuple[RunConfig, Clips, Clips | None, dict[str, Any]]:
     """The configuration for these data and processes, the clips for training and validation, and what the run learns from."""
     if not config.data.train:
         raise ValueError("data.train is empty: give the training data with --data FOLDER")
-    expect_apart(out, config.data.train, config.data.val, config.tokenizer)
-    config = dealt_out(fitted(config), out, world=world)
+    expect_apart(out, config.data.train, config.data.val, config.tokenizer, config.init)
+    given = config.init
+    config = dealt_out(taken_up(fitted(config), out, prolong=prolong), out, world=world)
 
     def opened(folder: str, *, training: bool, identity: Identity) -> Clips:
         # The first process compares the files with their checksums and notes it: the others need not.
@@ -212,6 +217,9 @@ def _ready(
         val = opened(config.data.val, training=False, identity=identity)
         identity["val"] = processes.on_first(lambda: val.dataset.fingerprint)
     processes.on_first(lambda: expect_tokenizer(config, identity))
+    if config.init:
+        before = checkpoint.newest_state(out / "checkpoints")
+        identity["init"] = before["identity"]["init"] if before and not given else processes.on_first(lambda: start_of(given))
     return config, clips, val, identity
 
 

@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 def train(
     recipe: str = "", /,
     *, out: Path, data: str = "", val: str = "", config: Path | None = None, tokenizer: str = "", seed: int | None = None,
-    nproc: Annotated[int, Range(0, 4096)] = 0, device: str = "auto", set: tuple[str, ...] = (),
+    init: str = "", anew: tuple[str, ...] = (), nproc: Annotated[int, Range(0, 4096)] = 0, device: str = "auto",
+    set: tuple[str, ...] = (),
 ) -> int:
     """Train a recipe in a run folder; run it again to resume, on as many processes as you like.
 
     Under torchrun (also through Slurm) the same command is one of its processes: docs/scaling.md.
+    A run that is complete goes on with more steps: --set train.steps=N.  Its learning rate then rises and falls once more.
 
     Args:
         recipe: Name of a recipe (`hwm recipes`); may be left out with --config.
@@ -38,13 +40,18 @@ def train(
         config: A config.toml to start from instead of a recipe.
         tokenizer: The tokenizer that made the tokens, for pictures.
         seed: Seed of initialisation, data order and dropout.
+        init: Trained weights to start from, without their optimiser: a run (its best checkpoint, averaged weights where it has
+            them), a folder of `hwm export` or a shipped name.  Every weight must find its place, or be named with --anew.
+        anew: What of these weights starts anew: states (all that reads the robot's states, for another robot), or modules by
+            their names.
         nproc: Processes on this machine, one a GPU; they share every step's clips.  0: one, in this process.
         device: cpu, cuda or another; auto: train.device of the recipe, which by itself is the first GPU where there is one.
         set: Changes, such as train.steps=500 model.width=256 train.parallel=fsdp.
     """
     if bool(recipe) == bool(config):
         raise ValueError("give either a recipe or --config FILE")
-    chosen = _configured(recipe, config, set, data=data, val=val, device=device, tokenizer=tokenizer, seed=seed)
+    chosen = _configured(recipe, config, set, data=data, val=val, device=device, tokenizer=tokenizer, seed=seed,
+                         init=init, anew=anew)  # fmt: skip
     from hwm.training.device import choose_device
     from hwm.training.processes import under_launcher
     choose_device(chosen.train.device, name="device" if chosen.train.device == device else "train.device")
@@ -57,10 +64,10 @@ def train(
         from hwm.training.launch import launch
 
         # Checked here, where a mistake costs a second, and not in every process.
-        result = check(chosen, out, world=nproc) or launch(chosen, out, nproc=nproc)
+        result = check(chosen, out, world=nproc, prolong=True) or launch(chosen, out, nproc=nproc)
     else:
         from hwm.runs import train as run
-        result = run(chosen, out)
+        result = run(chosen, out, prolong=True)
     if result.stopped:
         print(f"stopped at step {result.step}, saved; the same command goes on from there")
         return 128 + (result.signal or signal.SIGTERM)
@@ -70,14 +77,17 @@ def train(
 
 def _configured(
     recipe: str, file: Path | None, changes: Sequence[str], *, data: str, val: str, device: str, tokenizer: str = "",
-    seed: int | None = None,
+    seed: int | None = None, init: str = "", anew: Sequence[str] = (),
 ) -> RunConfig:
     """A recipe, or the file of a configuration, with what the command line changes."""
     from hwm.config import RunConfig, changed, from_toml, override, to_toml
     from hwm.recipes import recipe as find
     given = {"data.train": data or None, "data.val": val or None, "tokenizer": tokenizer or None, "seed": seed}
+    given |= {"init": init or None}
     given["train.device"] = None if device == "auto" else device
     chosen = changed(from_toml(RunConfig, file) if file else find(recipe), {k: v for k, v in given.items() if v is not None})
+    if anew:
+        chosen = changed(chosen, {"anew": list(anew)})
     chosen = override(chosen, changes)
     to_toml(chosen)  # what it cannot be written with is said before anything is done
     return chosen
@@ -98,7 +108,7 @@ def _as_one_of_many(config: RunConfig, out: Path) -> int:
         if rank == 0 and os.environ.get("TORCHELASTIC_RUN_ID") and os.environ.get(STALE_STORE) != "1":
             print(f"WARNING: start torchrun with {STALE_STORE}=1, or its restarts may hang", file=sys.stderr)
         with joined(device=config.train.device, timeout=config.train.timeout) as processes:
-            result = run(config, out, processes=processes)
+            result = run(config, out, processes=processes, prolong=True)
         if rank == 0 and not tell_outcome(dataclasses.asdict(result)):
             print(f"{out}: {'stopped at step ' if result.stopped else ''}{result.step}{'' if result.stopped else ' steps'}")
         code = 128 + (result.signal or signal.SIGTERM) if result.stopped else 0

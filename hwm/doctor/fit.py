@@ -24,6 +24,7 @@ from hwm.tokenizers.open import open_tokenizer
 from hwm.training.checkpoint import newest_state
 from hwm.training.device import choose_device
 from hwm.training.identity import expect_same, meaning_of
+from hwm.training.run_folder import taken_up
 from hwm.work.files import existing
 
 SPARE = 0.9
@@ -48,7 +49,7 @@ def settings(config: RunConfig, out: Path) -> Iterator[Verdict]:
         wrong.append(("validation is asked for without held-out data", "give --val FOLDER, or --set train.validate_every=0"))
     if (state := newest_state(out / "checkpoints")) is not None:
         try:
-            expect_same(state, config, {}, run=out)
+            expect_same(state, taken_up(config, out, prolong=True), {}, run=out)
         except ValueError as error:
             wrong.append((str(error), "choose another folder with --out, or continue it as it is"))
     for found, remedy in wrong:

@@ -17,12 +17,13 @@ FREE = {f"train.{k}" for k in ("log_every", "checkpoint_every", "keep_checkpoint
     f"train.{k}" for k in ("threads", "device", "parallel", "recompute", "compile", "timeout")
 }
 """Settings that may change when a run is continued: they do not say what is learned."""
-PLACES = ("data.train", "data.val", "tokenizer", "model.base")
+PLACES = ("data.train", "data.val", "tokenizer", "model.base", "init")
 """Settings that say where something lies, which is known by its content."""
 WHAT = {"train": "training data", "val": "held-out data"}
 
 Identity = Mapping[str, Any]
-"""train, val: fingerprints of the data; robot: as `robot_of`; tokenizer: fingerprint of the data's; hwm: version.
+"""train, val: fingerprints of the data; robot: as `robot_of`; tokenizer: fingerprint of the data's; hwm: version; init: of a
+run that started from trained weights, what they were (`hwm.publish.trained.start_of`).
 
 What is not known is None or absent, as in runs of versions that kept none, and is not compared.
 """
@@ -92,7 +93,8 @@ def expect_same(state: Mapping[str, Any], config: RunConfig, identity: Identity,
     """
     if (difference := _difference(settings_of(state, run), config)) is not None:
         key, there, here = difference
-        why = "only train.schedule = 'constant' can be prolonged" if key == "train.steps" else "continue it as it is"
+        why = "only a complete run, or one of train.schedule = 'constant', can be prolonged"
+        why = why if key == "train.steps" else "continue it as it is"
         raise ValueError(f"{run / 'config.toml'}: this run has {key} = {there!r}, not {here!r}: {why}, or choose another folder")
     if "settings" not in state:  # of a version that knew data by their paths alone
         before = from_toml(RunConfig, run / "config.toml").data
@@ -106,6 +108,11 @@ def expect_same(state: Mapping[str, Any], config: RunConfig, identity: Identity,
             where = getattr(config.data, name)
             raise ValueError(f"{run}: this run learned with other {what} than lie in {where} now: give those with --"
                              f"{'data' if name == 'train' else name}, wherever they lie, or choose another folder")  # fmt: skip
+    began, begins = ((about.get("init") or {}).get("weights") for about in (known, identity))
+    if identity and began != begins:
+        how = "from other weights than lie there now" if began else "from random weights"
+        raise ValueError(f"{run}: this run started {how}, not from {config.init}; leave --init away to go on with it, or choose "
+                         "another folder")  # fmt: skip
 
 
 def expect_config(state: Mapping[str, Any], config: RunConfig, *, run: Path) -> None:
@@ -135,7 +142,10 @@ def settings_of(state: Mapping[str, Any], run: Path) -> dict[str, Any]:
 def _difference(there: dict[str, Any], config: RunConfig) -> tuple[str, Any, Any] | None:
     """The first setting that differs and both its values; what an older version did not have yet is as usual."""
     here, usual = decisive(config), decisive(RunConfig(model=type(config.model)()))
-    for key in [*here, *(k for k in there if k not in here)]:
+    # Of a checkpoint from before the run was prolonged, the length is another one.
+    earlier = config.train.since and there.get("train.steps", config.train.steps) <= config.train.since
+    passed = ("train.steps", "train.since") if earlier else ()
+    for key in [key for key in [*here, *(k for k in there if k not in here)] if key not in passed]:
         before = there.get(key, usual.get(key))
         if before != here.get(key):
             return key, before, here.get(key)

@@ -289,7 +289,10 @@ def _restore(
     It may have been written by any number of processes.
     """
     name = processes.on_first(lambda: folder.name if (folder := checkpoint.newest(checkpoints, say=say)) else None)
+    since, steps = config.train.since, config.train.steps
     if name is None:
+        if since:
+            raise ValueError(f"train.since = {since}: there is no run of so many steps to prolong; leave train.since away")
         return Position()
     folder = checkpoints / name
     state, stored = checkpoint.load_state(folder), checkpoint.stored(folder)
@@ -298,6 +301,12 @@ def _restore(
         say(f"{folder}: was trained by hwm {version}, this is {hwm.__version__}")
     learner.load(stored, where=folder)
     position = Position(state["step"], state["validated"], state["best_step"], state["best"])
+    if position.step < since:
+        raise ValueError(f"{folder}: is of before step {since}, from which the run was prolonged; complete it first with "
+                         f"--set train.steps={since}")  # fmt: skip
+    if position.step == since and since:
+        rise = f"rises to {config.train.lr:g} and falls to 0 again"
+        say(f"prolonged: the run was complete at step {since}; until step {steps} its learning rate {rise}")
 
     def settle_best() -> bool:
         kept = bool(position.best_step)

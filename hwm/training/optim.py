@@ -19,12 +19,15 @@ def lr_at(step: int, train: TrainConfig) -> float:
     """Learning rate of update `step`, counted from 0.
 
     It rises linearly over `warmup_steps` updates to `lr`, then falls to 0 at `steps` ("linear", "cosine") or stays.
+    A run that was prolonged does so again from `since` on, over at most a fifth of what it was prolonged by.
     """
-    if step < train.warmup_steps:
-        return train.lr * (step + 1) / train.warmup_steps
+    step, steps, warmup = step - train.since, train.steps - train.since, train.warmup_steps
+    warmup = min(warmup, steps // 5) if train.since else warmup
+    if step < warmup:
+        return train.lr * (step + 1) / warmup
     if train.schedule == "constant":
         return train.lr
-    done = min(1.0, (step - train.warmup_steps) / max(1, train.steps - train.warmup_steps))
+    done = min(1.0, (step - warmup) / max(1, steps - warmup))
     return train.lr * (1 - done if train.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done)))
 
 

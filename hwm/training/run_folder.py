@@ -20,7 +20,7 @@ from hwm.config import RunConfig, from_toml, to_toml
 from hwm.safe_load.paths import is_file, reading
 from hwm.safe_load.text import read_json_lines
 from hwm.training import checkpoint
-from hwm.training.identity import Identity, expect_same, record
+from hwm.training.identity import Identity, expect_same, record, settings_of
 from hwm.work.files import sealed, unsealed, write_all, write_text
 
 DONE = "DONE"
@@ -42,6 +42,25 @@ def settle(out: Path, config: RunConfig, identity: Identity) -> None:
     text = to_toml(config)
     if not path.exists() or path.read_bytes() != text.encode():
         write_text(path, text)
+
+
+def taken_up(config: RunConfig, out: Path, *, prolong: bool) -> RunConfig:
+    """The configuration for the run that a folder holds already: with the start that it had, and of the length that it has.
+
+    prolong: a run that is complete and is given more steps takes them as a second leg, in which the learning rate rises and
+    falls again (`optim.lr_at`); with a constant one nothing depends on the length.
+    """
+    if (state := checkpoint.newest_state(out / "checkpoints")) is None:
+        return config
+    settings, begun, train = settings_of(state, out), state.get("identity", {}).get("init"), config.train
+    if begun and not config.init:
+        config = replace(config, init=str(begun["name"]), anew=tuple(settings.get("anew", ())))
+    length, since = settings.get("train.steps"), settings.get("train.since", 0)
+    if length is None or train.since or train.schedule == "constant":
+        return config
+    if prolong and train.steps > length <= state["step"]:
+        return replace(config, train=replace(train, since=length))
+    return replace(config, train=replace(train, since=since)) if train.steps == length else config
 
 
 def dealt_out(config: RunConfig, out: Path, *, world: int) -> RunConfig:

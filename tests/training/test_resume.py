@@ -141,7 +141,7 @@ def test_another_configuration_is_refused_by_the_first_key_that_differs(alone, t
     for change, pattern in [
         ("seed=1", r"seed = 0, not 1"), ("model.width=32", r"model.width = 16, not 32"),
         ("train.lr=0.1", r"train.lr = 0.01, not 0.1"),
-        ("train.steps=4", r"train.steps = 2, not 4: only train.schedule = 'constant' can be prolonged")
+        ("train.steps=4", r"train.steps = 2, not 4: only a complete run, or one of train.schedule = 'constant', can be prolonged")
     ]:
         assert "config.toml" in refused(pattern, run, tmp_path, *dict.fromkeys(["train.steps=2", change]))
     assert checkpoint_bytes(tmp_path) == before
