@@ -67,7 +67,7 @@ class NaiveST(nn.Module):
 
     def __init__(self, config: STConfig) -> None:
         super().__init__()
-        assert not config.factors and config.state_alignment == "target"
+        assert not config.factors and config.state_alignment == "target" and config.attention == "spatiotemporal"
         self.config = config
         num_grids = config.context_grids + config.future_grids
         pooling = state_pooling(COSMOS, num_grids, num_states=config.num_states)[1:]

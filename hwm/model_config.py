@@ -128,6 +128,9 @@ class STConfig(Tokens):
     context_grids: Rows = 3
     future_grids: Rows = 3
     num_layers: Layers = 24
+    attention: Literal["spatiotemporal", "full"] = "spatiotemporal"
+    """full: the places of a grid attend to all places of all grids up to it, where they attend to their own grid's in the
+    report; all else stays, weights and temporal attention included (ours, to hold the factorisation against)."""
     dropout: Part = 0.1
     qk_norm: bool = True
     qkv_bias: bool = True

@@ -22,7 +22,7 @@ from hwm.nn.vocabulary import TokenReading, Vocabulary
 
 
 class Block(nn.Module):
-    """Pre-LN spatial attention, pre-LN temporal attention, pre-LN MLP; one MLP for both."""
+    """Pre-LN spatial attention (or full), pre-LN temporal attention, pre-LN MLP; one MLP for both."""
 
     def __init__(self, config: STConfig) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Block(nn.Module):
             "num_heads": config.num_heads, "qk_norm": config.qk_norm, "qkv_bias": config.qkv_bias, "dropout": config.dropout
         }
         self.dropout = config.dropout
-        self.spatial_norm, self.spatial = nn.LayerNorm(D), SpatialAttention(D, **attention)
+        self.spatial_norm, self.spatial = nn.LayerNorm(D), SpatialAttention(D, full=config.attention == "full", **attention)
         self.temporal_norm, self.temporal = nn.LayerNorm(D), TemporalAttention(D, **attention)
         self.mlp_norm, self.mlp = nn.LayerNorm(D), nn.Sequential(nn.Linear(D, hidden), nn.GELU(), nn.Linear(hidden, D))
         self.modulation = Modulation(D, 3) if config.state_injection == "modulate" else None
@@ -39,7 +39,8 @@ class Block(nn.Module):
     def forward(self, x_TBSD: Tensor, state_TBD: Tensor, *, newest: int, cache: KVCache | None = None, layer: int = 0) -> Tensor:
         """All steps go in, the `newest` last ones come out."""
         spatial, temporal, mlp = self.modulation(state_TBD) if self.modulation else (unchanged,) * 3
-        x_TBSD = x_TBSD + self._drop(self.spatial(spatial(self.spatial_norm(x_TBSD))))
+        y_TBSD = self.spatial(spatial(self.spatial_norm(x_TBSD)), cache=cache, layer=layer)
+        x_TBSD = x_TBSD + self._drop(y_TBSD)
         y_TBSD = self.temporal(temporal(self.temporal_norm(x_TBSD)), newest=newest, cache=cache, layer=layer)
         x_TBSD = x_TBSD[-newest:] + self._drop(y_TBSD)
         return x_TBSD + self._drop(self.mlp(mlp(self.mlp_norm(x_TBSD))))

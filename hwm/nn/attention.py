@@ -1,4 +1,4 @@
-"""Factorised self-attention over token grids: over the places of one grid, and causally over time at one place.
+"""Self-attention over token grids: over the places of one grid (or of all up to it), and causally over time at one place.
 
 Time comes first in the layout (x_TBSD): grids fold into the batch of spatial attention without a copy, and a new
 grid is appended to the temporal keys and values along the leading axis.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from hwm.nn.dropout import dropout
 
 
 class KVCache:
-    """Temporal keys and values of all grids seen so far, one pair (T, B, S, N, H) a layer or other place of use."""
+    """Keys and values of all grids seen so far, one pair (T, B, S, N, H) a layer or other place of use."""
 
     def __init__(self) -> None:
         self.pairs: dict[Hashable, tuple[Tensor, Tensor]] = {}
@@ -65,20 +66,39 @@ class Projections(nn.Module):
 
 
 class SpatialAttention(Projections):
-    """Every place of a grid attends to every place of the same grid."""
+    """Every place of a grid attends to every place of the same grid; `full`: of all earlier grids too.
 
-    def forward(self, x_TBSD: Tensor) -> Tensor:
+    Both have the same weights.  Full attention is causal by whole grids: each one asks the keys up to its own end, so that no
+    score is computed that a mask would hide.
+    """
+
+    def __init__(self, width: int, num_heads: int, *, full: bool = False, **options: Any) -> None:
+        super().__init__(width, num_heads, **options)
+        self.full = full
+
+    def forward(self, x_TBSD: Tensor, *, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+        """The same shape.  cache: of the grids before these, which only full attention asks for."""
         T, B, S, D = x_TBSD.shape
-        q, k, v = (y.flatten(0, 1).transpose(1, 2) for y in self.heads(x_TBSD))
+        q, k, v = self.heads(x_TBSD)
+        if not self.full:
+            y = self._attend(*(y.flatten(0, 1).transpose(1, 2) for y in (q, k, v)))
+            return self.out(y.transpose(1, 2).reshape(T, B, S, D))
+        if cache is not None:
+            k, v = cache.extend(("full", layer), k, v)
+        k_BNLH, v_BNLH = (y.permute(1, 3, 0, 2, 4).flatten(2, 3) for y in (k, v))
+        ends = [(len(k) - T + t + 1) * S for t in range(T)]
+        grids = [self._attend(q[t].transpose(1, 2), k_BNLH[:, :, :end], v_BNLH[:, :, :end]) for t, end in enumerate(ends)]
+        return self.out(torch.stack(grids).transpose(2, 3).reshape(T, B, S, D))
+
+    def _attend(self, q_GNSH: Tensor, k_GNLH: Tensor, v_GNLH: Tensor) -> Tensor:
+        """Attention of S places to L, nothing hidden, (G, N, S, H)."""
         rate = self.dropout if self.training else 0.0
-        learning = v.dtype == torch.bfloat16 and torch.is_grad_enabled()
-        if (rate or learning) and x_TBSD.device.type == "cpu":
+        learning = v_GNLH.dtype == torch.bfloat16 and torch.is_grad_enabled()
+        if (rate or learning) and q_GNSH.device.type == "cpu":
             # There the fused kernel knows no dropout and its stand-in, as its way back in bfloat16, is slower than these lines.
-            weights = (q * (1 / math.sqrt(q.shape[-1])) @ k.transpose(2, 3)).softmax(-1)
-            y = dropout(weights, rate, training=self.training).to(v.dtype) @ v
-        else:
-            y = F.scaled_dot_product_attention(q, k, v, dropout_p=rate)
-        return self.out(y.transpose(1, 2).reshape(T, B, S, D))
+            weights = (q_GNSH * (1 / math.sqrt(q_GNSH.shape[-1])) @ k_GNLH.transpose(2, 3)).softmax(-1)
+            return dropout(weights, rate, training=self.training).to(v_GNLH.dtype) @ v_GNLH
+        return F.scaled_dot_product_attention(q_GNSH, k_GNLH, v_GNLH, dropout_p=rate)
 
 
 class TemporalAttention(Projections):

@@ -12,6 +12,7 @@ from hwm.models.st_transformer import STTransformer
 TINY = STConfig(vocab_size=40, grid=(2, 3), num_layers=2, num_heads=2, width=16, dropout=0.0, num_states=34, state_hidden=16)
 FACTORISED = dataclasses.replace(TINY, factors=(5, 8))
 MODULATED = dataclasses.replace(FACTORISED, state_injection="modulate", code_loss=3.0)
+FULL = dataclasses.replace(TINY, attention="full")
 
 
 def build(config=TINY, *, dtype=torch.float64, std=None):
@@ -48,14 +49,22 @@ def test_published_size_by_part():
     assert total == 136_126_976 and abs(total / 1e6 - 136.1) < 0.05
 
 
-def test_a_grid_reaches_its_own_and_later_steps_only():
-    model, batch = build(std=0.3), clips()
+@pytest.mark.parametrize("config", [TINY, FULL])
+def test_a_grid_reaches_its_own_and_later_steps_only(config):
+    model, batch = build(config, std=0.3), clips()
     base = outputs(model, batch)
     for grid in range(6):
         tokens = batch.tokens_BTHW.clone()
         tokens[:, grid] = (tokens[:, grid] + 1) % 40
         moved = (outputs(model, dataclasses.replace(batch, tokens_BTHW=tokens)) != base).flatten(1).any(1)
         assert moved.tolist() == [step >= grid for step in range(5)]
+
+
+def test_full_attention_takes_the_same_weights_and_differs_from_the_second_grid_on():
+    factorised, full, batch = build(std=0.3), build(FULL, std=0.3), clips()
+    full.load_state_dict(factorised.state_dict(), strict=True)
+    same = [torch.allclose(a, b) for a, b in zip(outputs(factorised, batch), outputs(full, batch))]
+    assert same == [True, False, False, False, False]
 
 
 @pytest.mark.parametrize("alignment", ["target", "current"])
@@ -87,7 +96,7 @@ def test_adaptive_pooling_reads_all_rows():
     assert moved.tolist() == [False] * 4 + [True]
 
 
-@pytest.mark.parametrize("config", [TINY, FACTORISED, MODULATED])
+@pytest.mark.parametrize("config", [TINY, FACTORISED, MODULATED, FULL])
 def test_greedy_prediction_equals_running_everything_again(config):
     model, batch = build(config, std=0.3), clips(config)
     grids = batch.tokens_BTHW[:, :3]
@@ -100,7 +109,7 @@ def test_greedy_prediction_equals_running_everything_again(config):
     assert torch.equal(prediction.tokens_BKTHW, grids[:, None, 3:].expand(-1, 2, -1, -1, -1))
 
 
-@pytest.mark.parametrize("config", [TINY, FACTORISED, MODULATED])
+@pytest.mark.parametrize("config", [TINY, FACTORISED, MODULATED, FULL])
 def test_teacher_forced_scores_equal_the_loss(config):
     model, batch = build(config, std=0.3), clips(config)
     prediction = model.predict(
