@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from hwm.clock import COSMOS
 from hwm.model_config import MaskedConfig
 from hwm.models.masked_blocks import slot_visibility
-from hwm.models.masked_filling import corrupt, masks_left, random_mask, remask
+from hwm.models.masked_filling import masks_left, random_mask, remask
+from hwm.models.token_grids import corrupt
 from hwm.nn.rope import grid_positions, rope_angles, rotate
 from hwm.nn.states import ActionEncoder, state_pooling
 from hwm.nn.streams import PerStream, Sharing, sharing_by_layer

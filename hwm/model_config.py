@@ -49,6 +49,8 @@ class Tokens(Family):
     """Weight of the squared error of the expected digits of a factorised vocabulary, as codes in [-1, 1] (ours)."""
     ordered_states: bool = False
     """The order of the state rows inside a grid counts (ours); in the documents' forms their mean loses it."""
+    max_corruption: Share = 0.0
+    """Largest rate at which input tokens become random ones in training (HWM paper; of ST-Transformer ours)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,7 +103,6 @@ class Latents(Family):
 class Streams(Family):
     """What both Humanoid World Models have in common: streams of past and future, video and actions."""
 
-
     context_grids: Rows = 2
     future_grids: Rows = 1
     num_states: Rows = 17
@@ -129,8 +130,7 @@ class STConfig(Tokens):
     future_grids: Rows = 3
     num_layers: Layers = 24
     attention: Literal["spatiotemporal", "full"] = "spatiotemporal"
-    """full: the places of a grid attend to all places of all grids up to it, where they attend to their own grid's in the
-    report; all else stays, weights and temporal attention included (ours, to hold the factorisation against)."""
+    """full: places see all of the grids up to theirs, not their own alone; all else, weights included, is the same (ours)."""
     dropout: Part = 0.1
     qk_norm: bool = True
     qkv_bias: bool = True
@@ -148,6 +148,9 @@ class STConfig(Tokens):
     loss_on: Literal["future", "all"] = "future"
     scheduled_sampling: Share = 0.0
     """Probability that an input token of the future is the model's own prediction instead of the truth."""
+    own_grids: Annotated[int, Range(0, 10_000)] = 0
+    """Above 0: that share of clips is fed that many future grids wholly predicted, one after the other (ours).  0: token by
+    token, all predicted in one pass over the true ones."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,6 @@ class MaskedConfig(Streams, Tokens):
     dropout: Part = 0.4
     """Dropout of the feed-forward layers, as in the release."""
     max_corruption: Share = 0.2
-    """Largest rate of random token replacement in training."""
     steps: Steps = 2
     """Refinement steps of a grid in prediction."""
     temperature: Temperature = 0.0

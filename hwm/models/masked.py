@@ -14,8 +14,8 @@ from hwm.clock import COSMOS, Clock
 from hwm.contracts import Batch
 from hwm.model_config import MaskedConfig
 from hwm.models.masked_blocks import JointBlock, SplitBlock, Window, slot_visibility
-from hwm.models.masked_filling import Draft, corrupt, masks_left, random_mask, remask
-from hwm.models.token_grids import Asked, TokenGrids
+from hwm.models.masked_filling import Draft, masks_left, random_mask, remask
+from hwm.models.token_grids import Asked, TokenGrids, corrupt
 from hwm.nn.attention import KVCache
 from hwm.nn.dropout import dropout_from
 from hwm.nn.parameters import normal_init

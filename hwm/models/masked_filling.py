@@ -1,6 +1,6 @@
-"""Masked video modelling: how clips are corrupted and masked in training, how masks shrink in prediction.
+"""Masked video modelling: how clips are masked in training, how masks shrink in prediction.
 
-Sources: HWM paper section 2.2; Copilot4D (random replacement), MaskGIT (cosine schedule); reference C.2.
+Sources: HWM paper section 2.2; MaskGIT (cosine schedule); reference C.2.
 """
 
 from __future__ import annotations
@@ -12,18 +12,6 @@ import torch
 from torch import Tensor
 
 from hwm.nn.attention import KVCache
-
-
-def corrupt(tokens_BTHW: Tensor, *, vocab_size: int, max_rate: float, generator: torch.Generator) -> Tensor:
-    """Replace tokens by uniformly random ones, at a rate drawn from U(0, max_rate) for every clip.
-
-    A replacement may be the token itself.  The paper does not say over what a rate is shared.
-    """
-    device = generator.device
-    rate_B111 = max_rate * torch.rand(len(tokens_BTHW), 1, 1, 1, generator=generator, device=device)
-    replaced = torch.rand(tokens_BTHW.shape, generator=generator, device=device) < rate_B111
-    random = torch.randint(vocab_size, tokens_BTHW.shape, generator=generator, device=device)
-    return torch.where(replaced.to(tokens_BTHW.device), random.to(tokens_BTHW.device), tokens_BTHW)
 
 
 def random_mask(shape: tuple[int, int, int, int], *, generator: torch.Generator) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hwm.clock import COSMOS, Clock
 from hwm.contracts import Batch
 from hwm.model_config import STConfig
-from hwm.models.token_grids import Asked, TokenGrids
+from hwm.models.token_grids import Asked, TokenGrids, corrupt
 from hwm.nn.attention import KVCache, SpatialAttention, TemporalAttention
 from hwm.nn.dropout import dropout, dropout_from, without_dropout
 from hwm.nn.modulation import Modulation, unchanged
@@ -55,7 +55,7 @@ class STTransformer(TokenGrids):
     config: every size and option.  clock: which frames, and so which state rows, belong to a grid.
     Input step t holds grid t and predicts grid t + 1; it sees the states of grid t + 1 (`state_alignment="target"`)
     or of grid t ("current").  Weights, embeddings and positions start from N(0, init_std), biases from 0.
-    Raises ValueError where the state rows leave a grid without any.
+    Raises ValueError where the state rows leave a grid without any, and for more own grids than are fed.
     """
 
     config: STConfig
@@ -73,6 +73,11 @@ class STTransformer(TokenGrids):
             raise ValueError(
                 f"model.num_states {config.num_states} with model.state_offset {config.state_offset} leaves a grid "
                 f"of {self.num_grids} without state rows; raise num_states or bring the offset nearer to 0"
+            )
+        if config.own_grids > self.future_grids - 1 or (config.own_grids and not config.scheduled_sampling):
+            raise ValueError(
+                f"model.own_grids {config.own_grids} needs a model.scheduled_sampling above 0, and at most "
+                f"{self.future_grids - 1} of {self.future_grids} future grids are fed"
             )
         self.vocabulary = Vocabulary(config.vocab_size, config.width, tied=True, factors=config.factors)
         self.place_positions = nn.Parameter(torch.empty(places, config.width))
@@ -109,18 +114,48 @@ class STTransformer(TokenGrids):
 
         "loss" is the cross-entropy, with config.code_loss also the error of the expected codes.
 
-        Dropout and scheduled sampling draw from `generator` alone.  Raises ValueError for clips of another shape.
+        Dropout and all that disturbs the inputs in training draw from `generator` alone.
+        Raises ValueError for clips of another shape.
         """
         tokens_BTHW = self._check_tokens(batch.tokens_BTHW, self.num_grids)
         scored = self.future_grids if self.config.loss_on == "future" else self.num_grids - 1
         with dropout_from(generator, device=tokens_BTHW.device, active=self.training and self.config.dropout > 0):
             inputs_BTHW = tokens_BTHW[:, :-1]
-            if self.training and self.config.scheduled_sampling:
-                inputs_BTHW = self._mix_in_predictions(inputs_BTHW, batch.states_BFA, generator)
+            if self.training:
+                inputs_BTHW = self._disturbed(inputs_BTHW, batch.states_BFA, generator)
             hidden_TBSD = self.trunk(inputs_BTHW, self.states(batch.states_BFA), newest=scored)
             targets_N = tokens_BTHW[:, -scored:].flatten(2).transpose(0, 1).flatten()
             loss, nll, accuracy = self.vocabulary.loss(hidden_TBSD.flatten(0, 2), targets_N, code_weight=self.config.code_loss)
         return {"loss": loss, "cross_entropy": nll, "accuracy": accuracy}
+
+    def _disturbed(self, inputs_BTHW: Tensor, states_BFA: Tensor, generator: torch.Generator) -> Tensor:
+        """What is fed in training in the place of true grids, as the configuration asks for."""
+        config = self.config
+        if config.own_grids:
+            inputs_BTHW = self._follow_own(inputs_BTHW, states_BFA, generator)
+        elif config.scheduled_sampling:
+            inputs_BTHW = self._mix_in_predictions(inputs_BTHW, states_BFA, generator)
+        if config.max_corruption:
+            inputs_BTHW = corrupt(
+                inputs_BTHW, vocab_size=config.vocab_size, max_rate=config.max_corruption, generator=generator
+            )
+        return inputs_BTHW
+
+    @torch.no_grad()
+    def _follow_own(self, inputs_BTHW: Tensor, states_BFA: Tensor, generator: torch.Generator) -> Tensor:
+        """The first `own_grids` future grids of some clips become the model's greedy prediction, one after the other."""
+        chance_B = torch.rand(len(inputs_BTHW), generator=generator, device=generator.device)
+        rows_b = (chance_B < self.config.scheduled_sampling).nonzero().squeeze(1).to(inputs_BTHW.device)
+        if not len(rows_b):
+            return inputs_BTHW
+        inputs_BTHW, first = inputs_BTHW.clone(), self.context_grids
+        with without_dropout(self):
+            state_bTD, cache, grids_bTHW = self.states(states_BFA[rows_b]), KVCache(), inputs_BTHW[rows_b, :first]
+            for grid in range(first, first + self.config.own_grids):
+                hidden_ND = self.trunk(grids_bTHW, state_bTD, newest=1, cache=cache).flatten(0, 2)
+                grids_bTHW = self.vocabulary.most_likely(hidden_ND).view(-1, 1, *self.config.grid)
+                inputs_BTHW[rows_b, grid] = grids_bTHW[:, 0]
+        return inputs_BTHW
 
     @torch.no_grad()
     def _mix_in_predictions(self, inputs_BTHW: Tensor, states_BFA: Tensor, generator: torch.Generator) -> Tensor:

@@ -131,3 +131,15 @@ class TokenGrids(WorldModule):
             got = "no tokens" if tokens_BTHW is None else tuple(tokens_BTHW.shape[1:])
             raise ValueError(f"the model works on {expected} token grids (T, H, W) here, got {got}")
         return tokens_BTHW
+
+
+def corrupt(tokens_BTHW: Tensor, *, vocab_size: int, max_rate: float, generator: torch.Generator) -> Tensor:
+    """Replace tokens by uniformly random ones, at a rate drawn from U(0, max_rate) for every clip.
+
+    A replacement may be the token itself.  Source: HWM paper section 2.2, after Copilot4D; over what a rate is shared is ours.
+    """
+    device = generator.device
+    rate_B111 = max_rate * torch.rand(len(tokens_BTHW), 1, 1, 1, generator=generator, device=device)
+    replaced = torch.rand(tokens_BTHW.shape, generator=generator, device=device) < rate_B111
+    random = torch.randint(vocab_size, tokens_BTHW.shape, generator=generator, device=device)
+    return torch.where(replaced.to(tokens_BTHW.device), random.to(tokens_BTHW.device), tokens_BTHW)

@@ -16,7 +16,7 @@ OURS = {"state_changes": True, "place_context": True}
 LATENTS = OURS | {"target": "change", "output": "data", "relative_loss": True}
 ALL = FAMILIES | {
     "st-modulated": replace(FAMILIES["st-sampled"], state_injection="modulate", qk_norm=False, qkv_bias=False),
-    "st-full": replace(FAMILIES["st-sampled"], attention="full"),
+    "st-full": replace(FAMILIES["st-sampled"], attention="full", own_grids=1, max_corruption=0.2),
     "masked-ours": replace(MASKED, **OURS, factors=(8, 8), state_modulation=True, code_loss=3.0, remask="confidence", steps=3),
     "masked-two": replace(MASKED, future_grids=2, num_states=18, visibility="full", sharing="modality"),
     "flow-ours": replace(FLOW, **LATENTS, state_modulation=True, learned_positions=True, condition_dropout=0.05, guidance=1.0),

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seeds import gen
 
-from hwm.models.masked_filling import corrupt, masks_left, num_masked, random_mask, remask
+from hwm.models.masked_filling import masks_left, num_masked, random_mask, remask
+from hwm.models.token_grids import corrupt
 
 
 def test_corruption_replaces_at_a_uniform_rate_by_uniform_tokens():

@@ -8,6 +8,7 @@ from seeds import gen
 from hwm.contracts import Batch, Sampling
 from hwm.model_config import STConfig
 from hwm.models.st_transformer import STTransformer
+from hwm.models.token_grids import corrupt
 
 TINY = STConfig(vocab_size=40, grid=(2, 3), num_layers=2, num_heads=2, width=16, dropout=0.0, num_states=34, state_hidden=16)
 FACTORISED = dataclasses.replace(TINY, factors=(5, 8))
@@ -206,9 +207,37 @@ def test_scheduled_sampling_feeds_predictions_with_the_given_probability():
         model.train()
 
 
+def test_own_grids_are_fed_as_the_model_would_go_on_by_itself():
+    model, batch = build(std=0.3), clips(num=8)
+    inputs = batch.tokens_BTHW[:, :-1]
+    own = model.predict(batch.tokens_BTHW[:, :3], batch.states_BFA, generator=gen()).tokens_BKTHW[:, 0]
+    for share, grids in ((1.0, 1), (1.0, 2), (0.5, 2)):
+        model.config = dataclasses.replace(TINY, scheduled_sampling=share, own_grids=grids)
+        fed = model._disturbed(inputs, batch.states_BFA, gen())
+        followed = (fed[:, 3 : 3 + grids] == own[:, :grids]).flatten(1).all(1)
+        kept = (fed == inputs).flatten(1).all(1)
+        assert torch.equal(fed[:, :3], inputs[:, :3]) and torch.equal(fed[:, 3 + grids :], inputs[:, 3 + grids :])
+        assert (followed | kept).all() and (followed.all() if share == 1 else followed.any() and kept.any())
+    assert torch.equal(model.eval().loss(batch, generator=gen())["loss"], build(std=0.3).loss(batch, generator=gen())["loss"])
+
+
+def test_inputs_are_corrupted_in_training_alone_and_targets_never():
+    model, plain, batch = build(dataclasses.replace(TINY, max_corruption=0.5), std=0.3), build(std=0.3), clips(num=8)
+    inputs, expected = batch.tokens_BTHW[:, :-1], corrupt(batch.tokens_BTHW[:, :-1], vocab_size=40, max_rate=0.5, generator=gen())
+    assert torch.equal(model._disturbed(inputs, batch.states_BFA, gen()), expected)
+    hidden = outputs(plain, dataclasses.replace(batch, tokens_BTHW=torch.cat([expected, inputs[:, :1]], 1)))[2:]
+    targets = batch.tokens_BTHW[:, 3:].flatten(2).transpose(0, 1)
+    found = plain.vocabulary.loss(hidden.flatten(0, 2), targets.flatten())[0]
+    torch.testing.assert_close(model.loss(batch, generator=gen())["loss"], found)
+    assert torch.equal(model.eval().loss(batch, generator=gen())["loss"], plain.loss(batch, generator=gen())["loss"])
+
+
 def test_user_mistakes_are_named():
     model, batch = build(), clips()
     with pytest.raises(ValueError, match="teacher forcing needs"):
         model.predict(batch.tokens_BTHW[:, :3], batch.states_BFA, generator=gen(), teacher_forced=True)
+    for wrong in ({"own_grids": 1}, {"own_grids": 3, "scheduled_sampling": 0.5}):
+        with pytest.raises(ValueError, match=r"model.own_grids \d needs a model.scheduled_sampling above 0, and at most 2 of 3"):
+            STTransformer(dataclasses.replace(TINY, **wrong))
     with pytest.raises(ValueError, match="without state rows"):
         STTransformer(dataclasses.replace(TINY, num_states=20))
