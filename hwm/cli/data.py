@@ -170,6 +170,9 @@ def tokenize(
 ) -> int:
     """Encode a raw dataset, or every one inside a folder, into tokens or latents; goes on where it was interrupted.
 
+    First it says how well the tokenizer rebuilds 16 clips of it, beside copying an earlier frame, and what to do where that is
+    badly.
+
     Args:
         raw: A raw dataset, or a folder with several (then each becomes a folder of `out`).
         out: Folder for the tokens, or for the latents of a continuous tokenizer.
@@ -200,6 +203,8 @@ def tokenize(
         expect_apart(target, *(source for source, _ in targets))
     for source, target in targets:
         lines: list[str] = []
+        if share.index == 0 and not (target / "metadata.json").is_file():
+            _say_how_rebuilt(source, tokenizer, size=size, trust=trust, device=own)
         # Held-out sets stay aligned with their video.
         cuts = phases if not several or source.name.startswith("train") else 1
         with Counter(f"tokenizing {source.name}", unit="shards") as counter:
@@ -209,3 +214,13 @@ def tokenize(
             )
         print(target, *lines, sep="\n  ", flush=True)
     return 0
+
+
+def _say_how_rebuilt(raw: Path, tokenizer: str, **options: Any) -> None:
+    """One line, and one of what to do where that is little; what cannot be measured is told when it is encoded."""
+    from hwm.doctor.rebuild import rebuilding
+    try:
+        verdict = rebuilding(tokenizer, raw, **options)
+    except ValueError:
+        return
+    print(f"{raw}: {verdict.found}", *[f"  -> {verdict.remedy}"] * bool(verdict.remedy), sep="\n", flush=True)

@@ -130,7 +130,7 @@ def _as_one_of_many(config: RunConfig, out: Path) -> int:
 
 def doctor(
     recipe: str = "", /,
-    *, data: str = "", val: str = "", config: Path | None = None, set: tuple[str, ...] = (), out: Path = Path(),
+    *, data: str = "", val: str = "", video: str = "", config: Path | None = None, set: tuple[str, ...] = (), out: Path = Path(),
     nproc: Annotated[int, Range(1, 4096)] = 1, device: str = "auto", json: bool = False, quick: bool = False,
 ) -> int:
     """Check a machine, a dataset and a recipe together, before a training spends hours on them.
@@ -142,6 +142,7 @@ def doctor(
         recipe: Name of a recipe (`hwm recipes`); without one and without --config only the machine is checked.
         data: Training data; without it the recipe runs on random clips.
         val: Held-out data.
+        video: The raw dataset that tokens or latents were made from: how well the tokenizer rebuilds it, as `hwm tokenize` says.
         config: A config.toml instead of a recipe.
         set: Changes, as for `hwm train`.
         out: Folder of the run to be; a temporary folder beside or in it holds what the checks write.
@@ -153,13 +154,14 @@ def doctor(
     if recipe and config:
         raise ValueError("give either a recipe or --config FILE, not both")
     chosen = _configured(recipe, config, set, data=data, val=val, device=device) if recipe or config else None
-    if chosen is None and (data or val or set):
-        raise ValueError("--data, --val and --set need a recipe; `hwm data check FOLDER` checks data alone")
+    if chosen is None and (data or val or video or set):
+        raise ValueError("--data, --val, --video and --set need a recipe; `hwm data check FOLDER` checks data alone")
     from hwm.doctor import examine
     stream = sys.stderr if json else sys.stdout
     found = examine(
-        chosen, out=out, nproc=nproc, quick=quick, device=device, say=lambda line: print(line, file=stream, flush=True),
-    )
+        chosen, out=out, video=video, nproc=nproc, quick=quick, device=device,
+        say=lambda line: print(line, file=stream, flush=True),
+    )  # fmt: skip
     if json:
         print(dumps(found.as_dict(), indent=1))
     return 1 if found.failed else 0

@@ -21,13 +21,14 @@ from hwm.work.signals import StopFlag
 
 def examine(
     config: RunConfig | None,
-    *, out: Path, nproc: int = 1, quick: bool = False, device: str = "auto", say: Callable[[str], None] = print,
+    *, out: Path, video: str = "", nproc: int = 1, quick: bool = False, device: str = "auto", say: Callable[[str], None] = print,
     least_disk: float = machine.LEAST_DISK,
 ) -> Examination:
     """All checks, each told to `say` as one line as soon as it is known, and the sentence at the end.
 
     config: None checks the machine alone; without data.train the recipe runs on random clips.  out: folder of the run
-    to be.  nproc: processes on this machine.  quick: no reading of every byte, fewer steps.  device: where nothing is trained.
+    to be.  video: the raw dataset of which the data were made.  nproc: processes on this machine.  quick: no reading of every
+    byte, fewer steps.  device: where nothing is trained.
     least_disk: free bytes wanted.
     Raises Stopped at a signal; the temporary folder is removed.
     """
@@ -36,7 +37,7 @@ def examine(
         train = config.train if config else TrainConfig(device=device)
         _machine(exam, config, train, out=out, nproc=nproc, least_disk=least_disk)
         if config is not None:
-            _recipe(exam, config, out=out, nproc=nproc, quick=quick)
+            _recipe(exam, config, out=out, video=video, nproc=nproc, quick=quick)
     say(f"\n{exam.sentence()}")
     return exam
 
@@ -65,7 +66,7 @@ def _machine(
         exam.ask("processes", machine.exchange)
 
 
-def _recipe(exam: Examination, given: RunConfig, *, out: Path, nproc: int, quick: bool) -> None:
+def _recipe(exam: Examination, given: RunConfig, *, out: Path, video: str, nproc: int, quick: bool) -> None:
     config = exam.make("settings", lambda: dealt_out(fitted(given), out, world=nproc))
     if config is None:
         return
@@ -76,6 +77,8 @@ def _recipe(exam: Examination, given: RunConfig, *, out: Path, nproc: int, quick
         exam.ask("checkpoints' disk", fit.disk, costs, out)
     clips = fit.Given()
     usable = _data(exam, config, clips, quick=quick)
+    if video:
+        exam.ask("rebuilding", fit.rebuilt, config, video)
     if not fits or not usable:
         why = "the data cannot be used" if fits else "it would not fit into memory" if costs else "the model cannot be built"
         exam.ask("training step", lambda: warn("training step", f"not tried: {why}", "mend what failed above"))

@@ -18,6 +18,7 @@ from hwm.data.describe import check, state_statistics
 from hwm.data.onex import open_dataset
 from hwm.doctor.costs import WORKSPACE, RecipeCosts
 from hwm.doctor.machine import LEAST_FILES, open_files
+from hwm.doctor.rebuild import rebuilding
 from hwm.doctor.verdict import Verdict, count, fail, graded, ok, size, warn
 from hwm.runs import open_clips
 from hwm.tokenizers.open import open_tokenizer
@@ -244,3 +245,13 @@ def tokenizer(config: RunConfig, dataset: Dataset) -> Iterator[Verdict]:
         if not same:
             found = f"{coder.name} ({own[:8]}) did not make the data, {made_by.get('name')} ({theirs[:8]}) did"
         yield graded("tokenizer", found, remedy, fails=not same)
+
+
+def rebuilt(config: RunConfig, video: str) -> Verdict:
+    """How well the run's tokenizer, or the one that a tokenizer starts from, rebuilds the video that the data were made of."""
+    is_tokenizer = config.model.role == "tokenizer"
+    name = config.init if is_tokenizer else config.tokenizer
+    if not name:
+        missing, key = ("starts from no trained one", "init") if is_tokenizer else ("names no tokenizer", "tokenizer")
+        raise ValueError(f"the run {missing}; leave --video away, or give one with --set {key}=NAME")
+    return rebuilding(name, video, size=config.data.image_size)
