@@ -84,7 +84,6 @@ EXPECTED_CODE = "model, expected code"
 LIKELY_TOKENS, SAMPLED_TOKENS = "model, most likely tokens", "model, sampled tokens"
 STILL_LATENTS, SAMPLED_LATENTS = "model, latents at temperature 0", "model, sampled latents"
 STILL_FRAMES, SAMPLED_FRAMES = "model, frames", "model, sampled frames"
-ZEROED, PERMUTED = "model, states zeroed", "model, states permuted"
 TEACHER_FORCED, AUTOREGRESSIVE = "model, teacher-forced", "model, autoregressive"
 UNIGRAM = "unigram"
 CEILING = "tokenizer alone"
@@ -125,6 +124,13 @@ class Scoring:
     """sampling: number of clips to choose blur and blend on."""
     temperature: Warmth = None
     """Of the samples; default: the model's own, or for ensembles 1 where that is 0."""
+    top_k: Annotated[int, Range(0, 2**28)] = 0
+    """Of models of tokens: draw from that many most likely ones; 0: from all."""
+    top_p: Annotated[float, Range(0, 1, above=True)] = 1.0
+    """Of models of tokens: draw from the fewest most likely ones that together have this probability."""
+    controls: tuple[str, ...] = ()
+    """Further states to predict with, beside zeroed ones and those of another segment's clip: late-4, early-4 (each row holds
+    the state of 4 frames before or later), zeroed:GROUP, permuted:GROUP, late-4:GROUP (only that group of the robot's state)."""
     score_size: Annotated[int, Range(0, 4096)] = 0
     """sampling: side in pixels at which pictures are scored; 0: as recorded."""
     seed: Seed = 0

@@ -160,7 +160,7 @@ def _tiles(scores: Scores, protocol: Protocol) -> Iterator[tuple[str, str, str]]
 
     yield f"PSNR, {table.places(scores, s['span'])}", f"{psnr:.2f} dB", f"copying {copied:.2f} dB"
     yield against("over copying", headline, copy)
-    yield against("over permuted states", s["control"], s["permuted"])
+    yield against("over permuted states", s["control"], s["controls"]["permuted"])
     if single := table.one_sample(scores):
         yield against(f"over {single}", headline, single)
     for metric in [m.name for m in rest if m.better == "one"] + list(s["perceptual"]):

@@ -4,7 +4,7 @@ A scene holds what a model may see of its clips and what its frames are held aga
 through the tokenizer, beside the recorded video where that is at hand; clips of video as they were recorded.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -15,13 +15,11 @@ from torch import Tensor
 
 from hwm.contracts import Batch
 from hwm.data.windows import evenly
+from hwm.evaluate.controls import TRUE, Control
 from hwm.evaluate.protocols import Protocol
 from hwm.evaluate.scores import ORIGINAL, RECONSTRUCTION
 from hwm.predict.last_frame import shrink
 from hwm.predict.rollout import FrameDecoder
-
-TRUE, ZEROED, PERMUTED = "true", "zeroed", "permuted"
-"""Kinds of states: as recorded, neutral, those of a clip of another segment."""
 
 
 def spread(total: int, wanted: int) -> np.ndarray:
@@ -62,7 +60,8 @@ class Scene:
     """Some clips.  numbers: in the dataset, (B,).  first: place of the first one among all that are scored.
 
     context: what the model starts from, grids or recorded frames.  future: the true grids after it; None for video.
-    states: raw rows (B, F, A) by kind, from the first seen frame on.  views: by reference, the verdict's first.
+    states: raw rows (B, F, A) from the first seen frame on, the true ones and by name of the controls' others.
+    views: by reference, the verdict's first.
     copied: frames of a future of grids that repeats the last grid of the context.
     """
 
@@ -87,15 +86,15 @@ class Scene:
 class Scenes:
     """Makes scenes of clips.  video: gives the recorded frames of clips of grids, of the size the tokenizer decodes to.
 
-    score_size: side of the square pictures that recorded video is scored at; 0: as recorded.
+    score_size: side of the square pictures that recorded video is scored at; 0: as recorded.  controls: of the states.
     """
 
     def __init__(
         self, model: Any, tokenizer: Any, clips: Any, protocol: Protocol, *, video: Callable[[np.ndarray], Tensor] | None = None,
-        score_size: int = 0, device: torch.device | str = "cpu",
+        score_size: int = 0, controls: Sequence[Control] = (), device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
         self.model, self.tokenizer, self.clips, self.protocol, self.device = model, tokenizer, clips, protocol, device
-        self._video, self._score_size = video, score_size
+        self._video, self._score_size, self._controls = video, score_size, controls
 
     @cached_property
     def decoder(self) -> FrameDecoder:
@@ -104,7 +103,7 @@ class Scenes:
         return FrameDecoder(self.tokenizer, device=self.device, **grids)
 
     def look(self, numbers: np.ndarray, *, first: int = 0, others: np.ndarray | None = None, clips: Any = None) -> Scene:
-        """The scene of the clips with these numbers.  others: those whose states are taken for permuted ones.
+        """The scene of the clips with these numbers.  others: those whose states are taken for permuted ones; None: no controls.
 
         clips: to look at instead.  Raises ValueError for clips that do not fit the model or the protocol.
         """
@@ -112,11 +111,12 @@ class Scenes:
         batch = clips.batch(numbers)
         make = self._of_grids if batch.video_BFHWC is None else self._of_video
         num_states, seen = make(batch, numbers)
-        states = batch.states_BFA[:, :num_states]
-        kinds = {TRUE: states, ZEROED: self.model.neutral_state_A.cpu().to(states).expand_as(states)}
+        states_BFA = batch.states_BFA[:, :num_states]
+        found = {TRUE: states_BFA}
         if others is not None:
-            kinds[PERMUTED] = clips.batch(others).states_BFA[:, :num_states]
-        return Scene(numbers=numbers, first=first, states=kinds, **seen)
+            how = {"neutral_A": self.model.neutral_state_A.cpu(), "others_BFA": clips.batch(others).states_BFA[:, :num_states]}
+            found |= {control.name: control(states_BFA, **how) for control in self._controls}
+        return Scene(numbers=numbers, first=first, states=found, **seen)
 
     def _of_grids(self, batch: Batch, numbers: np.ndarray) -> tuple[int, dict[str, Any]]:
         model, kind = self.model, self.model.predicts

@@ -6,8 +6,9 @@ and is shared with other processes; the table of means, intervals and difference
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hwm.contracts import Sampling
+from hwm.evaluate.controls import controls
 from hwm.evaluate.cost import Timed, measure_cost
 from hwm.evaluate.measures import Measures
 from hwm.evaluate.perceptual import Lpips, PerceptualScorer, VideoFeatures
@@ -25,6 +27,7 @@ from hwm.evaluate.token_scores import TokenScorer
 from hwm.evaluate.tuning import Tuner, set_apart
 from hwm.evaluate.ways import Predictor, Ways, ensembles, readings
 from hwm.work.parts import Arrays, Times, Work, fingerprint, names_of, progress_of, seconds, sizes_of
+from hwm.work.ranges import BadSetting
 
 CLIPS_AT_ONCE = 4
 """Clips whose ensembles are in memory together; those of 512x512 pictures are large."""
@@ -35,7 +38,8 @@ TOP_LOGITS = 500
 def evaluate(
     model: Any, tokenizer: Any, clips: Any, protocol: Protocol, scoring: Scoring = Scoring(),  # noqa: B008
     *, video: Callable[[np.ndarray], Tensor] | None = None, tuning_clips: Any = None,
-    segments: Sequence[int] | np.ndarray | None = None, unigram_counts: Tensor | None = None, top_k: int = TOP_LOGITS,
+    segments: Sequence[int] | np.ndarray | None = None, state_groups: Mapping[str, Sequence[int]] = MappingProxyType({}),
+    unigram_counts: Tensor | None = None, kept_logits: int = TOP_LOGITS,
     features: Sequence[VideoFeatures] = (), lpips: Lpips | None = None, cost_repeats: int = 3, num_examples: int | None = None,
     device: torch.device | str = "cpu", progress: Callable[[int, int], None] | None = None,
     alive: Callable[[], None] = lambda: None, say: Callable[[str], None] = lambda line: None, work: Work | None = None,
@@ -47,7 +51,8 @@ def evaluate(
     video: gives the recorded frames of clips of grids, uint8 (B, F, H, W, C) of the size the tokenizer decodes to.
     tuning_clips: other clips to choose blur and blend of ensembles on; None: the first of `clips`, whose segments are not scored.
     segments: the segment of every clip; intervals then resample segments, and permuted states are of another segment.
-    unigram_counts: see `token_scores.unigram_counts`, from training tokens.  top_k: logits kept of models of tokens.
+    state_groups: dimensions of the robot's state by the names that scoring.controls may use.
+    unigram_counts: see `token_scores.unigram_counts`, from training tokens.  kept_logits: of models of tokens.
     features, lpips: networks that look at the frames.  cost_repeats: timed predictions for the cost; 0 leaves it out.
     num_examples: clips kept to look at, from each of that many equal parts the one whose future moves most, whatever the model
     made of it; None: the protocol's number.  progress: called with clips done and clips in all, of this process.
@@ -72,14 +77,20 @@ def evaluate(
     others = chosen[from_another_segment(len(chosen), groups, seed)]
     at_once = CLIPS_AT_ONCE if of_ensembles else scoring.batch_size
     sampling, is_own = _sampling(model, protocol, scoring)
-    ways = ensembles(scoring.members) if of_ensembles else readings(model, sampling.temperature, decode=scoring.decode)
-    tokens, top_k = None, min(top_k, getattr(tokenizer, "vocab_size", top_k))
+    others_of = controls(scoring.controls, state_groups)
+    if of_ensembles:
+        ways = ensembles(scoring.members, controls=others_of)
+    else:
+        ways = readings(model, sampling.temperature, decode=scoring.decode, controls=others_of)
+    tokens, kept_logits = None, min(kept_logits, getattr(tokenizer, "vocab_size", kept_logits))
     if model.predicts == "tokens" and not of_ensembles:
-        tokens = TokenScorer(vocab_size=tokenizer.vocab_size, unigram_counts=unigram_counts, top_k=top_k)
-    scenes = Scenes(model, tokenizer, clips, protocol, video=video, score_size=scoring.score_size, device=device)
+        counted = {"unigram_counts": unigram_counts, "top_k": kept_logits, "controls": ways.controls}
+        tokens = TokenScorer(vocab_size=tokenizer.vocab_size, **counted)
+    shown = {"video": video, "score_size": scoring.score_size, "controls": others_of, "device": device}
+    scenes = Scenes(model, tokenizer, clips, protocol, **shown)
     predictor = Predictor(
         model, tokenizer, scenes, sampling=None if is_own else sampling, seed=seed, members_at_once=scoring.batch_size,
-        top_k=top_k, device=device, poll=poll,
+        top_k=kept_logits, device=device, poll=poll,
     )  # fmt: skip
 
     first = scenes.look(chosen[:at_once], others=others[:at_once])
@@ -161,7 +172,13 @@ def _sampling(model: Any, protocol: Protocol, scoring: Scoring) -> tuple[Samplin
     """How samples are drawn, and whether it is the model's own way."""
     own = float(model.temperature)
     temperature = (own or float(protocol.ensembles)) if scoring.temperature is None else scoring.temperature
-    return Sampling(temperature=temperature), scoring.temperature is None and temperature == own
+    sampling = Sampling(temperature, scoring.top_k, scoring.top_p)
+    if filtered := [name for name in ("top_k", "top_p") if getattr(scoring, name) != getattr(Scoring, name)]:
+        if model.predicts != "tokens":
+            raise BadSetting(filtered[0], f"chooses among tokens; the model predicts {model.predicts}, which have a temperature alone")
+        if not temperature:
+            raise BadSetting(filtered[0], "needs a temperature above 0: at 0 the most likely token is taken; give it too")
+    return sampling, sampling == Sampling(own)
 
 
 def _settings(protocol: Protocol, scene: Scene, ways: Ways, predictor: Predictor, tokens: TokenScorer | None) -> dict[str, Any]:
@@ -180,8 +197,7 @@ def _settings(protocol: Protocol, scene: Scene, ways: Ways, predictor: Predictor
         "image_size": list(predictor.image_size(scene)),
         "copy": COPY_FRAME,
         "control": ways.control,
-        "zeroed": ways.zeroed,
-        "permuted": ways.permuted,
+        "controls": {name: row.name for name, row in ways.controls.items()},
         "members": list(ways.members),
         "ensembles": list(ways.sizes),
         "predicts": model.predicts,

@@ -139,7 +139,7 @@ def verdict(scores: Scores) -> list[str]:
     segments = "" if s["num_segments"] is None else f" from {s['num_segments']} segments"
     sentences = [
         _over_copying(start, scores.difference(scores.headline, s["copy"]).value),
-        _use_of_states("it" if control == scores.headline else _the(control), scores.difference(control, s["permuted"]).value),
+        _use_of_states("it" if control == scores.headline else _the(control), scores.difference(control, s["controls"]["permuted"]).value),
         f"It reaches {own.mean:.2f} dB (pooled {pooled.mean:.2f}) against {TRUTHS[s['reference']]}, "
         f"over {s['num_clips']} clips{segments}.",
     ]

@@ -1,16 +1,15 @@
 """Scores of predicted token distributions, batch by batch: cross-entropy, accuracy, top-k cross-entropy."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hwm.contracts import Prediction
-from hwm.evaluate import scenes
 from hwm.evaluate.intervals import Interval
 from hwm.evaluate.metrics import MISSES, topk_nll
-from hwm.evaluate.protocols import AUTOREGRESSIVE, COPY_GRID, PERMUTED, TEACHER_FORCED, UNIGRAM, ZEROED
+from hwm.evaluate.protocols import AUTOREGRESSIVE, COPY_GRID, TEACHER_FORCED, UNIGRAM
 from hwm.evaluate.scenes import copy_last_grid
 from hwm.evaluate.scores import ALL_GRIDS, TOKENS, Difference, Means, Row, Score, grid_span
 from hwm.evaluate.ways import Drawn
@@ -19,18 +18,21 @@ from hwm.work.parts import Arrays, Columns
 ROWS = (
     Row(TEACHER_FORCED, "model", "each grid given the true one before it"),
     Row(AUTOREGRESSIVE, "model", "each grid given the predicted one before it"),
-    Row(ZEROED, "states", "every state neutral"),
-    Row(PERMUTED, "states", "states of another segment's clip"),
     Row(COPY_GRID, "baseline", "the last seen grid, again and again"),
     Row(UNIGRAM, "baseline", "the frequency of each token in training"),
 )
 
 
 class TokenScorer:
-    """Measures scenes, one score per clip, row and grid, and joins them.  top_k: logits that predictions are cut to."""
+    """Measures scenes, one score per clip, row and grid, and joins them.
 
-    def __init__(self, *, vocab_size: int, unigram_counts: Tensor | None, top_k: int) -> None:
-        self.vocab_size, self.unigram_counts, self.top_k = vocab_size, unigram_counts, top_k
+    top_k: logits that predictions are cut to.  controls: rows with other states by name of the control (`Ways.controls`).
+    """
+
+    def __init__(
+        self, *, vocab_size: int, unigram_counts: Tensor | None, top_k: int, controls: Mapping[str, Row]
+    ) -> None:
+        self.vocab_size, self.unigram_counts, self.top_k, self._controls = vocab_size, unigram_counts, top_k, controls
         self._columns = Columns()
 
     def measure(self, drawn: Drawn) -> Arrays:
@@ -38,7 +40,7 @@ class TokenScorer:
         context, future = drawn.scene.context, drawn.scene.future
         assert future is not None
         predictions = {AUTOREGRESSIVE: drawn.prediction()}
-        predictions |= {ZEROED: drawn.prediction(scenes.ZEROED), PERMUTED: drawn.prediction(scenes.PERMUTED)}
+        predictions |= {row.name: drawn.prediction(control) for control, row in self._controls.items()}
         if future.shape[1] > 1:
             predictions[TEACHER_FORCED] = drawn.prediction(forced=True)
         found: Arrays = {}
@@ -76,16 +78,17 @@ class TokenScorer:
 
     def summary(self, means: Means) -> tuple[list[Score], list[Difference]]:
         """Cross-entropy and accuracy of every row and grid, the truncated cross-entropies, and what the states are worth."""
-        nll, found = self._columns.inside("nll"), []
+        nll, found, others = self._columns.inside("nll"), [], [row.name for row in self._controls.values()]
+        order = [*(row.name for row in ROWS if row.role == "model"), *others, COPY_GRID, UNIGRAM]
         for metric, by_row in (("cross-entropy", nll), ("accuracy", self._columns.inside("right"))):
-            for row in (row.name for row in ROWS if row.name in by_row):
+            for row in (row for row in order if row in by_row):
                 found.append(Score(row, metric, TOKENS, ALL_GRIDS, means.one(by_row[row].mean(1))))
                 each = enumerate(means.each(by_row[row]))
                 found += [Score(row, metric, TOKENS, grid_span(t + 1), value) for t, value in each]
         place = {"metric": "cross-entropy", "reference": TOKENS, "span": ALL_GRIDS}
         differences = [
             means.difference(AUTOREGRESSIVE, other, nll[AUTOREGRESSIVE].mean(1), nll[other].mean(1), **place)
-            for other in (ZEROED, PERMUTED)
+            for other in others
             if AUTOREGRESSIVE in nll
         ]
         return found + self._truncated(means), differences

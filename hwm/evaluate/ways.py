@@ -15,8 +15,9 @@ from torch import Tensor
 
 from hwm.contracts import Prediction, Sampling
 from hwm.evaluate import protocols
+from hwm.evaluate.controls import TRUE, Control
 from hwm.evaluate.protocols import COPY_BLURRED, COPY_FRAME, COPY_GRID, EXPECTED_CODE, MEAN_OF_CONTEXT, ONE_SAMPLE
-from hwm.evaluate.scenes import PERMUTED, TRUE, ZEROED, Scene, Scenes
+from hwm.evaluate.scenes import Scene, Scenes
 from hwm.evaluate.scores import Row
 from hwm.evaluate.tuning import Tuning
 from hwm.predict import ensemble
@@ -167,15 +168,15 @@ class Way:
 class Ways:
     """All rows of frames.  headline: what the verdict is about, chosen beforehand.
 
-    control: the row beside which those with other states stand.  pairs: rows whose paired differences are taken, and in what.
+    control: the row beside which those with other states stand; controls: these rows, by name of the control.
+    pairs: rows whose paired differences are taken, and in what.
     members: samples that are drawn; `sizes` of them have their mean as a row.  reading: the headline's, of one prediction.
     """
 
     all: tuple[Way, ...]
     headline: str
     control: str
-    zeroed: str
-    permuted: str
+    controls: dict[str, Row]
     pairs: tuple[tuple[str, str, tuple[str, ...]], ...]
     members: tuple[int, ...] = ()
     sizes: tuple[int, ...] = ()
@@ -200,7 +201,7 @@ COPY = Way(Row(COPY_FRAME, "baseline", "the last seen frame, again and again"), 
 MEAN = Way(Row(MEAN_OF_CONTEXT, "baseline", "the mean of the seen frames"), averaged, of_past=True)
 
 
-def readings(model: Any, temperature: float, *, decode: str) -> Ways:
+def readings(model: Any, temperature: float, *, decode: str, controls: Sequence[Control]) -> Ways:
     """Ways to read one prediction: of tokens these and the expectation of their code, else samples and temperature 0.
 
     temperature: of the samples; at 0 latents and frames have one row, named for it.  decode: "mean" makes the expected code
@@ -230,16 +231,16 @@ def readings(model: Any, temperature: float, *, decode: str) -> Ways:
         return Way(row, make, shown=row.name == headline)
 
     ways = [way(row, TRUE, reading) for row, reading in rows.items()]
-    ways.append(way(Row(protocols.ZEROED, "states", f"{headline}, every state neutral"), ZEROED, chosen))
-    ways.append(way(Row(protocols.PERMUTED, "states", f"{headline}, states of another segment's clip"), PERMUTED, chosen))
+    others = {control.name: Row(f"model, {control.words}", "states", f"{headline}, {control.about}") for control in controls}
+    ways += [way(row, name, chosen) for name, row in others.items()]
     if kind != "video":
         ways.append(Way(Row(COPY_GRID, "baseline", "the last grid, again and again"), lambda drawn, _: drawn.scene.copied))
-    others = (COPY_FRAME, COPY_GRID, MEAN_OF_CONTEXT, protocols.ZEROED, protocols.PERMUTED)
-    pairs = tuple((headline, other, ("psnr",)) for other in others)
-    return Ways((*ways, COPY, MEAN), headline, headline, protocols.ZEROED, protocols.PERMUTED, pairs, reading=chosen)
+    beside = (COPY_FRAME, COPY_GRID, MEAN_OF_CONTEXT, *(row.name for row in others.values()))
+    pairs = tuple((headline, other, ("psnr",)) for other in beside)
+    return Ways((*ways, COPY, MEAN), headline, headline, others, pairs, reading=chosen)
 
 
-def ensembles(members: Sequence[int]) -> Ways:
+def ensembles(members: Sequence[int], *, controls: Sequence[Control]) -> Ways:
     """What can be made of K samples, the largest of `members`; a smaller ensemble is the beginning of a larger one.
 
     Beside one sample stand the pixel mean (Revontuli report section 2.3), the medoid, the spread-aware blend (ours), and blur
@@ -251,7 +252,7 @@ def ensembles(members: Sequence[int]) -> Ways:
     largest, control = members[-1], max((n for n in members if n <= CONTROL_MEMBERS), default=members[0])
     sizes = tuple(sorted({n for n in SIZES if n < largest} | set(members)))
     headline, beside, blended = protocols.mean_of(largest), protocols.mean_of(control), f"blend of {largest}"
-    zeroed, permuted = f"{beside}, states zeroed", f"{beside}, states permuted"
+    others = {control.name: Row(f"{beside}, {control.words}", "states", control.about) for control in controls}
 
     def mean(num: int) -> Callable[[Drawn, Tensor], Tensor]:
         return lambda drawn, _: ensemble.mean(drawn.samples(largest)[:, :num])
@@ -288,8 +289,7 @@ def ensembles(members: Sequence[int]) -> Ways:
         Way(Row(protocols.BLURRED_MATCHED, "model", "both"), lambda drawn, _: match_histograms(blurred(drawn), seen(drawn))),
         Way(Row(protocols.STILL, "model", "tokens: the most likely future; latents: the mean of all"),
             lambda drawn, _: drawn.samples(1, still=True)[:, 0]),
-        Way(Row(zeroed, "states", "every state neutral"), other(ZEROED)),
-        Way(Row(permuted, "states", "states of another segment's clip"), other(PERMUTED)),
+        *(Way(row, other(name)) for name, row in others.items()),
         COPY,
         Way(Row(COPY_BLURRED, "baseline", "the last seen frame, softened likewise"),
             lambda drawn, past: gaussian_blur(copied(drawn, past), sigma=_tuned(drawn).sigma_copy), of_past=True),
@@ -297,12 +297,12 @@ def ensembles(members: Sequence[int]) -> Ways:
     ]  # fmt: skip
     pairs = [(headline, other) for other in (COPY_FRAME, COPY_BLURRED, MEAN_OF_CONTEXT, protocols.STILL, protocols.BLURRED)]
     pairs += [(protocols.mean_of(n), COPY_FRAME) for n in members[:-1]]
-    pairs += [(beside, zeroed), (beside, permuted)]
-    pairs += [(headline, ONE_SAMPLE)] if largest > 1 else []
+    pairs += [(beside, row.name) for row in others.values()]
+    pairs += [(protocols.mean_of(n), ONE_SAMPLE) for n in members if n > 1]
     differences: list[tuple[str, str, tuple[str, ...]]] = [(first, second, ("psnr",)) for first, second in pairs]
     if largest > 1:
         differences.append((blended, headline, ("psnr", "sharpness", "gmsd")))
-    return Ways(tuple(ways), headline, beside, zeroed, permuted, tuple(differences), members, sizes)
+    return Ways(tuple(ways), headline, beside, others, tuple(differences), members, sizes)
 
 
 def _tuned(drawn: Drawn) -> Tuning:

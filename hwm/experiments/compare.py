@@ -1,7 +1,8 @@
 """A table of scorings and its plots, told by what stands in its rows and columns."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hwm.evaluate.intervals import Interval
@@ -9,12 +10,16 @@ from hwm.evaluate.scores import Scores, Table
 from hwm.experiments.experiment import Found
 
 
+THIS = "this"
+
+
 @dataclass(frozen=True)
 class Column:
     """One number of a scoring: of its table of scores, of its cost by name, or what a function makes of it.
 
     row: name of a row, or "headline", "control", "copy" for what the scoring calls so, or "sample" for the other reading of
-    the prediction.  over: a row with which it is compared, pair by pair; also "permuted" and "zeroed".
+    the prediction, or THIS for the one that stands for a label (`Compare.these`).  over: a row with which it is compared, pair
+    by pair; also a control of the states ("permuted", "late-4").
     reference, span: the verdict's by default.  scale: what is shown is the number through it.
     interval: whether it is shown with its interval.
     """
@@ -71,13 +76,16 @@ def row_of(scores: Scores, name: str) -> str:
     if name == "sample":
         rows = [row for row in scores.names("model") if row != scores.headline and scores.select(row=row, metric="psnr")]
         return rows[0] if rows else scores.headline
-    return str(scores.settings[name]) if name in ("control", "copy", "permuted", "zeroed") else name
+    if name in ("control", "copy"):
+        return str(scores.settings[name])
+    return str(scores.settings["controls"].get(name, name))
 
 
 @dataclass(frozen=True)
 class Compare:
     """A table of scorings.  rows: by label their scorings, one a group, "" for none.  columns: the numbers of each.
 
+    these: by label the row of the scoring that THIS means there, where labels are rows of one scoring.
     groups: names before the columns' titles.  head: above the labels.  Columns without a number are left out.  The last
     line is copying the last seen frame, where the columns have it.
     """
@@ -87,11 +95,12 @@ class Compare:
     columns: Sequence[Column]
     groups: Sequence[str] = ("",)
     head: str = "run"
+    these: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, found: Found) -> Table:
         """The table as text."""
         numbers = {
-            label: [[column.value(found[key]) if key else None for column in self.columns] for key in keys]
+            label: [[self.value(found, label, column, i) for column in self.columns] for i in range(len(keys))]
             for label, keys in self.rows.items()
         }
         any_scores = self._any(found)
@@ -101,24 +110,30 @@ class Compare:
         head = [f"{group}: {self.columns[i].title}" if group else self.columns[i].title for group in self.groups for i in there]
         return Table(self.title, [self.head, *head], rows if any(rows[-1][1:]) else rows[:-1])
 
+    def value(self, found: Found, label: str, column: Column, group: int = 0) -> Interval | None:
+        """One number of the table with its interval; None where it was not computed."""
+        key, this = self.rows[label][group], self.these.get(label, "headline")
+        column = replace(column, row=this if column.row == THIS else column.row, over=this if column.over == THIS else column.over)
+        return column.value(found[key]) if key else None
+
     def number(self, found: Found, label: str, column: Column, group: int = 0) -> float:
         """One number of the table."""
-        value = column.value(found[self.rows[label][group]])
+        value = self.value(found, label, column, group)
         assert value is not None
         return value.mean
 
     def dots(self, *columns: Column) -> Callable[[Found], bytes]:
-        """A plot of these columns, one panel each: a difference as a point with its interval, another number as a bar."""
+        """A plot of these columns, one panel each and group: a difference as a point with its interval, a number as a bar."""
 
         def plot(found: Found) -> bytes:
             from hwm.evaluate.plots import Panel, draw
 
             panels = []
-            for column in columns:
-                values = [(label, column.value(found[keys[0]])) for label, keys in self.rows.items()]
+            for i, column in itertools.product(range(len(self.groups)), columns):
+                values = [(label, self.value(found, label, column, i)) for label in self.rows]
                 rows = [(label, value) for label, value in values if value is not None]
                 zero = {"_zero": 0.0} if column.over else {}
-                panels.append(Panel("", column.title, rows=rows, bars=not column.over, levels=zero))
+                panels.append(Panel(self.groups[i], column.title, rows=rows, bars=not column.over, levels=zero))
             return draw(panels, height=0.42 * len(self.rows) + 1.3)
 
         return plot
@@ -133,7 +148,7 @@ class Compare:
             for column in columns:
                 curves = {}
                 for i, group in enumerate(self.groups):
-                    values = [column.value(found[keys[i]]) if keys[i] else None for keys in self.rows.values()]
+                    values = [self.value(found, label, column, i) for label in self.rows]
                     curves[group or column.title] = [(at, value) for at, value in zip(places, values) if value is not None]
                 copied = column.copied(scores)
                 levels = {} if copied is None else {str(scores.settings["copy"]): copied.mean}

@@ -90,7 +90,7 @@ def test_scores_in_closed_form(score):
         return scores.of(row, name).mean
 
     assert scores.settings["num_clips"] == 20 and scores.headline == mean_of(8)
-    assert (scores.settings["control"], scores.settings["permuted"]) == (mean_of(4), "mean of 4, states permuted")
+    assert (scores.settings["control"], scores.settings["controls"]["permuted"]) == (mean_of(4), "mean of 4, states permuted")
     # 64 cells in 20 clips, each with noise of its own; rounding adds a twelfth of a level squared.
     for n in (1, 4, 8):
         assert psnr(mean_of(n), "pooled psnr") == pytest.approx(psnr_of(NOISE**2 / n + 1 / 12), abs=0.6)

@@ -120,8 +120,8 @@ def scores_of(protocol, *, width=0.5, gain=1.0, loss=1.0):
     sizes, recordings = [1, 2, 4] if ensembles else [], 6 if width else 2
     settings = {
         "protocol": protocol.name, "span": protocol.span, "reference": protocol.references[0], "copy": COPY, "control": headline,
-        "zeroed": states[0], "permuted": states[1], "ensembles": sizes, "members": sizes, "perceptual": ["TFD"], "num_clips": 12,
-        "num_segments": recordings, "hz": 30, "no_intervals": few(recordings), "future_frames": ahead,
+        "controls": dict(zip(("zeroed", "permuted"), states)), "ensembles": sizes, "members": sizes, "perceptual": ["TFD"],
+        "num_clips": 12, "num_segments": recordings, "hz": 30, "no_intervals": few(recordings), "future_frames": ahead,
         "context_grids": 3, "future_grids": 2, "seed": 7, "own_sampling": True,
         "predicts": "tokens", "frame_step": 1, "recorded_size": [64, 80], "image_size": [64, 64], "score_size": [20, 20],
         "sampling": {"temperature": 1.0, "top_k": 0, "top_p": 1.0}, "tokenizer": HOSTILE, "tokenizer_fingerprint": "ab" * 16,

@@ -23,7 +23,6 @@ from hwm.evaluate.protocols import (
     LIKELY_TOKENS,
     MEAN_OF_CONTEXT,
     ONE_SAMPLE,
-    PERMUTED,
     SAMPLED_LATENTS,
     SAMPLED_TOKENS,
     SAMPLING,
@@ -31,7 +30,6 @@ from hwm.evaluate.protocols import (
     STILL_LATENTS,
     TEACHER_FORCED,
     UNIGRAM,
-    ZEROED,
     Scoring,
     own_protocol,
 )
@@ -50,6 +48,7 @@ from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer
 from hwm.tokenizers.open import PIXELS
 
 BASELINES = (COPY_FRAME, COPY_GRID, MEAN_OF_CONTEXT)
+ZEROED, PERMUTED = "model, states zeroed", "model, states permuted"
 NEXT_TOKEN = {"reference": TOKENS, "span": ALL_GRIDS}
 
 
@@ -188,7 +187,7 @@ def test_scores_of_tokens(perfect, of_tokens, of_latents, world):
 
 
 def test_coverage_counts_what_a_small_top_k_holds(world):
-    scores = score(CopyLastGrid(vocab_size=16), world.tokenizer, world.clips, top_k=1)
+    scores = score(CopyLastGrid(vocab_size=16), world.tokenizer, world.clips, kept_logits=1)
     copied = scores.of(COPY_GRID, "accuracy", **NEXT_TOKEN).mean
     assert scores.of(AUTOREGRESSIVE, "coverage", **NEXT_TOKEN).mean == pytest.approx(copied)
     ce = {s.metric.partition(", ")[2]: s.value.mean for s in scores.scores if s.metric.startswith("top-1 ")}
@@ -345,7 +344,7 @@ def test_a_model_of_frames_is_scored_by_every_protocol(protocol):
     row = ONE_SAMPLE if protocol is SAMPLING else STILL_FRAMES
     expected = psnr(found, video[chosen][:, list(protocol.scored)])[:, -1].mean().item()
     assert scores.of(row, "psnr", span=LAST).mean == pytest.approx(expected)
-    assert scores.of(settings["permuted"], "psnr") != scores.of(settings["control"], "psnr")
+    assert scores.of(settings["controls"]["permuted"], "psnr") != scores.of(settings["control"], "psnr")
 
 
 def test_the_networks_agree_with_their_own_validation():
