@@ -103,7 +103,7 @@ def evaluate_run(
         for clips in (held_out if of_video else None, tuned_on):
             if clips is not None:
                 expect_proportions(clips.dataset.root, clips.dataset.grid, image_size_of(run, coder))
-        features: list[VideoFeatures] = [TokenizerFeatures(device=device)] if len(protocol.scored) > 1 else []
+        features: list[VideoFeatures] = [TokenizerFeatures(device=device, still=len(protocol.scored) == 1)]
         if inception is not None:
             features.append(InceptionFeatures(inception, device=device))
         counted, missing = model.predicts == "tokens" and not protocol.ensembles, [plots.missing()]
@@ -117,7 +117,7 @@ def evaluate_run(
                 scores = evaluate(
                     model, coder, held_out, protocol, scoring,
                     video=recorded(held_out, video, size=image_size_of(run, coder)) if video else None,
-                    tuning_clips=tuned_on, segments=held_out.segments(),
+                    tuning_clips=tuned_on, segments=held_out.segments(), state_groups=held_out.dataset.robot.groups,
                     unigram_counts=counts, features=features,
                     lpips=Lpips(lpips[0], lpips[1] if len(lpips) > 1 else None, device=device) if lpips else None, device=device,
                     progress=counter, alive=counter.alive, say=counter.say, work=work,

@@ -265,6 +265,8 @@ OTHERS = (
            about="TFD is the tokenizer Fréchet distance: the Fréchet distance between the features of the shipped tokenizer's "
            "encoder on predicted and on true frames, at every place of every grid. It is not an FID: the features are of another "
            f"network, and its values compare with other TFDs only. {_COMPARED}"),
+    Metric("TFD of pictures", "TFD of pictures", "", 4, "lower",
+           about="TFD of pictures is that distance with every frame as the first of a video: appearance without motion."),
     Metric("FID", "FID", "", 2, "lower",
            about="FID is the Fréchet distance between the features of the Inception network of the given weight file, every "
            "frame by itself. It is biased upwards, the more the fewer frames: published values use many thousands. " + _COMPARED),

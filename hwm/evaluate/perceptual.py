@@ -263,27 +263,34 @@ class VideoFeatures(Protocol):
 class TokenizerFeatures:
     """Activations of the encoder of the shipped tokenizer fsq-8x8x8, at every place of the future's grids (ours).
 
+    still: of every future frame by itself instead, as the first one of a video; its distance has another name.  Rows and columns
+    that fill no 8x8 pixels are left out there.
+
     The distance between them is the TFD (tokenizer-feature distance): it compares local appearance and motion, over 8x8 pixels
     and their surroundings and over 8 frames.  It needs no further file and is NOT an FID: the network was trained to reconstruct
     the built-in robot's pictures, not to recognise objects, and sees no whole frame.  Values compare with other TFDs only.
     """
 
-    name = "TFD"
-
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        self.device = torch.device(device)
+    def __init__(self, device: torch.device | str = "cpu", *, still: bool = False) -> None:
+        self.device, self.still, self.name = torch.device(device), still, "TFD of pictures" if still else "TFD"
         self._tokenizer = load_tokenizer("fsq-8x8x8", device=str(device))
 
     @torch.no_grad()
     def __call__(self, past_BFHWC: Tensor, future_BFHWC: Tensor) -> Tensor:
-        """uint8 frames (B, F, H, W, 3), together whole 17-frame blocks, to float32 (B, grids * h * w, 192).
+        """uint8 frames (B, F, H, W, 3), together whole 17-frame blocks unless `still`, to float32 (B, grids * h * w, 192).
 
         The grids are those that cover a future frame; they do not depend on context before their block.
         Raises ValueError for frames that are not whole blocks, or no future.
         """
         clock: Clock = self._tokenizer.clock
-        video_BFHWC, num_past = torch.cat([past_BFHWC, future_BFHWC], 1), past_BFHWC.shape[1]
         _check_future(future_BFHWC)
+        if self.still:
+            stride = self._tokenizer.spatial_stride
+            height, width = (side // stride * stride for side in future_BFHWC.shape[2:4])
+            frames_N1HWC = future_BFHWC[:, :, :height, :width].flatten(0, 1)[:, None]
+            features_NTDHW = self._tokenizer.features(frames_N1HWC.to(self.device))
+            return features_NTDHW.float().movedim(2, -1).unflatten(0, future_BFHWC.shape[:2]).flatten(1, 4)
+        video_BFHWC, num_past = torch.cat([past_BFHWC, future_BFHWC], 1), past_BFHWC.shape[1]
         if video_BFHWC.shape[1] % clock.block:
             raise ValueError(f"TFD needs videos of whole blocks of {clock.block} frames, got {video_BFHWC.shape[1]} frames")
         # Blocks are encoded independently; those of the context are not needed.

@@ -84,9 +84,9 @@ def evaluate(
         ways = readings(model, sampling.temperature, decode=scoring.decode, controls=others_of)
     tokens, kept_logits = None, min(kept_logits, getattr(tokenizer, "vocab_size", kept_logits))
     if model.predicts == "tokens" and not of_ensembles:
-        counted = {"unigram_counts": unigram_counts, "top_k": kept_logits, "controls": ways.controls}
+        counted: dict[str, Any] = {"unigram_counts": unigram_counts, "top_k": kept_logits, "controls": ways.controls}
         tokens = TokenScorer(vocab_size=tokenizer.vocab_size, **counted)
-    shown = {"video": video, "score_size": scoring.score_size, "controls": others_of, "device": device}
+    shown: dict[str, Any] = {"video": video, "score_size": scoring.score_size, "controls": others_of, "device": device}
     scenes = Scenes(model, tokenizer, clips, protocol, **shown)
     predictor = Predictor(
         model, tokenizer, scenes, sampling=None if is_own else sampling, seed=seed, members_at_once=scoring.batch_size,
@@ -175,7 +175,7 @@ def _sampling(model: Any, protocol: Protocol, scoring: Scoring) -> tuple[Samplin
     sampling = Sampling(temperature, scoring.top_k, scoring.top_p)
     if filtered := [name for name in ("top_k", "top_p") if getattr(scoring, name) != getattr(Scoring, name)]:
         if model.predicts != "tokens":
-            raise BadSetting(filtered[0], f"chooses among tokens; the model predicts {model.predicts}, which have a temperature alone")
+            raise BadSetting(filtered[0], f"chooses among tokens; the model predicts {model.predicts}: leave it out")
         if not temperature:
             raise BadSetting(filtered[0], "needs a temperature above 0: at 0 the most likely token is taken; give it too")
     return sampling, sampling == Sampling(own)

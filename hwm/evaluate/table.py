@@ -132,14 +132,15 @@ def text_table(scores: Scores) -> str:
 def verdict(scores: Scores) -> list[str]:
     """What the numbers say about the headline row, in plain sentences: outcome, use of the states, evidence, ensemble."""
     s, protocol, metric = scores.settings, PROTOCOLS[scores.protocol], METRICS[0]
-    control, what = s["control"], _the(scores.headline) if protocol.ensembles else "the prediction"
+    control, permuted = s["control"], s["controls"]["permuted"]
+    what = _the(scores.headline) if protocol.ensembles else "the prediction"
     start = f"{ahead(scores)} ahead {what}" if s["span"] == LAST else f"Over {ahead(scores)} {what}"
     own = scores.of(scores.headline, metric.name)
     pooled = scores.of(scores.headline, metric.pooled)
     segments = "" if s["num_segments"] is None else f" from {s['num_segments']} segments"
     sentences = [
         _over_copying(start, scores.difference(scores.headline, s["copy"]).value),
-        _use_of_states("it" if control == scores.headline else _the(control), scores.difference(control, s["controls"]["permuted"]).value),
+        _use_of_states("it" if control == scores.headline else _the(control), scores.difference(control, permuted).value),
         f"It reaches {own.mean:.2f} dB (pooled {pooled.mean:.2f}) against {TRUTHS[s['reference']]}, "
         f"over {s['num_clips']} clips{segments}.",
     ]

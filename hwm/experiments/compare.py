@@ -9,7 +9,6 @@ from hwm.evaluate.intervals import Interval
 from hwm.evaluate.scores import Scores, Table
 from hwm.experiments.experiment import Found
 
-
 THIS = "this"
 
 
@@ -113,8 +112,8 @@ class Compare:
     def value(self, found: Found, label: str, column: Column, group: int = 0) -> Interval | None:
         """One number of the table with its interval; None where it was not computed."""
         key, this = self.rows[label][group], self.these.get(label, "headline")
-        column = replace(column, row=this if column.row == THIS else column.row, over=this if column.over == THIS else column.over)
-        return column.value(found[key]) if key else None
+        row, over = (this if name == THIS else name for name in (column.row, column.over))
+        return replace(column, row=row, over=over).value(found[key]) if key else None
 
     def number(self, found: Found, label: str, column: Column, group: int = 0) -> float:
         """One number of the table."""
@@ -123,7 +122,7 @@ class Compare:
         return value.mean
 
     def dots(self, *columns: Column) -> Callable[[Found], bytes]:
-        """A plot of these columns, one panel each and group: a difference as a point with its interval, a number as a bar."""
+        """A plot of these columns, a panel each and group: a difference as a point with its interval, a number as a bar."""
 
         def plot(found: Found) -> bytes:
             from hwm.evaluate.plots import Panel, draw

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from hwm.contracts import Sampling
 
+NUCLEUS = (256, 4096)
+"""How many of the most likely are looked at first for top-p, and then."""
+
 
 def _block(num: int) -> int:
     """Length of the blocks of a two-level search over `num` entries; 0 where they do not divide it."""
@@ -83,13 +86,32 @@ def draw(logits_NV: Tensor, sampling: Sampling, *, generator: torch.Generator, n
     keep = min(sampling.top_k or V, V)
     if keep == V and sampling.top_p == 1:
         return _inverse_cdf((logits_NV / sampling.temperature).softmax(1), uniform)
-    values, index = top_k(logits_NV, keep)
-    probability = (values / sampling.temperature).softmax(1)
-    before = probability.cumsum(1) - probability
-    # The most likely one always stays: what comes before it is nothing, whatever rounding says.
-    outside = before >= sampling.top_p
+    if keep < V:
+        values, index = top_k(logits_NV, keep)
+        return index.gather(1, _nucleus((values / sampling.temperature).softmax(1), sampling.top_p, uniform))
+    # Most rows reach top_p among few: only those that do not are sorted further.
+    total_N1 = (logits_NV / sampling.temperature).logsumexp(1, keepdim=True)
+    drawn_NK, rows = torch.empty_like(uniform, dtype=torch.int64), torch.arange(len(uniform), device=uniform.device)
+    for keep in [k for k in NUCLEUS if k < V] + [V]:
+        values, index = top_k(logits_NV[rows], keep)
+        probability = (values / sampling.temperature - total_N1[rows]).exp()
+        enough = probability.sum(1) >= sampling.top_p if keep < V else torch.ones_like(rows, dtype=torch.bool)
+        place = _nucleus(probability[enough], sampling.top_p, uniform[rows[enough]])
+        drawn_NK[rows[enough]] = index[enough].gather(1, place)
+        rows = rows[~enough]
+        if not len(rows):
+            break
+    return drawn_NK
+
+
+def _nucleus(probability_Nk: Tensor, top_p: float, uniform_NK: Tensor) -> Tensor:
+    """Places (N, K) drawn among the fewest first ones that have a probability of `top_p` together.
+
+    probability_Nk: in falling order.  The first one always stays: what comes before it is nothing, whatever rounding says.
+    """
+    outside = probability_Nk.cumsum(1) - probability_Nk >= top_p
     outside[:, 0] = False
-    return index.gather(1, _inverse_cdf(probability.masked_fill(outside, 0), uniform))
+    return _inverse_cdf(probability_Nk.masked_fill(outside, 0), uniform_NK)
 
 
 def draw_digits(logits: Sequence[Tensor], temperature: float, *, generator: torch.Generator, num: int = 1) -> list[Tensor]:

@@ -64,7 +64,8 @@ def test_filters_are_refused_where_they_would_do_nothing(world, strided):
 
     token_model = world.Mover(doubt=0.01, context_grids=2, future_grids=1)
     refused("top_k needs a temperature above 0", asked, token_model, world.tokenizer, world.blocks, HWM, top_k=3)
-    refused("top_p needs a temperature above 0", asked, token_model, world.tokenizer, world.blocks, HWM, top_p=0.5, temperature=0.0)
+    cold = {"top_p": 0.5, "temperature": 0.0}
+    refused("top_p needs a temperature above 0", asked, token_model, world.tokenizer, world.blocks, HWM, **cold)
     for protocol in (HWM, SAMPLING):
         refused("top_p chooses among tokens; the model predicts latents", asked, world.LatentMover(), world.latent_tokenizer,
                 world.latents, protocol, top_p=0.5)  # fmt: skip

@@ -294,7 +294,7 @@ def network(family):
 def test_the_networks_equal_a_direct_computation(family):
     model, tokenizer, grids, states, video = network(family)
     protocol = COMPRESSION if family == "st" else HWM
-    options = {"video": lambda i: video[i], "top_k": 7, "batch_size": 6, "cost_repeats": 1}
+    options = {"video": lambda i: video[i], "kept_logits": 7, "batch_size": 6, "cost_repeats": 1}
     scores = score(model, tokenizer, Held(grids, states), protocol, **options)
     context, future = grids[:, : model.context_grids], grids[:, model.context_grids :]
     options = {"generator": torch.Generator().manual_seed(seed_of(0, 0))}

@@ -112,3 +112,21 @@ def test_digits_drawn_apart_are_the_ids_drawn_from_their_joint_table(temperature
     how["generator"] = torch.Generator().manual_seed(3)
     d0, d1, d2 = draw_digits(logits, temperature, **how)
     assert (d0 + 8 * d1 + 40 * d2 == wanted).float().mean() > 0.995  # one uniform number between two ids rounds either way
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.999])
+def test_top_p_of_a_large_vocabulary_equals_sorting_all_of_it(top_p):
+    """Rows that are sure, in doubt and without any idea, so that some need the few, the many and all."""
+    spread = torch.tensor([6.0, 2.5, 1.0, 0.0])[:, None]
+    logits = (spread * torch.randn(4, 6000, generator=gen(5))).double()
+    drawn = draw(logits, Sampling(temperature=0.8, top_p=top_p), generator=gen(6), num=400)
+    values, index = (logits / 0.8).softmax(1).sort(dim=1, descending=True, stable=True)
+    kept = values.masked_fill(values.cumsum(1) - values >= top_p, 0)
+    uniform = torch.rand(4, 400, generator=gen(6), dtype=torch.float64)
+    expected = index.gather(1, torch.searchsorted(kept.cumsum(1), uniform * kept.sum(1, keepdim=True), right=True))
+    assert torch.equal(drawn[:3], expected[:3])
+    assert len(drawn[3].unique()) > 300  # of equals any may be among the kept
+    # The fewest that have the mass: with the least likely of them it is reached, without it not.
+    for row, p in zip(drawn, (logits / 0.8).softmax(1)):
+        least = p[row].min()
+        assert p[p > least].sum() < top_p
