@@ -68,7 +68,8 @@ def evaluate_run(
 
     data: held-out tokens or latents, as the model predicts them; raw video for a protocol of ensembles or a model of video.
     video: the raw dataset that tokens or latents were made from, to score against the recorded frames too.
-    tuning: other raw video to choose blur and blend of ensembles on; None: the first clips of `data`.
+    tuning: other data of that kind to choose blur and blend of ensembles on, and to learn intervals of doubt; None: the first
+    clips of `data`.
     training: the run's training data, for the frequencies of tokens, of a run of a version that kept none.  base: as `load_run`.
     share: of the clips that this process scores; others, called alike, score the rest, and who is last writes the report.
     stop: asked between steps; None: one of its own, which SIGTERM and its kin raise.
@@ -97,11 +98,11 @@ def evaluate_run(
         made_of = sources(data=held_out.dataset.fingerprint, **others, weights=weights)
         work = Work(out / protocol.results, made_of, share, flag)
         coder = tokenizer_of(run, scoring.tokenizer, trust=scoring.trust, device=device)
-        if not of_video:
-            _check_made_by(held_out, coder)
-        tuned_on = None if tuning is None else _recorded_clips(run, tuning, protocol)
-        for clips in (held_out if of_video else None, tuned_on):
-            if clips is not None:
+        tuned_on = None if tuning is None else _recorded_clips(run, tuning, protocol) if of_video else clips_for(run, tuning)
+        for clips in filter(None, (held_out, tuned_on)):
+            if not of_video:
+                _check_made_by(clips, coder)
+            else:
                 expect_proportions(clips.dataset.root, clips.dataset.grid, image_size_of(run, coder))
         features: list[VideoFeatures] = [TokenizerFeatures(device=device, still=len(protocol.scored) == 1)]
         if inception is not None:

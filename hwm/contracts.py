@@ -74,6 +74,7 @@ class Prediction:
     entropy_BTHW: float32, nats.
     codes_BTHWC: float32, the expectation of the tokenizer's code vector under the predicted distribution.
     latents_BKTCHW: float32, K sampled futures of a family that predicts latents.
+    unrest_BKTHW: float32, of a flow, in normalised latents: how far the data at which it points move from step to step.
     video_BKFHWC: uint8, K futures of a family that predicts frames.
     """
 
@@ -84,6 +85,7 @@ class Prediction:
     entropy_BTHW: Tensor | None = None
     codes_BTHWC: Tensor | None = None
     latents_BKTCHW: Tensor | None = None
+    unrest_BKTHW: Tensor | None = None
     video_BKFHWC: Tensor | None = None
 
 
@@ -147,6 +149,7 @@ class WorldModel(Protocol):
     reach: 0 where a prediction has its own number of frames.  Above 0 one context gives any number of frames up to this
     many, as many as there are state rows after the context's.
     temperature: at which it samples by its own configuration; 0 where it has none or takes the likeliest.
+    dropout_rate: of its training; 0 where it has none.  keeps_dropout: whether predictions have it too.
     """
 
     predicts: Kind
@@ -157,8 +160,13 @@ class WorldModel(Protocol):
     frame_step: int
     reach: int
 
+    keeps_dropout: bool
+
     @property
     def temperature(self) -> float: ...
+
+    @property
+    def dropout_rate(self) -> float: ...
 
     @property
     def blocks(self) -> Iterable[nn.Module]:
@@ -201,6 +209,7 @@ class WorldModel(Protocol):
         the initial noise.
         asked, of token models: targets_BTHW, true future grids, fills nll_BTHW; teacher_forced: feed the targets instead of
         the samples; top_k_logits fills top_indices and top_values with that many; codes_VC fills codes_BTHWC.
+        asked, of models of latents: unrest fills unrest_BKTHW.
         """
 
 

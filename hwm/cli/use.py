@@ -38,7 +38,8 @@ def evaluate(
         scoring: What decides the numbers.
         data: Tokens or latents to score on, as the model predicts them; raw video for sampling and for models of video.
         video: compression, hwm: the raw dataset the data were made from, to score against the original video as well.
-        tuning: sampling: other raw video, on which blur and blend are chosen; default: the first clips of the data.
+        tuning: sampling: other raw video, on which blur and blend are chosen; with --doubt: other data of that kind, on which
+            its intervals are learned.  Default: the first clips of the data.
         training: The training data, for the frequencies of tokens, where the run does not keep them.
         base: The pretrained model that the run adapts, a folder or hub name: a run opens nothing outside of its folder unasked.
         out: Folder for the results; default: the run folder.

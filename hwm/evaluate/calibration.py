@@ -118,7 +118,7 @@ class Calibration:
             "expected_calibration_error": float(counts @ np.abs(rmse - predicted) / total),
             "error_to_spread": error / expected if expected else (math.inf if error else 1.0),
             "pixel_correlation": _rank_correlation(self._counts),
-            "clip_correlation": _rank_correlation(_table(np.stack(self._clips))),
+            "clip_correlation": spearman(*np.stack(self._clips).T),
             "ause": float(np.trapezoid(sparsification - oracle, FRACTIONS) / scale),
             "ause_random": float(np.trapezoid(random - oracle, FRACTIONS) / scale),
             "rank_deviation": float(np.abs(ranks - 1 / len(ranks)).sum() / 2),
@@ -155,12 +155,22 @@ def _remaining(counts: np.ndarray, squares: np.ndarray) -> np.ndarray:
     return sums / kept
 
 
-def _table(pairs_N2: np.ndarray) -> np.ndarray:
-    """How often each value of the one occurs with each of the other."""
-    rows, columns = (np.unique(pairs_N2[:, i], return_inverse=True)[1] for i in (0, 1))
-    table = np.zeros((rows.max() + 1, columns.max() + 1), np.int64)
-    np.add.at(table, (rows, columns), 1)
-    return table
+def spearman(first_N: np.ndarray, second_N: np.ndarray) -> float:
+    """Spearman's rank correlation of N pairs, exactly, ties at their middle rank; 0 where one never varies."""
+    return correlation(centred_ranks(first_N), centred_ranks(second_N))
+
+
+def centred_ranks(values_N: np.ndarray) -> np.ndarray:
+    """Rank of every value, float64 (N,), ties at their middle one, the mean taken away."""
+    _, place, counts = np.unique(values_N, return_inverse=True, return_counts=True)
+    centred: np.ndarray = (np.cumsum(counts) - counts / 2 - len(values_N) / 2)[place]
+    return centred
+
+
+def correlation(first_N: np.ndarray, second_N: np.ndarray) -> float:
+    """Correlation of two lines of numbers with mean 0; 0 where one is 0 everywhere."""
+    variances = first_N @ first_N, second_N @ second_N
+    return float(first_N @ second_N / math.sqrt(variances[0] * variances[1])) if min(variances) > 0 else 0.0
 
 
 def _rank_correlation(counts: np.ndarray) -> float:

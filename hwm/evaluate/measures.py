@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hwm.evaluate.calibration import Calibration
+from hwm.evaluate.doubting import Doubting
 from hwm.evaluate.intervals import Interval
 from hwm.evaluate.metrics import METRICS, mean_squared_error, psnr, shown
 from hwm.evaluate.perceptual import PerceptualScorer
@@ -29,16 +30,17 @@ OTHER_ROWS = [*ROWS, Row(CEILING, "ceiling", "the true future, through the token
 class Measures:
     """Measures scenes, one by one or shared out, and makes the table of all of them.
 
+    doubting: None where ways of doubting are not scored.
     tokens: None where no distribution of tokens is looked at.  num_examples: of `num_clips` that are kept to look at.
     seed: breaks ties of ranks.  poll: called now and then; may raise.
     """
 
     def __init__(
         self, predictor: Predictor, ways: Ways, *, tokens: TokenScorer | None, perceptual: PerceptualScorer,
-        tuning: Tuning | None, num_clips: int, num_examples: int, seed: int, poll: Callable[[], None],
+        tuning: Tuning | None, doubting: Doubting | None, num_clips: int, num_examples: int, seed: int, poll: Callable[[], None],
     ) -> None:  # fmt: skip
         self.predictor, self.ways, self.tokens, self.perceptual = predictor, ways, tokens, perceptual
-        self.tuning, self.poll, self.seed, self.times = tuning, poll, seed, Times()
+        self.tuning, self.doubting, self.poll, self.seed, self.times = tuning, doubting, poll, seed, Times()
         self.calibration = Calibration(seed=seed) if ways.members and ways.members[-1] > 1 else None
         self.gallery = Gallery(num_examples, num_clips)
         self._pixels = Columns()
@@ -62,7 +64,11 @@ class Measures:
             samples = drawn.samples(ways.members[-1])[:, :, -1]
             ranked = self.calibration.measure(samples, scene.last()[1], first_clip=scene.first)
             found |= under("calibration", ranked)
-        found |= under("gallery", self.gallery.measure(scene, frames, ways, samples))
+        more: dict[str, Tensor] = {}
+        if self.doubting is not None:
+            doubted, more = self.doubting.measure(scene)
+            found |= under("doubt", doubted)
+        found |= under("gallery", self.gallery.measure(scene, frames, ways, samples, more))
         return found | seconds(
             predictions=self.predictor.seconds - predicting,
             pixel_scores=pixels,
@@ -80,6 +86,8 @@ class Measures:
             self.tokens.add(inside("tokens", arrays))
         if self.calibration is not None:
             self.calibration.add(inside("calibration", arrays))
+        if self.doubting is not None:
+            self.doubting.add(inside("doubt", arrays))
 
     def summary(self, groups: np.ndarray | None, *, reference: str, span: str) -> dict[str, Any]:
         """Rows, scores, differences and facts of all scenes.  reference, span: what networks looked at."""
@@ -99,7 +107,11 @@ class Measures:
             "saturation": saturation(found, self.ways),
             "tuning": None if self.tuning is None else asdict(self.tuning),
         }
-        named = {row.name: row for row in [*OTHER_ROWS, *(way.row for way in self.ways.all)]}
+        doubts: list[Row] = []
+        if self.doubting is not None:
+            doubts, scores, facts["doubt"] = self.doubting.summary(means, reference=reference, span=span)
+            found += scores
+        named = {row.name: row for row in doubts} | {row.name: row for row in [*OTHER_ROWS, *(way.row for way in self.ways.all)]}
         return {
             "rows": [named[name] for name in dict.fromkeys(score.row for score in found)],
             "scores": found,
@@ -140,8 +152,13 @@ class Gallery:
         self._wanted = num_examples
         self._kept: dict[int, tuple[float, Example]] = {}
 
-    def measure(self, scene: Scene, rows: dict[str, Tensor], ways: Ways, samples_BKHWC: Tensor | None) -> Arrays:
-        """The best clips of a scene, by stretch, with their pictures.  samples_BKHWC: of an ensemble, of the last frame."""
+    def measure(
+        self, scene: Scene, rows: dict[str, Tensor], ways: Ways, samples_BKHWC: Tensor | None, more: dict[str, Tensor],
+    ) -> Arrays:  # fmt: skip
+        """The best clips of a scene, by stretch, with their pictures.
+
+        samples_BKHWC: of an ensemble, of the last frame.  more: further pictures, uint8 (B, F, H, W, 3) by name.
+        """
         found: Arrays = {}
         if not self._wanted:
             return found
@@ -151,7 +168,7 @@ class Gallery:
         stretches = self._stretch_of[scene.first : scene.first + len(scene.numbers)]
         shown = {way.row.name: rows[way.row.name] for way in ways.all if way.shown}
         pictures = {"seen": past if future.shape[1] > 1 else past[:, -1:], "truth": future}
-        pictures |= {reference: view.truth for reference, view in scene.views.items() if view is not scene.view} | shown
+        pictures |= {reference: view.truth for reference, view in scene.views.items() if view is not scene.view} | shown | more
         for stretch in np.unique(stretches):
             mine = np.flatnonzero(stretches == stretch)
             i = int(mine[motion[mine].argmax()])  # the first of equals

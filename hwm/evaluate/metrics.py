@@ -274,6 +274,14 @@ OTHERS = (
            about="LPIPS is the learned perceptual distance of two pictures, frame by frame, with the given weight files."),
     Metric("cross-entropy", "cross-entropy", "nats", 3, "lower"),
     Metric("accuracy", "accuracy", limits=(0, 1)),
+    Metric("rank correlation, pixels", "rank correlation, pixels", limits=(-1, 1),
+           about="Rank correlation, pixels: Spearman's, of doubt and true error over the pixels of a clip, mean over clips."),
+    Metric("rank correlation, clips", "rank correlation, clips", limits=(-1, 1),
+           about="Rank correlation, clips: of the mean doubt and the mean true error of clips."),
+    *(Metric(f"held by {level}%", f"held by {level} %", limits=(0, 1), about=f"Held by {level} %: share of the pixels inside the "
+             f"interval made to hold {level} %, learned on other clips; width: of that interval, of values in [0, 1].")
+      for level in (50, 80, 95)),
+    *(Metric(f"width of {level}%", f"width of {level} %", "", 4, "lower", limits=(0, 2)) for level in (50, 80, 95)),
     Metric("coverage", "coverage", "", 4, limits=(0, 1), about="share of the true tokens among the ids kept"),
 )  # fmt: skip
 """How other scores are shown: those of feature networks and of token distributions."""

@@ -45,7 +45,9 @@ class Protocol:
 
     def refuse(self, given: dict[str, Any]) -> None:
         """Raise ValueError for options that would do nothing here.  given: values of options, an empty one is not given."""
-        other = OF_ONE_PREDICTION if self.ensembles else OF_ENSEMBLES
+        other: tuple[str, ...] = OF_ONE_PREDICTION if self.ensembles else OF_ENSEMBLES
+        if given.get("doubt"):
+            other = tuple(name for name in other if name not in OF_TUNING)
         names = [f"--{name.replace('_', '-')}" for name in other if given.get(name)]
         if names:
             kinds = [protocol.name for protocol in PROTOCOLS.values() if protocol.ensembles != self.ensembles]
@@ -68,7 +70,9 @@ SAMPLING = Protocol(
 )  # fmt: skip
 """77 frames of which 17 are seen and the last is scored, as a picture (SYSTEMS.md section 4)."""
 PROTOCOLS = {protocol.name: protocol for protocol in (COMPRESSION, HWM, SAMPLING)}
-OF_ONE_PREDICTION = ("video", "decode")
+OF_TUNING = ("tuning", "tuning_clips")
+"""Options that do nothing where nothing is chosen on other clips."""
+OF_ONE_PREDICTION = ("doubt", "video", "decode")
 """Options that do nothing where ensembles are drawn."""
 OF_ENSEMBLES = ("tuning", "members", "score_size", "tuning_clips")
 """Options that do nothing where they are not."""
@@ -121,7 +125,9 @@ class Scoring:
     members: Annotated[tuple[int, ...], Range(1, 10_000, some=True)] = (1, 5, 20)
     """sampling: sizes of the ensembles."""
     tuning_clips: Annotated[int, Range(2, 10**6)] = 16
-    """sampling: number of clips to choose blur and blend on."""
+    """sampling: number of clips to choose blur and blend on; with --doubt those that its intervals are learned on."""
+    doubt: Annotated[int, Range(0, 10_000)] = 0
+    """compression, hwm: predictions by which ways of doubting are scored, at least 2; 0: they are not."""
     temperature: Warmth = None
     """Of the samples; default: the model's own, or for ensembles 1 where that is 0."""
     top_k: Annotated[int, Range(0, 2**28)] = 0

@@ -130,6 +130,8 @@ def page(scores: Scores, protocol: Protocol, record: Json) -> str:
         differences=table.differences_table(scores, scores.differences, "paired differences over clips"),
         networks=table.networks_tables(scores),
         tokens=table.tokens_tables(scores),
+        doubts=table.doubts_table(scores),
+        of_doubts=dict.fromkeys(filter(None, (shown(s.metric).about for s in scores.scores if s.row in scores.names("doubt")))),
         of_pictures=dict.fromkeys(shown(metric).about for metric in metrics if metric in table.OF_PICTURES),
         of_networks=dict.fromkeys(shown(metric).about for metric in networks),
         notes=dict.fromkeys(f"{s.metric}: {s.note}." for s in scores.scores if s.note and s.metric in networks),

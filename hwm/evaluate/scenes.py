@@ -109,8 +109,8 @@ class Scenes:
         """
         clips = clips or self.clips
         batch = clips.batch(numbers)
-        make = self._of_grids if batch.video_BFHWC is None else self._of_video
-        num_states, seen = make(batch, numbers)
+        recorded = self._video if clips is self.clips else None
+        num_states, seen = self._of_video(batch) if batch.video_BFHWC is not None else self._of_grids(batch, numbers, recorded)
         states_BFA = batch.states_BFA[:, :num_states]
         found = {TRUE: states_BFA}
         if others is not None:
@@ -118,7 +118,9 @@ class Scenes:
             found |= {control.name: control(states_BFA, **how) for control in self._controls}
         return Scene(numbers=numbers, first=first, states=found, **seen)
 
-    def _of_grids(self, batch: Batch, numbers: np.ndarray) -> tuple[int, dict[str, Any]]:
+    def _of_grids(
+        self, batch: Batch, numbers: np.ndarray, recorded: Callable[[np.ndarray], Tensor] | None
+    ) -> tuple[int, dict[str, Any]]:
         model, kind = self.model, self.model.predicts
         found, wanted = batch.tokens_BTHW if kind == "tokens" else batch.latents_BTCHW, model.context_grids + model.future_grids
         if found is None or found.shape[1] != wanted:
@@ -128,11 +130,11 @@ class Scenes:
         context, future = found.tensor_split([model.context_grids], 1)
         past, copied = self.decoder.past_and_repeated(context, copy_last_grid(context, num_grids=model.future_grids))
         views = {RECONSTRUCTION: View(past, self.decoder.future(context, future))}
-        if self._video is not None:
-            views[ORIGINAL] = _recorded(self._video(numbers).cpu(), views[RECONSTRUCTION])
+        if recorded is not None:
+            views[ORIGINAL] = _recorded(recorded(numbers).cpu(), views[RECONSTRUCTION])
         return model.num_states, {"context": context, "future": future, "views": views, "copied": copied}
 
-    def _of_video(self, batch: Batch, numbers: np.ndarray) -> tuple[int, dict[str, Any]]:
+    def _of_video(self, batch: Batch) -> tuple[int, dict[str, Any]]:
         video, rows, protocol = batch.video_BFHWC, batch.states_BFA.shape[1], self.protocol
         assert video is not None
         seen, end = protocol.num_seen, protocol.scored[-1] + 1

@@ -43,9 +43,9 @@ def grid_span(number: int) -> str:
     return f"grid {number}"
 
 
-Role = Literal["model", "states", "baseline", "ceiling"]
+Role = Literal["model", "states", "baseline", "ceiling", "doubt"]
 """model: a prediction with the true states.  states: one with other states.  baseline: what needs no model.  ceiling: the
-tokenizer alone, which no prediction through it can pass."""
+tokenizer alone, which no prediction through it can pass.  doubt: a way of doubting, scored by how well it knows the error."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch import Tensor
 from hwm.contracts import Sampling
 from hwm.evaluate.controls import controls
 from hwm.evaluate.cost import Timed, measure_cost
+from hwm.evaluate.doubting import Doubting
 from hwm.evaluate.measures import Measures
 from hwm.evaluate.perceptual import Lpips, PerceptualScorer, VideoFeatures
 from hwm.evaluate.protocols import COPY_FRAME, Protocol, Scoring
@@ -26,7 +27,7 @@ from hwm.evaluate.scores import ALL, LAST, Cost, Scores, no_intervals
 from hwm.evaluate.token_scores import TokenScorer
 from hwm.evaluate.tuning import Tuner, set_apart
 from hwm.evaluate.ways import Predictor, Ways, ensembles, readings
-from hwm.work.parts import Arrays, Times, Work, fingerprint, names_of, progress_of, seconds, sizes_of
+from hwm.work.parts import Arrays, Times, Work, fingerprint, inside, names_of, progress_of, seconds, sizes_of, under
 from hwm.work.ranges import BadSetting
 
 CLIPS_AT_ONCE = 4
@@ -49,7 +50,8 @@ def evaluate(
     clips: tokens or latents made by `tokenizer`, as the model predicts them, or recorded video, with their states: an object
     with a length and `batch(indices)`.  scoring: its files, tokenizer and device are the caller's to open.
     video: gives the recorded frames of clips of grids, uint8 (B, F, H, W, C) of the size the tokenizer decodes to.
-    tuning_clips: other clips to choose blur and blend of ensembles on; None: the first of `clips`, whose segments are not scored.
+    tuning_clips: other clips to choose blur and blend of ensembles on, and to learn intervals of doubt; None: the first of
+    `clips`, whose segments are not scored.
     segments: the segment of every clip; intervals then resample segments, and permuted states are of another segment.
     state_groups: dimensions of the robot's state by the names that scoring.controls may use.
     unigram_counts: see `token_scores.unigram_counts`, from training tokens.  kept_logits: of models of tokens.
@@ -101,6 +103,7 @@ def evaluate(
         "sampling": asdict(sampling),
         "own_sampling": is_own,
         "decode": scoring.decode,
+        "doubt": scoring.doubt,
         "perceptual": [feature.name for feature in features] + (["LPIPS"] if lpips is not None else []),
         "confidence": 0.95,
     }
@@ -116,22 +119,33 @@ def evaluate(
 
     times, tuner, tuning = Times(), Tuner(), None
 
+    doubting = Doubting(predictor, num_samples=scoring.doubt) if scoring.doubt else None
+
     def tune(part: int) -> Arrays:
         begun = time.perf_counter()
         scene = scenes.look(to_tune[part * at_once : (part + 1) * at_once], clips=tuning_clips)
-        found = tuner.measure(predictor.samples(scene, ways.members[-1])[:, :, -1], *scene.last())
+        if doubting is not None:
+            found = under("doubt", doubting.learn(scene))
+        else:
+            found = tuner.measure(predictor.samples(scene, ways.members[-1])[:, :, -1], *scene.last())
         return found | seconds(total=time.perf_counter() - begun)
 
     if for_tuning := names_of("tuning", len(tuning_sizes)):
         work.fill(parts, for_tuning, tune, done=done, all_of_them=True)
         for arrays in work.read(parts, for_tuning):
             times.add(arrays)
-            tuner.add(arrays)
-        tuning = tuner.choose("the first clips, whose segments are not scored" if tuning_clips is None else "other clips")
+            if doubting is not None:
+                doubting.add_learned(inside("doubt", arrays))
+            else:
+                tuner.add(arrays)
+        if doubting is not None:
+            doubting.settle()
+        else:
+            tuning = tuner.choose("the first clips, whose segments are not scored" if tuning_clips is None else "other clips")
 
     measures = Measures(
         predictor, ways, tokens=tokens, perceptual=PerceptualScorer(features, lpips, segments=groups, num_clips=len(chosen)),
-        tuning=tuning, num_clips=len(chosen), num_examples=num_examples, seed=seed, poll=poll,
+        tuning=tuning, doubting=doubting, num_clips=len(chosen), num_examples=num_examples, seed=seed, poll=poll,
     )  # fmt: skip
 
     def measure(part: int) -> Arrays:
@@ -157,9 +171,11 @@ def _chosen(
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """Numbers of the clips that are scored, their segments, and numbers of those that blur and blend are chosen on."""
     groups, pool, tuning = None if segments is None else np.asarray(segments), np.arange(len(clips)), np.arange(0)
-    if protocol.ensembles:
+    if scoring.doubt == 1:
+        raise BadSetting("doubt", "must be 0 or at least 2, got 1: one prediction agrees with itself")
+    if protocol.ensembles or scoring.doubt:
         if scoring.tuning_clips < 2:
-            raise ValueError(f"blur and blend are chosen on clips of their own: at least 2, got {scoring.tuning_clips}")
+            raise ValueError(f"tuning takes clips of its own: at least 2, got {scoring.tuning_clips}")
         if tuning_clips is None:
             tuning, pool = set_apart(len(clips), groups, num_tuning=scoring.tuning_clips)
         else:

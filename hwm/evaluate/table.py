@@ -63,6 +63,16 @@ def networks_tables(scores: Scores) -> list[Table]:
     return [scores_table(scores, f"distance to {short(r)}, {places(scores, span)}", wanted, r, span) for r, span in found]
 
 
+def doubts_table(scores: Scores) -> Table | None:
+    """The scores of ways of doubting; None where none were scored."""
+    rows, s = scores.names("doubt"), scores.settings
+    found = [score for score in scores.scores if score.row in rows]
+    if not found:
+        return None
+    title = f"doubt and error against {short(s['reference'])}, {places(scores, found[0].span)}"
+    return scores_table(scores, title, [score.metric for score in found], found[0].reference, found[0].span)
+
+
 def tokens_tables(scores: Scores) -> list[Table]:
     """The scores of token distributions: those that several rows have in one table, those of a single row in another."""
     found: dict[str, list[Score]] = {}
@@ -121,7 +131,7 @@ def text_table(scores: Scores) -> str:
     span = scores.settings["span"]
     references = dict.fromkeys(s.reference for s in scores.scores if s.reference != TOKENS)
     tables = [pictures_table(scores, reference, span) for reference in references]
-    tables += tokens_tables(scores) + networks_tables(scores)
+    tables += tokens_tables(scores) + networks_tables(scores) + list(filter(None, [doubts_table(scores)]))
     about = f"{scores.headline} minus ({places(scores, span)})"
     paired = differences_table(scores, verdict_differences(scores), about)
     tables.append(Table(about, ["", shown(METRICS[0].name).head, "clips higher"], [row[:3] for row in paired.rows]))

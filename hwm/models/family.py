@@ -15,6 +15,8 @@ class WorldModule(nn.Module):
 
     frame_step = 1
     reach = 0
+    keeps_dropout = False
+    """Whether predictions are made with the dropout of training (`hwm.nn.dropout.kept_dropout`)."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -29,6 +31,11 @@ class WorldModule(nn.Module):
     def neutral_state_A(self) -> Tensor:
         """The raw state (A,) that normalisation maps to zero."""
         return self._shift_scale[0]
+
+    @property
+    def dropout_rate(self) -> float:
+        """Share of activations that training drops, as configured; 0 where that is no setting."""
+        return getattr(self.config, "dropout", 0.0)
 
     @property
     def temperature(self) -> float:

@@ -161,13 +161,13 @@ class FlowHWM(LatentFlow):
         start = past_BTCHW.new_zeros(len(past_BTCHW), 1, self.future_grids, *past_BTCHW.shape[2:])
         return self._solve(past_BTCHW, states, start, num_steps=1, guidance=guidance, plain=True)[:, 0]
 
-    def _sample(self, past_BTCHW: Tensor, states: Tensor, noise_BKTCHW: Tensor) -> Tensor:
+    def _sample(self, past_BTCHW: Tensor, states: Tensor, noise_BKTCHW: Tensor, watch: flow.Watch | None = None) -> Tensor:
         steps, guidance = self.config.steps, self.config.guidance
-        return self._solve(past_BTCHW, states, noise_BKTCHW, num_steps=steps, guidance=guidance)
+        return self._solve(past_BTCHW, states, noise_BKTCHW, num_steps=steps, guidance=guidance, watch=watch)
 
     def _solve(
         self, past_BTCHW: Tensor, states_BFA: Tensor, noise_BKTCHW: Tensor,
-        *, num_steps: int, guidance: float, plain: bool = False,
+        *, num_steps: int, guidance: float, plain: bool = False, watch: flow.Watch | None = None,
     ) -> Tensor:
         """Solve the flow from `noise` for K samples of each clip; everything normalised.  plain: without shortcuts.
 
@@ -214,7 +214,7 @@ class FlowHWM(LatentFlow):
             return flow.guide(conditional, unconditional, guidance)
 
         solve = flow.SOLVERS["euler" if plain else self.config.solver]
-        data_RTCHW = solve(velocity, noise_BKTCHW.flatten(0, 1), flow.Steps(num_steps))
+        data_RTCHW = solve(flow.watched(velocity, watch), noise_BKTCHW.flatten(0, 1), flow.Steps(num_steps))
         return data_RTCHW.unflatten(0, (B, K))
 
 

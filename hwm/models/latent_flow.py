@@ -12,7 +12,7 @@ from torch import Tensor
 from hwm.contracts import Batch, Kind, Prediction, Sampling
 from hwm.models.family import WorldModule
 from hwm.nn import flow_matching as flow
-from hwm.nn.dropout import without_dropout
+from hwm.nn.dropout import predicting, without_dropout
 from hwm.nn.units import Units
 
 VALIDATION_LEVELS = 4
@@ -60,8 +60,11 @@ class LatentFlow(WorldModule):
         """The mean (B, T, C, H, W) of what the flow ends in."""
         raise NotImplementedError
 
-    def _sample(self, past_BTCHW: Tensor, states: Tensor, noise_BKTCHW: Tensor) -> Tensor:
-        """Where the flow carries the noise, by the configured steps, solver and guidance: (B, K, T, C, H, W)."""
+    def _sample(self, past_BTCHW: Tensor, states: Tensor, noise_BKTCHW: Tensor, watch: flow.Watch | None = None) -> Tensor:
+        """Where the flow carries the noise, by the configured steps, solver and guidance: (B, K, T, C, H, W).
+
+        watch: looks at the velocities that the solver asks for.
+        """
         raise NotImplementedError
 
     def first_loss(self, batch: Batch) -> float | None:
@@ -104,14 +107,17 @@ class LatentFlow(WorldModule):
     def predict(
         self, context_BTCHW: Tensor, states_BFA: Tensor,
         *, generator: torch.Generator | Sequence[torch.Generator], num_samples: int = 1, sampling: Sampling | None = None,
+        unrest: bool = False,
     ) -> Prediction:
-        """Carry noise to K futures by config.steps steps of config.solver under config.guidance; never with dropout.
+        """Carry noise to K futures by config.steps steps of config.solver under config.guidance.
+
+        Without dropout, but under `kept_dropout`.
 
         context_BTCHW: latents of the context in the tokenizer's units.  states_BFA: raw states from the first context
         frame, num_states rows.  generator: or one for each clip and sample, clips first.
         sampling: its temperature scales the initial noise; None takes config.temperature.  Temperature 0 gives the mean
         of all futures, which is where the velocity points at time 0 from the centre of the noise: one step, whatever
-        config.steps, and the same for all samples.
+        config.steps, and the same for all samples.  unrest: fills unrest_BKTHW, where there are steps.
         Raises ValueError for latents or states of another shape, and for top-k or top-p, which latents do not have.
         """
         if sampling is not None and (sampling.top_k or sampling.top_p != 1):
@@ -119,15 +125,17 @@ class LatentFlow(WorldModule):
         temperature = self.config.temperature if sampling is None else sampling.temperature
         past_BTCHW = self.units.latents(self._check_latents(context_BTCHW, self.context_grids))
         states = self._rows(states_BFA)
-        with without_dropout(self):
+        watch = flow.Watch() if unrest else None
+        with predicting(self, generator):
             if temperature:
                 shape = (len(past_BTCHW), num_samples, self.future_grids, *past_BTCHW.shape[2:])
                 noise = temperature * flow.noise(shape, generator=generator).to(past_BTCHW)
-                data_BKTCHW = self._sample(past_BTCHW, states, noise)
+                data_BKTCHW = self._sample(past_BTCHW, states, noise, watch)
             else:
                 data_BKTCHW = self._mean(past_BTCHW, states, guidance=self.config.guidance)[:, None]
         latents_BKTCHW = self.units.raw(self.units.future(data_BKTCHW, last_past=past_BTCHW[:, None, -1:]))
-        return Prediction(latents_BKTCHW=latents_BKTCHW.expand(-1, num_samples, -1, -1, -1, -1))
+        moved = None if watch is None or (found := watch.moved) is None else found.unflatten(0, (-1, num_samples)).mean(3).sqrt()
+        return Prediction(latents_BKTCHW=latents_BKTCHW.expand(-1, num_samples, -1, -1, -1, -1), unrest_BKTHW=moved)
 
     def _clips(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Past latents, what the flow ends in, and states of a batch, all normalised."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hwm.contracts import Batch, Kind, Prediction, Sampling
 from hwm.models.family import WorldModule
-from hwm.nn.dropout import without_dropout
+from hwm.nn.dropout import predicting
 from hwm.nn.parameters import decay_groups
 from hwm.nn.vocabulary import TokenReading, Vocabulary, as_prediction
 
@@ -78,7 +78,7 @@ class TokenGrids(WorldModule):
         *, generator: torch.Generator, num_samples: int = 1, sampling: Sampling | None = None, targets_BTHW: Tensor | None = None,
         teacher_forced: bool = False, top_k_logits: int = 0, codes_VC: Tensor | None = None,
     ) -> Prediction:
-        """Predict the future grids one after the other; never with dropout.
+        """Predict the future grids one after the other; without dropout, but under `kept_dropout`.
 
         context_BTHW: int64, the context grids.  states_BFA: raw states from the first context frame, num_states rows.  The rest
         as in `hwm.contracts.WorldModel`.  Asking for any of nll, top logits or codes also fills the entropy; the top values
@@ -92,7 +92,7 @@ class TokenGrids(WorldModule):
             raise ValueError("teacher forcing needs targets_BTHW, the true future grids")
         sampling = sampling or Sampling(temperature=self.temperature)
         asked = Asked(sampling, generator, num_samples, targets_BTHW, teacher_forced, top_k_logits, codes_VC)
-        with without_dropout(self):
+        with predicting(self, generator):
             drawn, readings = self._follow(context_BTHW, states_BFA, asked)
         tokens_BKTHW = torch.stack(drawn, 2).transpose(0, 1).expand(-1, num_samples, -1, -1, -1)
         return as_prediction(tokens_BKTHW, readings)

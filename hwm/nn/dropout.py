@@ -1,7 +1,8 @@
 """Dropout at a tenth of the cost on a CPU, where one random number an element would take as long as the products."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,33 @@ def dropout_from(generator: torch.Generator, *, device: torch.device, active: bo
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
         torch.manual_seed(seed)
         yield
+
+
+@contextlib.contextmanager
+def kept_dropout(model: Any) -> Iterator[None]:
+    """Inside, predictions are made with the dropout of training (`predicting`), each row of a batch with its own."""
+    model.keeps_dropout = True
+    try:
+        yield
+    finally:
+        model.keeps_dropout = False
+
+
+@contextlib.contextmanager
+def predicting(model: nn.Module, generator: torch.Generator | Sequence[torch.Generator]) -> Iterator[None]:
+    """Without dropout inside; under `kept_dropout` with it, drawn from the generator, or the first of several."""
+    if not getattr(model, "keeps_dropout", False):
+        with without_dropout(model):
+            yield
+        return
+    one, training = generator if isinstance(generator, torch.Generator) else generator[0], model.training
+    device = next(model.parameters()).device
+    model.train()
+    try:
+        with dropout_from(one, device=device, active=True):
+            yield
+    finally:
+        model.train(training)
 
 
 @contextlib.contextmanager

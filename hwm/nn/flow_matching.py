@@ -103,6 +103,41 @@ Velocity = Callable[[Tensor, int, float], Tensor]
 """(x, k, level) to dx/dt at x before step k, where `level` of the noise is left."""
 
 
+class Watch:
+    """How far the data at which a velocity points move from one evaluation to the next; 0 where a straight line is followed.
+
+    moved: mean over the evaluations of the squared change, of the shape of x; None before the second one.  It is the flow
+    instability of MMBench2 (Hansen and Wang 2026), kept place by place.
+    """
+
+    def __init__(self) -> None:
+        self.moved: Tensor | None = None
+        self._last: Tensor | None = None
+        self._count = 0
+
+    def look(self, x: Tensor, level: float, velocity: Tensor) -> None:
+        """Take in the velocity at x, where `level` of the noise is left."""
+        goal = x + level * velocity
+        if self._last is not None:
+            change = (goal - self._last).square()
+            self.moved = change if self.moved is None else self.moved + (change - self.moved) / (self._count + 1)
+            self._count += 1
+        self._last = goal
+
+
+def watched(velocity: Velocity, watch: Watch | None) -> Velocity:
+    """The same velocity, at which a watch looks."""
+    if watch is None:
+        return velocity
+
+    def looked_at(x: Tensor, k: int, level: float) -> Tensor:
+        found = velocity(x, k, level)
+        watch.look(x, level, found)
+        return found
+
+    return looked_at
+
+
 def euler(velocity: Velocity, x: Tensor, steps: Steps) -> Tensor:
     """One evaluation a step, error of first order (HWM paper)."""
     for k, level in enumerate(steps.levels.tolist()[:-1]):

@@ -131,14 +131,14 @@ class LatentMover(torch.nn.Module):
     """Predicts the roll that the states command; noise in proportion to the temperature, which is 1 by itself."""
 
     predicts, context_grids, future_grids, num_states = "latents", 2, 1, 17
-    frame_step, reach, temperature, neutral_state_A = 1, 0, 1.0, torch.zeros(2)
+    frame_step, reach, temperature, dropout_rate, neutral_state_A = 1, 0, 1.0, 0.0, torch.zeros(2)
 
     def __init__(self, noise=0.05):
         super().__init__()
         self.noise = torch.nn.Parameter(torch.full((3,), noise))
 
     @torch.no_grad()
-    def predict(self, context_BTCHW, states_BFA, *, generator, num_samples=1, sampling=None):
+    def predict(self, context_BTCHW, states_BFA, *, generator, num_samples=1, sampling=None, unrest=False):
         assert states_BFA.shape[1] == self.num_states
         temperature = self.temperature if sampling is None else sampling.temperature
         future = move(context_BTCHW[:, -1], states_BFA, 2)[:, None, None].expand(-1, num_samples, -1, -1, -1, -1)

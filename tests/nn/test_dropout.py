@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hwm.nn.dropout import dropout, dropout_from, without_dropout
+from hwm.nn.dropout import dropout, dropout_from, kept_dropout, predicting, without_dropout
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
@@ -57,3 +57,23 @@ def test_without_dropout_restores_the_mode_also_after_an_error(training):
         assert not model.training and not model[0].training
         raise KeyError
     assert model.training is model[0].training is training
+
+
+def test_predictions_have_dropout_only_where_it_is_kept():
+    model, x = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Dropout(0.5)), torch.ones(8, 3)
+    model.train()
+
+    def predict(seed):
+        with predicting(model, torch.Generator().manual_seed(seed)):
+            return model(x)
+
+    without = predict(0)
+    assert torch.equal(without, model.eval()(x)) and torch.equal(without, predict(1))
+    before = torch.get_rng_state()
+    with kept_dropout(model):
+        first, again, other = predict(1), predict(1), predict(2)
+        with predicting(model, [torch.Generator().manual_seed(s) for s in (1, 5)]):  # the first of several
+            assert torch.equal(model(x), first)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert len(first.unique(dim=0)) > 1, "each row has its own"
+    assert not model.training and torch.equal(predict(1), without) and torch.equal(torch.get_rng_state(), before)

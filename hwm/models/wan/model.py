@@ -204,7 +204,7 @@ class WanWorldModel(LatentFlow):
         x_BTCHW = past_BTCHW.new_zeros(len(past_BTCHW), self.future_grids, *past_BTCHW.shape[2:])
         return self._velocity(x_BTCHW, past_BTCHW, 1.0, self.states(states))
 
-    def _sample(self, past_BTCHW: Tensor, states: Tensor, noise_BKTCHW: Tensor) -> Tensor:
+    def _sample(self, past_BTCHW: Tensor, states: Tensor, noise_BKTCHW: Tensor, watch: flow.Watch | None = None) -> Tensor:
         """Solve the flow.  Only the future is carried along, so the context cannot be touched by a step."""
         B, K = noise_BKTCHW.shape[:2]
         guided = self.config.guidance != 1
@@ -222,7 +222,8 @@ class WanWorldModel(LatentFlow):
             return flow.guide(conditional, unconditional, self.config.guidance)
 
         steps = flow.Steps(self.config.steps, shift=self.config.shift)
-        return flow.SOLVERS[self.config.solver](velocity, noise_BKTCHW.flatten(0, 1), steps).unflatten(0, (B, K))
+        solve = flow.SOLVERS[self.config.solver]
+        return solve(flow.watched(velocity, watch), noise_BKTCHW.flatten(0, 1), steps).unflatten(0, (B, K))
 
     def _rows(self, states_BFA: Tensor) -> Tensor:
         """Normalised states of the kept frames, (B, F, R, A): one row each, or the four that end there."""
