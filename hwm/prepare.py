@@ -1,8 +1,10 @@
 """From nothing, or from raw video, to encoded sets ready for training: each step is made once and found again."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hwm.data.onex import probe_kind
 from hwm.sim.simulate import simulate
 from hwm.tokenizers.encode import tokenize
 from hwm.tokenizers.open import open_tokenizer
@@ -16,11 +18,15 @@ MOST_ROOMS = 1000
 
 @dataclass(frozen=True)
 class Sets:
-    """Training, validation and test set, all encoded by one tokenizer; the test set's rooms were never trained on."""
+    """Training, validation and test set, all encoded by one tokenizer; the test set's rooms were never trained on.
+
+    training: whether there is a training set; where there is none, the validation set stands in its place, to be scored.
+    """
 
     train: Path
     val: Path
     test: Path
+    training: bool = True
 
 
 def simulated(out: Path, *, minutes: float, val_minutes: float, size: int, seed: int, workers: int) -> Path:
@@ -36,34 +42,59 @@ def simulated(out: Path, *, minutes: float, val_minutes: float, size: int, seed:
     return out
 
 
-def recorded(raw: Path) -> Sets:
-    """The raw training, validation and test set found in `raw`; the validation set stands for missing unseen rooms.
+def is_video(dataset: Path) -> bool:
+    """Whether a dataset folder holds raw video."""
+    return probe_kind(dataset) == "raw"
 
-    Raises ValueError when `raw` holds no training or no validation set.
+
+def found_sets(folder: Path, fits: Callable[[Path], bool] = is_video) -> Sets | None:
+    """The sets (train_v..., val_v..., val_unseen_v...) that lie in `folder`, or together in one folder of it; None for none.
+
+    fits: tells of a dataset folder whether it is wanted.  The validation set stands for missing unseen rooms, and without a
+    training set for that too, for whoever only scores; `training` says whether there is one.
     """
-    places = []
-    for name in ("train", "val", "val_unseen"):
-        if found := sorted(raw.glob(f"{name}_v*/metadata.json")):
-            places.append(found[-1].parent)
-        elif name == "val_unseen":
-            places.append(places[-1])
-        else:
-            raise ValueError(f"{raw}: holds no dataset called {name}_v...; give a folder of `hwm simulate`, or of 1X raw data")
-    return Sets(*places)
+    for parent in (folder, *sorted(place for place in folder.glob("*") if place.is_dir())):
+        places = {}
+        for name in ("train", "val", "val_unseen"):
+            there = [file.parent for file in sorted(parent.glob(f"{name}_v*/metadata.json"))]
+            if kept := [place for place in there if fits(place)]:
+                places[name] = kept[-1]
+        if held_out := places.get("val", places.get("val_unseen")):
+            return Sets(places.get("train", held_out), held_out, places.get("val_unseen", held_out), training="train" in places)
+    return None
 
 
-def encoded(raw: Path, out: Path, *, tokenizer: str, size: int = 0, phases: int = 1, workers: int = 1) -> Sets:
+def recorded(raw: Path, *, training: bool = True) -> Sets:
+    """The raw training, validation and test set found in `raw` (`found_sets`).
+
+    training: whether there must be a training set.  Raises ValueError when `raw` holds no such set or no validation set.
+    """
+    sets = found_sets(raw)
+    if sets is None or (training and not sets.training):
+        name = "train" if sets or not any(raw.glob("train_v*/metadata.json")) else "val"
+        raise ValueError(f"{raw}: holds no dataset called {name}_v...; give a folder of `hwm simulate`, or of 1X raw data")
+    return sets
+
+
+def encoded(
+    raw: Path, out: Path, *, tokenizer: str, size: int = 0, phases: int = 1, workers: int = 1, training: bool = True,
+    trust: bool = False, device: str = "cpu",
+) -> Sets:  # fmt: skip
     """Encode the sets found in `raw` (`recorded`) with one tokenizer.
 
     size: side to which frames are resized, 0 keeps it.  phases: first frames from which the training set is cut into
     blocks, to make more clips of little data; a tokenizer of sampling clips needs none.
+    training: whether the training set is encoded too; without it the validation set stands for it.
+    trust, device: as in `tokenize`.
     """
-    sets, clips = recorded(raw), encodes_clips(open_tokenizer(tokenizer))
+    sets, clips = recorded(raw, training=training), encodes_clips(open_tokenizer(tokenizer, trust=trust, device=device))
+    if not training:
+        sets = Sets(sets.val, sets.val, sets.test, training=False)
     places = {}
     for source in dict.fromkeys((sets.train, sets.val, sets.test)):
         # Only the training set is cut from several phases: held-out sets stay aligned with their video.
-        training = source == sets.train
-        cuts = phases if training and not clips else 1
+        to_learn = sets.training and source == sets.train
+        cuts = phases if to_learn and not clips else 1
         places[source] = out / source.name.removesuffix("_raw")
         with Counter(f"encoding {source.name}", unit="shards") as counter:
             tokenize(
@@ -73,7 +104,9 @@ def encoded(raw: Path, out: Path, *, tokenizer: str, size: int = 0, phases: int 
                 size=size,
                 phases=cuts,
                 # starting processes takes longer than a small set
-                workers=workers if cuts > 1 or (clips and training) else 1,
+                workers=workers if cuts > 1 or (clips and to_learn) else 1,
+                trust=trust,
+                device=device,
                 progress=counter,
             )
-    return Sets(*(places[source] for source in (sets.train, sets.val, sets.test)))
+    return Sets(places[sets.train], places[sets.val], places[sets.test], training=sets.training)

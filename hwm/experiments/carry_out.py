@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -21,6 +22,9 @@ from hwm.work.claim import expect_apart
 from hwm.work.files import atomic_path, new_folder
 from hwm.work.jobs import Job, run_jobs
 
+ALL_CLIPS = 1000
+"""How many clips all of them are taken for, for the time left."""
+
 
 def carry_out(name: str, experiment: Experiment, plan: Plan) -> Path | None:
     """Do what is not done yet; write the experiment's files and return its page, None where it has none.
@@ -32,6 +36,7 @@ def carry_out(name: str, experiment: Experiment, plan: Plan) -> Path | None:
 
     if told := missing():
         print(told, flush=True)
+    experiment = replace(experiment, runs=plan.given(experiment.runs))
     found = Found(experiment, plan)
     trainings = [_training(found, label) for label, run in experiment.runs.items() if isinstance(run, Train)]
     parallel = plan.processes if experiment.threads else 1
@@ -70,7 +75,7 @@ def steps_done(out: Path) -> int:
 def _scoring(found: Found, key: str) -> Job:
     score, out = found.experiment.scorings[key], found.folder(key)
     scoring, folders = found.scoring(key)
-    work = score.passes * scoring.clips * (max(scoring.members) if found.protocol(key).ensembles else 1)
+    work = score.passes * (scoring.clips or ALL_CLIPS) * (max(scoring.members) if found.protocol(key).ensembles else 1)
     log = out / "log"
     log.unlink(missing_ok=True)  # its last line says how far the scoring is
     threads = 0 if found.experiment.measured else found.experiment.threads
@@ -100,7 +105,8 @@ def _command(run: Path, scoring: Scoring, folders: Json) -> str:
     words = ["hwm", "evaluate", str(run)]
     for name, value in {**folders, **scoring.changed()}.items():
         if value:
-            words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
+            rest = () if value is True else value if isinstance(value, tuple) else (value,)
+            words += [f"--{name.replace('_', '-')}", *map(str, rest)]
     return shlex.join(words)
 
 

@@ -20,7 +20,8 @@ class Column:
     the prediction, or THIS for the one that stands for a label (`Compare.these`).  over: a row with which it is compared, pair
     by pair; also a control of the states ("permuted", "late-4").
     reference, span: the verdict's by default.  scale: what is shown is the number through it.
-    interval: whether it is shown with its interval.
+    interval: whether it is shown with its interval.  printed: by the label of a row what is published of it, as printed there; it
+    has a column of its own, right of this one, and is never mixed with it.
     """
 
     title: str
@@ -32,6 +33,7 @@ class Column:
     digits: int | None = None
     scale: float = 1
     interval: bool = True
+    printed: Mapping[str, str] = field(default_factory=dict)
 
     def value(self, scores: Scores) -> Interval | None:
         """The number; None where it was not computed."""
@@ -85,8 +87,8 @@ class Compare:
     """A table of scorings.  rows: by label their scorings, one a group, "" for none.  columns: the numbers of each.
 
     these: by label the row of the scoring that THIS means there, where labels are rows of one scoring.
-    groups: names before the columns' titles.  head: above the labels.  Columns without a number are left out.  The last
-    line is copying the last seen frame, where the columns have it.
+    groups: names before the columns' titles.  head: above the labels.  Columns without a number are left out, unless something
+    published stands beside.  The last line is copying the last seen frame, where the columns have it.
     """
 
     title: str
@@ -104,9 +106,14 @@ class Compare:
         }
         any_scores = self._any(found)
         numbers[str(any_scores.settings["copy"])] = [[column.copied(any_scores) for column in self.columns]] * len(self.groups)
-        there = [i for i in range(len(self.columns)) if any(group[i] for keys in list(numbers.values())[:-1] for group in keys)]
-        rows = [[label, *(self.columns[i].text(group[i]) for group in keys for i in there)] for label, keys in numbers.items()]
-        head = [f"{group}: {self.columns[i].title}" if group else self.columns[i].title for group in self.groups for i in there]
+        ours = [group for groups in list(numbers.values())[:-1] for group in groups]
+        there = [i for i, column in enumerate(self.columns) if column.printed or any(group[i] for group in ours)]
+        rows = [[label, *self._cells(label, groups, there)] for label, groups in numbers.items()]
+        head = []
+        for group in self.groups:
+            for column in (self.columns[i] for i in there):
+                title = f"{group}: {column.title}" if group else column.title
+                head += [title, f"published {title}"] if column.printed else [title]
         return Table(self.title, [self.head, *head], rows if any(rows[-1][1:]) else rows[:-1])
 
     def value(self, found: Found, label: str, column: Column, group: int = 0) -> Interval | None:
@@ -114,6 +121,13 @@ class Compare:
         key, this = self.rows[label][group], self.these.get(label, "headline")
         row, over = (this if name == THIS else name for name in (column.row, column.over))
         return replace(column, row=row, over=over).value(found[key]) if key else None
+
+    def _cells(self, label: str, groups: Sequence[Sequence[Interval | None]], there: Sequence[int]) -> list[str]:
+        cells = []
+        for group in groups:
+            for column, value in ((self.columns[i], group[i]) for i in there):
+                cells += [column.text(value), column.printed.get(label, "")] if column.printed else [column.text(value)]
+        return cells
 
     def number(self, found: Found, label: str, column: Column, group: int = 0) -> float:
         """One number of the table."""

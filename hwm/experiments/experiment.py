@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from hwm.config import Count, CountOrNone, RunConfig, Seed, changed, from_toml, override
+from hwm.config import CountOrNone, RunConfig, Seed, changed, from_toml, override
 from hwm.evaluate.protocols import PROTOCOLS, Protocol, Scoring, own_protocol
 from hwm.evaluate.scores import Scores, Table
+from hwm.experiments.supplies import Size, Supplies, known_everywhere
 from hwm.recipes import recipe
 from hwm.work.allowance import usable_cores
 from hwm.work.ranges import Range
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 Variant = Literal["base", "modality", "full", "split"]
 """Of the Humanoid World Models."""
-IMAGE_SIZE = {"tiny": 64, "medium": 128}
-"""Side of the frames in pixels."""
 PICTURES = "pictures"
 """Folder of a scoring in which the frames of its examples lie, as JPEG."""
 
@@ -50,15 +48,28 @@ class Plan:
     out: Path
     """Folder for data, runs, tables and page; the experiments may share one."""
     data: Path | None = None
-    """Folder of raw datasets (train_v..., val_v...); default: the built-in robot is simulated."""
-    size: Literal["tiny", "medium"] = "tiny"
-    """Twins to train: tiny for two CPU cores, medium for one GPU."""
+    """Folder of datasets (train_v..., val_v..., val_unseen_v...), in it or together in a folder of it: tokens or latents are
+    used as they are by whom they fit, others are made of raw video; default: the built-in robot is simulated."""
+    size: Size = "tiny"
+    """What to train: tiny twins for two CPU cores, medium ones for one GPU, or full, as published."""
+    runs: tuple[str, ...] = ()
+    """Runs trained elsewhere, which are used and not trained here: NAME=FOLDER, by the name that the experiment gives a run, or
+    FOLDER alone where its recipe or its own name says which it is."""
+    set: tuple[str, ...] = ()
+    """Changes to every recipe that is trained, such as train.recompute=true."""
+    tokenizers: tuple[str, ...] = ()
+    """Names or folders of tokenizers that made the data or shall make them, each where it fits; default: those of the recipes,
+    of which the published ones for tokens and for latents of blocks name none."""
+    trust: bool = False
+    """Allow TorchScript tokenizers to run."""
+    base: str = ""
+    """Pretrained model, a folder or hub name, of runs trained elsewhere that adapt one."""
     minutes: Annotated[float, Range(0, 1e6, above=True)] = 30.0
     """Robot time simulated for training."""
     steps: CountOrNone = 0
     """Training steps of every model; 0: those of its recipe."""
-    clips: Count = 192
-    """Clips to score on, from rooms never trained on."""
+    clips: CountOrNone = 192
+    """Clips to score on, from rooms never trained on; 0: all."""
     seed: Seed = 0
     """Seed of rooms, training and scoring."""
     workers: Workers = 0
@@ -74,6 +85,29 @@ class Plan:
         from hwm.training.device import choose_device
 
         return self.workers or (usable_cores() if choose_device(self.device).type == "cpu" else 1)
+
+    def named(self, recipe: str) -> str:
+        """The recipe of this size: "masked-hwm-base" is that of the published model, or of its twin."""
+        return recipe if self.size == "full" else f"{recipe}-{self.size}"
+
+    def given(self, wanted: Mapping[str, Train | Path]) -> dict[str, Train | Path]:
+        """The runs of an experiment, those that were trained elsewhere in the place of their trainings.
+
+        Raises ValueError for a folder without a run, one that is none of those wanted, or of another family.
+        """
+        found, there = dict(wanted), [run for run in wanted.values() if isinstance(run, Path)]
+        for word in self.runs:
+            if run_folder(word)[1] in there:
+                continue  # of a declaration that takes its runs itself
+            name, folder = _of_run(word, wanted)
+            if not isinstance(found[name], Train):
+                raise ValueError(f"--runs gives {name} twice")
+            here, asked = config_of(folder), config_of(found[name])
+            if (here.model.family, here.data.clip) != (asked.model.family, asked.data.clip):
+                what = f"{here.recipe}, of {here.model.family} on {here.data.clip}"
+                raise ValueError(f"{folder}: holds {what}; {name} is of {asked.model.family} on {asked.data.clip}")
+            found[name] = folder
+        return found
 
     @property
     def source(self) -> str:
@@ -92,6 +126,28 @@ class Train:
 def config_of(run: Train | Path) -> RunConfig:
     """What a run is, before it is trained without its data."""
     return from_toml(RunConfig, run / "config.toml") if isinstance(run, Path) else override(recipe(run.recipe), list(run.changes))
+
+
+def run_folder(word: str) -> tuple[str, Path]:
+    """Name, "" for none, and folder of a run that was trained elsewhere.  Raises ValueError where there is no world model."""
+    name, equals, place = word.partition("=")
+    folder = Path(place if equals else word)
+    if not (folder / "config.toml").is_file():
+        raise ValueError(f"{folder}: not a run folder (no config.toml)")
+    if config_of(folder).model.role == "tokenizer":
+        raise ValueError(f"{folder}: holds a tokenizer, not a world model")
+    return name if equals else "", folder
+
+
+def _of_run(word: str, wanted: Mapping[str, Train | Path]) -> tuple[str, Path]:
+    """Which of the runs wanted a run folder is, and the folder."""
+    name, folder = run_folder(word)
+    own, recipes = config_of(folder).recipe, {label: run.recipe for label, run in wanted.items() if isinstance(run, Train)}
+    alike = [label for label, recipe in recipes.items() if recipe == own]
+    guesses = [name] if name else [folder.resolve().name, own, *(alike if len(alike) == 1 else ())]
+    if found := [guess for guess in guesses if guess in wanted]:
+        return found[0], folder
+    raise ValueError(f"{word}: which run is it? give it as NAME=FOLDER with one of {', '.join(wanted)}")
 
 
 @dataclass(frozen=True)
@@ -166,6 +222,7 @@ class Found:
         self.experiment, self.plan = experiment, plan
         self._scores: dict[str, Scores] = {}
         self._records: dict[str, Json] = {}
+        self.supplies = Supplies(plan, experiment.encoded)
 
     def __getitem__(self, key: str) -> Scores:
         """The scores of a scoring, without its examples."""
@@ -215,33 +272,17 @@ class Found:
 
     def config(self, label: str) -> RunConfig:
         """What a run is, before or after it is trained; without its data."""
-        return config_of(self.experiment.runs[label])
+        run = self.experiment.runs[label]
+        return override(config_of(run), list(self.plan.set) if isinstance(run, Train) else [])
 
-    @cached_property
+    @property
     def raw(self) -> Path:
         """Folder of the raw data; simulated first where none was given."""
-        from hwm.prepare import SEGMENT_SECONDS, simulated
-        from hwm.sim.simulate import validation
-
-        plan = self.plan
-        val_minutes = validation(plan.minutes, SEGMENT_SECONDS, share=plan.val_share)
-        return plan.data or simulated(
-            plan.out / "raw", minutes=plan.minutes, val_minutes=val_minutes, size=IMAGE_SIZE[plan.size],
-            seed=plan.seed, workers=plan.processes,
-        )  # fmt: skip
+        return self.supplies.raw
 
     def sets(self, label: str) -> Sets:
-        """Training, validation and test data of a run, encoded by its tokenizer; video as it is for a model of video."""
-        from hwm.prepare import encoded, recorded
-
-        config = self.config(label)
-        if config.model.kind == "video":
-            return recorded(self.raw)
-        out = self.plan.out / self.experiment.encoded.replace("{tokenizer}", config.tokenizer)
-        return encoded(
-            self.raw, out, tokenizer=config.tokenizer, size=IMAGE_SIZE[self.plan.size], phases=self.plan.phases,
-            workers=self.plan.processes,
-        )  # fmt: skip
+        """Training, validation and test data of a run (`supplies`); one trained elsewhere needs no training data."""
+        return self.supplies.sets(label, self.config(label), training=isinstance(self.experiment.runs[label], Train))
 
     def training(self, label: str) -> RunConfig:
         """A training wholly configured."""
@@ -251,18 +292,28 @@ class Found:
             values["train.steps"] = plan.steps
         if self.experiment.threads:
             values["train.threads"] = self.experiment.threads
+        if (given := self.supplies.tokenizer(config)) != config.tokenizer:
+            values["tokenizer"] = given if known_everywhere(given) else ""  # no other is opened without being asked for
         run = self.experiment.runs[label]
         assert isinstance(run, Train)
-        return override(changed(config, values), run.changes)
+        return override(changed(config, values), [*run.changes, *plan.set])
 
     def scoring(self, key: str) -> tuple[Scoring, dict[str, Any]]:
         """The settings of a scoring, and the folders it needs."""
         from hwm.prepare import recorded
 
         plan, score = self.plan, self.experiment.scorings[key]
-        scoring = replace(score.scoring, clips=plan.clips, seed=plan.seed, device=plan.device, inception=plan.inception)
-        of_video = self.protocol(key).ensembles or self.config(score.run).model.kind == "video"
-        unseen = recorded(self.raw).test if of_video or score.recorded else None
+        run, config = self.experiment.runs[score.run], self.config(score.run)
+        named = self.supplies.tokenizer(config)
+        by_itself = named == config.tokenizer and (known_everywhere(named) or not isinstance(run, Train))
+        scoring = replace(
+            score.scoring, clips=plan.clips, seed=plan.seed, device=plan.device, inception=plan.inception, trust=plan.trust,
+            tokenizer="" if by_itself else named,
+        )  # fmt: skip
+        adapted = getattr(config.model, "base", "")
+        base = {"base": plan.base or (adapted if isinstance(run, Train) else "")} if adapted else {}
+        of_video = self.protocol(key).ensembles or config.model.kind == "video"
+        unseen = recorded(self.raw, training=False).test if of_video or score.recorded else None
         if of_video:
-            return scoring, {"data": unseen, "out": self.folder(key)}
-        return scoring, {"data": self.sets(score.run).test, "video": unseen, "out": self.folder(key)}
+            return scoring, {"data": unseen, "out": self.folder(key), **base}
+        return scoring, {"data": self.sets(score.run).test, "video": unseen, "out": self.folder(key), **base}

@@ -20,6 +20,11 @@ class Published:
     fid: float
     psnr_db: float
 
+    def printed(self, name: str) -> str:
+        """A figure with the digits that it is printed with."""
+        digits = 2 if name != "parameters_billion" else 2 if self.parameters_billion > 1 else 3
+        return f"{getattr(self, name):.{digits}f}"
+
 
 TABLES: dict[str, dict[str, Published]] = {
     "masked": {

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from hwm.config import Count, RunConfig
+from hwm.config import CountOrNone, RunConfig
 from hwm.evaluate.protocols import Scoring
-from hwm.experiments.experiment import Plan, Score, Train, Variant, config_of, slug
+from hwm.experiments.experiment import Plan, Score, Train, Variant, config_of, run_folder, slug
 from hwm.recipes import names
 from hwm.work.ranges import BadSetting, Range
 
@@ -29,15 +29,15 @@ TUNING_CLIPS = 8
 class Options(Plan):
     """What the experiment takes."""
 
-    clips: Count = 48
-    """Clips to score on, from rooms never trained on."""
+    clips: CountOrNone = 48
+    """Clips to score on, from rooms never trained on; 0: all."""
     families: tuple[str, ...] | None = None
     """Which families to train; default: wan, st, masked and flow."""
     variants: tuple[Variant, ...] = ("base",)
     """Which variant of the Humanoid World Models; the first is trained."""
-    runs: tuple[Path, ...] = ()
-    """Run folders to score instead of training; of those with guidance the first one trained with condition dropout and the
-    first without it fill the table."""
+    runs: tuple[str, ...] = ()
+    """Run folders to score instead of training, FOLDER or NAME=FOLDER; of those with guidance the first one trained with
+    condition dropout, the first without it and the first that learned from the validation set too fill the table."""
     samples: Annotated[int, Range(4, 10_000)] = 20
     """Samples averaged in the table's larger rows, at least 4."""
     many_steps: Annotated[int, Range(1, 10_000)] = 100
@@ -75,15 +75,12 @@ def twins(plan: Options) -> dict[str, Train]:
     return found
 
 
-def given(folders: Sequence[Path]) -> dict[str, Path]:
+def given(words: Sequence[str]) -> dict[str, Path]:
     """The runs in these folders, under different labels.  Raises ValueError for what holds no world model."""
     found: dict[str, Path] = {}
-    for folder in folders:
-        if not (folder / "config.toml").is_file():
-            raise ValueError(f"{folder}: not a run folder (no config.toml)")
-        if config_of(folder).model.role == "tokenizer":
-            raise ValueError(f"{folder}: holds a tokenizer, not a world model")
-        name = folder.resolve().name
+    for word in words:
+        name, folder = run_folder(word)
+        name = name or folder.resolve().name
         taken = [label for label in found if label == name or label.startswith(f"{name}, ")]
         found[f"{name}, {len(taken) + 1}" if taken else name] = folder
     return found
@@ -180,7 +177,7 @@ class Grid:
             share = (self.steps_of(key) or 1) / ((config.model.solver_steps or 1) if config.model.kind == "tokens" else 1)
             scoring = Scoring(
                 protocol="sampling", members=tuple(sorted(self.members[key])), set=tuple(changes), lpips=plan.lpips,
-                tuning_clips=max(2, min(TUNING_CLIPS, plan.clips // 4)),
+                tuning_clips=max(2, min(TUNING_CLIPS, (plan.clips or 4 * TUNING_CLIPS) // 4)),
             )  # fmt: skip
             found[key] = Score(label, scoring, passes=round(once * share * (1 if guidance == 1 else 2)))
         return found

@@ -5,21 +5,27 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+from refusing import refused
 
 from hwm.cli import main
+from hwm.config import override
 from hwm.evaluate.intervals import Interval
-from hwm.evaluate.protocols import Scoring
+from hwm.evaluate.protocols import LIKELY_TOKENS, SAMPLED_LATENTS, STILL_LATENTS, Scoring
 from hwm.evaluate.scores import ALL, RECONSTRUCTION, Cost, Difference, Row, Score, Scores
 from hwm.experiments import declared
 from hwm.experiments.carry_out import carry_out, declarations
 from hwm.experiments.compare import Column, Compare
 from hwm.experiments.declared import families, flow_steps, hwm_tables
-from hwm.experiments.experiment import Train
+from hwm.experiments.experiment import Found, Train
 from hwm.experiments.published import TABLES
+from hwm.prepare import encoded
+from hwm.recipes import recipe
+from hwm.runs import train
 from hwm.work.jobs import Job, run_jobs
 from hwm.work.signals import Stopped
 
@@ -75,8 +81,8 @@ def test_a_new_file_is_an_experiment_that_goes_on_where_it_was(lengths, recordin
 
 
 def test_options_are_of_the_experiments_in_which_they_act(capsys):
-    for command in (["flow-steps", "--out", "x", "--samples", "5"], ["hwm-tables", "--out", "x", "--runs", "y"]):
-        assert main(["experiment", *command]) == 2 and command[-2] in capsys.readouterr().err
+    for option in (["flow-steps", "--samples", "5"], ["hwm-tables", "--many-steps", "2"]):
+        assert main(["experiment", option[0], "--out", "x", *option[1:]]) == 2 and option[1] in capsys.readouterr().err
     assert main(["experiment", "hwm-table", "--out", "x"]) == 2
     assert "did you mean 'hwm-tables'" in capsys.readouterr().err
 
@@ -168,6 +174,9 @@ def test_a_table_selects_from_the_scores():
     assert made.rows[0][6:] == ["21.00 [20.00, 22.00]", "22.00", "+1.50", "2.0", "0.50"]
     assert made.rows[1][:4] == ["copied", "18.50 [17.50, 19.50]", "18.50", ""]
     assert table.number(found, "4", columns[0], 1) - table.number(found, "4", columns[0]) == 1
+    beside = Compare("t", {"4": ["one"]}, [replace(columns[0], printed={"4": "9.0"}), replace(columns[3], printed={"5": "1"})])
+    assert beside(found).head == ["run", "PSNR", "published PSNR", "FID", "published FID"]
+    assert beside(found).rows[0] == ["4", "20.00 [19.00, 21.00]", "9.0", "", ""] and beside(found).rows[1][2] == ""
     for plot in (table.dots(columns[2], columns[4]), table.curves("steps", columns[0])):
         assert plot(found).startswith(b"\x89PNG")
 
@@ -175,23 +184,90 @@ def test_a_table_selects_from_the_scores():
 # --- The tables of the documents -------------------------------------------------------------------------------------
 
 
+SMALL = ("model.num_layers=1", "model.unshared_blocks=0", "model.width=24", "model.num_heads=2", "train.batch_size=2",
+         "train.validate_clips=2", "train.sample_every=0")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tables(recordings, tmp_path_factory):
+    """Both families' twins, one of them trained elsewhere, as the paper's tables."""
+    out = tmp_path_factory.mktemp("tables")
+    elsewhere = out / "elsewhere"
+    sets = encoded(recordings, out / "tokens", tokenizer="fsq-8x8x8", size=64)
+    values = (f'data.train="{sets.train}"', f'data.val="{sets.val}"', "train.steps=1", "train.threads=1")
+    train(override(recipe("masked-hwm-full-tiny"), [*SMALL, *values]), elsewhere)
+    plan = hwm_tables.Options(
+        out=out / "out", data=recordings, steps=2, clips=2, workers=2, variants=("full",), runs=(str(elsewhere),), set=SMALL
+    )
+    return plan, carry_out("hwm-tables", hwm_tables.declare(plan), plan)
+
+
 @pytest.mark.timeout(600)
-def test_tables_hold_ours_and_the_published_figures_apart(recordings, tmp_path):
-    plan = hwm_tables.Options(out=tmp_path, data=recordings, steps=2, clips=2, workers=2, variants=("full",))
-    page = carry_out("hwm-tables", hwm_tables.declare(plan), plan)
-    record = json.loads((tmp_path / "tables.json").read_text())
-    assert list(record["runs"]) == list(record["scorings"]) == ["masked-hwm-full-tiny", "flow-hwm-full-tiny"]
-    for found in record["scorings"].values():
-        assert found["cost"]["parameters"] > 1e6 and found["cost"]["figures"]["samples/s"] > 0
-    text = (tmp_path / "tables.md").read_text()
-    assert text.index("Ours: tiny twins") < text.index("Published: 1X data")
-    assert f"{TABLES['masked']['full'].fid:.2f}" in text and f"{TABLES['flow']['full'].psnr_db:.2f}" in text
-    assert "| full | 1.39 |" in text and "over permuted states, dB" in text and "TFD of a sample" in text
-    assert "FID |" not in text.split("Published")[0]
+def test_tables_hold_ours_and_the_published_figures_apart(tables):
+    plan, page = tables
+    out, record = plan.out, json.loads((plan.out / "tables.json").read_text())
+    assert list(record["runs"]) == ["masked-hwm-full-tiny", "flow-hwm-full-tiny"]
+    assert list(record["scorings"]) == [name + key for name in record["runs"] for key in ("", "/readings")]
+    text = (out / "tables.md").read_text()
+    for family, flow in (("masked", "Masked-HWM"), ("flow", "Flow-HWM")):
+        part, figures = text.partition(f"## {flow}")[2].partition("\n## ")[0], TABLES[family]["full"]
+        lines = {line.split(" | ")[0]: line.split(" | ") for line in reversed(part.splitlines())}
+        head, row = lines["| variant"], lines["| full"]
+        assert len(head) == len(row)
+        assert row[head.index("published FID")] == f"{figures.fid:.2f}" and not row[head.index("FID")]
+        assert row[head.index("published PSNR, dB")] == f"{figures.psnr_db:.2f}" != row[head.index("PSNR, dB")]
+        found = Scores.from_json(record["scorings"][f"{family}-hwm-full-tiny"])
+        assert row[head.index("PSNR, dB")] == found.of(found.headline, "psnr").text(2)
+        assert "TFD of a sample" in part and "over permuted states, dB" in part
     html = page.read_text()
     assert html.count("data:image/png") == 2 and "<script" not in html and 'src="http' not in html
     assert 'href="scores/flow-hwm-full-tiny/report.html"' in html
-    assert (tmp_path / "scores/flow-hwm-full-tiny/report.html").is_file()
+    assert (out / "scores/flow-hwm-full-tiny/readings/report.html").is_file()
+
+
+def test_the_first_table_scores_samples_drawn_as_the_paper_draws_them(tables):
+    plan, _ = tables
+    scorings = json.loads((plan.out / "tables.json").read_text())["scorings"]
+    sample, readings = scorings["flow-hwm-full-tiny"], scorings["flow-hwm-full-tiny/readings"]
+    assert sample["headline"] == SAMPLED_LATENTS and readings["headline"] == STILL_LATENTS
+    assert "--set model.steps=50 model.guidance=3.0" in sample["command"] and "--set" not in readings["command"]
+    assert scorings["masked-hwm-full-tiny"]["headline"] == LIKELY_TOKENS
+    assert sample["cost"]["figures"]["samples/s"] < readings["cost"]["figures"]["samples/s"]  # 50 guided steps against one
+
+
+def test_a_run_trained_elsewhere_is_used_and_not_trained(tables):
+    plan, _ = tables
+    assert not (plan.out / "runs/masked-hwm-full-tiny").exists() and (plan.out / "runs/flow-hwm-full-tiny/DONE").is_file()
+    record = json.loads((plan.out / "tables.json").read_text())
+    assert [run["training_steps"] for run in record["runs"].values()] == [1, 2]
+    wanted = {"a": Train("masked-hwm-full-tiny"), "b": Train("masked-hwm-full-tiny"), "c": Train("flow-hwm-full-tiny")}
+
+    def given(*runs):
+        return hwm_tables.Options(out="o", runs=runs).given(wanted)
+
+    elsewhere = plan.runs[0]
+    assert given(f"b={elsewhere}") == wanted | {"b": Path(elsewhere)}
+    refused("which run is it.*NAME=FOLDER with one of a, b, c", given, elsewhere)
+    refused("c is of flow on blocks", given, f"c={elsewhere}")
+    refused("gives a twice", given, f"a={elsewhere}", f"a={elsewhere}/../elsewhere")
+    refused("not a run folder", given, "b=nowhere")
+
+
+def test_full_size_takes_data_as_they_are_and_says_what_is_missing(tables):
+    plan, _ = tables
+    folder = plan.out.parent  # holds tokens in a folder of it, and neither latents nor video
+    twins = Found(hwm_tables.declare(hwm_tables.Options(out=Path("out"))), hwm_tables.Options(out=Path("out"), data=folder))
+    assert twins.sets("masked-hwm-full-tiny").train == folder / "tokens/train_v2.0"
+    refused("holds no dataset called train_v", twins.sets, "flow-hwm-full-tiny")
+    full = hwm_tables.Options(out=Path("out"), size="full", data=folder)
+    experiment = hwm_tables.declare(full)
+    assert list(experiment.runs) == [f"{f}-hwm-{v}" for f in ("masked", "flow") for v in ("split", "base", "modality", "full")]
+    assert full.clips == 0  # all
+    refused("flow-hwm-base: is of latents by a tokenizer that it does not name", Found(experiment, full).sets, "flow-hwm-base")
+    supplies = Found(experiment, replace(full, tokenizers=("continuous-8x8x8", "fsq-8x8x8"))).supplies
+    assert supplies.tokenizer(recipe("masked-hwm-base")) == "fsq-8x8x8"
+    assert supplies.tokenizer(recipe("flow-hwm-base")) == "continuous-8x8x8"
+    assert supplies.tokenizer(recipe("wan-tiny")) == "continuous-4x8x8"  # its own: none of those given is by its clock
 
 
 def test_steps_are_scored_for_both_trainings(monkeypatch, tmp_path):

@@ -118,8 +118,8 @@ def page(recordings, tmp_path_factory):
     torch.set_num_threads(1)
     small = [f"model.{change}" for change in WAN]
     runs = (
-        trained(recordings, root, "dropped", "wan-tiny", *small),
-        trained(recordings, root, "plain", "wan-tiny", *small, "model.condition_dropout=0.0"),
+        str(trained(recordings, root, "dropped", "wan-tiny", *small)),
+        str(trained(recordings, root, "plain", "wan-tiny", *small, "model.condition_dropout=0.0")),
     )
     torch.set_num_threads(before)
     plan = Options(out=root / "out", data=recordings, clips=2, workers=2, runs=runs, samples=4, many_steps=1, most=6)

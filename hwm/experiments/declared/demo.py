@@ -4,9 +4,10 @@ import time
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from hwm.config import Count
+from hwm.config import CountOrNone
 from hwm.evaluate.protocols import COMPRESSION
-from hwm.experiments.experiment import IMAGE_SIZE, Experiment, Found, Plan, Score, Train
+from hwm.experiments.experiment import Experiment, Found, Plan, Score, Train
+from hwm.experiments.supplies import IMAGE_SIZE
 from hwm.work.ranges import Range
 
 
@@ -19,8 +20,8 @@ class Options(Plan):
 
     minutes: Annotated[float, Range(0, 1e6, above=True)] = 7.5
     """Robot time simulated for training: what two cores render in about two and a half minutes."""
-    clips: Count = 128
-    """Clips to score on, from rooms never trained on."""
+    clips: CountOrNone = 128
+    """Clips to score on, from rooms never trained on; 0: all."""
 
 
 def declare(plan: Options) -> Experiment:

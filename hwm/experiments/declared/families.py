@@ -32,7 +32,7 @@ def declare(plan: Options) -> Experiment:
         key = f"{name}/{protocol.name}"
         scoring = Scoring(protocol=protocol.name)  # type: ignore[arg-type]
         if protocol.ensembles:
-            scoring = replace(scoring, members=(1, 5), tuning_clips=max(2, min(8, plan.clips // 4)))
+            scoring = replace(scoring, members=(1, 5), tuning_clips=max(2, min(8, (plan.clips or 32) // 4)))
         scorings[key] = Score(name, scoring, recorded=not protocol.ensembles)
         by.setdefault(protocol.title, []).append(key)
 

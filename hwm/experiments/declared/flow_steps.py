@@ -28,7 +28,7 @@ class Options(Plan):
 
 def declare(plan: Options) -> Experiment:
     """The plain and the shortcut twin, sampled with every number of steps; a quarter of a batch learns shortcuts."""
-    name = f"flow-hwm-{plan.variants[0]}-{plan.size}"
+    name = plan.named(f"flow-hwm-{plan.variants[0]}")
     runs = {name: Train(name), f"{name}-shortcut": Train(name, ("model.shortcut=0.25",))}  # as in Frans et al. 2024
     rows = {str(steps): [f"{run}/{steps}-steps" for run in runs] for steps in STEPS}
     scorings = {
