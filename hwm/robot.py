@@ -1,6 +1,6 @@
 """What the numbers of a robot's state mean: a robot is one TOML file with names, units, groups and limits (`robots/`)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ class Embodiment:
     names, units: one entry per dimension.  raw: indices used as they are (hand closures), never normalised.
     mean, std: statistics of a large data set, used where a data set is too small to give its own.
     hz: rows a second in the robot's own logs, 0 where that differs.  limits: low and high end of every dimension in its unit,
-    infinite where unknown; empty where none is known.  groups: parts of the robot, each the indices of its dimensions.
+    infinite where unknown; empty where none is known.  time: in its logs the column of times, "" where its name tells.
+    groups: parts of the robot, each the indices of its dimensions.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Embodiment:
     std: tuple[float, ...]
     hz: int = 0
     limits: tuple[tuple[float, float], ...] = ()
+    time: str = ""
     groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -58,6 +60,34 @@ class Embodiment:
         closure = (unit.startswith("0") and ".." in unit for unit in self.units)
         return tuple("closure" if closes else KINDS.get(unit, "other") for unit, closes in zip(self.units, closure))
 
+    def repeated(self, parts: Sequence[str]) -> "Embodiment":
+        """Of rows that hold the same states several times, such as measured and commanded ones; names begin with their part."""
+        times, starts = len(parts), range(0, self.dim * len(parts), self.dim)
+        return replace(
+            self, names=tuple(f"{part}.{name}" for part in parts for name in self.names), units=self.units * times,
+            raw=tuple(start + i for start in starts for i in self.raw), mean=self.mean * times, std=self.std * times,
+            limits=self.limits * times,
+            groups={name: tuple(start + i for start in starts for i in rows) for name, rows in self.groups.items()},
+        )
+
+    def part(self, prefix: str) -> "Embodiment | None":
+        """The robot of those states whose names begin with a part, without it; None where there are none."""
+        kept = [i for i, name in enumerate(self.names) if name.startswith(f"{prefix}.")]
+        if not kept:
+            return None
+
+        def rows(given: Sequence[int]) -> tuple[int, ...]:
+            return tuple(kept.index(i) for i in given if i in kept)
+
+        def chosen(values: Sequence[Any]) -> tuple[Any, ...]:
+            return tuple(values[i] for i in kept) if values else ()
+
+        return replace(
+            self, names=tuple(name.removeprefix(f"{prefix}.") for name in chosen(self.names)), units=chosen(self.units),
+            raw=rows(self.raw), mean=chosen(self.mean), std=chosen(self.std), limits=chosen(self.limits),
+            groups={name: rows(given) for name, given in self.groups.items() if rows(given)},
+        )
+
     @property
     def meaning(self) -> dict[str, Any]:
         """What of it decides what is learned from its data, as plain values; groups and limits only help people."""
@@ -65,7 +95,7 @@ class Embodiment:
 
 
 def read_embodiment(path: str | Path) -> Embodiment:
-    """Read an embodiment from TOML with keys name, names, units, and optionally raw, mean, std, hz, limits, [groups].
+    """Read an embodiment from TOML with keys name, names, units, and optionally raw, mean, std, hz, limits, time, [groups].
 
     raw and groups take indices, counted from 0, or names.
     Raises ValueError, naming the file, for a missing or unknown key or lists of different length.
@@ -86,7 +116,7 @@ def read_embodiment(path: str | Path) -> Embodiment:
             mean=tuple(map(float, table.get("mean", [0] * len(names)))),
             std=tuple(map(float, table.get("std", [1] * len(names)))),
             hz=table.get("hz", 0), limits=tuple((float(low), float(high)) for low, high in table.get("limits", ())),
-            groups={name: rows(given) for name, given in table.get("groups", {}).items()},
+            time=str(table.get("time", "")), groups={name: rows(given) for name, given in table.get("groups", {}).items()},
         )
         return _completed(robot, Path(path), table)
     except KeyError as error:

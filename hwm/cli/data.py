@@ -9,6 +9,9 @@ from hwm.work.ranges import Range
 from hwm.work.share import Part
 from hwm.work.workers import Workers
 
+Rate = Annotated[int, Range(0, 1000)]
+State = Literal["observation.state", "action", "both"]
+
 
 def demo(
     out: Path = Path("runs/demo"), /,
@@ -78,16 +81,15 @@ def simulate(
 def data(
     action: Literal["check", "describe", "convert"], folder: Path, out: Path | None = None, /,
     *, json: bool = False, sheet: Path | None = None, to: Literal["", "lerobot", "1x-raw"] = "", camera: str = "",
-    state: Literal["observation.state", "action", "both"] = "observation.state", crop: str = "",
-    size: Annotated[int, Range(0, 4096)] = 0, hz: Annotated[int, Range(0, 1000)] = 0, episodes: str = "", without: str = "",
-    task: str = "",
+    state: State = "observation.state", crop: str = "", hz: Rate = 0, robot: Path | None = None,
+    size: Annotated[int, Range(0, 4096)] = 0, episodes: str = "", without: str = "", task: str = "",
 ) -> int:
     """Check a dataset for faults, describe what is in it, or convert it.
 
     Args:
         action: check: sizes, types, ranges, checksums.  describe: counts, hours, statistics, a contact sheet.  convert: write
-            recorded video anew, into OUT; all options but --json and --sheet are for it.
-        folder: Folder of one dataset: in 1X's layouts, or LeRobot v2.0 to v3.0.
+            recorded video anew, into OUT.
+        folder: Folder of one dataset: in 1X's layouts, LeRobot v2.0 to v3.0, or videos and tables (a.mp4, a.csv).
         out: New folder for what is converted.
         json: Print JSON.
         sheet: Where `describe` writes its contact sheet; default contact_sheet.png in the current folder.
@@ -95,23 +97,26 @@ def data(
         camera: Camera of a LeRobot dataset, where it has several.
         state: Rows of a LeRobot dataset that are taken for the robot's state.
         crop: centre: the largest square.  pad: black added to a square.  x,y,w,h: these pixels.
-        size: Side of squares in pixels to which frames are resized then; 0 keeps them.
         hz: Frames a second that are kept, evenly; 0: all.
-        episodes: Recordings to take, such as 0-9,12 or 4%10: every tenth from the fifth on.  Default: all.
-        without: Recordings to leave out, likewise.
-        task: What the robot does, in words, for LeRobot.
+        robot: File that says what the columns of plain logs are; default: robot.toml beside them, or the columns' names.
+        size: To convert: side of squares in pixels to which frames are resized; 0 keeps them.
+        episodes: To convert: recordings to take, such as 0-9,12 or 4%10: every tenth from the fifth on.  Default: all.
+        without: To convert: recordings to leave out, likewise.
+        task: To convert: what the robot does, in words, for LeRobot.
     """
     from dataclasses import asdict
 
     from hwm.data.describe import check, contact_sheet, describe
+    from hwm.data.recordings.excerpt import View
     from hwm.work.claim import expect_apart, expect_suffix
+    view = View(camera, state, crop, hz, robot)
     if action == "convert":
-        return _convert(folder, out, to, task, camera=camera, state=state, crop=crop, size=size, hz=hz, episodes=episodes,
-                        without=without)  # fmt: skip
-    if out or to or task or camera or state != "observation.state" or crop or size or hz or episodes or without:
-        raise ValueError(f"hwm data {action} takes a folder, --json and --sheet; the other options are for hwm data convert")
+        return _convert(folder, out, to, view=view, size=size, episodes=episodes, without=without, task=task)
+    if out or to or task or size or episodes or without:
+        only = "OUT, --to, --size, --episodes, --without and --task"
+        raise ValueError(f"{only} are for hwm data convert, which writes; hwm data {action} only reads")
     if action == "check":
-        report = check(folder)
+        report = check(folder, view)
         if json:
             print(dumps([asdict(finding) for finding in report.findings], indent=1))
         else:
@@ -122,8 +127,8 @@ def data(
     target = sheet or Path("contact_sheet.png")
     expect_suffix(target, ".png")
     expect_apart(target, folder)
-    facts = describe(folder)
-    contact_sheet(folder, target, tokenizer=_tokenizer_named(facts.get("tokenizer")))
+    facts = describe(folder, view)
+    contact_sheet(folder, target, tokenizer=_tokenizer_named(facts.get("tokenizer")), view=view)
     if json:
         print(dumps(facts, indent=1))
     else:
@@ -132,15 +137,16 @@ def data(
     return 0
 
 
-def _convert(folder: Path, out: Path | None, to: Any, task: str, **view: Any) -> int:
-    from hwm.data.convert import View, convert
+def _convert(folder: Path, out: Path | None, to: Any, **how: Any) -> int:
+    from hwm.data.recordings.convert import convert
     from hwm.work.progress import Counter
     from hwm.work.signals import StopFlag
     if out is None or not to:
         raise ValueError("give a new folder and a layout: hwm data convert FOLDER OUT --to lerobot, or --to 1x-raw")
+    lines: list[str] = []
     with StopFlag() as stop, Counter("converting", unit="frames") as counter:
-        convert(folder, out, to=to, view=View(**view), task=task, progress=counter, poll=stop.check)
-    print(out)
+        convert(folder, out, to=to, **how, progress=counter, say=lines.append, poll=stop.check)
+    print(out, *lines, sep="\n  ")
     return 0
 
 
@@ -166,6 +172,7 @@ def tokenize(
     raw: Path, out: Path, /,
     *, tokenizer: str = "fsq-8x8x8", size: Annotated[int, Range(0, 4096)] = 0, phases: Annotated[int, Range(1, 1000)] = 1,
     every: Annotated[int, Range(1, 10**6)] = 8, workers: Workers = 0,
+    camera: str = "", state: State = "observation.state", crop: str = "", hz: Rate = 0, robot: Path | None = None,
     part: Part = None, max_bad: Annotated[int, Range(0, 10**6)] = 0, trust: bool = False, device: str = "auto",
 ) -> int:
     """Encode a raw dataset, or every one inside a folder, into tokens or latents; goes on where it was interrupted.
@@ -174,7 +181,8 @@ def tokenize(
     badly.
 
     Args:
-        raw: A raw dataset, or a folder with several (then each becomes a folder of `out`).
+        raw: A raw dataset, a LeRobot folder or plain logs, or a folder with several of the first (then each becomes a folder
+            of `out`).
         out: Folder for the tokens, or for the latents of a continuous tokenizer.
         tokenizer: A shipped name, a folder of `hwm export`, or a folder with an official Cosmos encoder.jit and decoder.jit.
         size: Side to which frames are resized first; 0 keeps them.
@@ -182,12 +190,18 @@ def tokenize(
             datasets only those called train.
         every: Frames from the start of one sampling clip to the next; only for tokenizers by Wan's clock, which encode
             77-frame clips instead of blocks.
+        camera: As for `hwm data`, and so the next four.
+        state: Rows of a LeRobot dataset that are taken for the robot's state.
+        crop: centre, pad or x,y,w,h, before frames are resized.
+        hz: Frames a second that are kept, evenly; 0: all.
+        robot: File that says what the columns of plain logs are.
         workers: Processes, of one thread each on a CPU; 0: one per core, or one where a launcher started several.
         part: k n: make only every n-th shard from the k-th; by default torchrun, srun or a Slurm array says which.
         max_bad: Leave out up to so many faulty raw shards, each with a line in quarantine.jsonl.
         trust: Allow a TorchScript tokenizer, which is a program, to run.
         device: auto (the first GPU where there is one), cpu, cuda or another.
     """
+    from hwm.data.recordings.excerpt import View
     from hwm.tokenizers.encode import tokenize as run
     from hwm.training.device import choose_device
     from hwm.work.allowance import usable_cores
@@ -210,7 +224,8 @@ def tokenize(
         with Counter(f"tokenizing {source.name}", unit="shards") as counter:
             run(
                 source, target, tokenizer=tokenizer, size=size, phases=cuts, every=every, workers=processes, share=share,
-                max_bad=max_bad, trust=trust, device=own, progress=counter, say=lines.append,
+                max_bad=max_bad, trust=trust, device=own, view=View(camera, state, crop, hz, robot), progress=counter,
+                say=lines.append,
             )
         print(target, *lines, sep="\n  ", flush=True)
     return 0

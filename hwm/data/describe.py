@@ -14,6 +14,7 @@ from hwm.data.moments import Moments
 from hwm.data.onex import open_dataset, probe_kind
 from hwm.data.quarantine import NAME as QUARANTINE
 from hwm.data.quarantine import read_quarantine
+from hwm.data.recordings.excerpt import WHOLE, View
 from hwm.data.testsets import open_test_set
 from hwm.data.windows import ClipIndex, check_segments
 from hwm.work.files import atomic_path, expect_rows
@@ -36,13 +37,13 @@ def state_statistics(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     return moments.mean, moments.std
 
 
-def describe(path: str | Path) -> dict[str, Any]:
-    """Kind, counts, hours, robot, segment lengths, number of clips and state statistics, as plain values for JSON."""
+def describe(path: str | Path, view: View = WHOLE) -> dict[str, Any]:
+    """Kind, counts, hours, robot, segments, number of clips and state statistics of what `view` takes, as values for JSON."""
     root = Path(path)
     kind = probe_kind(root)
     if kind.endswith("test"):
         return {"kind": kind, **open_test_set(root).facts()}
-    dataset = open_dataset(root)
+    dataset = open_dataset(root, view=view)
     facts = {"kind": kind, "shards": len(dataset.shards), "frames": dataset.num_frames, "hz": dataset.hz}
     facts |= {"hours": dataset.num_frames / dataset.hz / 3600, **dataset.facts(), "robot": dataset.robot.name}
     facts["segments"] = _segment_lengths(dataset)
@@ -74,7 +75,8 @@ def _count(dataset: Dataset, **options: Any) -> int:
 
 
 def contact_sheet(
-    path: str | Path, out_png: str | Path, *, tokenizer: Decoder | None = None, columns: int = 8, rows: int = 5
+    path: str | Path, out_png: str | Path,
+    *, tokenizer: Decoder | None = None, columns: int = 8, rows: int = 5, view: View = WHOLE,
 ) -> None:
     """Write a PNG of pictures spread over a dataset or test set.
 
@@ -85,7 +87,7 @@ def contact_sheet(
     if probe_kind(root).endswith("test"):
         pictures = open_test_set(root).pictures(count, tokenizer)
     else:
-        shards = open_dataset(root).shards
+        shards = open_dataset(root, view=view).shards
         numbers, shares = np.unique(np.linspace(0, len(shards), count, endpoint=False).astype(int), return_counts=True)
         pictures = [p for i, share in zip(numbers, shares) for p in shards[i].pictures(int(share), tokenizer)]
     sheet = Image.new("RGB", (columns * SIDE, -(-len(pictures) // columns) * SIDE))
@@ -111,23 +113,23 @@ class Report:
         return all(finding.severity != "error" for finding in self.findings)
 
 
-def check(path: str | Path) -> Report:
+def check(path: str | Path, view: View = WHOLE) -> Report:
     """Check layout, exact sizes, value ranges, frame counts by decoding, and checksums of a dataset or test set."""
     root, report = Path(path), Report()
     try:
-        for finding in _findings(root):
+        for finding in _findings(root, view):
             report.findings.append(finding)
     except ValueError as error:
         report.findings.append(Finding.of(error))
     return report
 
 
-def _findings(root: Path) -> Iterator[Finding]:
+def _findings(root: Path, view: View) -> Iterator[Finding]:
     if probe_kind(root).endswith("test"):
         yield from open_test_set(root).check()
     else:
         faults: list[ValueError] = []
-        dataset = open_dataset(root, faults=faults)
+        dataset = open_dataset(root, faults=faults, view=view)
         yield from map(Finding.of, faults)
         for shard in dataset.shards:
             yield from shard.check()

@@ -1,10 +1,11 @@
-"""Opening a dataset: v2.0 tokens, v2.0 raw video, latents or v1.1, told apart by its files; nothing else is loaded yet.
+"""Opening a dataset: 1X tokens, video, latents or v1.1, LeRobot or plain logs, told apart by its files.
 
 `open_dataset` checks names, counts and exact sizes; the arrays are memory-mapped on first use.  Byte layouts: reference
 A.2, A.3, A.5 (1X dataset cards).
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from hwm.data.checksums import expect_whole
 from hwm.data.dataset import Dataset, ShardFault
 from hwm.data.latents import open_latents
 from hwm.data.legacy import is_legacy, open_legacy
-from hwm.data.lerobot import is_lerobot, open_lerobot
-from hwm.data.raw import open_raw
+from hwm.data.raw import RawDataset, open_raw
+from hwm.data.recordings.excerpt import WHOLE, View, excerpt
+from hwm.data.recordings.lerobot import is_lerobot, open_lerobot
+from hwm.data.recordings.logs import FILMS, is_logs, open_logs
 from hwm.data.tokens import open_tokens
 from hwm.robot import EVE, Embodiment, read_embodiment
 from hwm.safe_load.paths import is_dir, shown
@@ -29,20 +32,34 @@ KINDS: dict[str, tuple[layout.FileKind, str, Callable[..., Dataset]]] = {
 EXPECTED = "video_0.bin, video_0.mp4 or video.bin, here or in videos/, or latents/latents_0.bin"
 
 
-def open_dataset(path: str | Path, *, faults: list[ValueError] | None = None, verified: bool = True) -> Dataset:
+def open_dataset(
+    path: str | Path, *, faults: list[ValueError] | None = None, verified: bool = True, view: View = WHOLE
+) -> Dataset:
     """Open a dataset folder of any kind.
 
+    view: what of recorded video is taken.
     faults: where given, faulty shards are left out and their errors collected here instead of raised, as `ShardFault`
     where they belong to one shard.
     verified: compare every file with its recorded checksum first, where there is one (`checksums.expect_whole`).
     Raises ValueError naming file, expectation and remedy.
     """
+    if view.crop or view.hz:
+        whole = open_dataset(path, faults=faults, verified=verified, view=replace(view, crop="", hz=0))
+        if not isinstance(whole, RawDataset):
+            raise ValueError(f"{path}: holds {whole.kind}; crop and hz are for recorded video")
+        return excerpt(whole, view)
     root = Path(path)
     kind = probe_kind(root)
+    if kind != "lerobot" and (view.camera or view.state != WHOLE.state):
+        raise ValueError(f"{root}: has one camera and one row of states a frame; camera and state are for LeRobot datasets")
+    if kind != "logs" and view.robot is not None:
+        raise ValueError(f"{root}: says itself what its states are; the robot's file is for plain logs")
     if kind == "v1.1":
         return open_legacy(root)
     if kind == "lerobot":
-        return open_lerobot(root, faults=faults)
+        return open_lerobot(root, camera=view.camera, state=view.columns, faults=faults)
+    if kind == "logs":
+        return open_logs(root, robot=view.robot, faults=faults)
     if kind not in KINDS:
         raise ValueError(_unknown(root, kind))
     metadata = root / "metadata.json"
@@ -101,7 +118,7 @@ def _plain(root: Path, index: int, files: layout.FileKind) -> dict[str, Any]:
 
 
 def probe_kind(root: Path) -> str:
-    """What a folder holds: "tokens", "latents", "raw", "v1.1", "lerobot", "compression test", "sampling test" or "unknown".
+    """What a folder holds: one of KINDS, "v1.1", "lerobot", "logs", "compression test", "sampling test" or "unknown".
 
     Raises ValueError when it is no folder.
     """
@@ -111,6 +128,8 @@ def probe_kind(root: Path) -> str:
         return "v1.1"
     if is_lerobot(root):
         return "lerobot"
+    if is_logs(root):
+        return "logs"
     found = _kinds(root)
     if len(found) != 1:
         return "unknown"
@@ -132,7 +151,10 @@ def _unknown(root: Path, kind: str) -> str:
     inside = [p.name for p in sorted(root.iterdir()) if p.is_dir() and probe_kind(p) != "unknown"]
     if inside:
         return f"{root}: no dataset itself but holds {', '.join(inside)}; give one of these, such as {root / inside[0]}"
-    return f"{root}: no 1X dataset: expected {EXPECTED}; check the path"
+    if any(p.suffix.lower() in FILMS for p in root.iterdir()):
+        films = "holds videos, but beside them no table of states (.csv, .parquet or .npz)"
+        return f"{root}: {films}; a recording of your own robot is a video and a table of one name, such as a.mp4 and a.csv"
+    return f"{root}: no dataset: expected {EXPECTED}, LeRobot's meta/info.json, or a.mp4 with a.csv; check the path"
 
 
 def read_robot(root: str | Path) -> Embodiment:

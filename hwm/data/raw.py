@@ -34,7 +34,7 @@ class RawShard(Shard):
 
         Raises ValueError as `video.iter_pictures`.
         """
-        return video.decoded_frames(self.video_path, num_frames=self.num_frames, size=self.size, segments=self._ids)
+        return video.decoded_frames(self.video_path, num_frames=len(self.stored), size=self.size, segments=self.stored)
 
     def read(self, start: int, frames: int) -> np.ndarray:
         """Frames uint8 RGB (F, H, W, 3)."""
@@ -42,17 +42,27 @@ class RawShard(Shard):
 
     def iter_pictures(self) -> Iterator[np.ndarray]:
         """The same, one after the other, without a cache."""
-        return video.iter_pictures(self.video_path, size=self.size, num_frames=self.num_frames, segments=self._ids)
+        return video.iter_pictures(self.video_path, size=self.size, num_frames=len(self.stored), segments=self.stored)
 
     @property
-    def _ids(self) -> np.ndarray:
+    def stored(self) -> np.ndarray:
+        """The segment of every frame of the file, (F,), whether or not it is taken."""
         return np.array(read_rows(self.segments, 0, self.num_frames))
 
+    @property
+    def probed(self) -> tuple[int, int, float]:
+        """Height and width of its frames in pixels before they are resized, and frames a second by the file's header."""
+        return video.probe(self.video_path)
+
+    def remarks(self) -> Iterator[Finding]:
+        """What was left out of the recording, or changed, so that it could be read."""
+        yield from ()
+
     def pictures(self, count: int, tokenizer: Decoder | None = None) -> list[np.ndarray]:
-        return list(video.thumbnails(self.video_path, count=count, size=128, segments=self._ids))
+        return list(video.thumbnails(self.video_path, count=count, size=128, segments=self.stored))
 
     def check_pictures(self) -> Iterator[Finding]:
-        yield from raised(lambda: video.expect_rows(self.video_path, self.num_frames, self._ids))
+        yield from raised(lambda: video.expect_rows(self.video_path, len(self.stored), self.stored))
         try:
             rate = video.probe(self.video_path)[2]
         except ValueError:
@@ -79,7 +89,7 @@ class RawDataset(Dataset):
     def grid(self) -> tuple[int, int]:  # type: ignore[override]
         """Height and width of the frames in pixels, as they are given."""
         path, wanted = self.shards[0].video_path, (self.size, self.size)
-        stored = video.probe(path)[:2]
+        stored = self.shards[0].probed[:2]
         if self.size:
             video.expect_proportions(path, stored, wanted)
         return wanted if self.size else stored

@@ -25,6 +25,8 @@ from hwm.data.layout import clip_hop, read_tokenizer_info
 from hwm.data.moments import write_statistics
 from hwm.data.onex import open_dataset, read_robot
 from hwm.data.quarantine import Account, Rule
+from hwm.data.recordings.excerpt import WHOLE as WHOLE_VIEW
+from hwm.data.recordings.excerpt import View
 from hwm.data.writers import write_dataset_metadata, write_tokenizer_info
 from hwm.robot import EVE
 from hwm.tokenizers.open import open_tokenizer
@@ -41,14 +43,15 @@ WHOLE = Share()
 def tokenize(
     raw: str | Path, out: str | Path,
     *, tokenizer: str, size: int = 0, phases: int = 1, every: int = SAMPLING_HOP, workers: int = 1, share: Share = WHOLE,
-    max_bad: int = 0, trust: bool = False, device: str = "cpu", progress: Callable[[int, int], None] | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    max_bad: int = 0, trust: bool = False, device: str = "cpu", view: View = WHOLE_VIEW,
+    progress: Callable[[int, int], None] | None = None, say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Encode a raw dataset into tokens of the v2.0 layout, or into latents beside their statistics; return the folder.
 
     Which of the two follows from the tokenizer, and so does whether latents are of blocks or of sampling clips.
 
-    size: side in pixels to which frames are resized first, 0 keeps them (Cosmos tokens of 1X: 256).
+    view: what of the recordings is taken.  size: side in pixels to which frames are resized then, 0 keeps them (Cosmos tokens
+    of 1X: 256).
     phases: how many first frames, spread over the 17 of a block, every raw shard is cut from; 1 for sampling clips.
     every: sampling clips start at multiples of this frame number; must not be given for blocks.
     workers: processes.  share: the part of the shards that is made here; other calls make the others.
@@ -65,7 +68,7 @@ def tokenize(
     for place in (out, *(out / kind.folders[0] for kind in KINDS)):
         expect_apart(place, raw, tokenizer)
     with StopFlag() as flag:
-        dataset, faults = _open_raw(raw)
+        dataset, faults = _open_raw(raw, view)
         encoder = open_tokenizer(tokenizer, trust=trust, device=device)
         if encoder.kind == "video":
             raise ValueError(f"{tokenizer}: leaves frames as they are; a model of video learns from the raw dataset itself")
@@ -96,6 +99,8 @@ def tokenize(
             quarantine.take_back(out, job.shard.index)
         for fault in faults:
             work.leave_out(fault)
+        for finding in (finding for shard in shards.values() for finding in shard.remarks()):
+            say(f"{finding.file}: {finding.message}")
         done, rates = len(mine) - len(todo), {}
 
         def hear(outcome: Outcome) -> None:
@@ -254,10 +259,10 @@ class Work:
         return Account(given, sum(made.values()), sum(lost), unknown=len(rows) - len(lost), shards=len(rows))
 
 
-def _open_raw(raw: Path) -> tuple[Dataset, list[ShardFault]]:
+def _open_raw(raw: Path, view: View) -> tuple[Dataset, list[ShardFault]]:
     """The shards that can be opened, and what is wrong with the others.  Raises ValueError for faults of the whole."""
     found: list[ValueError] = []
-    dataset = open_dataset(raw, faults=found)
+    dataset = open_dataset(raw, faults=found, view=view)
     if dataset.kind != "video":
         raise ValueError(f"{raw}: holds tokens or latents already; tokenizing needs a raw dataset (videos as .mp4)")
     for fault in verify(raw, only=None):
@@ -281,7 +286,7 @@ def _frame_size(dataset: Dataset) -> tuple[int, int]:
     first: ValueError | None = None
     for shard in dataset.shards:
         try:
-            sizes[video.probe(shard.video_path)[:2]] += 1
+            sizes[shard.probed[:2]] += 1
         except ValueError as error:
             first = first or error
     if not sizes:

@@ -19,7 +19,6 @@ import torch
 
 from hwm.clock import SAMPLING_FRAMES, WAN, subsample
 from hwm.contracts import LatentTokenizer, Tokenizer
-from hwm.data import video
 from hwm.data.checksums import verify
 from hwm.data.dataset import ShardFault
 from hwm.data.layout import CHECKSUMS, CLIP_STARTS, LATENTS, MOMENTS, SEGMENTS, STATES, TOKENS
@@ -111,7 +110,7 @@ class ShardEncoder:
             check_segments(np.array(expect_rows(shard.segments)), shard.segments_path)
             for first in range(0, shard.num_frames, ROWS_AT_ONCE):
                 shard.read_states(np.arange(first, min(first + ROWS_AT_ONCE, shard.num_frames)))
-            height, width, rate = video.probe(shard.video_path)
+            height, width, rate = shard.probed
             if job.frame_size not in (None, (height, width)):
                 others = "x".join(map(str, job.frame_size or ()))
                 raise ValueError(f"{shard.video_path}: frames of {height}x{width}, not {others} as in most shards; set size")

@@ -121,7 +121,7 @@ def test_full_disk_is_said_before_decoding(raw_root, monkeypatch):
 def test_folders_that_are_no_dataset(tmp_path, token_root, raw_root):
     (tmp_path / "empty").mkdir()
     refused("holds raw, tokens; give one of these", open_dataset, tmp_path)
-    refused("no 1X dataset: expected video_0.bin", open_dataset, tmp_path / "empty")
+    refused("no dataset: expected video_0.bin", open_dataset, tmp_path / "empty")
     refused("no such folder", open_dataset, tmp_path / "nowhere")
     refused("no such folder", open_dataset, token_root / "metadata.json")
     (token_root / "videos/video_0.mp4").write_bytes(b"")

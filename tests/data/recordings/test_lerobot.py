@@ -9,8 +9,8 @@ import pytest
 from refusing import refused
 
 from hwm.data.describe import check
-from hwm.data.lerobot import open_lerobot
 from hwm.data.onex import open_dataset
+from hwm.data.recordings.lerobot import open_lerobot
 from hwm.data.video import VideoWriter
 from hwm.robot import ROBOTS, read_embodiment
 from hwm.tokenizers.encode import tokenize
@@ -18,7 +18,7 @@ from hwm.tokenizers.encode import tokenize
 pa = pytest.importorskip("pyarrow", reason="needs the extra lerobot")
 import pyarrow.parquet as pq  # noqa: E402
 
-GOLDEN = Path(__file__).parents[3] / "shared" / "data"
+GOLDEN = Path(__file__).parents[4] / "shared" / "data"
 CAMERA, LENGTHS, WIDTH, FPS = "observation.images.head", (12, 9, 15), 3, 15
 IN_FILES = ((0, 1), (2,))
 """Episodes of every video file of v3; all rows are in one file."""

@@ -14,7 +14,7 @@ from hwm.robot import Embodiment
 from hwm.work.files import write_text
 
 CAMERA = "observation.images.head"
-STATE = "observation.state"
+STATE, ACTION = "observation.state", "action"
 QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 FRAMES_A_FILE = 20_000
 """After which the next episode begins a new file of video and one of rows."""
@@ -70,13 +70,18 @@ def _stats(rows: np.ndarray) -> dict[str, list]:
 class LeRobotWriter:
     """Writes episodes of one camera and the robot's states into an empty folder; whole when the `with` block ends.
 
-    height, width: of the frames in pixels, even.  hz: frames a second.
+    robot: what rows of states are: of one feature, or, where all their names begin with "observation.state." or "action.",
+    of these two.  height, width: of the frames in pixels, even.  hz: frames a second.
     """
 
     def __init__(self, root: Path, *, robot: Embodiment, hz: int, height: int, width: int) -> None:
         import pyarrow  # noqa: F401  # asked for before anything is written
 
-        self.root, self.robot, self.hz, self.height, self.width = root, robot, hz, height, width
+        self.root, self.hz, self.height, self.width = root, hz, height, width
+        parts = {name: part for name in (STATE, ACTION) if (part := robot.part(name)) is not None}
+        self.features = parts if sum(part.dim for part in parts.values()) == robot.dim else {STATE: robot}
+        """What a row of states is divided into, in order."""
+        self.robot = next(iter(self.features.values()))
         self._film: VideoWriter | None = None
         self._file = -1
         self._tasks: list[str] = []
@@ -105,8 +110,10 @@ class LeRobotWriter:
             self._tasks.append(task)
         done = sum(len(rows["frame_index"]) for rows in self._rows)
         numbers = np.arange(count)
-        rows: dict[str, np.ndarray] = {
-            STATE: np.concatenate(states).astype(np.float32), "timestamp": (numbers / self.hz).astype(np.float32),
+        ends = np.cumsum([part.dim for part in self.features.values()])[:-1]
+        rows: dict[str, np.ndarray] = dict(zip(self.features, np.split(np.concatenate(states).astype(np.float32), ends, axis=1)))
+        rows |= {
+            "timestamp": (numbers / self.hz).astype(np.float32),
             "frame_index": numbers, "episode_index": np.full(count, index), "index": done + numbers,
             "task_index": np.full(count, self._tasks.index(task)),
         }  # fmt: skip
@@ -170,11 +177,12 @@ class LeRobotWriter:
         pq.write_table(pa.table(wide).replace_schema_metadata(metadata), path)
 
     def _info(self, num_frames: int) -> dict[str, Any]:
-        row = {"dtype": "float32", "shape": [self.robot.dim], "names": list(self.robot.names)}
+        features: dict[str, Any] = {name: {"dtype": "float32", "shape": [part.dim], "names": list(part.names)}
+                                    for name, part in self.features.items()}  # fmt: skip
         picture = {"video.height": self.height, "video.width": self.width, "video.codec": "h264", "video.pix_fmt": "yuv420p"}
         picture |= {"video.is_depth_map": False, "video.fps": self.hz, "video.channels": 3, "has_audio": False}
         shape, axes = [self.height, self.width, 3], ["height", "width", "channels"]
-        features: dict[str, Any] = {STATE: row, CAMERA: {"dtype": "video", "shape": shape, "names": axes, "info": picture}}
+        features |= {CAMERA: {"dtype": "video", "shape": shape, "names": axes, "info": picture}}
         features |= {"timestamp": {"dtype": "float32", "shape": [1], "names": None}}
         for name in ("frame_index", "episode_index", "index", "task_index"):
             features[name] = {"dtype": "int64", "shape": [1], "names": None}

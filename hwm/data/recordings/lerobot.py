@@ -168,6 +168,7 @@ def _camera(root: Path, features: dict[str, Any], asked: str) -> str:
 def _robot(root: Path, info: dict[str, Any], features: dict[str, Any], state: tuple[str, ...]) -> Embodiment:
     """What the rows mean: by robot.toml beside the data, a known robot of that type, or the features' own names."""
     names: list[str] = []
+    parts: list[tuple[str, ...]] = []
     for feature in state:
         about = features.get(feature, {})
         shape = about.get("shape")
@@ -177,11 +178,16 @@ def _robot(root: Path, info: dict[str, Any], features: dict[str, Any], state: tu
             raise ValueError(f"{root / INFO}: has no row of numbers {shown(feature)!r}; choose among {known}")
         own = _flat(about.get("names"))
         own = own if len(own) == shape[0] else [f"{feature.rpartition('.')[2]}_{i}" for i in range(shape[0])]
+        parts.append(tuple(own))
         names += own if len(state) == 1 else [f"{feature}.{name}" for name in own]
     kind = re.sub(r"[^a-z0-9]+", "-", str(info.get("robot_type") or "robot").lower()).strip("-") or "robot"
     for path in (root / "robot.toml", ROBOTS / f"{kind}.toml"):
-        if path.is_file() and (robot := read_embodiment(path)).names == tuple(names):
-            return robot
+        if path.is_file():
+            robot = read_embodiment(path)
+            if len(state) > 1 and len(names) == len(state) * robot.dim and len({robot.names, *parts}) == 1:
+                robot = robot.repeated(state)
+            if robot.names == tuple(names):
+                return robot
     if (root / "robot.toml").is_file():
         raise ValueError(f"{root / 'robot.toml'}: its names are not the {len(names)} of {', '.join(state)} in {INFO}; correct it")
     count = len(names)

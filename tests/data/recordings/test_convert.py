@@ -8,12 +8,15 @@ import pytest
 from refusing import refused
 
 from hwm.cli import main
-from hwm.data.convert import View, convert
+from hwm.config import to_toml
 from hwm.data.describe import check
 from hwm.data.onex import open_dataset
+from hwm.data.recordings.convert import convert
+from hwm.data.recordings.excerpt import View
+from hwm.robot import ROBOTS, read_embodiment
 
 pq = pytest.importorskip("pyarrow.parquet", reason="needs the extra lerobot")
-GOLDEN = Path(__file__).parents[3] / "shared" / "data" / "lerobot-v3.0-official"
+GOLDEN = Path(__file__).parents[4] / "shared" / "data" / "lerobot-v3.0-official"
 
 
 def recordings(root):
@@ -74,11 +77,10 @@ def test_tables_have_the_columns_and_types_of_the_formats_own(tmp_path, raw):
                 assert types[field.name] == str(field.type).replace("large_", ""), field.name
 
 
-@pytest.mark.parametrize("view, shape, middle", [
-    (View(crop="centre", size=16), (16, 16), 200), (View(crop="pad"), (40, 40), 200), (View(crop="4,8,20,10"), (10, 20), 60),
-    (View(), (24, 40), 200),
+@pytest.mark.parametrize("crop, size, shape, middle", [
+    ("centre", 16, (16, 16), 200), ("pad", 0, (40, 40), 200), ("4,8,20,10", 0, (10, 20), 60), ("", 0, (24, 40), 200),
 ])  # fmt: skip
-def test_crops(tmp_path, view, shape, middle):
+def test_crops(tmp_path, crop, size, shape, middle):
     from hwm.data.writers import RawShardWriter, write_dataset_metadata
 
     picture = np.full((24, 40, 3), 60, np.uint8)
@@ -87,18 +89,18 @@ def test_crops(tmp_path, view, shape, middle):
     with RawShardWriter(tmp_path / "raw", shard=0, height=24, width=40) as writer:
         writer.append(np.stack([picture] * 20), np.zeros((20, 25), np.float32), 0)
     write_dataset_metadata(tmp_path / "raw", num_shards=1, num_images=20)
-    convert(tmp_path / "raw", tmp_path / "out", to="1x-raw", view=view)
+    convert(tmp_path / "raw", tmp_path / "out", to="1x-raw", view=View(crop=crop), size=size)
     found = next(open_dataset(tmp_path / "out").shards[0].iter_pictures())
     assert found.shape[:2] == shape
-    if view.crop != "4,8,20,10":
+    if crop != "4,8,20,10":
         assert abs(int(found[shape[0] // 2, shape[1] // 2, 0]) - middle) < 8
-        assert (found[0, shape[1] // 2, 0] < 10) == (view.crop == "pad")
+        assert (found[0, shape[1] // 2, 0] < 10) == (crop == "pad")
     else:
         assert abs(int(found[5, 4, 0]) - 60) < 12 and abs(int(found[3, 14, 0]) - 200) < 12
 
 
 def test_every_second_frame_with_its_row(tmp_path, raw):
-    convert(raw, tmp_path / "out", to="1x-raw", view=View(hz=15, episodes="1-2"))
+    convert(raw, tmp_path / "out", to="1x-raw", view=View(hz=15), episodes="1-2")
     half, whole = recordings(tmp_path / "out"), recordings(raw)[1:]
     assert open_dataset(tmp_path / "out").hz == 15
     for (rows, light), (all_rows, all_light) in zip(half, whole):
@@ -124,9 +126,30 @@ def test_goes_on_where_it_was_stopped_with_equal_bytes(tmp_path, raw):
     refused("begun from other data or with other options", convert, raw, tmp_path / "out", to="1x-raw", view=View(hz=15))
 
 
+def test_measured_and_commanded_states_stay_two_features(tmp_path, make_raw):
+    from hwm.data.writers import RawShardWriter, write_dataset_metadata
+
+    robot = read_embodiment(ROBOTS / "franka.toml")
+    both = robot.repeated(("observation.state", "action"))
+    assert both.part("action") == robot and robot.part("action") is None and both.groups["hands"] == (7, 15)
+    rows = np.random.default_rng(0).random((20, 16), np.float32)
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/robot.toml").write_text(to_toml(both))
+    with RawShardWriter(tmp_path / "raw", shard=0, height=32, width=32) as writer:
+        writer.append(np.zeros((20, 32, 32, 3), np.uint8), rows, 0)
+    write_dataset_metadata(tmp_path / "raw", num_shards=1, num_images=20)
+    convert(tmp_path / "raw", tmp_path / "set", to="lerobot")
+    features = json.loads((tmp_path / "set/meta/info.json").read_text())["features"]
+    assert features["action"]["names"] == features["observation.state"]["names"] == list(robot.names)
+    for state, own, wanted in (("observation.state", robot, rows[:, :8]), ("action", robot, rows[:, 8:]), ("both", both, rows)):
+        dataset = open_dataset(tmp_path / "set", view=View(state=state))
+        assert dataset.robot == own
+        np.testing.assert_array_equal(dataset.shards[0].states, wanted)
+
+
 def test_mistakes_are_told_before_anything_is_written(tmp_path, raw, make_tokens):
-    def told(message, source=raw, out=tmp_path / "new", to="1x-raw", **view):
-        refused(message, convert, source, out, to=to, view=View(**view))
+    def told(message, source=raw, out=tmp_path / "new", to="1x-raw", size=0, episodes="", **view):
+        refused(message, convert, source, out, to=to, view=View(**view), size=size, episodes=episodes)
         assert not (tmp_path / "new").exists()
 
     told("has 30 frames a second, of which 20 cannot be taken evenly; choose one of 30, 15, 10", hz=20)
@@ -149,3 +172,22 @@ def test_the_command(tmp_path, raw, capsys):
     assert len(recordings(tmp_path / "set")) == 2
     assert main(["data", "convert", str(raw)]) == 2 and "give a new folder and a layout" in capsys.readouterr().err
     assert main(["data", "check", str(raw), "--size", "3"]) == 2 and "are for hwm data convert" in capsys.readouterr().err
+
+
+def test_what_is_taken_when_a_folder_is_read_where_it_lies(tmp_path, raw, capsys):
+    sheet = ["--sheet", str(tmp_path / "sheet.png")]
+    convert(raw, tmp_path / "set", to="lerobot")
+    assert main(["data", "describe", str(tmp_path / "set"), "--hz", "15", "--crop", "0,0,16,32", "--json", *sheet]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["hz"], facts["frame_size"], facts["frames"], facts["segments"]["count"]) == (15, [32, 16], 20 + 23 + 15, 3)
+    taken = ["--hz", "15", "--crop", "0,0,16,16", "--camera", "head"]
+    assert main(["tokenize", str(tmp_path / "set"), str(tmp_path / "tokens"), *taken, "--workers", "1"]) == 0
+    tokens, whole = open_dataset(tmp_path / "tokens"), recordings(raw)
+    assert tokens.hz == 15 and tokens.grid == (2, 2)
+    rows = np.concatenate([shard.states for shard in tokens.shards])
+    np.testing.assert_array_equal(rows, np.concatenate([own[::2] for own, _ in whole]))
+    assert main(["data", "check", str(tmp_path / "set"), "--hz", "20"]) == 1
+    assert "20 cannot be taken evenly" in capsys.readouterr().out
+    assert main(["data", "describe", str(tmp_path / "tokens"), "--crop", "pad", *sheet]) == 2
+    assert "crop and hz are for recorded video" in capsys.readouterr().err
+    assert main(["data", "check", str(raw), "--robot", "x.toml"]) == 1 and "is for plain logs" in capsys.readouterr().out
