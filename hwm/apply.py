@@ -26,7 +26,7 @@ from hwm.evaluate.pictures import FUTURE_COLOR, PAST_COLOR
 from hwm.evaluate.protocols import COMPRESSION, PROTOCOLS, Protocol, Scoring, own_protocol
 from hwm.evaluate.report import write_report
 from hwm.evaluate.scores import Scores
-from hwm.evaluate.scoring import TOP_LOGITS, evaluate
+from hwm.evaluate.scoring import evaluate
 from hwm.evaluate.submission import check_readme, predict_samples, write_compression_submission, write_sampling_submission
 from hwm.evaluate.ways import seed_of
 from hwm.predict import ensemble
@@ -34,7 +34,7 @@ from hwm.predict.last_frame import draw, shrink
 from hwm.predict.rollout import AnyTokenizer, frames_per_step, rollout
 from hwm.runs import COUNTS, TOKENIZER, Run, clips_for, expect_robot, load_run, token_counts, world_model
 from hwm.safe_load.paths import is_file, shown
-from hwm.tokenizers.open import open_tokenizer, own_names
+from hwm.tokenizers.open import Undecoded, open_tokenizer, own_names
 from hwm.training.device import choose_device
 from hwm.work.claim import expect_apart, expect_suffix
 from hwm.work.files import unsealed
@@ -73,6 +73,7 @@ def evaluate_run(
     training: the run's training data, for the frequencies of tokens, of a run of a version that kept none.  base: as `load_run`.
     share: of the clips that this process scores; others, called alike, score the rest, and who is last writes the report.
     stop: asked between steps; None: one of its own, which SIGTERM and its kin raise.
+    Of a model of tokens whose tokenizer is not at hand the tokens are scored alone, which the results say.
     Raises ValueError when the data is not of the run's tokenizer, the video is not theirs or an option would do nothing,
     Elsewhere where another process writes the report, Stopped where it was told to stop.
     """
@@ -97,20 +98,31 @@ def evaluate_run(
         weights = [*lpips, *([inception] if inception else [])]
         made_of = sources(data=held_out.dataset.fingerprint, **others, weights=weights)
         work = Work(out / protocol.results, made_of, share, flag)
-        coder = tokenizer_of(run, scoring.tokenizer, trust=scoring.trust, device=device)
+        coder: Any
+        try:
+            coder, unseen = tokenizer_of(run, scoring.tokenizer, trust=scoring.trust, device=device), ""
+        except NotAtHand as none:
+            if of_video or model.predicts != "tokens":
+                raise
+            coder, unseen = Undecoded(held_out.dataset.clock, model.config.vocab_size), str(none)
+            of_pixels = ("video", "inception", "lpips", "decode", "doubt", "tuning")
+            if idle := [f"--{name}" for name in of_pixels if given.get(name)]:
+                raise ValueError(f"{', '.join(idle)}: of pixels, which take a tokenizer.  {none}") from None
         tuned_on = None if tuning is None else _recorded_clips(run, tuning, protocol) if of_video else clips_for(run, tuning)
         for clips in filter(None, (held_out, tuned_on)):
-            if not of_video:
-                _check_made_by(clips, coder)
-            else:
+            if of_video:
                 expect_proportions(clips.dataset.root, clips.dataset.grid, image_size_of(run, coder))
-        features: list[VideoFeatures] = [TokenizerFeatures(device=device, still=len(protocol.scored) == 1)]
+            elif not unseen:
+                _check_made_by(clips, coder)
+        features: list[VideoFeatures] = [] if unseen else [TokenizerFeatures(device=device, still=len(protocol.scored) == 1)]
         if inception is not None:
             features.append(InceptionFeatures(inception, device=device))
         counted, missing = model.predicts == "tokens" and not protocol.ensembles, [plots.missing()]
         counts = _unigram(run, training) if counted else None
         if counted and counts is None:
             missing.append("There is no unigram row: the run keeps no frequencies of training tokens; give --training FOLDER.")
+        if unseen:
+            missing.append(f"Pixels are not scored, the tokens alone.  {unseen} (--trust lets a TorchScript tokenizer run).")
         for line in (missing := [line for line in missing if line]):
             print(line, flush=True)
         try:
@@ -266,7 +278,7 @@ def submit_compression(
     if not isinstance(tests, CompressionTestSet):
         raise ValueError(f"{data}: is the test set of the sampling track (videos), this track needs tokens (video_0.bin)")
     expect_robot(tests, model.config, run.identity)
-    kept = min(TOP_LOGITS, model.config.vocab_size)
+    kept = min(COMPRESSION.kept, model.config.vocab_size)
     shape = (model.future_grids, *model.config.grid, kept)
     samples = predict_samples(model, tests.ids, tests.tokens_NTHW, tests.states_NFA, top_k=kept, device=device)
     with Counter("predicting", unit="samples") as counter:
@@ -351,11 +363,15 @@ def _check_made_by(clips: Clips, coder: Any) -> None:
         raise ValueError(f"{clips.dataset.root}: was encoded by another tokenizer ({made_by.get('name')}) than {coder.name}")
 
 
+class NotAtHand(ValueError):
+    """A run names no tokenizer, or one that lies elsewhere, and none was given."""
+
+
 def tokenizer_of(run: Run, name: str = "", *, trust: bool = False, device: str = "cpu") -> Any:
     """The tokenizer called `name`, or the run's, of the kind its model predicts.
 
     Of what the run itself names only a shipped tokenizer is opened, or the one that lies in its folder.
-    Raises ValueError where there is none, or it is another than the one that made what the run learned from.
+    Raises NotAtHand where there is none, ValueError where it is another than the one that made what the run learned from.
     """
     named, kept = run.config.tokenizer, run.folder / TOKENIZER
     if not name and kept.is_dir():
@@ -366,7 +382,7 @@ def tokenizer_of(run: Run, name: str = "", *, trust: bool = False, device: str =
         name = named
     elif not name:
         found = f"names the tokenizer {shown(named)}, which lies elsewhere" if named else "names no tokenizer for the pixels"
-        raise ValueError(f"{run.folder}: the run {found}; give it with --tokenizer NAME or FOLDER")
+        raise NotAtHand(f"{run.folder}: the run {found}; give it with --tokenizer NAME or FOLDER")
     coder = open_tokenizer(name, kind=world_model(run).predicts, trust=trust, device=device)
     if run.identity.get("tokenizer") not in (None, coder.fingerprint()):
         fault = "is another tokenizer than the one that made what the run learned from"

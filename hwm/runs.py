@@ -227,7 +227,14 @@ def expect_tokenizer(config: RunConfig, identity: Identity) -> None:
     """Raise ValueError where the tokenizer that a run names did not make its data: it could not show what is predicted."""
     if not config.tokenizer or config.model.role == "tokenizer" or config.model.kind == "video":
         return
-    coder = open_tokenizer(config.tokenizer, kind=config.model.kind)
+    name = config.tokenizer
+    if is_file(Path(name) / "encoder.jit"):
+        remedy = f"leave it away: `hwm evaluate RUN --tokenizer {name} --trust` opens it"
+        raise ValueError(f"{name}: a TorchScript tokenizer is a program, and training runs none; {remedy}")
+    coder = open_tokenizer(name, kind=config.model.kind)
+    if identity["tokenizer"] is None and name in own_names():
+        fault = f"no tokenizer.json says who made it, as {name} does, which the run names"
+        raise ValueError(f"{config.data.train}: {fault}; --set tokenizer= trains without pictures")
     if identity["tokenizer"] not in (None, coder.fingerprint()):
         fault = f"{config.data.train}: was encoded by another tokenizer than {config.tokenizer}, which the run names"
         raise ValueError(f"{fault}; give the one that made the data with --tokenizer")

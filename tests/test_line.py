@@ -89,6 +89,24 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(place, tmp_pa
             assert re.search(rf"error: {out}: cannot (be )?writ", capsys.readouterr().err)
 
 
+def test_tokens_are_scored_without_their_tokenizer(place, tmp_path, capsys):
+    shutil.copytree(place / "run", tmp_path / "run", ignore=shutil.ignore_patterns("tokenizer"))
+    command = ["evaluate", str(tmp_path / "run"), "--data", str(place / "tokens"), "--clips", "6"]
+    command += ["--out", str(tmp_path / "scores")]
+    for option in (["--video", str(place / "raw")], ["--decode", "sample"]):
+        assert main([*command, *option]) == 2
+        told = capsys.readouterr().err
+        assert f"{option[0]}: of pixels, which take a tokenizer" in told and "give it with --tokenizer" in told
+    assert main([*command, "--tokenizer", str(place / "nothing")]) == 2  # what is named and cannot be opened is no omission
+    assert main(command) == 0
+    said = "Pixels are not scored, the tokens alone."
+    found = json.loads((tmp_path / "scores" / "results.json").read_text())
+    told, page = capsys.readouterr().out, (tmp_path / "scores" / "report.html").read_text()
+    assert {score["reference"] for score in found["scores"]} == {"tokens"} and found["examples"] == []
+    assert said in told and said in page and any(said in line and "--tokenizer" in line for line in found["verdict"])
+    assert "top-200 cross-entropy, floor" in told and "unigram" in page and "<video" not in page
+
+
 def test_a_rollout_becomes_a_video(place):
     out = place / "rollout.mp4"
     for data in ("tokens", "raw"):

@@ -45,7 +45,7 @@ def settings(config: RunConfig, out: Path) -> Iterator[Verdict]:
     train, pictures = config.train, bool(config.tokenizer) or config.model.kind == "video"
     wrong: list[tuple[str, str]] = []
     if train.sample_every and not pictures:
-        wrong.append(("pictures are asked for without a tokenizer", "--set tokenizer=NAME, or train.sample_every=0"))
+        yield warn("pictures", "are asked for without a tokenizer, and left out", "--set tokenizer=NAME, or train.sample_every=0")
     if config.data.train and train.validate_every and not config.data.val:
         wrong.append(("validation is asked for without held-out data", "give --val FOLDER, or --set train.validate_every=0"))
     if (state := newest_state(out / "checkpoints")) is not None:

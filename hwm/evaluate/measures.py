@@ -55,11 +55,21 @@ class Measures:
         pixels = -time.perf_counter()
         found |= under("pixels", _pixels(rows, scene, poll=self.poll))
         pixels += time.perf_counter()
-        frames = next(iter(rows.values()))
+        if rows:
+            found |= self._looked_at(next(iter(rows.values())), drawn)
+        return found | seconds(
+            predictions=self.predictor.seconds - predicting,
+            pixel_scores=pixels,
+            perceptual_scores=self.perceptual.seconds - looking,
+            total=time.perf_counter() - begun,
+        )
+
+    def _looked_at(self, frames: dict[str, Tensor], drawn: Drawn) -> Arrays:
+        """What networks, the spread of samples and people make of the frames of a scene, those of the verdict's reference."""
+        scene, ways, samples = drawn.scene, self.ways, None
         looked_at = {way.row.name: frames[way.row.name] for way in ways.all if way.looked_at and way.row.name in frames}
         networks = self.perceptual.measure(looked_at, scene.view, first_clip=scene.first, poll=self.poll)
-        found |= under("perceptual", networks)
-        samples = None
+        found = under("perceptual", networks)
         if self.calibration is not None:
             samples = drawn.samples(ways.members[-1])[:, :, -1]
             ranked = self.calibration.measure(samples, scene.last()[1], first_clip=scene.first)
@@ -68,13 +78,7 @@ class Measures:
         if self.doubting is not None:
             doubted, more = self.doubting.measure(scene)
             found |= under("doubt", doubted)
-        found |= under("gallery", self.gallery.measure(scene, frames, ways, samples, more))
-        return found | seconds(
-            predictions=self.predictor.seconds - predicting,
-            pixel_scores=pixels,
-            perceptual_scores=self.perceptual.seconds - looking,
-            total=time.perf_counter() - begun,
-        )
+        return found | under("gallery", self.gallery.measure(scene, frames, ways, samples, more))
 
     def add(self, arrays: Arrays) -> None:
         """Take in what was measured of the next scene."""
@@ -111,7 +115,8 @@ class Measures:
         if self.doubting is not None:
             doubts, scores, facts["doubt"] = self.doubting.summary(means, reference=reference, span=span)
             found += scores
-        named = {row.name: row for row in doubts} | {row.name: row for row in [*OTHER_ROWS, *(way.row for way in self.ways.all)]}
+        made = [*OTHER_ROWS, *self.ways.controls.values(), *(way.row for way in self.ways.all)]
+        named = {row.name: row for row in [*doubts, *made]}
         return {
             "rows": [named[name] for name in dict.fromkeys(score.row for score in found)],
             "scores": found,

@@ -11,7 +11,7 @@ from hwm.evaluate.intervals import Interval
 from hwm.evaluate.metrics import METRICS, shown
 from hwm.evaluate.protocols import mean_of
 from hwm.evaluate.scores import TOKENS, Scores, frame_span, grid_span
-from hwm.evaluate.table import OF_PICTURES, compared_tokens, places, short, verdict_differences
+from hwm.evaluate.table import OF_PICTURES, compared_tokens, judged, places, short, verdict_differences
 from hwm.evaluate.tuning import Saturation
 
 Json = dict[str, Any]
@@ -230,7 +230,7 @@ def grids_plot(scores: Scores) -> bytes | None:
 
 
 def differences_plot(scores: Scores) -> bytes | None:
-    """Paired differences in PSNR over the span of the verdict, one panel a reference: right of zero the first is better."""
+    """Paired differences in the verdict's score over its span, one panel a reference."""
     wanted, panels, styles = {(d.metric, d.span) for d in verdict_differences(scores)}, [], row_styles(scores)
     for reference in dict.fromkeys(d.reference for d in scores.differences):
         own = [d for d in scores.differences if (d.metric, d.span) in wanted and d.reference == reference]
@@ -241,7 +241,8 @@ def differences_plot(scores: Scores) -> bytes | None:
             rows.append((name, d.value))
         title = f"{places(scores, scores.settings['span'])}, against {short(reference)}"
         if rows:
-            panels.append(Panel(title, f"{scores.headline} minus the row, dB", rows=rows, levels={"_zero": 0}))
+            unit = judged(scores).unit
+            panels.append(Panel(title, f"{scores.headline} minus the row, {unit}", rows=rows, levels={"_zero": 0}))
     height = 0.25 * max((len(p.rows) for p in panels), default=0) + 1.1
     return draw(panels, styles, height=height, note=_note(scores)) if panels else None
 

@@ -29,6 +29,8 @@ class Protocol:
     ensembles: whether predictions are drawn as ensembles, each sample from a generator of its own clip and number.
     examples: number of clips that are shown.
     results, report: names of the files that are written.
+    kept: logits of a token to which truncated cross-entropies look, as many as a submission holds; 0: there are none.
+    forced: whether the verdict on tokens is teacher-forced, each grid given the true ones before it, with other states too.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Protocol:
     examples: int
     results: str
     report: str
+    kept: int = 500
+    forced: bool = False
 
     def refuse(self, given: dict[str, Any]) -> None:
         """Raise ValueError for options that would do nothing here.  given: values of options, an empty one is not given."""

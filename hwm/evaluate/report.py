@@ -19,8 +19,8 @@ import torch
 
 import hwm
 from hwm.evaluate import pictures, plots, table
-from hwm.evaluate.metrics import METRICS, shown
-from hwm.evaluate.protocols import Protocol
+from hwm.evaluate.metrics import METRICS, Metric, shown
+from hwm.evaluate.protocols import UNIGRAM, Protocol
 from hwm.evaluate.scores import ALL, ALL_GRIDS, LAST, TOKENS, Example, Scores
 from hwm.evaluate.table import text_table, verdict
 from hwm.safe_load.paths import is_file
@@ -116,6 +116,7 @@ def page(scores: Scores, protocol: Protocol, record: Json) -> str:
         protocol=protocol,
         place=table.places(scores, span),
         truth=table.TRUTHS[scores.settings["reference"]],
+        judged=table.judged(scores),
         record=record,
         references={reference for reference, _ in found},
         full_scale=pictures.FULL_SCALE,
@@ -152,17 +153,24 @@ def page(scores: Scores, protocol: Protocol, record: Json) -> str:
 
 def _tiles(scores: Scores, protocol: Protocol) -> Iterator[tuple[str, str, str]]:
     """Title, number and small print of the numbers behind the verdict."""
-    s, (first, *rest), headline = scores.settings, METRICS, scores.headline
-    copy, psnr, copied = s["copy"], scores.of(headline, first.name).mean, scores.of(s["copy"], first.name).mean
+    s, (first, *rest), headline, copy = scores.settings, METRICS, scores.headline, scores.settings["copy"]
 
-    def against(title: str, one: str, other: str) -> tuple[str, str, str]:
-        found = scores.difference(one, other).value
-        interval = "" if found.low is None else f"{found.low:.2f} to {found.high:.2f}"
-        return title, f"{found.mean:+.2f} dB", interval
+    def against(title: str, one: str, other: str, metric: Metric = first) -> tuple[str, str, str]:
+        found, digits = scores.difference(one, other, metric.name).value, metric.digits
+        interval = "" if found.low is None else f"{found.low:.{digits}f} to {found.high:.{digits}f}"
+        return title, f"{found.mean:+.{digits}f} {metric.unit}", interval
 
-    yield f"PSNR, {table.places(scores, s['span'])}", f"{psnr:.2f} dB", f"copying {copied:.2f} dB"
-    yield against("over copying", headline, copy)
-    yield against("over permuted states", s["control"], s["controls"]["permuted"])
+    if s["reference"] == TOKENS:
+        compared = {(d.second, d.metric) for d in scores.differences}
+        words = {s["controls"]["permuted"]: "against permuted states", UNIGRAM: "against frequencies"}
+        yield from (against(words[o], headline, o, shown(m)) for o, m in sorted(compared) if o in words)
+        if (copy, "accuracy") in compared:
+            yield against("accuracy over copying", headline, copy, shown("accuracy"))
+    else:
+        psnr, copied = (scores.of(row, first.name).mean for row in (headline, copy))
+        yield f"PSNR, {table.places(scores, s['span'])}", f"{psnr:.2f} dB", f"copying {copied:.2f} dB"
+        yield against("over copying", headline, copy)
+        yield against("over permuted states", s["control"], s["controls"]["permuted"])
     if single := table.one_sample(scores):
         yield against(f"over {single}", headline, single)
     for metric in [m.name for m in rest if m.better == "one"] + list(s["perceptual"]):

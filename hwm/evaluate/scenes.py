@@ -20,6 +20,7 @@ from hwm.evaluate.protocols import Protocol
 from hwm.evaluate.scores import ORIGINAL, RECONSTRUCTION
 from hwm.predict.last_frame import shrink
 from hwm.predict.rollout import FrameDecoder
+from hwm.tokenizers.open import Undecoded
 
 
 def spread(total: int, wanted: int) -> np.ndarray:
@@ -61,7 +62,7 @@ class Scene:
 
     context: what the model starts from, grids or recorded frames.  future: the true grids after it; None for video.
     states: raw rows (B, F, A) from the first seen frame on, the true ones and by name of the controls' others.
-    views: by reference, the verdict's first.
+    views: by reference, the verdict's first; none where there is no tokenizer to decode with.
     copied: frames of a future of grids that repeats the last grid of the context.
     """
 
@@ -128,6 +129,8 @@ class Scenes:
         if batch.states_BFA.shape[1] < model.num_states:
             raise ValueError(f"the model reads {model.num_states} state rows, the clips have {batch.states_BFA.shape[1]}")
         context, future = found.tensor_split([model.context_grids], 1)
+        if isinstance(self.tokenizer, Undecoded):
+            return model.num_states, {"context": context, "future": future, "views": {}}
         past, copied = self.decoder.past_and_repeated(context, copy_last_grid(context, num_grids=model.future_grids))
         views = {RECONSTRUCTION: View(past, self.decoder.future(context, future))}
         if recorded is not None:

@@ -21,32 +21,32 @@ from hwm.evaluate.cost import Timed, measure_cost
 from hwm.evaluate.doubting import Doubting
 from hwm.evaluate.measures import Measures
 from hwm.evaluate.perceptual import Lpips, PerceptualScorer, VideoFeatures
-from hwm.evaluate.protocols import COPY_FRAME, Protocol, Scoring
+from hwm.evaluate.protocols import COPY_FRAME, COPY_GRID, Protocol, Scoring
 from hwm.evaluate.scenes import Scene, Scenes, from_another_segment, spread
-from hwm.evaluate.scores import ALL, LAST, Cost, Scores, no_intervals
+from hwm.evaluate.scores import ALL, ALL_GRIDS, LAST, TOKENS, Cost, Scores, no_intervals
 from hwm.evaluate.token_scores import TokenScorer
 from hwm.evaluate.tuning import Tuner, set_apart
-from hwm.evaluate.ways import Predictor, Ways, ensembles, readings
+from hwm.evaluate.ways import Predictor, Ways, ensembles, readings, unseen
+from hwm.tokenizers.open import Undecoded
 from hwm.work.parts import Arrays, Times, Work, fingerprint, inside, names_of, progress_of, seconds, sizes_of, under
 from hwm.work.ranges import BadSetting
 
 CLIPS_AT_ONCE = 4
 """Clips whose ensembles are in memory together; those of 512x512 pictures are large."""
-TOP_LOGITS = 500
-"""Logits kept for the truncated cross-entropy, as many as a submission holds."""
 
 
 def evaluate(
     model: Any, tokenizer: Any, clips: Any, protocol: Protocol, scoring: Scoring = Scoring(),  # noqa: B008
     *, video: Callable[[np.ndarray], Tensor] | None = None, tuning_clips: Any = None,
     segments: Sequence[int] | np.ndarray | None = None, state_groups: Mapping[str, Sequence[int]] = MappingProxyType({}),
-    unigram_counts: Tensor | None = None, kept_logits: int = TOP_LOGITS,
+    unigram_counts: Tensor | None = None, kept_logits: int | None = None,
     features: Sequence[VideoFeatures] = (), lpips: Lpips | None = None, cost_repeats: int = 3, num_examples: int | None = None,
     device: torch.device | str = "cpu", progress: Callable[[int, int], None] | None = None,
     alive: Callable[[], None] = lambda: None, say: Callable[[str], None] = lambda line: None, work: Work | None = None,
 ) -> Scores:  # fmt: skip
     """Score a model's predictions with true, neutral and permuted states, beside what needs no model.
 
+    tokenizer: an `Undecoded` where there is none: then the tokens alone are scored, and nothing that is seen.
     clips: tokens or latents made by `tokenizer`, as the model predicts them, or recorded video, with their states: an object
     with a length and `batch(indices)`.  scoring: its files, tokenizer and device are the caller's to open.
     video: gives the recorded frames of clips of grids, uint8 (B, F, H, W, C) of the size the tokenizer decodes to.
@@ -54,7 +54,8 @@ def evaluate(
     `clips`, whose segments are not scored.
     segments: the segment of every clip; intervals then resample segments, and permuted states are of another segment.
     state_groups: dimensions of the robot's state by the names that scoring.controls may use.
-    unigram_counts: see `token_scores.unigram_counts`, from training tokens.  kept_logits: of models of tokens.
+    unigram_counts: see `token_scores.unigram_counts`, from training tokens.
+    kept_logits: of models of tokens; None: the protocol's number.
     features, lpips: networks that look at the frames.  cost_repeats: timed predictions for the cost; 0 leaves it out.
     num_examples: clips kept to look at, from each of that many equal parts the one whose future moves most, whatever the model
     made of it; None: the protocol's number.  progress: called with clips done and clips in all, of this process.
@@ -80,14 +81,17 @@ def evaluate(
     at_once = CLIPS_AT_ONCE if of_ensembles else scoring.batch_size
     sampling, is_own = _sampling(model, protocol, scoring)
     others_of = controls(scoring.controls, state_groups)
-    if of_ensembles:
+    if isinstance(tokenizer, Undecoded):
+        ways = unseen(protocol, controls=others_of)
+    elif of_ensembles:
         ways = ensembles(scoring.members, controls=others_of)
     else:
         ways = readings(model, sampling.temperature, decode=scoring.decode, controls=others_of)
-    tokens, kept_logits = None, min(kept_logits, getattr(tokenizer, "vocab_size", kept_logits))
+    tokens, kept_logits = None, protocol.kept if kept_logits is None else kept_logits
     if model.predicts == "tokens" and not of_ensembles:
-        counted: dict[str, Any] = {"unigram_counts": unigram_counts, "top_k": kept_logits, "controls": ways.controls}
-        tokens = TokenScorer(vocab_size=tokenizer.vocab_size, **counted)
+        size, kept_logits = tokenizer.vocab_size, min(kept_logits, tokenizer.vocab_size)
+        counted: dict[str, Any] = {"unigram_counts": unigram_counts, "controls": ways.controls, "forced": protocol.forced}
+        tokens = TokenScorer(vocab_size=size, top_k=kept_logits, **counted)
     shown: dict[str, Any] = {"video": video, "score_size": scoring.score_size, "controls": others_of, "device": device}
     scenes = Scenes(model, tokenizer, clips, protocol, **shown)
     predictor = Predictor(
@@ -199,19 +203,25 @@ def _sampling(model: Any, protocol: Protocol, scoring: Scoring) -> tuple[Samplin
 
 def _settings(protocol: Protocol, scene: Scene, ways: Ways, predictor: Predictor, tokens: TokenScorer | None) -> dict[str, Any]:
     """What the protocol, the model, its tokenizer and the first clips say."""
-    (past, truth), model, tokenizer = scene.view, predictor.model, predictor.tokenizer
-    found = {
-        "protocol": protocol.name,
-        "span": protocol.span,
-        "references": list(scene.views),
-        "reference": next(iter(scene.views)),
-        "context_frames": past.shape[1],
-        "future_frames": truth.shape[1] if scene.future is not None else protocol.scored[-1] + 1 - protocol.num_seen,
-        "scored_frames": truth.shape[1],
-        "recorded_size": list(scene.context.shape[2:4]) if scene.future is None else list(truth.shape[2:4]),
-        "score_size": list(truth.shape[2:4]),
-        "image_size": list(predictor.image_size(scene)),
-        "copy": COPY_FRAME,
+    model, tokenizer = predictor.model, predictor.tokenizer
+    found: dict[str, Any] = {"protocol": protocol.name, "references": list(scene.views) or [TOKENS]}
+    if scene.views:
+        past, truth = scene.view
+        found |= {
+            "span": protocol.span,
+            "context_frames": past.shape[1],
+            "future_frames": truth.shape[1] if scene.future is not None else protocol.scored[-1] + 1 - protocol.num_seen,
+            "scored_frames": truth.shape[1],
+            "recorded_size": list(scene.context.shape[2:4]) if scene.future is None else list(truth.shape[2:4]),
+            "score_size": list(truth.shape[2:4]),
+            "image_size": list(predictor.image_size(scene)),
+            "copy": COPY_FRAME,
+        }
+    else:
+        frames = {"context_frames": protocol.num_seen, "future_frames": len(protocol.scored), "scored_frames": 0}
+        found |= {"span": ALL_GRIDS, "copy": COPY_GRID, **frames}
+    found |= {
+        "reference": found["references"][0],
         "control": ways.control,
         "controls": {name: row.name for name, row in ways.controls.items()},
         "members": list(ways.members),
@@ -239,10 +249,9 @@ def _cost(predictor: Predictor, scene: Scene, ways: Ways, repeats: int) -> Cost:
             timed.append(Timed(f"seconds, {largest} samples", lambda: predictor.samples(scene, largest), repeats=1))
         how = f"one clip, {predictor.members_at_once} samples at a time, encoding and decoding included"
     else:
-        timed = [
-            Timed("samples/s decoded", lambda: predictor.bare(scene, decode=True, **ways.reading), repeats, batch, warm=True),
-            Timed("samples/s", lambda: predictor.bare(scene, decode=False, **ways.reading), repeats, batch, warm=True),
-        ]
+        decoded = lambda: predictor.bare(scene, decode=True, **ways.reading)  # noqa: E731
+        timed = [Timed("samples/s decoded", decoded, repeats, batch, warm=True)] if scene.views else []
+        timed.append(Timed("samples/s", lambda: predictor.bare(scene, decode=False, **ways.reading), repeats, batch, warm=True))
         how = f"median of {repeats} predictions of {batch} clips"
     cost = measure_cost(predictor.model, timed, device=predictor.device, how=how)
     predictor.seconds = spent

@@ -2,15 +2,22 @@
 
 from collections.abc import Callable, Iterable
 from math import isnan
+from typing import Any
 
 from hwm.evaluate.intervals import Interval
-from hwm.evaluate.metrics import METRICS, shown
+from hwm.evaluate.metrics import METRICS, Metric, shown
 from hwm.evaluate.protocols import PROTOCOLS, mean_of
 from hwm.evaluate.scores import ALL, ALL_GRIDS, LAST, ORIGINAL, RECONSTRUCTION, TOKENS, Cost, Difference, Score, Scores, Table
 
 TRUTHS = {RECONSTRUCTION: "the tokenizer's reconstruction of the truth", ORIGINAL: "the recorded video"}
+TRUTHS |= {TOKENS: "the true tokens"}
 """What scores are held against, in the sentence of the verdict."""
 OF_PICTURES = tuple(name for metric in METRICS for name in (metric.name, metric.pooled) if name)
+
+
+def judged(scores: Scores) -> Metric:
+    """The score that the verdict is in: the first one of pictures, or of tokens where these alone were scored."""
+    return shown("cross-entropy") if scores.settings["reference"] == TOKENS else METRICS[0]
 
 
 def ahead(scores: Scores) -> str:
@@ -108,8 +115,8 @@ def differences_table(scores: Scores, differences: Iterable[Difference], title: 
 
 
 def verdict_differences(scores: Scores) -> list[Difference]:
-    """Those in PSNR over the span and against the reference of the verdict."""
-    place = (METRICS[0].name, scores.settings["reference"], scores.settings["span"])
+    """Those in its own score over the span and against the reference of the verdict."""
+    place = (judged(scores).name, scores.settings["reference"], scores.settings["span"])
     return [d for d in scores.differences if (d.metric, d.reference, d.span) == place]
 
 
@@ -134,33 +141,53 @@ def text_table(scores: Scores) -> str:
     tables += tokens_tables(scores) + networks_tables(scores) + list(filter(None, [doubts_table(scores)]))
     about = f"{scores.headline} minus ({places(scores, span)})"
     paired = differences_table(scores, verdict_differences(scores), about)
-    tables.append(Table(about, ["", shown(METRICS[0].name).head, "clips higher"], [row[:3] for row in paired.rows]))
+    tables.append(Table(about, ["", judged(scores).head, "clips higher"], [row[:3] for row in paired.rows]))
     tables += [] if scores.cost is None else [cost_table(scores.cost)]
     return "\n\n".join(table.text() for table in tables) + "\n\n" + "\n".join(verdict(scores))
 
 
 def verdict(scores: Scores) -> list[str]:
     """What the numbers say about the headline row, in plain sentences: outcome, use of the states, evidence, ensemble."""
-    s, protocol, metric = scores.settings, PROTOCOLS[scores.protocol], METRICS[0]
+    s, protocol, metric = scores.settings, PROTOCOLS[scores.protocol], judged(scores)
+    segments = "" if s["num_segments"] is None else f" from {s['num_segments']} segments"
+    clips = f"over {s['num_clips']} clips{segments}"
+    if s["reference"] == TOKENS:
+        return [*_of_tokens(scores, metric, clips), *_doubts(s)]
     control, permuted = s["control"], s["controls"]["permuted"]
     what = _the(scores.headline) if protocol.ensembles else "the prediction"
     start = f"{ahead(scores)} ahead {what}" if s["span"] == LAST else f"Over {ahead(scores)} {what}"
     own = scores.of(scores.headline, metric.name)
     pooled = scores.of(scores.headline, metric.pooled)
-    segments = "" if s["num_segments"] is None else f" from {s['num_segments']} segments"
     sentences = [
         _over_copying(start, scores.difference(scores.headline, s["copy"]).value),
         _use_of_states("it" if control == scores.headline else _the(control), scores.difference(control, permuted).value),
         f"It reaches {own.mean:.2f} dB (pooled {pooled.mean:.2f}) against {TRUTHS[s['reference']]}, "
-        f"over {s['num_clips']} clips{segments}.",
+        f"{clips}.",
     ]
     if single := one_sample(scores):
         gain = scores.difference(scores.headline, single).value
         sharp = scores.of(scores.headline, "sharpness").mean
         sentences.append(f"Averaging gains {_size(gain)} over {single}, at {sharp:.0%} of the truth's sharpness.")
-    if few := s.get("no_intervals"):
-        sentences.append(f"{few[:1].upper()}{few[1:]}.")
-    return sentences + s.get("missing", [])
+    return sentences + _doubts(s)
+
+
+def _of_tokens(scores: Scores, metric: Metric, clips: str) -> list[str]:
+    """The verdict where tokens alone were scored: outcome, use of the states, evidence."""
+    s, found = scores.settings, {d.second: d for d in scores.differences}
+    start = f"Over {ahead(scores)} the likeliest token" if s["future_grids"] > 1 else f"{ahead(scores)} ahead the likeliest token"
+    sentences = [_over_copying(start, found[s["copy"]].value, shown("accuracy"), "the last grid")] if s["copy"] in found else []
+    if (permuted := s["controls"]["permuted"]) in found:
+        sentences.append(_use_of_states("it", found[permuted].value.negative(), metric))
+    own = scores.of(scores.headline, metric.name)
+    forced = ", teacher-forced" if PROTOCOLS[scores.protocol].forced else ""
+    uniform = f"{s['uniform_cross_entropy']:.{metric.digits}f}"
+    return [*sentences, f"A token costs {own.mean:.{metric.digits}f} nats{forced}, a uniform guess {uniform}, {clips}."]
+
+
+def _doubts(settings: dict[str, Any]) -> list[str]:
+    """Why there are no intervals, and what else is missing."""
+    few = settings.get("no_intervals")
+    return ([f"{few[:1].upper()}{few[1:]}."] if few else []) + settings.get("missing", [])
 
 
 def one_sample(scores: Scores) -> str:
@@ -173,28 +200,30 @@ def _the(row: str) -> str:
     return row if row == mean_of(1) else f"the {row}"
 
 
-def _over_copying(what: str, gain: Interval) -> str:
+def _over_copying(what: str, gain: Interval, metric: Metric = METRICS[0], last: str = "the last frame") -> str:
     if gain.low is None:
-        return f"{what} differs by {gain.mean:+.2f} dB from repeating the last frame."
+        return f"{what} differs by {_size(gain, metric)} from repeating {last}."
     if not gain.excludes_zero():
-        return f"{what} is not shown to differ from repeating the last frame: {_size(gain)}."
-    return f"{what} {'beats' if gain.mean > 0 else 'loses to'} repeating the last frame by {_size(gain)}."
+        return f"{what} is not shown to differ from repeating {last}: {_size(gain, metric)}."
+    return f"{what} {'beats' if gain.mean > 0 else 'loses to'} repeating {last} by {_size(gain, metric)}."
 
 
-def _use_of_states(what: str, loss: Interval) -> str:
-    start = f"Given another clip's states {what}"
-    if loss.excludes_zero() and loss.mean > 0:
-        return f"{start} scores lower by {_size(loss)}: it uses the states."
+def _use_of_states(what: str, loss: Interval, metric: Metric = METRICS[0]) -> str:
+    """loss: by how much other states are worse, whichever way the metric goes."""
+    start, ways = f"Given another clip's states {what}", ("lower", "higher") if metric.better == "higher" else ("worse", "better")
     if loss.excludes_zero():
-        return f"{start} scores higher by {_size(loss)}: the states mislead it."
-    return f"{start} changes by {_size(loss.negative())}: use of the states is not shown."
+        says = "it uses the states" if loss.mean > 0 else "the states mislead it"
+        return f"{start} scores {ways[loss.mean < 0]} by {_size(loss, metric)}: {says}."
+    change = loss.negative() if metric.better == "higher" else loss
+    return f"{start} changes by {_size(change, metric)}: use of the states is not shown."
 
 
-def _size(value: Interval) -> str:
+def _size(value: Interval, metric: Metric = METRICS[0]) -> str:
     """The size of a difference; one that excludes zero is given without its sign: "1.23 dB (95 % interval 0.90 to 1.60)"."""
+    digits, unit = metric.digits, metric.unit or f"of {metric.title}"
     if value.low is None or value.high is None:
-        return f"{value.mean:+.2f} dB"
+        return f"{value.mean:+.{digits}f} {unit}"
     if not value.excludes_zero():
-        return f"{value.mean:+.2f} dB (95 % interval {value.low:+.2f} to {value.high:+.2f})"
+        return f"{value.mean:+.{digits}f} {unit} (95 % interval {value.low:+.{digits}f} to {value.high:+.{digits}f})"
     low, high = sorted((abs(value.low), abs(value.high)))
-    return f"{abs(value.mean):.2f} dB (95 % interval {low:.2f} to {high:.2f})"
+    return f"{abs(value.mean):.{digits}f} {unit} (95 % interval {low:.{digits}f} to {high:.{digits}f})"

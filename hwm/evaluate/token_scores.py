@@ -26,13 +26,16 @@ ROWS = (
 class TokenScorer:
     """Measures scenes, one score per clip, row and grid, and joins them.
 
-    top_k: logits that predictions are cut to.  controls: rows with other states by name of the control (`Ways.controls`).
+    top_k: logits that predictions are cut to; without any a token is right by the one that is drawn, not the likeliest.
+    controls: rows with other states by name of the control (`Ways.controls`).
+    forced: whether their predictions are teacher-forced, as the row beside which they stand.
     """
 
     def __init__(
-        self, *, vocab_size: int, unigram_counts: Tensor | None, top_k: int, controls: Mapping[str, Row]
+        self, *, vocab_size: int, unigram_counts: Tensor | None, top_k: int, controls: Mapping[str, Row], forced: bool = False
     ) -> None:
-        self.vocab_size, self.unigram_counts, self.top_k, self._controls = vocab_size, unigram_counts, top_k, controls
+        self.vocab_size, self.unigram_counts, self.top_k = vocab_size, unigram_counts, top_k
+        self._controls, self._forced = controls, forced
         self._columns = Columns()
 
     def measure(self, drawn: Drawn) -> Arrays:
@@ -40,16 +43,18 @@ class TokenScorer:
         context, future = drawn.scene.context, drawn.scene.future
         assert future is not None
         predictions = {AUTOREGRESSIVE: drawn.prediction()}
-        predictions |= {row.name: drawn.prediction(control) for control, row in self._controls.items()}
+        for control, row in self._controls.items():
+            predictions[row.name] = drawn.prediction(control, forced=self._forced)
         if future.shape[1] > 1:
             predictions[TEACHER_FORCED] = drawn.prediction(forced=True)
         found: Arrays = {}
         for name, prediction in predictions.items():
             if prediction.nll_BTHW is not None:
                 found[f"nll/{name}"] = per_grid(prediction.nll_BTHW.cpu()).numpy()
-            if prediction.top_indices_BTHWK is not None:
-                likeliest = prediction.top_indices_BTHWK[..., 0].cpu()
-                found[f"right/{name}"] = per_grid(likeliest == future).numpy()
+            top_BTHWK = prediction.top_indices_BTHWK
+            told = prediction.tokens_BKTHW if top_BTHWK is None else top_BTHWK.movedim(-1, 1)
+            if told is not None:
+                found[f"right/{name}"] = per_grid(told[:, 0].cpu() == future).numpy()
         copied = copy_last_grid(context, num_grids=future.shape[1])
         found[f"right/{COPY_GRID}"] = per_grid(copied == future).numpy()
         if self.unigram_counts is not None:
@@ -85,12 +90,12 @@ class TokenScorer:
                 found.append(Score(row, metric, TOKENS, ALL_GRIDS, means.one(by_row[row].mean(1))))
                 each = enumerate(means.each(by_row[row]))
                 found += [Score(row, metric, TOKENS, grid_span(t + 1), value) for t, value in each]
-        place = {"metric": "cross-entropy", "reference": TOKENS, "span": ALL_GRIDS}
-        differences = [
-            means.difference(AUTOREGRESSIVE, other, nll[AUTOREGRESSIVE].mean(1), nll[other].mean(1), **place)
-            for other in others
-            if AUTOREGRESSIVE in nll
-        ]
+        own, differences = TEACHER_FORCED if self._forced else AUTOREGRESSIVE, []
+        compared = [("cross-entropy", nll, other) for other in (*others, UNIGRAM)]
+        for metric, by_row, other in [*compared, ("accuracy", self._columns.inside("right"), COPY_GRID)]:
+            if own in by_row and other in by_row:
+                place = {"metric": metric, "reference": TOKENS, "span": ALL_GRIDS}
+                differences.append(means.difference(own, other, by_row[own].mean(1), by_row[other].mean(1), **place))
         return found + self._truncated(means), differences
 
     def _truncated(self, means: Means) -> list[Score]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from hwm.contracts import Prediction, Sampling
 from hwm.evaluate import protocols
 from hwm.evaluate.controls import TRUE, Control
-from hwm.evaluate.protocols import COPY_BLURRED, COPY_FRAME, COPY_GRID, EXPECTED_CODE, MEAN_OF_CONTEXT, ONE_SAMPLE
+from hwm.evaluate.protocols import COPY_BLURRED, COPY_FRAME, COPY_GRID, EXPECTED_CODE, MEAN_OF_CONTEXT, ONE_SAMPLE, Protocol
 from hwm.evaluate.scenes import Scene, Scenes
 from hwm.evaluate.scores import Row
 from hwm.evaluate.tuning import Tuning
@@ -132,8 +132,9 @@ class Drawn:
         if predictor.model.predicts == "tokens":
             assert future is not None
             options = {"targets_BTHW": future.to(predictor.device), "teacher_forced": forced}
-            options |= {"top_k_logits": predictor.top_k if states == TRUE and not forced else 1}
-            options |= {"codes_VC": None if forced else predictor.tokenizer.codes_VC.to(predictor.device)}
+            options |= {"top_k_logits": predictor.top_k if states == TRUE and not forced else min(1, predictor.top_k)}
+            codes_VC = None if forced else predictor.tokenizer.codes_VC
+            options |= {"codes_VC": None if codes_VC is None else codes_VC.to(predictor.device)}
         make = lambda: predictor.predict(self.scene, states=states, still=still, **options)  # noqa: E731
         return self._once("prediction", states, still, forced, make=make)
 
@@ -201,6 +202,17 @@ COPY = Way(Row(COPY_FRAME, "baseline", "the last seen frame, again and again"), 
 MEAN = Way(Row(MEAN_OF_CONTEXT, "baseline", "the mean of the seen frames"), averaged, of_past=True)
 
 
+def _with_other_states(controls: Sequence[Control], headline: str) -> dict[str, Row]:
+    """The rows of one prediction with other states, by name of the control."""
+    return {control.name: Row(f"model, {control.words}", "states", f"{headline}, {control.about}") for control in controls}
+
+
+def unseen(protocol: Protocol, *, controls: Sequence[Control]) -> Ways:
+    """No rows of frames: the verdict is about a row of tokens."""
+    headline = protocols.TEACHER_FORCED if protocol.forced else protocols.AUTOREGRESSIVE
+    return Ways((), headline, headline, _with_other_states(controls, headline), ())
+
+
 def readings(model: Any, temperature: float, *, decode: str, controls: Sequence[Control]) -> Ways:
     """Ways to read one prediction: of tokens these and the expectation of their code, else samples and temperature 0.
 
@@ -231,7 +243,7 @@ def readings(model: Any, temperature: float, *, decode: str, controls: Sequence[
         return Way(row, make, shown=row.name == headline)
 
     ways = [way(row, TRUE, reading) for row, reading in rows.items()]
-    others = {control.name: Row(f"model, {control.words}", "states", f"{headline}, {control.about}") for control in controls}
+    others = _with_other_states(controls, headline)
     ways += [way(row, name, chosen) for name, row in others.items()]
     if kind != "video":
         ways.append(Way(Row(COPY_GRID, "baseline", "the last grid, again and again"), lambda drawn, _: drawn.scene.copied))

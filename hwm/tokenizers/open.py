@@ -1,6 +1,7 @@
 """Opening any tokenizer by name or folder, and asking for the kind that one needs."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,21 @@ class Pixels:
 
 
 PIXELS = Pixels()
+
+
+@dataclass(frozen=True)
+class Undecoded:
+    """No tokenizer at hand: tokens of this clock and vocabulary are scored as they are, and nothing can be seen of them."""
+
+    clock: Clock
+    vocab_size: int
+    kind: Kind = "tokens"
+    name: str = "none"
+    codes_VC: None = None
+
+    def fingerprint(self) -> str:
+        """Its name."""
+        return self.name
 
 
 def open_tokenizer(name: str, *, kind: Kind | None = None, trust: bool = False, device: str = "cpu") -> Any:

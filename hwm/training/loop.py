@@ -114,7 +114,7 @@ def fit(
 
     config: `config.train` and `config.seed` are what the loop reads; the whole is stored with the run.
     train_batch: the batch of micro-step i, a pure function of i.  validation_batches: all validation clips, in order.
-    preview: draws a picture of what the model predicts.
+    preview: draws a picture of what the model predicts; None where it cannot be seen, which is said where some were asked for.
     log: receives plain progress lines; None: a bar on a terminal, printed lines elsewhere.
     processes: those that train together, from `processes.joined`; all of them call `fit` alike and share the micro-steps.
     identity: what is learned from; a run that goes on must have the same.
@@ -126,8 +126,6 @@ def fit(
     train, out = config.train, Path(out)
     if train.validate_every and validation_batches is None:
         raise ValueError("there are no validation clips: give --val FOLDER (data.val), or --set train.validate_every=0")
-    if train.sample_every and preview is None:
-        raise ValueError("this run can draw no samples: give --val and --tokenizer, or --set train.sample_every=0")
     if done := processes.on_first(lambda: dataclasses.asdict(found) if (found := already_done(out, config, identity)) else None):
         return FitResult(**done)
 
@@ -139,6 +137,8 @@ def fit(
         computing.enter_context(own_randomness(device))
         processes.on_first(lambda: settle(out, config, identity))
         processes.on_first(settled)
+        if train.sample_every and preview is None:
+            progress.say("no pictures are drawn while training: they take held-out data (--val) and a tokenizer (--tokenizer)")
         learner = Learner(model, config, device=device, processes=processes)
 
         # Continue from the newest whole checkpoint, if there is one.

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from copying import CopyLastGrid
 from refusing import refused
 
+from hwm.clock import COSMOS
 from hwm.contracts import Batch, Sampling
 from hwm.evaluate.metrics import METRICS, PSNR_CAP, Metric, psnr, ssim
 from hwm.evaluate.protocols import (
@@ -36,6 +38,7 @@ from hwm.evaluate.protocols import (
 from hwm.evaluate.scenes import from_another_segment, spread
 from hwm.evaluate.scores import ALL, ALL_GRIDS, LAST, ORIGINAL, RECONSTRUCTION, TOKENS, Scores, frame_span
 from hwm.evaluate.scoring import evaluate
+from hwm.evaluate.table import text_table, verdict
 from hwm.evaluate.token_scores import unigram_counts
 from hwm.evaluate.ways import seed_of
 from hwm.model_config import DirectConfig, FlowConfig, FSQConfig, MaskedConfig, STConfig
@@ -45,7 +48,7 @@ from hwm.models.masked import MaskedHWM
 from hwm.models.st_transformer import STTransformer
 from hwm.predict.last_frame import draw
 from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer
-from hwm.tokenizers.open import PIXELS
+from hwm.tokenizers.open import PIXELS, Undecoded
 
 BASELINES = (COPY_FRAME, COPY_GRID, MEAN_OF_CONTEXT)
 ZEROED, PERMUTED = "model, states zeroed", "model, states permuted"
@@ -111,6 +114,26 @@ def test_every_metric_is_measured_of_every_row(perfect, of_latents):
             assert of_frames == rows - of_others
             for metric in METRICS:
                 assert {score.row for score in scores.select(metric=metric.name, reference=reference)} == of_frames
+
+
+def test_tokens_are_scored_where_there_is_no_tokenizer(perfect, world):
+    """The same numbers as beside the pixels, a verdict in nats, and a page that says what is missing."""
+    counts = unigram_counts([world.clips.tokens[:, :3]], vocab_size=world.vocab_size)
+    options = {"segments": world.segments, "unigram_counts": counts, "cost_repeats": 1, "batch_size": 5}
+    scores = score(world.Mover(doubt=0.01), Undecoded(COSMOS, world.vocab_size), world.clips, **options)
+    assert scores.scores == perfect.select(reference=TOKENS) and scores.examples == []
+    assert {d.second: d for d in scores.differences} == {d.second: d for d in perfect.differences if d.reference == TOKENS}
+    assert {(d.metric, d.second) for d in scores.differences} == {
+        ("cross-entropy", ZEROED), ("cross-entropy", PERMUTED), ("cross-entropy", UNIGRAM), ("accuracy", COPY_GRID)
+    }
+    nats = -math.log(1 - 0.01)
+    assert scores.headline == AUTOREGRESSIVE and scores.of(AUTOREGRESSIVE, "cross-entropy").mean == pytest.approx(nats)
+    copied, other, cost, *_ = verdict(scores)
+    assert re.match(r"Over 17 frames the likeliest token beats repeating the last grid by [\d.]+ of accuracy", copied)
+    assert re.match(r"Given another clip's states it scores worse by [\d.]+ nats .* it uses the states", other)
+    assert "0.010 nats" in cost and "uniform guess 2.773" in cost
+    assert set(scores.cost.figures) == {"samples/s"} and "samples/s" in text_table(scores)
+    assert Scores.from_json(json.loads(json.dumps(scores.to_json()))).of(AUTOREGRESSIVE, "accuracy").mean == 1
 
 
 @pytest.mark.parametrize("protocol", [COMPRESSION, HWM, SAMPLING])

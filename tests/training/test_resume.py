@@ -176,9 +176,12 @@ def test_accumulation_equals_one_larger_batch(tmp_path):
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
-def test_validation_without_clips_and_settings_that_could_do_nothing(tmp_path):
+def test_validation_without_clips_and_pictures_without_a_tokenizer(tmp_path):
     refused(r"no validation clips: give --val FOLDER", run, tmp_path / "a", validation_batches=None)
-    refused("can draw no samples: give --val and --tokenizer", run, tmp_path / "b", "train.sample_every=2")
+    said = []
+    assert run(tmp_path / "b", "train.sample_every=2", "train.steps=2", log=said.append).step == 2
+    assert any("no pictures are drawn while training" in line and "--tokenizer" in line for line in said)
+    assert not (tmp_path / "b" / "samples").exists()
     refused("validation has no clips", run, tmp_path / "c", validation_batches=())
 
 
