@@ -112,6 +112,29 @@ def recipe_costs(config: RunConfig, *, both: bool = True) -> RecipeCosts:
     return RecipeCosts(config, state, plain, replace(kept, clip_bytes=kept.clip_bytes + again))
 
 
+def attention_pairs(config: RunConfig) -> int:
+    """Pairs of places that are held against each other in one layer and head, for the training loss of one clip.
+
+    Counted while models of two layers and of one run on fake tensors, for the last layer may do less; pairs that a causal mask
+    hides inside a call count too.  config: of a family whose layers are alike.
+    """
+    model: Any = config.model
+    one, two = (_pairs(replace(config, model=replace(model, num_layers=n, dropout=0.0))) for n in (1, 2))
+    return two - one
+
+
+def _pairs(config: RunConfig) -> int:
+    model: Any = config.model
+    built, counter = _on_meta(config), FlopCounterMode(display=False, custom_mapping=_ATTENTION)
+    with FakeTensorMode(allow_non_fake_inputs=True), _AnyContent():
+        built.to_empty(device=CPU).train()
+        with counter, torch.no_grad():
+            built.loss(model.example(1, image_size=config.data.image_size), generator=torch.Generator())
+    products = ("attention", "bmm")  # fused, and over the few grids of a place as products of batches; layers are plain products
+    flop = sum(n for name, n in counter.get_flop_counts()["Global"].items() if any(word in str(name) for word in products))
+    return round(flop / (4 * model.width))  # a pair takes a product of rows for its score and one for its value, over all heads
+
+
 def state_costs(config: RunConfig) -> StateCosts:
     """Parameters and the memory that does not depend on the batch; far quicker than all costs."""
     return count_state(_on_meta(config), ema=config.train.ema > 0)

@@ -254,6 +254,13 @@ class Found:
         of_training = {"training_steps": config.train.steps, "training_clips": clips, "tokenizer": config.tokenizer}
         return {"recipe": config.recipe, "family": config.model.family} | of_training
 
+    def history(self, label: str, name: str) -> list[tuple[int, float]]:
+        """A number of a run's training over its steps, such as "cross_entropy" or "val/ce_auto"."""
+        from hwm.training.run_folder import read_metrics
+
+        records = read_metrics(self.run(label) / "metrics.jsonl")
+        return [(record["step"], record[name]) for record in records if record.get(name) is not None]
+
     def picture(self, key: str, example: int, name: str) -> tuple[bytes, str]:
         """A picture of one of a scoring's examples as JPEG, and its PSNR in words; name: as in its `Example`."""
         shown = self.record(key)["examples"][example]

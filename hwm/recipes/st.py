@@ -1,7 +1,10 @@
 """The ST-Transformer of the compression track and its twins."""
 
+from dataclasses import replace
+
 from hwm.config import DataConfig, RunConfig, TrainConfig
 from hwm.model_config import STConfig
+from hwm.recipes.twins import MEDIUM_TRAINING
 
 
 def st_revontuli() -> RunConfig:
@@ -62,4 +65,15 @@ def st_demo() -> RunConfig:
     )
 
 
-RECIPES = (st_revontuli, st_tiny, st_demo)
+def st_medium() -> RunConfig:
+    """Twin of st-revontuli for one GPU: 12 layers x 384 on 16x16 grids, frames of 128x128.
+
+    The model of st-demo, larger, with the training of the other medium twins; its settings are theirs and were not tuned.
+    """
+    demo = st_demo()
+    assert isinstance(demo.model, STConfig)
+    model = replace(demo.model, grid=(16, 16), num_layers=12, num_heads=8, width=384, state_hidden=1024)
+    return replace(demo, recipe="st-medium", model=model, train=MEDIUM_TRAINING)
+
+
+RECIPES = (st_revontuli, st_tiny, st_demo, st_medium)
