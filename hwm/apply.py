@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -54,7 +54,7 @@ def evaluate_run(
     data: Path,
     video: Path | None = None,
     tuning: Path | None = None,
-    training: Path | None = None,
+    training: Sequence[Path] = (),
     base: str = "",
     out: Path,
     command: str = "",
@@ -390,12 +390,13 @@ def tokenizer_of(run: Run, name: str = "", *, trust: bool = False, device: str =
     return coder
 
 
-def _unigram(run: Run, training: Path | None) -> Tensor | None:
+def _unigram(run: Run, training: Sequence[Path]) -> Tensor | None:
     """Token frequencies of the training set, as the run keeps them or of the data given; None where there are neither."""
-    if training is not None:
+    if training:
         clips = clips_for(run, training)
         if run.identity.get("train") not in (None, clips.dataset.fingerprint):
-            raise ValueError(f"{training}: is not what the run learned from; leave it out: newer runs keep the frequencies")
+            fault = "is not what the run learned from; leave it out: newer runs keep the frequencies"
+            raise ValueError(f"{' and '.join(map(str, training))}: {fault}")
         return token_counts(clips)
     if not is_file(run.folder / COUNTS):
         return None

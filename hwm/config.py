@@ -30,7 +30,8 @@ Seed = Annotated[int, Range(0, 2**63 - 1)]
 class DataConfig:
     """Where clips come from and what a clip is."""
 
-    train: str = ""
+    train: tuple[str, ...] = ()
+    """Folders that are learned from; several are of one robot, tokenizer and clock.  A single one may stand as a text."""
     val: str = ""
     clip: Literal["block_pairs", "blocks", "sampling"] = "block_pairs"
     """block_pairs: two consecutive 17-frame blocks (compression).  blocks: one block (tokenizers, HWM).  sampling: 77
@@ -167,6 +168,8 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
             raise ValueError(f"{name} {found}" + (f"; {hint}" if hint else ""))
         return value
     if origin is tuple:
+        if isinstance(value, str) and get_args(kind) == (str, Ellipsis):
+            value = [value] if value else []
         if not isinstance(value, (list, tuple)):
             raise ValueError(f"{name}: expected a list, got {shown(repr(value))}")
         item = get_args(kind)
@@ -205,7 +208,8 @@ def override(config: T, assignments: Iterable[str]) -> T:
         node, name = _place(table, key.strip(), f"override {shown(assignment)!r}")
         text = text.strip() if key.endswith(" ") else text  # key = value
         value = _parse_value(text)
-        node[name] = text if isinstance(node.get(name), str) and not isinstance(value, str) else value
+        of_texts = isinstance(node.get(name), str) or (isinstance(node.get(name), list) and not isinstance(value, list))
+        node[name] = text if of_texts and not isinstance(value, str) else value
     return from_dict(type(config), table)
 
 

@@ -21,7 +21,8 @@ from hwm.config import RunConfig, changed, from_toml, override
 from hwm.contracts import Batch
 from hwm.data.clips import FIELDS, Clips, sample_indices
 from hwm.data.describe import state_statistics
-from hwm.data.onex import open_dataset, read_robot
+from hwm.data.onex import read_robot
+from hwm.data.together import open_together
 from hwm.evaluate.token_scores import unigram_counts
 from hwm.models.build import build_model
 from hwm.predict.rollout import Dream, FrameDecoder
@@ -54,15 +55,21 @@ REMEDY = {
 """What to do for want of data of each kind."""
 
 
-def open_clips(config: RunConfig, folder: str | Path, *, training: bool, identity: Identity = {}) -> Clips:  # noqa: B006
-    """The clips of a dataset as this run wants them.
+Folders = str | Path | Sequence[str | Path]
+"""Where data lie: one dataset, or several that are read as one."""
+
+
+def open_clips(config: RunConfig, folder: Folders, *, training: bool, identity: Identity = {}) -> Clips:  # noqa: B006
+    """The clips of a dataset, or of several one after the other, as this run wants them.
 
     identity: of what the run learns from.
     Raises ValueError when the data does not fit the model or what it learns from: wrong kind, grid, vocabulary, channels,
     robot or tokenizer.
     """
-    dataset: Any = open_dataset(folder)
+    folders = [folder] if isinstance(folder, str | Path) else list(folder)
+    dataset: Any = open_together(folders)
     model: Any = config.model
+    folder = " and ".join(map(str, folders))
     window, overlap, is_tokenizer = config.data.clip, config.data.overlap and training, model.role == "tokenizer"
     if dataset.kind != model.kind:
         who = "a tokenizer" if is_tokenizer else "this model"
@@ -101,7 +108,7 @@ def fitted(config: RunConfig) -> RunConfig:
     """
     model: Any = config.model
     usual: Any = type(model)()
-    robot = read_robot(config.data.train) if config.data.train else EVE
+    robot = read_robot(config.data.train[0]) if config.data.train else EVE
     if model.role == "tokenizer" or robot.dim == usual.state_dim or model.state_dim not in (usual.state_dim, robot.dim):
         return config
     changes: dict[str, Any] = {"state_dim": robot.dim}
@@ -199,11 +206,11 @@ def _ready(
     """The configuration for these data and processes, the clips for training and validation, and what the run learns from."""
     if not config.data.train:
         raise ValueError("data.train is empty: give the training data with --data FOLDER")
-    expect_apart(out, config.data.train, config.data.val, config.tokenizer, config.init)
+    expect_apart(out, *config.data.train, config.data.val, config.tokenizer, config.init)
     given = config.init
     config = dealt_out(taken_up(fitted(config), out, prolong=prolong), out, world=world)
 
-    def opened(folder: str, *, training: bool, identity: Identity) -> Clips:
+    def opened(folder: Folders, *, training: bool, identity: Identity) -> Clips:
         # The first process compares the files with their checksums and notes it: the others need not.
         if processes.world > 1:
             processes.on_first(lambda: len(open_clips(config, folder, training=training, identity=identity)))
@@ -227,16 +234,16 @@ def expect_tokenizer(config: RunConfig, identity: Identity) -> None:
     """Raise ValueError where the tokenizer that a run names did not make its data: it could not show what is predicted."""
     if not config.tokenizer or config.model.role == "tokenizer" or config.model.kind == "video":
         return
-    name = config.tokenizer
+    name, where = config.tokenizer, " and ".join(config.data.train)
     if is_file(Path(name) / "encoder.jit"):
         remedy = f"leave it away: `hwm evaluate RUN --tokenizer {name} --trust` opens it"
         raise ValueError(f"{name}: a TorchScript tokenizer is a program, and training runs none; {remedy}")
     coder = open_tokenizer(name, kind=config.model.kind)
     if identity["tokenizer"] is None and name in own_names():
         fault = f"no tokenizer.json says who made it, as {name} does, which the run names"
-        raise ValueError(f"{config.data.train}: {fault}; --set tokenizer= trains without pictures")
+        raise ValueError(f"{where}: {fault}; --set tokenizer= trains without pictures")
     if identity["tokenizer"] not in (None, coder.fingerprint()):
-        fault = f"{config.data.train}: was encoded by another tokenizer than {config.tokenizer}, which the run names"
+        fault = f"{where}: was encoded by another tokenizer than {config.tokenizer}, which the run names"
         raise ValueError(f"{fault}; give the one that made the data with --tokenizer")
 
 
@@ -369,7 +376,7 @@ def _inside(config: RunConfig, folder: Path, base: str) -> RunConfig:
     return changed(config, values)
 
 
-def clips_for(run: Run, folder: Path) -> Clips:
+def clips_for(run: Run, folder: Folders) -> Clips:
     """Clips to use a run on.  Raises ValueError as `open_clips`."""
     return open_clips(run.config, folder, training=False, identity=run.identity)
 

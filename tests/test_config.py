@@ -45,7 +45,8 @@ def test_broken_files_are_named(tmp_path, text):
 ])
 def test_any_text_is_read_as_it_was_written(tmp_path, path):
     config = override(RunConfig(), [f"data.train={path}", "train.weight_decay=0.1"])
-    assert config.data.train == path and config == changed(RunConfig(), {"data.train": path, "train.weight_decay": 0.1})
+    assert config.data.train == ((path,) if path else ())
+    assert config == changed(RunConfig(), {"data.train": path, "train.weight_decay": 0.1})
     (tmp_path / "config.toml").write_text(to_toml(config), encoding="utf-8", newline="")
     assert from_toml(RunConfig, tmp_path / "config.toml") == config
 

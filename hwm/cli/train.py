@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 def train(
     recipe: str = "", /,
-    *, out: Path, data: str = "", val: str = "", config: Path | None = None, tokenizer: str = "", seed: int | None = None,
-    init: str = "", anew: tuple[str, ...] = (), nproc: Annotated[int, Range(0, 4096)] = 0, device: str = "auto",
-    set: tuple[str, ...] = (),
+    *, out: Path, data: tuple[str, ...] = (), val: str = "", config: Path | None = None, tokenizer: str = "",
+    seed: int | None = None, init: str = "", anew: tuple[str, ...] = (), nproc: Annotated[int, Range(0, 4096)] = 0,
+    device: str = "auto", set: tuple[str, ...] = (),
 ) -> int:
     """Train a recipe in a run folder; run it again to resume, on as many processes as you like.
 
@@ -35,7 +35,7 @@ def train(
     Args:
         recipe: Name of a recipe (`hwm recipes`); may be left out with --config.
         out: Run folder.
-        data: Training data.
+        data: Training data; several folders are learned from together, of one robot, tokenizer and clock.
         val: Held-out data, for validation while training.
         config: A config.toml to start from instead of a recipe.
         tokenizer: The tokenizer that made the tokens, for pictures.
@@ -76,13 +76,13 @@ def train(
 
 
 def _configured(
-    recipe: str, file: Path | None, changes: Sequence[str], *, data: str, val: str, device: str, tokenizer: str = "",
+    recipe: str, file: Path | None, changes: Sequence[str], *, data: Sequence[str], val: str, device: str, tokenizer: str = "",
     seed: int | None = None, init: str = "", anew: Sequence[str] = (),
 ) -> RunConfig:
     """A recipe, or the file of a configuration, with what the command line changes."""
     from hwm.config import RunConfig, changed, from_toml, override, to_toml
     from hwm.recipes import recipe as find
-    given = {"data.train": data or None, "data.val": val or None, "tokenizer": tokenizer or None, "seed": seed}
+    given = {"data.train": list(data) or None, "data.val": val or None, "tokenizer": tokenizer or None, "seed": seed}
     given |= {"init": init or None}
     given["train.device"] = None if device == "auto" else device
     chosen = changed(from_toml(RunConfig, file) if file else find(recipe), {k: v for k, v in given.items() if v is not None})
@@ -130,8 +130,8 @@ def _as_one_of_many(config: RunConfig, out: Path) -> int:
 
 def doctor(
     recipe: str = "", /,
-    *, data: str = "", val: str = "", video: str = "", config: Path | None = None, set: tuple[str, ...] = (), out: Path = Path(),
-    nproc: Annotated[int, Range(1, 4096)] = 1, device: str = "auto", json: bool = False, quick: bool = False,
+    *, data: tuple[str, ...] = (), val: str = "", video: str = "", config: Path | None = None, set: tuple[str, ...] = (),
+    out: Path = Path(), nproc: Annotated[int, Range(1, 4096)] = 1, device: str = "auto", json: bool = False, quick: bool = False,
 ) -> int:
     """Check a machine, a dataset and a recipe together, before a training spends hours on them.
 
@@ -140,7 +140,7 @@ def doctor(
 
     Args:
         recipe: Name of a recipe (`hwm recipes`); without one and without --config only the machine is checked.
-        data: Training data; without it the recipe runs on random clips.
+        data: Training data, of one folder or several; without it the recipe runs on random clips.
         val: Held-out data.
         video: The raw dataset that tokens or latents were made from: how well the tokenizer rebuilds it, as `hwm tokenize` says.
         config: A config.toml instead of a recipe.

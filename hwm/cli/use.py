@@ -20,7 +20,7 @@ def evaluate(
     data: Path,
     video: Path | None = None,
     tuning: Path | None = None,
-    training: Path | None = None,
+    training: tuple[Path, ...] = (),
     base: str = "",
     out: Path | None = None,
     part: Part = None,
@@ -40,7 +40,7 @@ def evaluate(
         video: compression, hwm: the raw dataset the data were made from, to score against the original video as well.
         tuning: sampling: other raw video, on which blur and blend are chosen; with --doubt: other data of that kind, on which
             its intervals are learned.  Default: the first clips of the data.
-        training: The training data, for the frequencies of tokens, where the run does not keep them.
+        training: The training data, all its folders in order, for the frequencies of tokens, where the run does not keep them.
         base: The pretrained model that the run adapts, a folder or hub name: a run opens nothing outside of its folder unasked.
         out: Folder for the results; default: the run folder.
         part: k n: score only the k-th of n shares; by default torchrun, srun or a Slurm array says which.  0 1: all, also there.

@@ -179,6 +179,11 @@ class Dataset:
     every: int = 0
 
     @property
+    def roots(self) -> tuple[Path, ...]:
+        """The folders that it lies in."""
+        return (self.root,)
+
+    @property
     def num_frames(self) -> int:
         """Frames of all shards."""
         return sum(shard.num_frames for shard in self.shards)

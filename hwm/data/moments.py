@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,21 +124,29 @@ def write_statistics(root: str | Path, *, channels: int) -> None:
     Raises ValueError when no shard has a whole block, or sampling clip, inside one segment.
     """
     root = Path(root)
+    found = pooled_statistics([root], channels=channels)
+    values = {"mean": found.mean_C, "std": found.std_C, "change_mean": found.change_mean_C, "change_std": found.change_std_C}
+    write_json(root / "statistics.json", {name: value.tolist() for name, value in values.items()})
+
+
+def pooled_statistics(roots: Sequence[Path], *, channels: int) -> LatentStatistics:
+    """The statistics of all shards of one dataset or several, from their moments.
+
+    Raises ValueError, naming the file or the first folder, for damaged moments, or none of a whole row inside one segment.
+    """
     totals = {"latents": Moments.none(channels), "changes": Moments.none(channels)}
-    for index in layout.MOMENTS.indices(root):  # in order: floating-point sums depend on it
-        path = layout.MOMENTS.find(root, index)
-        table = read_json(path)
+    for path in (layout.MOMENTS.find(root, index) for root in roots for index in layout.MOMENTS.indices(root)):
+        table = read_json(path)  # in order: floating-point sums depend on it
         for name in totals:
             try:
                 totals[name] = totals[name].merged(Moments.from_json(table.get(name), width=channels))
             except ValueError as error:
                 raise ValueError(f"{path}: {name}: {error}; delete this shard and tokenize again") from None
     if not totals["changes"].count:
-        row = "sampling clip of 77 frames" if layout.CLIP_STARTS.indices(root) else "block of whole grids"
-        raise ValueError(f"{root}: no {row} inside one segment, so nothing to learn from; use more data")
+        row = "sampling clip of 77 frames" if layout.CLIP_STARTS.indices(roots[0]) else "block of whole grids"
+        raise ValueError(f"{roots[0]}: no {row} inside one segment, so nothing to learn from; use more data")
     latents, changes = totals["latents"], totals["changes"]
-    values = {"mean": latents.mean, "std": latents.std, "change_mean": changes.mean, "change_std": changes.std}
-    write_json(root / "statistics.json", {name: value.tolist() for name, value in values.items()})
+    return LatentStatistics(latents.mean, latents.std, changes.mean, changes.std)
 
 
 def read_statistics(root: Path, *, channels: int) -> LatentStatistics:

@@ -91,8 +91,8 @@ def _data(exam: Examination, config: RunConfig, given: fit.Given, *, quick: bool
     if not config.data.train:
         exam.ask("data", lambda: ok("data", "none given: the recipe runs on random clips"))
         return True
-    usable = exam.ask("training data", fit.sound, "training data", config.data.train, quick=quick)
-    usable = usable and exam.ask("training clips", fit.fits, config, given, training=True)
+    sound = [exam.ask("training data", fit.sound, "training data", folder, quick=quick) for folder in config.data.train]
+    usable = all(sound) and exam.ask("training clips", fit.fits, config, given, training=True)
     if config.data.val:
         held = exam.ask("held-out data files", fit.sound, "held-out files", config.data.val, quick=quick)
         held = held and exam.ask("held-out clips", fit.fits, config, given, training=False)

@@ -20,7 +20,7 @@ from hwm.doctor.costs import WORKSPACE, RecipeCosts
 from hwm.doctor.machine import LEAST_FILES, open_files
 from hwm.doctor.rebuild import rebuilding
 from hwm.doctor.verdict import Verdict, count, fail, graded, ok, size, warn
-from hwm.runs import open_clips
+from hwm.runs import Folders, open_clips
 from hwm.tokenizers.open import open_tokenizer
 from hwm.training.checkpoint import newest_state
 from hwm.training.device import choose_device
@@ -148,6 +148,7 @@ def sound(name: str, folder: str, *, quick: bool) -> Iterator[Verdict]:
 
 def fits(config: RunConfig, given: Given, *, training: bool) -> Iterator[Verdict]:
     """Whether clips are of the model's kind and sizes, how many there are, and how often a run sees each."""
+    folder: Folders
     folder, name = (config.data.train, "training clips") if training else (config.data.val, "held-out clips")
     like = {} if training or given.train is None else meaning_of(given.train.dataset)
     clips = open_clips(config, folder, training=training, identity=like)
@@ -183,7 +184,7 @@ def files(given: Given) -> Verdict:
 def held_out(train: Dataset, val: Dataset) -> Verdict:
     """Whether state rows of the held-out data are also in the training data; rows at rest do not count."""
     remedy = "hold out other recordings: scores on seen ones say nothing"
-    if train.root.resolve() == val.root.resolve():
+    if val.root.resolve() in [root.resolve() for root in train.roots]:
         return fail("held-out data", "the same folder as the training data", remedy)
     seen, held = row_hashes(train), row_hashes(val)
     share = float(np.isin(held, seen).mean()) if len(held) else 0.0

@@ -18,6 +18,8 @@ def wan_revontuli() -> RunConfig:
     with one sample, 24.88 with 20, 25.53 with condition dropout and 100 steps (Revontuli report, Table 2); 36 h by the
     slides, on 8 B200 (the report says 4 x 8).  Clips of 256x256, the other reading of the report: model.grid=[16,16].
     One process holds 32 clips x 32 accumulated micro-batches, 52 GB by our arithmetic (`hwm recipes NAME`).
+    The report's first submission trained on training and validation data: --data TRAIN VAL, without condition dropout
+    (model.condition_dropout=0), validated on nothing that it had not seen (train.validate_every=0).
     The rate of condition dropout, betas, weight decay and clipping at a norm of 1 are ours; a rate of 0 trains without.
     """
     return RunConfig(

@@ -66,9 +66,11 @@ def expect_data(dataset: Any, identity: Identity) -> None:
 
 
 def decisive(config: RunConfig, *, places: bool = False) -> dict[str, Any]:
-    """The settings that decide what is learned, under dotted keys.  places: also where things lie."""
+    """The settings that decide what is learned, under dotted keys.  places: also where things lie, as old versions had it."""
     flat = _dotted(to_dict(config))
     # Only their product decides: how many clips a step learns from.  How they are dealt out depends on the machine.
+    if places:
+        flat["data.train"] = "".join(config.data.train[:1])  # it was one folder in those versions
     flat["train.batch_size x train.accumulate"] = flat.pop("train.batch_size") * flat.pop("train.accumulate")
     free = FREE | ({"train.steps"} if config.train.schedule == "constant" else set()) | (set() if places else {*PLACES})
     return {key: value for key, value in flat.items() if key not in free}
@@ -98,14 +100,16 @@ def expect_same(state: Mapping[str, Any], config: RunConfig, identity: Identity,
         raise ValueError(f"{run / 'config.toml'}: this run has {key} = {there!r}, not {here!r}: {why}, or choose another folder")
     if "settings" not in state:  # of a version that knew data by their paths alone
         before = from_toml(RunConfig, run / "config.toml").data
-        for key, old, new in (("train", before.train, config.data.train), ("val", before.val, config.data.val)):
-            if Path(old).resolve() != Path(new).resolve() or bool(old) != bool(new):
+        trained = (list(before.train), list(config.data.train))
+        for key, old, new in (("train", *trained), ("val", [before.val], [config.data.val])):
+            if [(bool(p), Path(p).resolve()) for p in old] != [(bool(p), Path(p).resolve()) for p in new]:
                 why = "it was made before data had fingerprints: go on once with the data in their old place"
-                raise ValueError(f"{run}: this run has data.{key} = {old!r}, not {new!r}; {why}, or choose another folder")
+                there, here = " and ".join(old), " and ".join(new)
+                raise ValueError(f"{run}: this run has data.{key} = {there!r}, not {here!r}; {why}, or choose another folder")
     known = state.get("identity", {})
     for name, what in WHAT.items():
         if None not in (known.get(name), identity.get(name)) and known[name] != identity[name]:
-            where = getattr(config.data, name)
+            where = " and ".join(config.data.train) if name == "train" else config.data.val
             raise ValueError(f"{run}: this run learned with other {what} than lie in {where} now: give those with --"
                              f"{'data' if name == 'train' else name}, wherever they lie, or choose another folder")  # fmt: skip
     began, begins = ((about.get("init") or {}).get("weights") for about in (known, identity))

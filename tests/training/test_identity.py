@@ -1,19 +1,23 @@
 """A run goes on with the data that it learned from, wherever they lie, and is used on data of its robot alone."""
 
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from refusing import refused
 from tiny_line import token_data
 from tiny_training import CONFIG, run
 
+from hwm.cli import main
 from hwm.config import RunConfig as Config
 from hwm.config import changed, from_toml, to_toml
 from hwm.data.dataset import hash_of
 from hwm.model_config import STConfig
 from hwm.robot import ROBOTS
-from hwm.runs import clips_for, load_run, train
+from hwm.runs import clips_for, load_run, open_clips, train
 from hwm.training import checkpoint
 from hwm.training.identity import FREE, decisive, expect_config, settings_of
 
@@ -47,7 +51,7 @@ def test_a_path_is_only_a_hint(place):
         assert train(configured(path, train__steps=steps), "r").step == steps
     Path("d").rename("moved")
     assert train(configured("moved", train__steps=5), "r").step == 5
-    assert from_toml(Config, Path("r/config.toml")).data.train == "moved"
+    assert from_toml(Config, Path("r/config.toml")).data.train == ("moved",)
     other_data(Path("d"))
     for steps in (5, 6):  # complete, and to be continued
         told = refused("other training data than lie in d now", train, configured("d", train__steps=steps), "r")
@@ -63,6 +67,45 @@ def test_held_out_data_are_compared_too(place):
     assert train(configured("d", **settings | {"data__val": "w", "train__steps": 2}), "s").step == 2
     other_data(Path("v"))
     refused("other held-out data than lie in v now.*--val", train, configured("d", **settings, train__steps=3), "s")
+
+
+def test_several_folders_are_learned_from_together(place, capsys):
+    """Clips one after the other, known by what all of them hold in their order, wherever they lie."""
+    token_data(Path("e"), shards=1, segments=(60,))
+    both = {"data__train": ["d", "e"]}
+    alone = [open_clips(configured(name), name, training=True) for name in "de"]
+    joined = open_clips(configured("d"), ["d", "e"], training=True)
+    assert len(joined) == sum(map(len, alone)) and len(set(joined.segments())) == sum(len(set(c.segments())) for c in alone)
+    for clips, first in zip(alone, (0, len(alone[0]))):
+        expected, found = clips.batch(np.arange(len(clips))), joined.batch(first + np.arange(len(clips)))
+        assert torch.equal(expected.tokens_BTHW, found.tokens_BTHW) and torch.equal(expected.states_BFA, found.states_BFA)
+    train(configured("d", **both), "s")
+    assert from_toml(Config, Path("s/config.toml")).data.train == ("d", "e")
+    assert len(json.loads(Path("s/unigram.json").read_text())["counts"]) == 32
+    Path("e").rename("f")
+    assert train(configured("d", data__train=["d", "f"], train__steps=2), "s").step == 2
+    for other in (["f", "d"], ["d"]):
+        refused("other training data than lie in", train, configured("d", data__train=other, train__steps=3), "s")
+    refused("d and d: one of them is given twice", train, configured("d", data__train=["d", "d"]), "t")
+    assert main(["evaluate", "s", "--data", "d", "--training", "d", "f", "--clips", "2", "--out", "scores"]) == 0
+    assert main(["evaluate", "s", "--data", "d", "--training", "f", "d", "--clips", "2"]) == 2
+    assert "f and d: is not what the run learned from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what, change", [
+    ("tokenizers", ("tokenizer.json", '"fingerprint": "tiny"', '"fingerprint": "else"')),
+    ("robots' states", ("robot.toml", '"HIP_YAW"', '"J0"')), ("rates", ("metadata.json", '"hz": 30', '"hz": 10')),
+    ("sizes", ("tokenizer.json", '"vocab_size": 32', '"vocab_size": 64')),
+])
+def test_folders_that_do_not_belong_together_are_named(place, what, change):
+    name, old, new = change
+    robot(Path("e"))
+    text = Path("e", name).read_text()
+    assert old in text
+    Path("e", name).write_text(text.replace(old, new, 1))
+    for given in (["d", "e"], ["e", "d"]):
+        told = refused(rf"{' and '.join(given)}: .*for their {what} differ", train, configured("d", data__train=given), "s")
+        assert "\n" not in told and not Path("s").exists()
 
 
 def test_a_start_that_failed_settles_nothing(place):
