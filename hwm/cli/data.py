@@ -208,6 +208,7 @@ def tokenize(
     from hwm.work.claim import expect_apart
     from hwm.work.progress import Counter
     from hwm.work.share import chosen_share
+    view = View(camera, state, crop, hz, robot)
     share, own = chosen_share(part), str(choose_device(device))
     alone = part is not None or share.count == 1
     processes = workers or (usable_cores() if own == "cpu" and alone else 1)
@@ -218,14 +219,13 @@ def tokenize(
     for source, target in targets:
         lines: list[str] = []
         if share.index == 0 and not (target / "metadata.json").is_file():
-            _say_how_rebuilt(source, tokenizer, size=size, trust=trust, device=own)
+            _say_how_rebuilt(source, tokenizer, size=size, trust=trust, device=own, view=view)
         # Held-out sets stay aligned with their video.
         cuts = phases if not several or source.name.startswith("train") else 1
         with Counter(f"tokenizing {source.name}", unit="shards") as counter:
             run(
                 source, target, tokenizer=tokenizer, size=size, phases=cuts, every=every, workers=processes, share=share,
-                max_bad=max_bad, trust=trust, device=own, view=View(camera, state, crop, hz, robot), progress=counter,
-                say=lines.append,
+                max_bad=max_bad, trust=trust, device=own, view=view, progress=counter, say=lines.append,
             )
         print(target, *lines, sep="\n  ", flush=True)
     return 0

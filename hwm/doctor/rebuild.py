@@ -18,6 +18,7 @@ import torch
 
 from hwm.clock import SAMPLING_STEP, subsample
 from hwm.data.onex import open_dataset
+from hwm.data.recordings.excerpt import WHOLE, View
 from hwm.data.windows import ClipIndex
 from hwm.doctor.verdict import Verdict, count, graded
 from hwm.evaluate.metrics import psnr
@@ -74,13 +75,16 @@ class Rebuilt:
 
 
 @torch.no_grad()
-def rebuild(coder: Any, raw: str | Path, *, size: int = 0, clips: int = CLIPS, device: str = "cpu") -> Rebuilt:
+def rebuild(
+    coder: Any, raw: str | Path, *, size: int = 0, clips: int = CLIPS, device: str = "cpu", view: View = WHOLE
+) -> Rebuilt:
     """Encode and decode clips spread over a raw dataset, each a block of the tokenizer or, by Wan's clock, a sampling clip.
 
     coder: any tokenizer.  size: side in pixels to which frames are resized first, 0 keeps them.
+    view: what of the recordings is taken.
     Raises ValueError where the dataset is none of video, has no such clip, or frames do not divide by the tokenizer's stride.
     """
-    dataset: Any = open_dataset(raw)
+    dataset: Any = open_dataset(raw, view=view)
     if dataset.kind != "video":
         raise ValueError(f"{raw}: holds no video; give the raw dataset (videos as .mp4)")
     dataset = dataset.resized(size) if size else dataset
@@ -127,10 +131,12 @@ def remedy(coder: Any, tokenizer: str, raw: str | Path, *, size: int = 0) -> str
     return f"{what} on this video: {command}; {then}"
 
 
-def rebuilding(tokenizer: str, raw: str | Path, *, size: int = 0, trust: bool = False, device: str = "cpu") -> Verdict:
+def rebuilding(
+    tokenizer: str, raw: str | Path, *, size: int = 0, trust: bool = False, device: str = "cpu", view: View = WHOLE
+) -> Verdict:
     """The verdict on a tokenizer and a video."""
     coder = open_tokenizer(tokenizer, trust=trust, device=device)
     if coder.kind == "video":
         raise ValueError(f"{tokenizer}: leaves frames as they are; there is nothing to rebuild")
-    found = rebuild(coder, raw, size=size, device=device)
+    found = rebuild(coder, raw, size=size, device=device, view=view)
     return graded("rebuilding", found.text(), remedy(coder, tokenizer, raw, size=size), warns=found.poor)

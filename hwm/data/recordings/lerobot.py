@@ -25,6 +25,8 @@ from hwm.safe_load.video import promised_frames
 INFO, EPISODES = "meta/info.json", "meta/episodes.jsonl"
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 STATE = "observation.state"
+OTHER_NAMES = {STATE: "state", "action": "actions"}
+"""What some writers call these features."""
 MAX_LINES_BYTES = 1_000_000_000
 DRIFT = 2
 """Frames by which a file's time stamps may have drifted from its frames, which are counted."""
@@ -129,7 +131,8 @@ def open_lerobot(
     if not isinstance(features, dict) or not all(isinstance(about, dict) for about in features.values()):
         raise ValueError(f"{root / INFO}: expected a table under 'features'; fetch it again")
     seen = _camera(root, features, camera)
-    robot = _robot(root, info, features, tuple(state))
+    state = tuple(name if name in features else OTHER_NAMES.get(name, name) for name in state)
+    robot = _robot(root, info, features, state)
     episodes = (_episodes_v3 if version == "v3.0" else _episodes_v2)(root, info, seen, int(hz))
     files: dict[Path, list[Episode]] = {}
     for episode in episodes:
@@ -139,7 +142,7 @@ def open_lerobot(
         shown_there.sort(key=lambda episode: episode.first)
         shard = LeRobotShard(
             root, index, sum(episode.length for episode in shown_there), path, shown_there[0].rows, shown_there[0].rows, robot,
-            int(hz), episodes=tuple(shown_there), state=tuple(state),
+            int(hz), episodes=tuple(shown_there), state=state,
         )  # fmt: skip
         try:
             shard.check_sizes()
@@ -168,25 +171,30 @@ def _camera(root: Path, features: dict[str, Any], asked: str) -> str:
 def _robot(root: Path, info: dict[str, Any], features: dict[str, Any], state: tuple[str, ...]) -> Embodiment:
     """What the rows mean: by robot.toml beside the data, a known robot of that type, or the features' own names."""
     names: list[str] = []
-    parts: list[tuple[str, ...]] = []
+    parts: list[tuple[str, ...]] = []  # names that the features themselves give
+    usual = {other: name for name, other in OTHER_NAMES.items()}
     for feature in state:
+        called = usual.get(feature, feature)
         about = features.get(feature, {})
         shape = about.get("shape")
         if not isinstance(shape, list) or len(shape) != 1 or type(shape[0]) is not int or not 0 < shape[0] <= 4096:
             numbers = (name for name, other in features.items() if str(other.get("dtype")).startswith("float"))
-            known = ", ".join(shown(name) for name in numbers if name != "timestamp")
-            raise ValueError(f"{root / INFO}: has no row of numbers {shown(feature)!r}; choose among {known}")
+            known = ", ".join(shown(name) for name in numbers if name != "timestamp") or "none at all"
+            fault = f"has no row of numbers {shown(called)!r}, only {known}"
+            raise ValueError(f"{root / INFO}: {fault}; choose another --state, or rename it here and in the tables")
         own = _flat(about.get("names"))
-        own = own if len(own) == shape[0] else [f"{feature.rpartition('.')[2]}_{i}" for i in range(shape[0])]
-        parts.append(tuple(own))
-        names += own if len(state) == 1 else [f"{feature}.{name}" for name in own]
+        if len(own) == shape[0]:
+            parts.append(tuple(own))
+        else:
+            own = [f"{feature.rpartition('.')[2]}_{i}" for i in range(shape[0])]
+        names += own if len(state) == 1 else [f"{called}.{name}" for name in own]
     kind = re.sub(r"[^a-z0-9]+", "-", str(info.get("robot_type") or "robot").lower()).strip("-") or "robot"
     for path in (root / "robot.toml", ROBOTS / f"{kind}.toml"):
         if path.is_file():
             robot = read_embodiment(path)
-            if len(state) > 1 and len(names) == len(state) * robot.dim and len({robot.names, *parts}) == 1:
-                robot = robot.repeated(state)
-            if robot.names == tuple(names):
+            if len(state) > 1 and len(names) == len(state) * robot.dim and {robot.names}.issuperset(parts):
+                robot = robot.repeated([usual.get(feature, feature) for feature in state])
+            if robot.names == tuple(names) or (not parts and robot.dim == len(names)):
                 return robot
     if (root / "robot.toml").is_file():
         raise ValueError(f"{root / 'robot.toml'}: its names are not the {len(names)} of {', '.join(state)} in {INFO}; correct it")

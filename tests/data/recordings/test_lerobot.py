@@ -10,6 +10,7 @@ from refusing import refused
 
 from hwm.data.describe import check
 from hwm.data.onex import open_dataset
+from hwm.data.recordings.excerpt import View
 from hwm.data.recordings.lerobot import open_lerobot
 from hwm.data.video import VideoWriter
 from hwm.robot import ROBOTS, read_embodiment
@@ -148,7 +149,7 @@ def test_states_actions_or_both(tmp_path):
     assert read_right(open_lerobot(tmp_path, state=("action",)), of=lambda e, n: states(e, n) + 0.5)
     both = open_lerobot(tmp_path, state=("observation.state", "action"))
     assert both.robot.names[3] == "action.hip" and both.shards[0].states.shape == (21, 6)
-    refused("has no row of numbers 'speed'; choose among observation.state, action", open_lerobot, tmp_path, state=("speed",))
+    refused("has no row of numbers 'speed', only observation.state, action; choose", open_lerobot, tmp_path, state=("speed",))
 
 
 def test_a_camera_is_chosen_by_name_or_its_last_part(tmp_path):
@@ -175,6 +176,10 @@ def point(path):
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1000\n")
 
 
+def other_codec(path):
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
+
+
 def drifted(step):
     """Time stamps of files whose every frame is a little longer than it is said to be."""
     return {f"videos/{CAMERA}/from_timestamp": [0.0, (12 + step) / FPS, 0.0]}
@@ -194,6 +199,29 @@ FINE = {
 @pytest.mark.parametrize("change", FINE.values(), ids=FINE)
 def test_read_right_all_the_same(tmp_path, change):
     assert read_right(open_dataset(write(tmp_path, **change)))
+
+
+def test_a_robots_file_names_the_states_that_the_format_leaves_unnamed(tmp_path):
+    plain = {"dtype": "float32", "shape": [WIDTH], "names": None}
+    write(tmp_path, info={"features": info_of("v3.0")["features"] | {"observation.state": plain, "action": plain}})
+    assert open_dataset(tmp_path).robot.names == ("state_0", "state_1", "state_2")
+    (tmp_path / "robot.toml").write_text('name="mine"\nnames=["a", "b", "c"]\nunits=["rad", "rad", "0..1"]\n')
+    assert open_dataset(tmp_path).robot.names == ("a", "b", "c")
+    both = open_dataset(tmp_path, view=View(state="both")).robot
+    assert both.names[2:4] == ("observation.state.c", "action.a") and both.kinds[2] == both.kinds[5] == "closure"
+    (tmp_path / "robot.toml").write_text('name="mine"\nnames=["a"]\nunits=["rad"]\n')
+    refused("robot.toml: its names are not the 3 of observation.state", open_dataset, tmp_path)
+
+
+def test_features_that_are_called_state_and_actions(tmp_path):
+    named = {"observation.state": "state", "action": "actions"}
+    features = {named.get(name, name): about for name, about in info_of("v3.0")["features"].items()}
+    write(tmp_path, info={"features": features})
+    table = pq.read_table(data_of(tmp_path, 0))
+    pq.write_table(table.rename_columns([named.get(name, name) for name in table.column_names]), data_of(tmp_path, 0))
+    assert read_right(open_dataset(tmp_path))
+    both = open_dataset(tmp_path, view=View(state="both"))
+    assert both.robot.names[::3] == ("observation.state.hip", "action.hip") and both.shards[0].states.shape == (21, 6)
 
 
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
@@ -231,7 +259,10 @@ WRONG = [
     (V3, {"info": {"data_path": "{chunk_index.__class__}"}}, None, "file"),
     (V3, {"info": {"video_path": "v/{episode_index}.mp4"}}, None, "video_path names 'episode_index'"),
     (V3, {"info": {"features": {"state": {"dtype": "float32", "shape": [3]}, CAMERA: {"dtype": "video"}}}}, None,
-     "has no row of numbers 'observation.state'; choose among state"),
+     "file-000.parquet: has no column 'state'"),
+    (V3, {"info": {"features": {"qpos": {"dtype": "float32", "shape": [3]}, CAMERA: {"dtype": "video"}}}}, None,
+     "has no row of numbers 'observation.state', only qpos; choose another --state, or rename it here"),
+    (V3, {}, lambda root: other_codec(film_of(root, 2)), "file-001.mp4: .*codec"),
     (V3, {"info": {"features": {"image": {"dtype": "image"}}}}, None, "keeps image as single pictures"),
     (V3, {"info": {"total_episodes": 4}}, None, "episode 3 is missing"),
 ]  # fmt: skip
