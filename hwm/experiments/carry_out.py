@@ -21,6 +21,7 @@ from hwm.experiments.experiment import PICTURES, Experiment, Found, Json, Plan, 
 from hwm.work.claim import expect_apart
 from hwm.work.files import atomic_path, new_folder
 from hwm.work.jobs import Job, run_jobs
+from hwm.work.server import warm
 
 ALL_CLIPS = 1000
 """How many clips all of them are taken for, for the time left."""
@@ -32,6 +33,8 @@ def carry_out(name: str, experiment: Experiment, plan: Plan) -> Path | None:
     Raises ValueError for a training or a scoring that failed, Stopped where it was told to stop; the same call then goes on.
     """
     expect_apart(plan.out, plan.data)
+    # What its trainings and scorings need, AdamW's torch._dynamo too, is imported once for all of them.
+    warm("hwm.runs", "hwm.apply", "torch._dynamo", "matplotlib.backends.backend_agg")
     from hwm.evaluate.plots import missing
 
     if told := missing():

@@ -3,22 +3,21 @@
 Unlike the workers of `workers`, which are ended at once, a job hears of a stop and saves what it has.
 """
 
-import multiprocessing
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 from hwm.safe_load.paths import one_line
 from hwm.work.allowance import killed_for_memory
 from hwm.work.memory import EXIT_CODE, OutOfMemory, shortage
 from hwm.work.progress import Counter
-from hwm.work.signals import StopFlag, Stopped, ending, stop_with_parent
-from hwm.work.workers import start
+from hwm.work.server import context, hear_signals, start, take_over, with_the_parent
+from hwm.work.signals import StopFlag, Stopped, ending
 
 
 @dataclass(frozen=True)
@@ -70,18 +69,16 @@ def run_jobs(jobs: Sequence[Job], *, parallel: int, what: str, unit: str, every:
 
 def _started(job: Job) -> BaseProcess:
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    # Of a server that has imported torch already, which takes seconds, and has run nothing of it.
-    way = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context: Any = multiprocessing.get_context(way)
-    context.set_forkserver_preload(["torch"])
-    process = context.Process(target=_run, args=(job.run, job.log))
+    process: BaseProcess = context().Process(target=_run, args=(job.run, job.log, dict(os.environ)))
     start(process)
     return process
 
 
-def _run(run: Callable[[], int], log: Path) -> None:
+def _run(run: Callable[[], int], log: Path, environment: Mapping[str, str]) -> None:
     """What the process does: everything it says goes to the log, a mistake as its last line."""
-    stop_with_parent()
+    take_over(environment)
+    hear_signals()
+    with_the_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

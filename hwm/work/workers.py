@@ -1,27 +1,21 @@
-"""Worker processes for long work: spawned, watched, and ended at once when one dies or a stop is asked for.
+"""Worker processes for long work: watched, and ended at once when one dies or a stop is asked for.
 
-They are spawned: a fork would copy half-started threads.  They leave every signal to the process that started them,
-and end with it, however it ends: none lingers, and none prints.
+They leave every signal to the process that started them, and end with it, however it ends: none lingers, and none prints.
 """
 
-import multiprocessing
 import os
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing import resource_tracker
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, cast
 
 from hwm.work.allowance import killed_for_memory
 from hwm.work.files import remove_torsos
 from hwm.work.memory import OutOfMemory, shortage
 from hwm.work.ranges import Range
+from hwm.work.server import context, signals_blocked, start, take_over, with_the_parent
 from hwm.work.signals import StopFlag
 
 POLL_SECONDS, SHUTDOWN_SECONDS = 0.2, 5
@@ -56,21 +50,7 @@ def work_off(
 
 def new_lock() -> Any:
     """A lock for `shared`."""
-    _start_tracker()
-    return multiprocessing.get_context("spawn").Lock()
-
-
-def start(process: BaseProcess) -> None:
-    """Start a process that does not run the main script again: that may be guarded by nothing, or come from standard input.
-
-    What the process is to do is therefore looked up in modules alone.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        process.start()
-    finally:
-        sys.modules["__main__"] = main
+    return context().Lock()
 
 
 class _Team:
@@ -80,13 +60,11 @@ class _Team:
         self._members: dict[Connection, BaseProcess] = {}
         # What is in `shared` must live as long as the team: a process that is starting up looks locks up by name.
         self._shared, self._prepare = shared, prepare
-        context = multiprocessing.get_context("spawn")
         self._killed = killed_for_memory()
-        _start_tracker()
-        with _signals_blocked():
+        with signals_blocked():
             for _ in range(size):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(theirs, *shared), daemon=True)
+                ours, theirs = context().Pipe()
+                process = context().Process(target=_serve, args=(theirs, dict(os.environ), *shared), daemon=True)
                 start(process)
                 theirs.close()
                 self._members[ours] = process
@@ -144,31 +122,10 @@ class _Team:
         return {process.pid for process in self._members.values() if process.pid}
 
 
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """A process started inside never gets SIGINT, SIGTERM or SIGHUP; this one gets them afterwards."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_tracker() -> None:
-    """Start Python's own helper process, once, so that no signal to the group ends it before this process.
-
-    It ignores SIGINT and SIGTERM by itself, but unblocks them here, so it is not started among the workers.
-    """
-    with _signals_blocked():
-        resource_tracker.ensure_running()
-
-
-def _serve(pipe: Connection, *shared: Any) -> None:
+def _serve(pipe: Connection, environment: Mapping[str, str], *shared: Any) -> None:
     """Loop of a worker: first what prepares it, then jobs come in until None; what is told, ends and errors go out."""
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    take_over(environment)
+    with_the_parent(lambda: os._exit(1))
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
             run = pipe.recv()(*shared)
@@ -182,10 +139,3 @@ def _serve(pipe: Connection, *shared: Any) -> None:
             if not short and not isinstance(error, ValueError | OSError | ImportError):
                 raise
             pipe.send(("error", OutOfMemory(short) if short else error))
-
-
-def _end_with_the_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)

@@ -95,6 +95,11 @@ def members(group):
     return found
 
 
+def children(pid):
+    """Ids of the processes that a process started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def wait_for(condition, seconds):
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
@@ -172,8 +177,9 @@ def test_a_killed_worker_of_the_command(place, tmp_path, record_property):
     out = tmp_path / "out"
     process = call(place, out, "--phases", 8)
     wait_for(lambda: len(list(out.glob("metadata/*.json"))) >= 2, 60)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    workers = [int(c) for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+    (server,) = [c for c in children(process.pid) if b"forkserver" in Path(f"/proc/{c}/cmdline").read_bytes()]
+    workers = children(server)
+    assert len(workers) == 2
     begin = time.monotonic()
     os.kill(workers[0], signal.SIGKILL)
     _, errors = process.communicate(timeout=30)

@@ -52,6 +52,20 @@ except (ValueError, OSError, OutOfMemory) as error:
 """
 
 
+LONG = """
+import os, signal
+from hwm.work.signals import StopFlag
+
+def wait_for_a_stop():
+    with StopFlag() as stop:
+        print("waiting", os.getpid(), flush=True)
+        while not stop:
+            signal.pause()
+    print("saved", flush=True)
+    return 143
+"""
+
+
 @pytest.fixture
 def start(tmp_path):
     script, folder = tmp_path / "script.py", tmp_path / "out"
@@ -145,3 +159,21 @@ def test_workers_end_when_their_parent_is_killed(start):
     while any(map(alive, workers)) and time.monotonic() - begin < 10:
         time.sleep(0.02)
     assert not any(map(alive, workers)) and time.monotonic() - begin < 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
+def test_jobs_save_and_end_when_their_parent_is_killed(tmp_path):
+    (tmp_path / "long.py").write_text(LONG)
+    code = "from pathlib import Path; from long import wait_for_a_stop; from hwm.work.jobs import Job, run_jobs\n"
+    code += "run_jobs([Job(Path(), Path('log'), wait_for_a_stop, 1, lambda: 0)], parallel=1, what='training', unit='steps')"
+    path, log = os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parents[2])]), tmp_path / "log"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": path})
+    while not (log.is_file() and log.read_text().endswith("\n")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    job, begin = log.read_text().split()[1], time.monotonic()
+    while alive(job) and time.monotonic() - begin < 10:
+        time.sleep(0.02)
+    assert not alive(job) and log.read_text().splitlines()[1:] == ["saved"]
