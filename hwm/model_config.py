@@ -66,7 +66,7 @@ class Latents(Family):
     """What the families that carry noise to latents have in common."""
 
     kind: ClassVar[Kind] = "latents"
-    prediction_settings: ClassVar[tuple[str, ...]] = ("steps", "temperature", "guidance", "solver")
+    prediction_settings: ClassVar[tuple[str, ...]] = ("steps", "temperature", "guidance", "solver", "state_gate")
 
     channels: Width = 16
     """Channels of the latents."""
@@ -100,7 +100,28 @@ class Latents(Family):
 
 
 @dataclass(frozen=True)
-class Streams(Family):
+class Modulated(Family):
+    """What the families have in common in which the states modulate normalisations (and gates, where there are any)."""
+
+    state_gate: Annotated[float, Range(-1000, 1000)] = 1.0
+    """Factor of the modulation by the states: 0 takes it away, and a trained model tells by others what it makes of it (ours)."""
+    state_start: Weight = 0.0
+    """Standard deviation of that modulation's first weights; 0: it starts from nothing (AdaLN-Zero, the documents)."""
+
+    @property
+    def modulated(self) -> bool:
+        """Whether the states modulate anything, as configured."""
+        return True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.modulated and (self.state_gate != 1 or self.state_start):
+            where = 'model.state_injection="modulate"' if hasattr(self, "state_injection") else "model.state_modulation=true"
+            raise ValueError(f"model.state_gate and model.state_start are of the modulation by the states: set {where}")
+
+
+@dataclass(frozen=True)
+class Streams(Modulated):
     """What both Humanoid World Models have in common: streams of past and future, video and actions."""
 
     context_grids: Rows = 2
@@ -118,12 +139,18 @@ class Streams(Family):
     state_modulation: bool = False
     """The pooled state of a future grid also modulates the norms of its tokens, from nothing (ours)."""
 
+    @property
+    def modulated(self) -> bool:
+        """With state_modulation."""
+        return self.state_modulation
+
 
 @dataclass(frozen=True)
-class STConfig(Tokens):
+class STConfig(Modulated, Tokens):
     """ST-Transformer of the compression track (SYSTEMS.md section 1).  Defaults are the published model."""
 
     module: ClassVar[str] = "hwm.models.st_transformer:STTransformer"
+    prediction_settings: ClassVar[tuple[str, ...]] = ("state_gate",)
 
     family: Literal["st"] = "st"
     context_grids: Rows = 3
@@ -152,13 +179,18 @@ class STConfig(Tokens):
     """Above 0: that share of clips is fed that many future grids wholly predicted, one after the other (ours).  0: token by
     token, all predicted in one pass over the true ones."""
 
+    @property
+    def modulated(self) -> bool:
+        """With state_injection "modulate"."""
+        return self.state_injection == "modulate"
+
 
 @dataclass(frozen=True)
 class MaskedConfig(Streams, Tokens):
     """Masked-HWM (SYSTEMS.md section 2).  Defaults are the published base variant."""
 
     module: ClassVar[str] = "hwm.models.masked:MaskedHWM"
-    prediction_settings: ClassVar[tuple[str, ...]] = ("steps", "temperature", "remask")
+    prediction_settings: ClassVar[tuple[str, ...]] = ("steps", "temperature", "remask", "state_gate")
 
     family: Literal["masked"] = "masked"
     num_layers: Layers = 24
@@ -219,7 +251,7 @@ class FlowConfig(Streams, Latents):
 
 
 @dataclass(frozen=True)
-class WanConfig(Latents):
+class WanConfig(Modulated, Latents):
     """Wan2.2 TI2V with video and state conditioning (SYSTEMS.md section 4).  Defaults are the published 5 B model."""
 
     module: ClassVar[str] = "hwm.models.wan.model:WanWorldModel"
@@ -297,11 +329,12 @@ class WanConfig(Latents):
 
 
 @dataclass(frozen=True)
-class DirectConfig(Family):
+class DirectConfig(Modulated):
     """Direct regression of future frames from the last seen ones and the states (ours): a baseline for all others."""
 
     module: ClassVar[str] = "hwm.models.direct:Direct"
     kind: ClassVar[Kind] = "video"
+    prediction_settings: ClassVar[tuple[str, ...]] = ("state_gate",)
 
     family: Literal["direct"] = "direct"
     grid: Sides = (64, 64)

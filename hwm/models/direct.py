@@ -40,7 +40,7 @@ class Block(nn.Module):
         heads: dict[str, Any] = {"num_heads": config.num_heads, "qk_norm": False, "qkv_bias": True, "dropout": 0.0}
         self.attention_norm, self.attention = nn.LayerNorm(D), SpatialAttention(D, **heads)
         self.mlp_norm, self.mlp = nn.LayerNorm(D), nn.Sequential(nn.Linear(D, hidden), nn.GELU(), nn.Linear(hidden, D))
-        self.modulation = Modulation(D, 2)
+        self.modulation = Modulation(D, 2, gate=config.state_gate, start=config.state_start)
 
     def forward(self, x_TBSD: Tensor, states_TBD: Tensor) -> Tensor:
         attention, mlp = self.modulation(states_TBD)

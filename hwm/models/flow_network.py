@@ -77,6 +77,8 @@ class FlowNetwork(nn.Module):
             nn.init.zeros_(self.step_size.weight)
         if self.state_condition is not None:
             nn.init.zeros_(self.state_condition.weight)
+            if self.config.state_start:
+                nn.init.normal_(self.state_condition.weight, std=self.config.state_start)
 
     def forward(self, x_BTCHW: Tensor, past_BTCHW: Tensor, states_BFA: Tensor, *, times_BT: Tensor, levels_B: Tensor) -> Tensor:
         """Output for the future latents x, in their type: their velocity, or the data (config.output).
@@ -172,7 +174,7 @@ class FlowNetwork(nn.Module):
     def _time_condition(self, times_BT: Tensor, pooled_BTD: Tensor | None) -> Tensor:
         condition_BTD = self.time(time_features(times_BT, self.config.width).to(self.final.weight.dtype))
         if self.state_condition is not None:
-            condition_BTD = condition_BTD + self.state_condition(pooled_BTD)
+            condition_BTD = condition_BTD + self.config.state_gate * self.state_condition(pooled_BTD)
         return condition_BTD
 
     def _angles(self) -> list[Tensor]:

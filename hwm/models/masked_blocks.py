@@ -39,6 +39,11 @@ class Window:
     cache: KVCache | None = None
 
 
+def modulation(config: MaskedConfig, count: int) -> Modulation | None:
+    """Of `count` normalisations by the states, where the configuration asks for it."""
+    return Modulation(config.width, count, gate=config.state_gate, start=config.state_start) if config.modulated else None
+
+
 class FeedForward(nn.Module):
     """Pre-LN MLP with its residual; dropout behind the activation and behind the output, as in the release."""
 
@@ -61,7 +66,7 @@ class StreamFeedForward(nn.Module):
     def __init__(self, config: MaskedConfig, sharing: Sharing) -> None:
         super().__init__()
         self.layers = PerStream(lambda: FeedForward(config), sharing)
-        self.modulation = Modulation(config.width, 1) if config.state_modulation else None
+        self.modulation = modulation(config, 1)
 
     def forward(
         self, video_TBSD: Tensor, actions_TB1D: Tensor | None, state_TBD: Tensor, *, num_past: int
@@ -99,7 +104,7 @@ class JointBlock(nn.Module):
         self.spatial_norm, self.spatial = nn.LayerNorm(D), PlaceAttention(D, **_attention(config))
         self.temporal_norm, self.temporal = nn.LayerNorm(D), SlotAttention(D, **_attention(config))
         self.mlp = StreamFeedForward(config, sharing)
-        self.modulation = Modulation(D, 2) if config.state_modulation else None
+        self.modulation = modulation(config, 2)
 
     def forward(
         self, video_TBSD: Tensor, actions_TB1D: Tensor, state_TBD: Tensor, window: Window, *, read: int = 0
@@ -137,7 +142,7 @@ class SplitBlock(nn.Module):
         self.actions_norm, self.actions = nn.LayerNorm(D), SlotAttention(D, **_attention(config))
         self.cross_norm, self.cross = nn.LayerNorm(D), SlotCrossAttention(D, **_attention(config))
         self.mlp = StreamFeedForward(config, sharing)
-        self.modulation = Modulation(D, 3) if config.state_modulation else None
+        self.modulation = modulation(config, 3)
 
     def forward(
         self, video_TBSD: Tensor, actions_TB1D: Tensor, state_TBD: Tensor, window: Window, *, read: int = 0

@@ -34,7 +34,7 @@ class Block(nn.Module):
         self.spatial_norm, self.spatial = nn.LayerNorm(D), SpatialAttention(D, full=config.attention == "full", **attention)
         self.temporal_norm, self.temporal = nn.LayerNorm(D), TemporalAttention(D, **attention)
         self.mlp_norm, self.mlp = nn.LayerNorm(D), nn.Sequential(nn.Linear(D, hidden), nn.GELU(), nn.Linear(hidden, D))
-        self.modulation = Modulation(D, 3) if config.state_injection == "modulate" else None
+        self.modulation = Modulation(D, 3, gate=config.state_gate, start=config.state_start) if config.modulated else None
 
     def forward(self, x_TBSD: Tensor, state_TBD: Tensor, *, newest: int, cache: KVCache | None = None, layer: int = 0) -> Tensor:
         """All steps go in, the `newest` last ones come out."""

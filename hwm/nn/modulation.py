@@ -43,13 +43,23 @@ class AdaLNZero(nn.Module):
 
 
 class Modulation(AdaLNZero):
-    """Scale and shift for `count` normalisations of width D from a condition (T, B, D); zero-initialised."""
+    """Scale and shift for `count` normalisations of width D from a condition (T, B, D).
 
-    def __init__(self, width: int, count: int) -> None:
+    gate: factor of both; 0 leaves the normalisations unchanged.  start: standard deviation of the first weights (ours).
+    """
+
+    def __init__(self, width: int, count: int, *, gate: float = 1.0, start: float = 0.0) -> None:
+        self.gate, self.start = gate, start
         super().__init__(width, 2 * count)
 
+    def reset(self) -> None:
+        """Start from nothing, or from `start`."""
+        super().reset()
+        if self.start:
+            nn.init.normal_(self.linear.weight, std=self.start)
+
     def forward(self, condition: Tensor) -> list[Modulate]:  # type: ignore[override]
-        parts = super().forward(condition)
+        parts = [part if self.gate == 1 else self.gate * part for part in super().forward(condition)]
         return [Modulate(scale, shift) for scale, shift in zip(parts[::2], parts[1::2])]
 
 

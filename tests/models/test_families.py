@@ -95,6 +95,40 @@ def test_adamw_is_given_every_parameter_once_and_decays_matrices_only(name):
     assert not [key for key in decayed if any(word in key for word in free)]
 
 
+MODULATED = {
+    "st-modulated": "modulation.linear", "masked-ours": "modulation.linear", "flow-ours": "state_condition",
+    "wan": "states.out", "direct": "modulation.linear",
+}  # fmt: skip
+"""The layer that the modulation by the states comes from, by the end of its name."""
+
+
+@pytest.mark.parametrize("name", MODULATED)
+def test_the_gate_is_a_factor_of_the_modulation_by_the_states(name):
+    """A gate of 0 is no modulation, one of 2 is that of weights twice as large; weights start where they are told to."""
+    config = replace(config_of(name), state_start=0.3)
+    batch, ends = batch_of(config, 5), (f"{MODULATED[name]}.weight", f"{MODULATED[name]}.bias")
+    trained = build(config).eval().state_dict()
+    weights = {key: value for key, value in trained.items() if key.endswith(ends)}
+    assert all(value.std() == pytest.approx(0.3, rel=0.3) for key, value in weights.items() if key.endswith("weight"))
+    fresh = build_model(RunConfig(model=config_of(name))).state_dict()
+    assert not any(fresh[key].any() for key in weights)
+
+    def predicted(gate, factor):
+        model = build(replace(config, state_gate=gate)).eval()
+        model.load_state_dict(trained | {key: factor * value for key, value in weights.items()})
+        return predict(model, batch).double()
+
+    own = predicted(1.0, 1)
+    for gate in (0.0, 2.0):
+        assert torch.allclose(predicted(gate, 1), predicted(1.0, gate), atol=1e-5) and not torch.equal(predicted(gate, 1), own)
+
+
+def test_a_gate_without_a_modulation_is_refused():
+    refused('state_gate and .* set model.state_injection="modulate"', replace, FAMILIES["st"], state_gate=2.0)
+    refused("state_gate and .* set model.state_modulation=true", replace, MASKED, state_start=0.1)
+    refused("state_gate and .* set model.state_modulation=true", replace, FLOW, state_gate=0.0)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_training_draws_from_the_given_generator_alone(name):
     config = config_of(name)

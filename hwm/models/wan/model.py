@@ -51,7 +51,8 @@ class WanWorldModel(LatentFlow):
             state_dim=config.state_dim, rows=SAMPLING_STEP if config.state_sampling == "stack" else 1, plain=config.state_plain,
             frequencies=config.state_frequencies, hidden=config.state_hidden,
             width_out=width * (6 if config.state_injection == "post" else 1),
-            changes_from=WAN.num_frames(self.context_grids) - 1 if config.state_changes else None,
+            changes_from=WAN.num_frames(self.context_grids) - 1 if config.state_changes else None, gate=config.state_gate,
+            start=config.state_start,
         )
         extra = config.channels * config.context_grids * config.place_context + config.place_channels
         self.places = nn.Parameter(0.3 * torch.randn(config.place_channels, *config.grid)) if config.place_channels else None

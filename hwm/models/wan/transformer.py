@@ -140,13 +140,14 @@ def load_transformer(source: str, *, dtype: torch.dtype) -> StateConditionedWan:
 
 
 class FrameStateEncoder(nn.Module):
-    """States of the frames of a clip to one vector (B, T, width_out) a latent frame; zero before any training.
+    """States of the frames of a clip to one vector (B, T, width_out) a latent frame; zero before any training by default.
 
     Latent 0 is frame 0 and latent k frames 4k-3 to 4k, so the first state is repeated and two convolutions of kernel
     and stride 2 see just the frames of one latent.
 
     rows: states given per frame (stacked states count as one row of several).  plain: dimensions without sinusoids.
     changes_from: frame from which the change of every state is given beside it; None gives the states alone.
+    gate: factor of the vector.  start: standard deviation of the last layer's first weights (ours).
     Always float32, whatever the transformer is.
     """
 
@@ -156,9 +157,10 @@ class FrameStateEncoder(nn.Module):
     def __init__(
         self,
         *, state_dim: int, rows: int, plain: tuple[int, ...], frequencies: int, hidden: int, width_out: int,
-        changes_from: int | None = None,
+        changes_from: int | None = None, gate: float = 1.0, start: float = 0.0,
     ) -> None:
         super().__init__()
+        self.gate = gate
         if any(not 0 <= i < state_dim for i in plain):
             raise ValueError(f"model.state_plain {plain} names dimensions outside 0..{state_dim - 1}")
         self.rows, self.changes_from = rows, changes_from
@@ -171,7 +173,7 @@ class FrameStateEncoder(nn.Module):
         self.compress = nn.ModuleList(nn.Conv1d(hidden, hidden, 2, stride=2) for _ in range(2))
         self.null = nn.Parameter(0.02 * torch.randn(hidden))
         self.out = nn.Linear(hidden, width_out)
-        nn.init.zeros_(self.out.weight)
+        nn.init.normal_(self.out.weight, std=start) if start else nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, states_BFRA: Tensor, drop_B: Tensor | None = None) -> Tensor:
@@ -189,7 +191,7 @@ class FrameStateEncoder(nn.Module):
             # Always evaluated, so that every parameter takes part in every step.
             drop_B = states_BFRA.new_zeros(len(states_BFRA), dtype=torch.bool) if drop_B is None else drop_B
             h_BTD = torch.where(drop_B[:, None, None], self.null, h_BTD)
-            return self.out(F.silu(h_BTD))
+            return self.gate * self.out(F.silu(h_BTD))
 
     def _features(self, states_BFRA: Tensor) -> Tensor:
         angle = states_BFRA[..., self.waving, None] * self.octaves
