@@ -129,6 +129,10 @@ class Compare:
                 cells += [column.text(value), column.printed.get(label, "")] if column.printed else [column.text(value)]
         return cells
 
+    def text(self, found: Found, label: str, column: Column, group: int = 0) -> str:
+        """One number of the table as it stands there."""
+        return column.text(self.value(found, label, column, group))
+
     def number(self, found: Found, label: str, column: Column, group: int = 0) -> float:
         """One number of the table."""
         value = self.value(found, label, column, group)
@@ -151,13 +155,13 @@ class Compare:
 
         return plot
 
-    def curves(self, x: str, *columns: Column) -> Callable[[Found], bytes]:
+    def curves(self, x: str, *columns: Column, log: bool = True) -> Callable[[Found], bytes]:
         """A plot of these columns against the labels, which are numbers of x: a panel each, in it a curve a group."""
 
         def plot(found: Found) -> bytes:
             from hwm.evaluate.plots import Panel, draw
 
-            places, panels, scores = [float(label) for label in self.rows], [], self._any(found)
+            places, panels, scores = [float(label.split()[0]) for label in self.rows], [], self._any(found)
             for column in columns:
                 curves = {}
                 for i, group in enumerate(self.groups):
@@ -165,10 +169,10 @@ class Compare:
                     curves[group or column.title] = [(at, value) for at, value in zip(places, values) if value is not None]
                 copied = column.copied(scores)
                 levels = {} if copied is None else {str(scores.settings["copy"]): copied.mean}
-                panels.append(Panel("", x, column.title, curves, levels=levels, log=True, ticks=places))
+                panels.append(Panel("", x, column.title, curves, levels=levels, log=log, ticks=places))
             return draw(panels, height=3.6)
 
         return plot
 
     def _any(self, found: Found) -> Scores:
-        return found[next(iter(self.rows.values()))[0]]
+        return found[next(key for keys in self.rows.values() for key in keys if key)]

@@ -122,6 +122,11 @@ class Train:
     recipe: str
     changes: tuple[str, ...] = ()
 
+    @property
+    def label(self) -> str:
+        """A name that tells it wholly, such as wan-tiny-condition_dropout-0.3: experiments in one folder share what has it."""
+        return "-".join([self.recipe, *(change.partition(".")[2].replace("=", "-") for change in self.changes)])
+
 
 def config_of(run: Train | Path) -> RunConfig:
     """What a run is, before it is trained without its data."""

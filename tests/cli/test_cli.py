@@ -65,7 +65,7 @@ def test_a_shell_completes_verbs_options_and_recipes(capsys):
 
     assert completed("hwm", "tr") == ["train"] and completed("hwm", "train", "st-d") == ["st-demo"]
     assert completed("hwm", "evaluate", "r", "--bat") == ["--batch-size"]
-    assert completed("hwm", "predict", "r", "--dev") == ["--device"] and completed("hwm", "experiment", "flow") == ["flow-steps"]
+    assert completed("hwm", "predict", "r", "--dev") == ["--device"] and completed("hwm", "experiment", "ste") == ["steps"]
     assert main(["completion", "zsh"]) == 0 and "bashcompinit" in capsys.readouterr().out
 
 

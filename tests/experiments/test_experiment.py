@@ -15,12 +15,12 @@ from refusing import refused
 from hwm.cli import main
 from hwm.config import override
 from hwm.evaluate.intervals import Interval
-from hwm.evaluate.protocols import LIKELY_TOKENS, SAMPLED_LATENTS, STILL_LATENTS, Scoring
+from hwm.evaluate.protocols import LIKELY_TOKENS, SAMPLED_LATENTS, STILL_LATENTS
 from hwm.evaluate.scores import ALL, RECONSTRUCTION, Cost, Difference, Row, Score, Scores
 from hwm.experiments import declared
 from hwm.experiments.carry_out import carry_out, declarations
 from hwm.experiments.compare import Column, Compare
-from hwm.experiments.declared import families, flow_steps, hwm_tables
+from hwm.experiments.declared import families, hwm_tables
 from hwm.experiments.experiment import Found, Train
 from hwm.experiments.published import TABLES
 from hwm.prepare import encoded
@@ -81,7 +81,7 @@ def test_a_new_file_is_an_experiment_that_goes_on_where_it_was(lengths, recordin
 
 
 def test_options_are_of_the_experiments_in_which_they_act(capsys):
-    for option in (["flow-steps", "--samples", "5"], ["hwm-tables", "--many-steps", "2"]):
+    for option in (["steps", "--samples", "5"], ["hwm-tables", "--many-steps", "2"]):
         assert main(["experiment", option[0], "--out", "x", *option[1:]]) == 2 and option[1] in capsys.readouterr().err
     assert main(["experiment", "hwm-table", "--out", "x"]) == 2
     assert "did you mean 'hwm-tables'" in capsys.readouterr().err
@@ -268,32 +268,6 @@ def test_full_size_takes_data_as_they_are_and_says_what_is_missing(tables):
     assert supplies.tokenizer(recipe("masked-hwm-base")) == "fsq-8x8x8"
     assert supplies.tokenizer(recipe("flow-hwm-base")) == "continuous-8x8x8"
     assert supplies.tokenizer(recipe("wan-tiny")) == "continuous-4x8x8"  # its own: none of those given is by its clock
-
-
-def test_steps_are_scored_for_both_trainings(monkeypatch, tmp_path):
-    monkeypatch.setattr(flow_steps, "STEPS", (2, 4))
-    found = flow_steps.declare(flow_steps.Options(out=tmp_path, variants=("full",)))
-    assert found.runs["flow-hwm-full-tiny-shortcut"] == Train("flow-hwm-full-tiny", ("model.shortcut=0.25",))
-    assert list(found.scorings) == [f"flow-hwm-full-tiny{kind}/{n}-steps" for n in (2, 4) for kind in ("", "-shortcut")]
-    asked = found.scorings["flow-hwm-full-tiny-shortcut/4-steps"]
-    assert asked.scoring == Scoring(decode="sample", set=("model.steps=4",)) and asked.run == "flow-hwm-full-tiny-shortcut"
-    monkeypatch.setattr(flow_steps, "FEW", 2)
-    monkeypatch.setattr(flow_steps, "MANY", 4)
-    (section,) = found.sections
-    of_steps = {key: steps_scores(20.0 + n, 0.1 * n) for n, key in enumerate(found.scorings)}
-    assert section.tables[0](of_steps).head[::3] == ["steps", "plain: samples/s", "shortcut: samples/s"]
-    assert found.verdict(of_steps)[0].startswith("Plain: 2 steps lie -2.00 dB in PSNR and -0.2000 in TFD from 4, which misses")
-
-
-def steps_scores(psnr, tfd):
-    found = scores(psnr=(psnr, psnr, psnr))
-    found.scores.append(Score("model, a", "TFD", RECONSTRUCTION, ALL, Interval(tfd)))
-    return found
-
-
-def test_the_goal_of_few_steps_is_judged_by_its_size():
-    assert "misses" in flow_steps.sentence("plain", -0.3, 0.0) and "-0.30 dB" in flow_steps.sentence("plain", -0.3, 0.0)
-    assert "reaches" in flow_steps.sentence("shortcut", -0.1, 0.0)
 
 
 # --- Families side by side -------------------------------------------------------------------------------------------
