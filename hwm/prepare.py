@@ -29,7 +29,10 @@ class Sets:
     training: bool = True
 
 
-def simulated(out: Path, *, minutes: float, val_minutes: float, size: int, seed: int, workers: int) -> Path:
+def simulated(
+    out: Path, *, minutes: float, val_minutes: float, size: int, seed: int, workers: int, light: float = 1.0,
+    friction: float = 1.0, camera_shift: float = 0.0,
+) -> Path:  # fmt: skip
     """The built-in robot at work, simulated into `out`: raw datasets for training and validation; returns `out`.
 
     Raises ValueError as `simulate`, also where `out` holds what was simulated with other settings.
@@ -37,7 +40,7 @@ def simulated(out: Path, *, minutes: float, val_minutes: float, size: int, seed:
     with Counter("simulating", unit="frames") as counter:
         simulate(
             out, minutes=minutes, val_minutes=val_minutes, segment_seconds=SEGMENT_SECONDS, rooms=MOST_ROOMS, size=size,
-            seed=seed, workers=workers, progress=counter,
+            seed=seed, workers=workers, progress=counter, light=light, friction=friction, camera_shift=camera_shift,
         )
     return out
 

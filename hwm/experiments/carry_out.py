@@ -95,7 +95,7 @@ def _score(run: Path, scoring: Scoring, folders: Json, threads: int, results: st
     if threads:
         torch.set_num_threads(threads)
     out: Path = folders["out"]
-    if SAMPLING.results == results and not (out / PICTURES).is_dir():
+    if (SAMPLING.results == results or scoring.doubt) and not (out / PICTURES).is_dir():
         (out / results).unlink(missing_ok=True)  # stopped before its pictures were there
     scores = evaluate_run(run, scoring, command=_command(run, scoring, folders), **folders)
     if scores.examples:

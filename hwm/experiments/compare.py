@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hwm.evaluate.intervals import Interval
-from hwm.evaluate.scores import Scores, Table
+from hwm.evaluate.scores import Role, Scores, Table
 from hwm.experiments.experiment import Found
 
 THIS = "this"
@@ -176,3 +176,48 @@ class Compare:
 
     def _any(self, found: Found) -> Scores:
         return found[next(key for keys in self.rows.values() for key in keys if key)]
+
+
+@dataclass(frozen=True)
+class Across:
+    """One score of every row of these roles, a column a scoring.  keys: scorings by the head of their column.
+
+    head: above the rows.  span, reference: the verdict's by default.
+    """
+
+    metric: str
+    keys: Mapping[str, str]
+    roles: tuple[Role, ...]
+    head: str = "row"
+    span: str = ""
+    reference: str = ""
+
+    def rows(self, found: Found) -> list[str]:
+        """The rows that the first scoring has."""
+        scores = found[next(iter(self.keys.values()))]
+        return [row for row in scores.names(*self.roles) if scores.select(row=row, metric=self.metric)]
+
+    def value(self, found: Found, column: str, row: str) -> Interval:
+        """One number of the table."""
+        return found[self.keys[column]].of(row, self.metric, reference=self.reference, span=self.span)
+
+    def __call__(self, found: Found) -> Table:
+        """The table as text."""
+        from hwm.evaluate.metrics import shown
+
+        look = shown(self.metric)
+        rows = [[row, *(self.value(found, column, row).text(look.digits) for column in self.keys)] for row in self.rows(found)]
+        return Table(look.head, [self.head, *self.keys], rows)
+
+    def dots(self, level: float = 0.0) -> Callable[[Found], bytes]:
+        """A plot of a panel a scoring, every number as a point with its interval.  level: where a line stands."""
+
+        def plot(found: Found) -> bytes:
+            from hwm.evaluate.plots import Panel, draw
+
+            rows, at = self.rows(found), {"_at": level}
+            of = {column: [(row, self.value(found, column, row)) for row in rows] for column in self.keys}
+            panels = [Panel(column, self.metric, rows=values, levels=at) for column, values in of.items()]
+            return draw(panels, height=0.25 * len(rows) + 1)
+
+        return plot

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from hwm.config import CountOrNone, RunConfig, Seed, changed, from_toml, override
 from hwm.evaluate.protocols import PROTOCOLS, Protocol, Scoring, own_protocol
 from hwm.evaluate.scores import Scores, Table
-from hwm.experiments.supplies import Size, Supplies, known_everywhere
+from hwm.experiments.supplies import Size, Supplies, World, known_everywhere, slug
 from hwm.recipes import recipe
 from hwm.work.allowance import usable_cores
 from hwm.work.ranges import Range
@@ -160,17 +160,15 @@ class Score:
     """A run scored.  run: label of a run.  scoring: clips, seed, device and Inception weights are the plan's.
 
     recorded: whether it is held against the recorded video too.  passes: of the network for a sample, for the time left.
+    world: one of the experiment's other worlds, in which it is scored.  tuned: whether what is tuned is tuned on validation data.
     """
 
     run: str
     scoring: Scoring = Scoring()  # noqa: RUF009
     recorded: bool = False
     passes: int = 1
-
-
-def slug(words: str) -> str:
-    """Words as part of a file's name."""
-    return words.replace(", ", "-").replace(" ", "-")
+    world: str = ""
+    tuned: bool = False
 
 
 @dataclass(frozen=True)
@@ -198,6 +196,7 @@ class Experiment:
     extra: what is kept beside our numbers, as JSON.  finish: called last with what was found.
     threads: of a training and a scoring, several of which run at a time; 0: one after the other, with all cores.
     measured: whether the times of scorings are shown, which then have all cores too.
+    worlds: others than that of training, by name: data like those of the plan, or what the simulator is told of the same rooms.
     encoded, runs_in, scores_in: where things lie in the experiment's folder.
     """
 
@@ -212,6 +211,7 @@ class Experiment:
     finish: Callable[[Found], object] = lambda found: None
     threads: int = 1
     measured: bool = False
+    worlds: Mapping[str, World] = field(default_factory=dict)
     encoded: str = "encoded/{tokenizer}"
     runs_in: str = "runs"
     scores_in: str = "scores"
@@ -227,7 +227,8 @@ class Found:
         self.experiment, self.plan = experiment, plan
         self._scores: dict[str, Scores] = {}
         self._records: dict[str, Json] = {}
-        self.supplies = Supplies(plan, experiment.encoded)
+        self.worlds = {name: Supplies(plan, experiment.encoded, name, told) for name, told in experiment.worlds.items()}
+        self.supplies = self.worlds[""] = Supplies(plan, experiment.encoded)
 
     def __getitem__(self, key: str) -> Scores:
         """The scores of a scoring, without its examples."""
@@ -292,9 +293,13 @@ class Found:
         """Folder of the raw data; simulated first where none was given."""
         return self.supplies.raw
 
-    def sets(self, label: str) -> Sets:
-        """Training, validation and test data of a run (`supplies`); one trained elsewhere needs no training data."""
-        return self.supplies.sets(label, self.config(label), training=isinstance(self.experiment.runs[label], Train))
+    def sets(self, label: str, world: str = "") -> Sets:
+        """Training, validation and test data of a run (`supplies`); one trained elsewhere needs no training data.
+
+        world: another one, for its test data.
+        """
+        training = isinstance(self.experiment.runs[label], Train) and not world
+        return self.worlds[world].sets(label, self.config(label), training=training)
 
     def training(self, label: str) -> RunConfig:
         """A training wholly configured."""
@@ -325,7 +330,9 @@ class Found:
         adapted = getattr(config.model, "base", "")
         base = {"base": plan.base or (adapted if isinstance(run, Train) else "")} if adapted else {}
         of_video = self.protocol(key).ensembles or config.model.kind == "video"
-        unseen = recorded(self.raw, training=False).test if of_video or score.recorded else None
-        if of_video:
-            return scoring, {"data": unseen, "out": self.folder(key), **base}
-        return scoring, {"data": self.sets(score.run).test, "video": unseen, "out": self.folder(key), **base}
+        raw = self.worlds[score.world].raw
+        unseen = recorded(raw, training=False).test if of_video or score.recorded else None
+        folders = {"data": unseen} if of_video else {"data": self.sets(score.run, score.world).test, "video": unseen}
+        if score.tuned:
+            folders["tuning"] = recorded(self.raw, training=False).val if of_video else self.sets(score.run).val
+        return scoring, {**folders, "out": self.folder(key), **base}

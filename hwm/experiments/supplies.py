@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,25 +18,38 @@ IMAGE_SIZE = {"tiny": 64, "medium": 128, "full": 256}
 """Side of simulated frames in pixels."""
 
 
-class Supplies:
-    """Data and tokenizers of a plan; each is found, made or opened once.  encoded: see `Experiment`."""
+World = Path | Mapping[str, float]
+"""Other data, or what the simulator is told of the rooms: light, friction or camera_shift."""
 
-    def __init__(self, plan: Plan, encoded: str) -> None:
-        self.plan, self.encoded = plan, encoded
+
+class Supplies:
+    """Data and tokenizers of a plan; each is found, made or opened once.  encoded: see `Experiment`.
+
+    world: name of another world than the plan's, whose unseen rooms alone count.  told: what it is.
+    """
+
+    def __init__(self, plan: Plan, encoded: str, world: str = "", told: World | None = None) -> None:
+        self.plan, self.encoded, self.world, self.told = plan, encoded, slug(world), told
+        self.data = told if isinstance(told, Path) else None if world else plan.data
         self._opened: dict[str, Any] = {}
 
     @cached_property
     def raw(self) -> Path:
         """Folder of the raw data; simulated first where none was given."""
         from hwm.prepare import SEGMENT_SECONDS, simulated
+        from hwm.sim.plan import SHORTEST_SPLIT
         from hwm.sim.simulate import validation
 
-        plan = self.plan
+        plan, told = self.plan, self.told if isinstance(self.told, Mapping) else {}
         val_minutes = validation(plan.minutes, SEGMENT_SECONDS, share=plan.val_share)
-        return plan.data or simulated(
-            plan.out / "raw", minutes=plan.minutes, val_minutes=val_minutes, size=IMAGE_SIZE[plan.size],
-            seed=plan.seed, workers=plan.processes,
+        minutes = SHORTEST_SPLIT / 60 if self.world else plan.minutes
+        return self.data or simulated(
+            plan.out / self._own("raw"), minutes=minutes, val_minutes=val_minutes, size=IMAGE_SIZE[plan.size],
+            seed=plan.seed, workers=plan.processes, **told,
         )  # fmt: skip
+
+    def _own(self, folder: str) -> str:
+        return f"{folder}-{self.world}" if self.world else folder
 
     def sets(self, label: str, config: RunConfig, *, training: bool) -> Sets:
         """Training, validation and test data of a run: as they were given, or encoded by its tokenizer; video as it is.
@@ -49,7 +63,7 @@ class Supplies:
         plan, model = self.plan, config.model
         if model.kind == "video":
             return recorded(self.raw, training=training)
-        ready = found_sets(plan.data, lambda folder: self._fits(folder, config)) if plan.data else None
+        ready = found_sets(self.data, lambda folder: self._fits(folder, config)) if self.data else None
         if ready and (ready.training or not training):
             return ready
         if not (name := self.tokenizer(config)):
@@ -58,7 +72,7 @@ class Supplies:
         place = self.encoded.replace("{tokenizer}", Path(name).name.replace(":", "-"))
         grid: tuple[int, int] = model.grid  # type: ignore[union-attr]
         return encoded(
-            self.raw, plan.out / place, tokenizer=name, size=grid[0] * self.opened(name).spatial_stride,
+            self.raw, plan.out / self._own(place), tokenizer=name, size=grid[0] * self.opened(name).spatial_stride,
             phases=plan.phases, workers=plan.processes, training=training, trust=plan.trust,
             device=str(choose_device(plan.device)),
         )  # fmt: skip
@@ -100,6 +114,11 @@ class Supplies:
             if (dataset.tokenizer or {}).get("fingerprint") != self.opened(config.tokenizer).fingerprint():
                 return False
         return all(getattr(model, name) == value for name, value in dataset.sizes().items())
+
+
+def slug(words: str) -> str:
+    """Words as part of a file's name."""
+    return words.replace(" / ", " over ").replace(": ", "-").replace(", ", "-").replace(" ", "-")
 
 
 def known_everywhere(tokenizer: str) -> bool:

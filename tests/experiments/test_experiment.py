@@ -281,3 +281,23 @@ def test_families_stand_in_one_table_by_their_own_protocol():
     assert found.scorings["st-demo/compression"].recorded and not found.scorings["st-demo/sampling"].recorded
     mixed = families.declare(families.Options(out="out", recipes=("st-demo", "masked-hwm-base-tiny", "direct-tiny")))
     assert [key for key in mixed.scorings if key.startswith("direct")] == ["direct-tiny/compression", "direct-tiny/hwm"]
+
+
+@pytest.mark.timeout(600)
+def test_doubts_are_scored_in_other_worlds_with_intervals_learned_on_validation_data(recordings, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["experiment", "uncertainty", "--out", str(out), "--data", str(recordings), "--recipes", "st-tiny", "--steps", "1"]
+    command += ["--clips", "4", "--samples", "2", "--workers", "1"]
+    assert main([*command, "--shifted", f"moved={recordings}"]) == 0
+    text, record = (out / "uncertainty.md").read_text(), json.loads((out / "uncertainty.json").read_text())
+    assert set(record["scorings"]) == {"st-tiny/doubt", "st-tiny/doubt-moved"}
+    usual, moved = (Scores.from_json(json.loads((out / f"scores/{key}/results.json").read_text())) for key in record["scorings"])
+    # The same recordings under another name score alike.
+    assert moved.scores == usual.scores
+    assert set(usual.facts["doubt"]) == set(usual.names("doubt")) >= {"MC dropout", "token entropy"}
+    assert "| way of doubting | unseen rooms | moved |" in text and text.count("\n| ensemble spread |") == 6
+    assert "st-tiny: " in record["verdict"][0] and "in unseen rooms" in record["verdict"][0]
+    page = (out / "uncertainty.html").read_text()
+    assert page.count("image/jpeg") >= 2 * 8 and "token entropy" in page
+    for extra in (["--shifted", "moved"], ["--shifted", "a=b", "a=c"]):
+        assert main([*command, *extra]) == 2 and "--shifted takes NAME=FOLDER" in capsys.readouterr().err
