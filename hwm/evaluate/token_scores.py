@@ -91,7 +91,7 @@ class TokenScorer:
                 each = enumerate(means.each(by_row[row]))
                 found += [Score(row, metric, TOKENS, grid_span(t + 1), value) for t, value in each]
         own, differences = TEACHER_FORCED if self._forced else AUTOREGRESSIVE, []
-        compared = [("cross-entropy", nll, other) for other in (*others, UNIGRAM)]
+        compared = [("cross-entropy", nll, other) for other in (*others, TEACHER_FORCED, UNIGRAM) if other != own]
         for metric, by_row, other in [*compared, ("accuracy", self._columns.inside("right"), COPY_GRID)]:
             if own in by_row and other in by_row:
                 place = {"metric": metric, "reference": TOKENS, "span": ALL_GRIDS}

@@ -90,6 +90,11 @@ class Plan:
         """The recipe of this size: "masked-hwm-base" is that of the published model, or of its twin."""
         return recipe if self.size == "full" else f"{recipe}-{self.size}"
 
+    @property
+    def st(self) -> Train:
+        """The ST-Transformer of this size."""
+        return Train({"tiny": "st-demo", "medium": "st-medium", "full": "st-revontuli"}[self.size])
+
     def given(self, wanted: Mapping[str, Train | Path]) -> dict[str, Train | Path]:
         """The runs of an experiment, those that were trained elsewhere in the place of their trainings.
 
@@ -266,6 +271,16 @@ class Found:
 
         records = read_metrics(self.run(label) / "metrics.jsonl")
         return [(record["step"], record[name]) for record in records if record.get(name) is not None]
+
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """What an experiment works out itself, as JSON: made once for these options, then found in its folder as name.json."""
+        from hwm.work.files import read_json, write_json
+
+        file, options = self.plan.out / f"{name}.json", repr(self.plan)
+        there = read_json(file) if file.is_file() else {}
+        if there.get("options") != options:
+            write_json(file, there := {"options": options, "found": make()})
+        return there["found"]
 
     def picture(self, key: str, example: int, name: str) -> tuple[bytes, str]:
         """A picture of one of a scoring's examples as JPEG, and its PSNR in words; name: as in its `Example`."""

@@ -12,7 +12,6 @@ from hwm.experiments.compare import Column, Compare
 from hwm.experiments.experiment import Experiment, Found, Json, Plan, Score, Section, Train
 from hwm.experiments.published import ATTENTION, CURVE_STEPS, LEADERBOARD, TRAINING_CURVES, leaderboard
 
-RECIPES = {"tiny": "st-demo", "medium": "st-medium", "full": "st-revontuli"}
 CURVES = {"training, teacher-forced": "cross_entropy", "validation, teacher-forced": "val/ce_teacher",
           "validation, autoregressive": "val/ce_auto"}  # fmt: skip
 """The curves of Fig. 3b: how the figure calls them, and the log of a run."""
@@ -46,7 +45,7 @@ class Options(Plan):
 
 def declare(plan: Options) -> Experiment:
     """One run, its scores, its curves and what its attention holds against each other."""
-    name = RECIPES[plan.size]
+    name = plan.st.recipe
     auto, forced = (Column(f"cross-entropy, {words}", "cross-entropy", row=row, printed=printed, **PLACE)
                     for words, row, printed in (("autoregressive", AUTOREGRESSIVE, {name: f"{FIRST.val:.2f}"}),
                                                 ("teacher-forced", TEACHER_FORCED, {})))  # fmt: skip
