@@ -40,6 +40,7 @@ def carry_out(name: str, experiment: Experiment, plan: Plan) -> Path | None:
     if told := missing():
         print(told, flush=True)
     experiment = replace(experiment, runs=plan.given(experiment.runs))
+    plan = replace(plan, data=experiment.makes()) if experiment.makes else plan
     found = Found(experiment, plan)
     trainings = [_training(found, label) for label, run in experiment.runs.items() if isinstance(run, Train)]
     parallel = plan.processes if experiment.threads else 1

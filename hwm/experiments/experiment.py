@@ -202,6 +202,7 @@ class Experiment:
     threads: of a training and a scoring, several of which run at a time; 0: one after the other, with all cores.
     measured: whether the times of scorings are shown, which then have all cores too.
     worlds: others than that of training, by name: data like those of the plan, or what the simulator is told of the same rooms.
+    makes: makes data of the experiment's own, in the place of the plan's.
     encoded, runs_in, scores_in: where things lie in the experiment's folder.
     """
 
@@ -217,6 +218,7 @@ class Experiment:
     threads: int = 1
     measured: bool = False
     worlds: Mapping[str, World] = field(default_factory=dict)
+    makes: Callable[[], Path] | None = None
     encoded: str = "encoded/{tokenizer}"
     runs_in: str = "runs"
     scores_in: str = "scores"

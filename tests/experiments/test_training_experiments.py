@@ -2,13 +2,14 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from hwm.evaluate.intervals import Interval
 from hwm.evaluate.protocols import AUTOREGRESSIVE, TEACHER_FORCED
 from hwm.evaluate.scores import ALL_GRIDS, RECONSTRUCTION, TOKENS, Cost, Difference, Row, Score, Scores
-from hwm.experiments.declared import attention, sharing, teacher_auto
+from hwm.experiments.declared import attention, crossing, sharing, teacher_auto
 from hwm.experiments.experiment import Found, Train, config_of
 
 
@@ -100,3 +101,40 @@ def test_the_gap_is_judged_by_what_is_left_of_it_and_what_it_costs():
     assert "+1.000" in experiment.sections[1].tables[0](found).rows[0][3]
     for plot in (*experiment.sections[0].plots.values(), *experiment.sections[1].plots.values()):
         assert plot(found).startswith(b"\x89PNG")
+
+
+def test_scenes_of_known_motion_are_made_for_training_and_for_a_test_of_each_speed(tmp_path):
+    plan = crossing.Options(out=tmp_path, crossings=(0, 3), scenes=8, clips=2)
+    experiment = crossing.declare(plan)
+    found = ByHand(experiment, replace(plan, data=experiment.makes()), {})
+    factorised, full = (config_of(run).model for run in experiment.runs.values())
+    assert full == replace(factorised, attention="full") and not factorised.scheduled_sampling
+    for label in experiment.runs:
+        config = found.training(label)
+        assert config.train.steps == crossing.STEPS and [Path(p).name for p in config.data.train] == ["train_v2.0"]
+    tests = {key: found.scoring(key)[1]["data"] for key in experiment.scorings}
+    assert len(tests) == 4 and {key.split("/")[1] for key in tests} == {"0", "3"}
+    assert all(path.parent.name == f"moves-{key.split('/')[1]}" for key, path in tests.items())
+    with pytest.raises(ValueError, match="makes its own scenes"):
+        crossing.declare(replace(plan, data=tmp_path))
+
+
+def test_the_factorisation_breaks_where_the_intervals_part():
+    plan = crossing.Options(out=Path("out"), crossings=(0, 1, 2))
+    experiment, wide = crossing.declare(plan), 0.1
+
+    def verdict(**nats):
+        by_key = {}
+        for kind, values in nats.items():
+            for n, value in enumerate(values):
+                key = f"crossing-{'spatio-temporal' if kind == 'own' else kind}/{n}"
+                by_key[key] = scores(0.0, value)
+                by_key[key].scores[1] = replace(by_key[key].scores[1], value=Interval(value, value - wide, value + wide))
+        found = ByHand(experiment, plan, by_key, lambda label, name: [(100, 4.0), (200, 1.0)])
+        assert [row[0] for row in experiment.sections[0].tables[0](found).rows[:3]] == ["0", "1", "2"]
+        assert all(plot(found).startswith(b"\x89PNG") for plot in experiment.sections[0].plots.values())
+        return experiment.verdict(found)[0]
+
+    broken = verdict(own=(0.0, 0.3, 2.0), full=(0.0, 0.2, 0.5))
+    assert "falls behind full attention from 2 places crossed a grid on; it loses most at 2: 2.00 nats against 0.50" in broken
+    assert "is not shown to fall behind" in verdict(own=(0.0, 0.3, 0.4), full=(0.0, 0.2, 0.5))
