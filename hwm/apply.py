@@ -86,12 +86,14 @@ def evaluate_run(
     device = str(choose_device(scoring.device))
     with listening(stop) as flag:
         run = load_run(folder, which=scoring.which, device=device, changes=scoring.set, base=base)
-        model, own = world_model(run), own_protocol(run.config.data.clip)
-        protocol = asked or own
+        model = world_model(run)
+        protocol = asked or own_protocol(run.config.data.clip)
         protocol.refuse(given)
         of_video = protocol.ensembles or model.predicts == "video"
-        if not of_video and protocol != own:
-            raise ValueError(f"{folder}: the run learned from clips that are scored by --protocol {own.name}")
+        if not of_video:
+            learned = run.config.data
+            grids = (model.context_grids, model.future_grids)
+            protocol.expect_clips(learned.clip, grids=grids, stride=learned.stride, run=folder)
         inception, lpips = scoring.inception, scoring.lpips
         held_out = _recorded_clips(run, data, protocol) if of_video else clips_for(run, data)
         others = {name: open_dataset(folder).fingerprint for name, folder in (("video", video), ("tuning", tuning)) if folder}
@@ -359,6 +361,9 @@ def submit_sampling(
 def _check_made_by(clips: Clips, coder: Any) -> None:
     """Raise ValueError for data that another tokenizer has made."""
     made_by = clips.dataset.tokenizer
+    if clips.dataset.clock != coder.clock:
+        here, there = (f"{clock.grids} grids for {clock.block} frames" for clock in (clips.dataset.clock, coder.clock))
+        raise ValueError(f"{clips.dataset.root}: has {here}, the tokenizer {coder.name} {there}; give the one that made it")
     if made_by and made_by.get("fingerprint") != coder.fingerprint():
         raise ValueError(f"{clips.dataset.root}: was encoded by another tokenizer ({made_by.get('name')}) than {coder.name}")
 

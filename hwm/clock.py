@@ -70,6 +70,13 @@ class Clock:
 
 COSMOS = Clock(stride=8, block=17)
 WAN = Clock(stride=4, block=21)
+EACH_FRAME = Clock(stride=1, block=1)
+"""A grid a frame, as of the tokenizers of pictures in 1X's v1.1 release."""
+
+LEGACY_STRIDE = 15
+"""Frames from one that v1.1's evaluation looks at to the next: 2 Hz."""
+LEGACY_FRAMES = 16
+"""Of these frames a window of it has, of which the first is only seen."""
 
 SAMPLING_FRAMES = 77
 """Frames of a sampling-track clip; frame 76 is scored."""

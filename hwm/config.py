@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from hwm.clock import LEGACY_STRIDE
 from hwm.model_config import ModelConfig, STConfig
 from hwm.safe_load.paths import shown
 from hwm.safe_load.text import read_toml
@@ -33,9 +34,12 @@ class DataConfig:
     train: tuple[str, ...] = ()
     """Folders that are learned from; several are of one robot, tokenizer and clock.  A single one may stand as a text."""
     val: str = ""
-    clip: Literal["block_pairs", "blocks", "sampling"] = "block_pairs"
+    clip: Literal["block_pairs", "blocks", "sampling", "frames"] = "block_pairs"
     """block_pairs: two consecutive 17-frame blocks (compression).  blocks: one block (tokenizers, HWM).  sampling: 77
-    frames, of which every fourth and the last are used (sampling track)."""
+    frames, of which every fourth and the last are used (sampling track).  frames: as many frames as the model has grids, one
+    every `stride` (v1.1)."""
+    stride: Annotated[int, Range(1, 10_000)] = LEGACY_STRIDE
+    """Of clips of frames: frames of the recording from one to the next; v1.1 is evaluated at 15, 2 Hz."""
     overlap: bool = True
     """Let training clips share frames; validation clips never do."""
     image_size: Annotated[int, Range(0, 4096)] = 0
@@ -43,6 +47,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_ranges(type(self), vars(self), prefix="data.")
+        if self.stride != LEGACY_STRIDE and self.clip != "frames":
+            raise ValueError(f'data.stride is of data.clip "frames", not of {self.clip!r}; leave it away')
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_ranges(type(self), vars(self))
         self.model.precision_rule(self.train.precision)
+        if (self.data.clip == "frames") != (getattr(self.model, "clock", "") == "frames"):
+            raise ValueError('data.clip "frames" is of models with model.clock "frames", and theirs alone; set both')
         if self.anew and not self.init:
             raise ValueError("anew says what of trained weights starts anew; give those weights with --init")
 

@@ -153,6 +153,8 @@ class STConfig(Modulated, Tokens):
     prediction_settings: ClassVar[tuple[str, ...]] = ("state_gate",)
 
     family: Literal["st"] = "st"
+    clock: Literal["blocks", "frames"] = "blocks"
+    """Frames of a grid.  blocks: 1, 8 and 8 of a block of 17.  frames: one, as in 1X's v1.1 release."""
     context_grids: Rows = 3
     future_grids: Rows = 3
     num_layers: Layers = 24
@@ -168,7 +170,9 @@ class STConfig(Modulated, Tokens):
     state_offset: Annotated[int, Range(-10_000, 10_000)] = 0
     """Frames by which the state rows run ahead of the frames."""
     state_pooling: Literal["frames", "adaptive"] = "frames"
-    state_alignment: Literal["target", "current"] = "target"
+    state_alignment: Literal["target", "current", "past"] = "target"
+    """The states that the step which predicts a grid sees: of that grid; of the one before it, with one row more by the
+    convolution; or of none later than that one (v1.1's rule)."""
     state_injection: Literal["add", "modulate"] = "add"
     """add: the step's state vector is added to all its tokens (the paper).  modulate: it also scales and shifts every
     normalisation, from zero (ours; small models learn to use states sooner)."""

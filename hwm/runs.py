@@ -79,6 +79,8 @@ def open_clips(config: RunConfig, folder: Folders, *, training: bool, identity: 
     if model.kind == "video":
         dataset = dataset.resized(config.data.image_size)
         cut |= {"aligned": not overlap}
+    if window == "frames":
+        cut |= {"length": model.context_grids + model.future_grids, "stride": config.data.stride}
     if is_tokenizer:
         if window == "sampling":
             cut |= {"every": SAMPLING_HOP if overlap else 1, "kept": subsample(length=model.block)}

@@ -45,6 +45,11 @@ class Clips:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def hz(self) -> float:
+        """Frames of a clip in a second."""
+        return self.dataset.hz / self.index.stride
+
     def batch(self, indices: np.ndarray) -> Batch:
         """The clips at `indices`: tokens_BTHW int64, latents_BTCHW float32 or video_BFHWC uint8 RGB, strided if they are,
         and states_BFA float32 (B, num_states, A), strided alike.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hwm.clock import Clock
+from hwm.clock import EACH_FRAME, LEGACY_FRAMES, LEGACY_STRIDE
 from hwm.data.dataset import Finding, check_rows
 from hwm.data.tokens import TokenDataset, TokenShard
 from hwm.data.windows import Window
@@ -16,7 +16,6 @@ from hwm.robot import EVE
 from hwm.safe_load.paths import reading
 from hwm.work.files import check_size, map_array, read_count, read_json
 
-EACH_FRAME = Clock(stride=1, block=1)
 WIDTHS = {"joint_pos": 21, "l_hand_closure": 1, "r_hand_closure": 1, "driving_command": 2}
 """The actions that make up the v2.0 state vector, in its order, and the width of each."""
 
@@ -82,7 +81,7 @@ class LegacyDataset(TokenDataset):
             raise ValueError(f"{self.root}: v1.1 gives clips of kind 'frames', v2.0 tokens of blocks; got {window!r}")
 
     def windows(self) -> dict[str, dict[str, Any]]:
-        window = {"kind": "frames", "length": 16, "stride": 15}
+        window = {"kind": "frames", "length": LEGACY_FRAMES, "stride": LEGACY_STRIDE}
         return {"windows_16x15": {**window, "overlap": True}, "windows_16x15_apart": {**window, "overlap": False}}
 
     def check(self) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from hwm.clock import SAMPLING_CONTEXT, SAMPLING_FRAMES
+from hwm.clock import LEGACY_FRAMES, LEGACY_STRIDE, SAMPLING_CONTEXT, SAMPLING_FRAMES
 from hwm.config import Seed
 from hwm.data.windows import Window
 from hwm.evaluate.scores import ALL, LAST, ORIGINAL, RECONSTRUCTION
@@ -47,6 +47,16 @@ class Protocol:
     kept: int = 500
     forced: bool = False
 
+    def expect_clips(self, clip: Window, *, grids: tuple[int, int], stride: int, run: Path) -> None:
+        """Raise ValueError where a run learned from other clips of grids than these, of so many seen and future grids."""
+        own = own_protocol(clip)
+        if own != self:
+            raise ValueError(f"{run}: the run learned from clips that are scored by --protocol {own.name}")
+        wanted = (self.num_seen, len(self.scored), LEGACY_STRIDE)
+        if clip == "frames" and (*grids, stride) != wanted:
+            here, there = (f"{seen} + {future} frames, one every {step}" for seen, future, step in (wanted, (*grids, stride)))
+            raise ValueError(f"{run}: --protocol {self.name} is of {here}; the run has {there}")
+
     def refuse(self, given: dict[str, Any]) -> None:
         """Raise ValueError for options that would do nothing here.  given: values of options, an empty one is not given."""
         other: tuple[str, ...] = OF_ONE_PREDICTION if self.ensembles else OF_ENSEMBLES
@@ -73,7 +83,13 @@ SAMPLING = Protocol(
     (ORIGINAL,), LAST, True, 4, "results_sampling.json", "report_sampling.html",
 )  # fmt: skip
 """77 frames of which 17 are seen and the last is scored, as a picture (SYSTEMS.md section 4)."""
-PROTOCOLS = {protocol.name: protocol for protocol in (COMPRESSION, HWM, SAMPLING)}
+V1_1 = Protocol(
+    "v1.1", "1X v1.1", "frames", 1, tuple(range(1, LEGACY_FRAMES)),
+    (RECONSTRUCTION,), ALL, False, 6, "results.json", "report.html", kept=0, forced=True,
+)  # fmt: skip
+"""16 frames at 2 Hz, each predicted from the true ones before it; the cross-entropy is the sum over both factors of an id
+(reference B.5)."""
+PROTOCOLS = {protocol.name: protocol for protocol in (COMPRESSION, HWM, SAMPLING, V1_1)}
 OF_TUNING = ("tuning", "tuning_clips")
 """Options that do nothing where nothing is chosen on other clips."""
 OF_ONE_PREDICTION = ("doubt", "video", "decode")
@@ -116,10 +132,10 @@ class Scoring:
     The command line is made from these fields, and their values are part of the fingerprint: nothing else may decide.
     """
 
-    protocol: Literal["own", "compression", "hwm", "sampling"] = "own"
+    protocol: Literal["own", "compression", "hwm", "sampling", "v1.1"] = "own"
     """What is predicted and scored.  compression, hwm: all future frames of clips as the model predicts them, reference and
     baselines through the same tokenizer.  sampling: the 77th frame after 17 seen ones, against the recorded picture, by one
-    sample and by ensembles.  own: by the clips that the run learned from."""
+    sample and by ensembles.  v1.1: tokens of 16 frames at 2 Hz, teacher-forced.  own: by the clips that the run learned from."""
     clips: Annotated[int, Range(0, 10**9)] = 96
     """Clips to score, spread evenly over the dataset; 0: all."""
     batch_size: Annotated[int, Range(1, 10**6)] = 16

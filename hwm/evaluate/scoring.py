@@ -117,7 +117,7 @@ def evaluate(
         truth=first.view.truth if first.future is None else None, tuning=[tuning_clips is not None, to_tune],
         counts=unigram_counts, examples=num_examples, sources=list(work.sources),
     )  # fmt: skip
-    settings |= {"hz": getattr(getattr(clips, "dataset", None), "hz", None), "no_intervals": no_intervals(settings)}
+    settings |= {"hz": getattr(clips, "hz", None), "no_intervals": no_intervals(settings)}
     parts, sizes, tuning_sizes = work.open(key), sizes_of(len(chosen), at_once), sizes_of(len(to_tune), at_once)
     done, before = progress_of(progress, [*tuning_sizes, *work.share.of(sizes)]), time.perf_counter() - started
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hwm.clock import COSMOS, Clock
+from hwm.clock import COSMOS, EACH_FRAME
 from hwm.contracts import Batch
 from hwm.model_config import STConfig
 from hwm.models.token_grids import Asked, TokenGrids, corrupt
@@ -52,9 +52,9 @@ class Block(nn.Module):
 class STTransformer(TokenGrids):
     """The world model of the compression track; all places of a grid are predicted at once.
 
-    config: every size and option.  clock: which frames, and so which state rows, belong to a grid.
+    config: every size and option; its clock says which frames, and so which state rows, belong to a grid.
     Input step t holds grid t and predicts grid t + 1; it sees the states of grid t + 1 (`state_alignment="target"`)
-    or of grid t ("current").  Weights, embeddings and positions start from N(0, init_std), biases from 0.
+    or of grid t ("current", "past").  Weights, embeddings and positions start from N(0, init_std), biases from 0.
     Raises ValueError where the state rows leave a grid without any, and for more own grids than are fed.
     """
 
@@ -62,8 +62,11 @@ class STTransformer(TokenGrids):
     validation_key = "ce_auto"
     encoder = "states"
 
-    def __init__(self, config: STConfig, *, clock: Clock = COSMOS) -> None:
+    def __init__(self, config: STConfig) -> None:
         super().__init__(config)
+        clock = EACH_FRAME if config.clock == "frames" else COSMOS
+        if config.clock == "frames":
+            self.validation_key = "ce_teacher"  # as v1.1 is scored
         steps, places = self.num_grids - 1, config.grid[0] * config.grid[1]
         pooling_GF = state_pooling(
             clock, self.num_grids, num_states=config.num_states, offset=config.state_offset, pooling=config.state_pooling
@@ -83,7 +86,8 @@ class STTransformer(TokenGrids):
         self.place_positions = nn.Parameter(torch.empty(places, config.width))
         self.step_positions = nn.Parameter(torch.empty(steps, config.width))
         sizes = {"state_dim": config.state_dim, "hidden": config.state_hidden, "width": config.width}
-        self.states = StateEncoder(pooling_TF, **sizes, ordered=config.ordered_states)
+        causal = config.state_alignment == "past"
+        self.states = StateEncoder(pooling_TF, **sizes, ordered=config.ordered_states, causal=causal)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.width)
         normal_init(self, std=config.init_std)

@@ -4,6 +4,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hwm.clock import Clock
@@ -63,14 +64,17 @@ class StateEncoder(StateRows):
     """MLP, convolution over the rows (kernel 3), learned positions, then the mean over the rows of each grid.
 
     pooling_GF: weights of `state_pooling`.  Of rows past the last grid the first still reaches it, through the convolution.
+    causal: the convolution reaches over a row and the two before it, not over both neighbours (ours).
     ordered: the position of a row enters before the MLP's last layers, not after (ours).  Else the order of a grid's rows
     is all but lost: what follows the MLP is linear, and the mean of the rows.
     Source: Revontuli report section 3.1 "State Conditioning"; hidden width 4 D and pooling: reference F.2 and F row 4.
     """
 
-    def __init__(self, pooling_GF: np.ndarray, *, state_dim: int, hidden: int, width: int, ordered: bool = False) -> None:
+    def __init__(
+        self, pooling_GF: np.ndarray, *, state_dim: int, hidden: int, width: int, ordered: bool = False, causal: bool = False
+    ) -> None:
         super().__init__(pooling_GF, state_dim=state_dim)
-        self.ordered = ordered
+        self.ordered, self.causal = ordered, causal
         self.mlp = nn.Sequential(nn.Linear(state_dim, hidden), nn.GELU(), nn.Linear(hidden, width))
         self.conv = nn.Conv1d(width, width, kernel_size=3, padding=1)
         self.positions = nn.Parameter(torch.empty(self.num_states, hidden if ordered else width))
@@ -82,7 +86,8 @@ class StateEncoder(StateRows):
         x_BFD = x_BFD + self.positions if self.ordered else x_BFD
         for layer in rest:
             x_BFD = layer(x_BFD)
-        x_BFD = self.conv(x_BFD.transpose(1, 2)).transpose(1, 2)
+        x_BDF = x_BFD.transpose(1, 2)
+        x_BFD = (self.conv(F.pad(x_BDF, (1, 0)))[..., :-1] if self.causal else self.conv(x_BDF)).transpose(1, 2)
         return self.pool(x_BFD if self.ordered else x_BFD + self.positions)
 
 
