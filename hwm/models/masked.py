@@ -31,7 +31,7 @@ class MaskedHWM(TokenGrids):
     config: every size and option.  clock: which frames, and so which state rows, belong to a grid.
     A grid and its action token stand at the same rotary time, so that every action keeps its distance to the grid it
     causes (the release puts the actions after all grids, where a grid cannot see them).  Weights, tables and positions
-    start from N(0, init_std), mask vector and output projection by Xavier (paper section 3.1.1; not of a factorised
+    start from N(0, init_std), mask vector and output projection by Xavier (paper section 3.1; not of a factorised
     vocabulary, whose few rows would start far above chance), biases and the frame positions of the actions from 0.
     Raises ValueError where the state rows leave a grid without any, and for heads whose width is not divisible by 4.
     """
