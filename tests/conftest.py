@@ -77,7 +77,9 @@ def pytest_collection_modifyitems(config, items):
         (wanted if chosen else unwanted).append(item)
     if unwanted:
         config.hook.pytest_deselected(items=unwanted)
-        items[:] = wanted
+    # Files with slow tests first: at the end there are short ones, to keep all workers at work.
+    slow = {item.path for item in wanted if item.get_closest_marker("slow")}
+    items[:] = sorted(wanted, key=lambda item: item.path not in slow)
 
 
 def only_numbers(config):

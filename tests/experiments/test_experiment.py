@@ -35,7 +35,8 @@ from hwm.experiments.experiment import Experiment, Plan, Score, Section, Train
 
 
 def declare(plan: Plan) -> Experiment:
-    runs = {f"{steps}-steps": Train("st-demo", (f"train.steps={steps}", "train.batch_size=2")) for steps in (1, 2)}
+    small = ("train.batch_size=2", "model.num_layers=1", "model.width=32", "model.num_heads=2", "model.state_hidden=16")
+    runs = {f"{steps}-steps": Train("st-demo", (f"train.steps={steps}", *small)) for steps in (1, 2)}
     columns = [Column("PSNR, dB"), Column("over copying, dB", over="copy"), Column("parameters, M", "parameters", scale=1e6)]
     table = Compare("lengths", {run: [run] for run in runs}, columns)
     return Experiment("Lengths", "lengths", runs, {run: Score(run) for run in runs}, [Section("Lengths", tables=[table])])
