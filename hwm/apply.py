@@ -31,10 +31,11 @@ from hwm.evaluate.submission import check_readme, predict_samples, write_compres
 from hwm.evaluate.ways import seed_of
 from hwm.predict import ensemble
 from hwm.predict.last_frame import draw, shrink
-from hwm.predict.rollout import AnyTokenizer, frames_per_step, rollout
-from hwm.runs import COUNTS, TOKENIZER, Run, clips_for, expect_robot, load_run, token_counts, world_model
-from hwm.safe_load.paths import is_file, shown
-from hwm.tokenizers.open import Undecoded, open_tokenizer, own_names
+from hwm.predict.rollout import frames_per_step, rollout
+from hwm.runs import COUNTS, Run, clips_for, expect_robot, load_run, token_counts, world_model
+from hwm.safe_load.paths import is_file
+from hwm.tokenizers.at_hand import NotAtHand, expect_made_by, image_size_of, tokenizer_of
+from hwm.tokenizers.open import Undecoded
 from hwm.training.device import choose_device
 from hwm.work.claim import expect_apart, expect_suffix
 from hwm.work.files import unsealed
@@ -115,7 +116,7 @@ def evaluate_run(
             if of_video:
                 expect_proportions(clips.dataset.root, clips.dataset.grid, image_size_of(run, coder))
             elif not unseen:
-                _check_made_by(clips, coder)
+                expect_made_by(clips.dataset, coder)
         features: list[VideoFeatures] = [] if unseen else [TokenizerFeatures(device=device, still=len(protocol.scored) == 1)]
         if inception is not None:
             features.append(InceptionFeatures(inception, device=device))
@@ -186,7 +187,7 @@ def predict_video(
     if not 0 <= clip < len(clips):
         raise BadSetting("clip", f"must be one of {data}, which has clips 0..{len(clips) - 1}, not {clip}")
     coder, step = tokenizer_of(run, tokenizer, device=device), model.frame_step
-    _check_made_by(clips, coder)
+    expect_made_by(clips.dataset, coder)
     num_context = frames_per_step(model, coder.clock)[0]
     shard, first = clips.dataset.shards[clips.index.shard[clip]], int(clips.index.start[clip])
     in_blocks = None if clips.dataset.kind == "video" else coder.clock
@@ -358,43 +359,6 @@ def submit_sampling(
     print(f"{out}: {len(tests.ids)} pictures, written and checked")
 
 
-def _check_made_by(clips: Clips, coder: Any) -> None:
-    """Raise ValueError for data that another tokenizer has made."""
-    made_by = clips.dataset.tokenizer
-    if clips.dataset.clock != coder.clock:
-        here, there = (f"{clock.grids} grids for {clock.block} frames" for clock in (clips.dataset.clock, coder.clock))
-        raise ValueError(f"{clips.dataset.root}: has {here}, the tokenizer {coder.name} {there}; give the one that made it")
-    if made_by and made_by.get("fingerprint") != coder.fingerprint():
-        raise ValueError(f"{clips.dataset.root}: was encoded by another tokenizer ({made_by.get('name')}) than {coder.name}")
-
-
-class NotAtHand(ValueError):
-    """A run names no tokenizer, or one that lies elsewhere, and none was given."""
-
-
-def tokenizer_of(run: Run, name: str = "", *, trust: bool = False, device: str = "cpu") -> Any:
-    """The tokenizer called `name`, or the run's, of the kind its model predicts.
-
-    Of what the run itself names only a shipped tokenizer is opened, or the one that lies in its folder.
-    Raises NotAtHand where there is none, ValueError where it is another than the one that made what the run learned from.
-    """
-    named, kept = run.config.tokenizer, run.folder / TOKENIZER
-    if not name and kept.is_dir():
-        name = str(kept)
-        if not all(file.resolve().is_relative_to(run.folder.resolve()) for file in kept.rglob("*")):
-            raise ValueError(f"{kept}: leads out of the run; give the tokenizer with --tokenizer")
-    elif not name and named in own_names():
-        name = named
-    elif not name:
-        found = f"names the tokenizer {shown(named)}, which lies elsewhere" if named else "names no tokenizer for the pixels"
-        raise NotAtHand(f"{run.folder}: the run {found}; give it with --tokenizer NAME or FOLDER")
-    coder = open_tokenizer(name, kind=world_model(run).predicts, trust=trust, device=device)
-    if run.identity.get("tokenizer") not in (None, coder.fingerprint()):
-        fault = "is another tokenizer than the one that made what the run learned from"
-        raise ValueError(f"{name}: {fault} ({run.folder}); give that one with --tokenizer")
-    return coder
-
-
 def _unigram(run: Run, training: Sequence[Path]) -> Tensor | None:
     """Token frequencies of the training set, as the run keeps them or of the data given; None where there are neither."""
     if training:
@@ -413,9 +377,3 @@ def _unigram(run: Run, training: Sequence[Path]) -> Tensor | None:
     if not isinstance(counts, list) or len(counts) != size or any(type(n) is not int or not 0 <= n < 2**62 for n in counts):
         raise ValueError(f"{run.folder / COUNTS}: expected {size} counts of tokens; delete it, and give --training FOLDER")
     return torch.tensor(counts)
-
-
-def image_size_of(run: Run, coder: AnyTokenizer) -> tuple[int, int]:
-    """Height and width of the frames that the model works on."""
-    height, width = world_model(run).config.grid
-    return height * coder.spatial_stride, width * coder.spatial_stride

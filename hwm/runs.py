@@ -30,6 +30,7 @@ from hwm.publish.trained import begin, start_of
 from hwm.robot import EVE, normalisation
 from hwm.safe_load.paths import is_file, shown
 from hwm.safe_load.text import read_bytes
+from hwm.tokenizers.at_hand import TOKENIZER
 from hwm.tokenizers.open import keep_copy, open_tokenizer, own_names
 from hwm.training import checkpoint
 from hwm.training.device import choose_device, free_on
@@ -42,8 +43,8 @@ from hwm.work.allowance import idle_cores, usable_cores
 from hwm.work.claim import expect_apart
 from hwm.work.files import atomic_path, sealed, unsealed, write_text
 
-TOKENIZER, TEXT, COUNTS = "tokenizer", "text.safetensors", "unigram.json"
-"""What a run folder holds of what lay elsewhere when it was trained."""
+TEXT, COUNTS = "text.safetensors", "unigram.json"
+"""What a run folder holds, beside `TOKENIZER`, of what lay elsewhere when it was trained."""
 MAX_TEXT_BYTES = 100_000_000
 COUNTED_CLIPS = 2000
 """Training clips, evenly spread, from which the token frequencies of the unigram baseline are counted."""

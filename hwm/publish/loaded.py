@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from hwm.apply import image_size_of, tokenizer_of
 from hwm.predict.rollout import frames_per_step, rollout
 from hwm.runs import load_run, world_model
+from hwm.tokenizers.at_hand import image_size_of, tokenizer_of
 from hwm.training.device import choose_device
 
 

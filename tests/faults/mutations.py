@@ -197,7 +197,7 @@ MUTATIONS = (
         "tests/faults/test_untrusted.py::test_names_in_a_file_stay_inside",
     ),
     Mutation(
-        "a run opens nothing outside of its folder", "hwm/apply.py",
+        "a run opens nothing outside of its folder", "hwm/tokenizers/at_hand.py",
         "    elif not name and named in own_names():", "    elif not name and named:",
         "tests/test_line.py::test_a_run_opens_nothing_outside_of_its_folder",
     ),
