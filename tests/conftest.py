@@ -71,15 +71,14 @@ def pytest_collection_modifyitems(config, items):
             raise pytest.UsageError(f"{item.nodeid}: fault {unknown[0]!r} is not in tests/faults/catalogue.py")
         # User properties travel with the reports, also out of the workers of xdist.
         item.user_properties += [("fault", [str(number) for number in mark.args]) for mark in marks]
-        chosen = bool(marks) if config.getoption("faults") else not item.get_closest_marker("full")
+        full = item.get_closest_marker("full")
+        chosen = bool(marks or full) if config.getoption("faults") else not full
         if config.getoption("only"):
             chosen = chosen and not only.isdisjoint(mark.args[0] for mark in marks)
         (wanted if chosen else unwanted).append(item)
     if unwanted:
         config.hook.pytest_deselected(items=unwanted)
-    # Files with slow tests first: at the end there are short ones, to keep all workers at work.
-    slow = {item.path for item in wanted if item.get_closest_marker("slow")}
-    items[:] = sorted(wanted, key=lambda item: item.path not in slow)
+        items[:] = wanted
 
 
 def only_numbers(config):

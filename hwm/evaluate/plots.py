@@ -77,7 +77,6 @@ def draw(
     if missing():
         return b""
     from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     look: Any = {"font.size": 9, "axes.edgecolor": MUTED, "axes.labelcolor": INK, "axes.axisbelow": True, "grid.color": GRID}
@@ -110,7 +109,7 @@ def draw(
         (axis.set_xlim if panel.rows else axis.set_ylim)(*panel.limits)
     _legend_below(figure, axes[: len(panels)], note)
     data = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(data, metadata={"Software": None})  # savefig would lay it out once more
+    figure.savefig(data, format="png", facecolor="white", metadata={"Software": None})
     return data.getvalue()
 
 
@@ -162,22 +161,13 @@ def _legend_below(figure: Any, axes: Iterable[Any], note: str) -> None:
     columns = max(1, int(width / 2.2))  # an entry is at most about two inches wide
     rows = -(-len(entries) // columns)
     foot = 0.22 / height if note else 0
-    _leave_room(figure, 0.22 * rows / height + 0.01 * bool(rows) + foot)
+    figure.tight_layout(rect=(0, 0.22 * rows / height + 0.01 * bool(rows) + foot, 1, 1))
     if note:
         figure.text(0.5, 0.25 * foot, note, fontsize=8, color=MUTED, ha="center", va="bottom")
     if entries:
         place: Json = {"loc": "lower center", "bbox_to_anchor": (0.5, foot)}
         place |= {"ncols": columns, "frameon": False, "fontsize": 8.5, "labelcolor": INK}
         figure.legend(entries.values(), entries.keys(), **place)
-
-
-def _leave_room(figure: Any, below: float) -> None:
-    """Lay the panels out above that share of the height; `tight_layout(rect=...)` would measure every word twice."""
-    figure.tight_layout()
-    now, lines = figure.subplotpars, figure.axes[0].get_gridspec().nrows
-    gap = now.hspace * (now.top - now.bottom) / (lines + now.hspace * (lines - 1))  # between two lines, of the height
-    bottom = now.bottom + below
-    figure.subplots_adjust(bottom=bottom, hspace=gap * lines / (now.top - bottom - gap * (lines - 1)))
 
 
 def _note(scores: Scores) -> str:

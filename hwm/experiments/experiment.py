@@ -122,10 +122,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Train:
-    """A training: a recipe and changes to it."""
+    """A training: a recipe and changes to it.  validation: whether it learns from the validation set too."""
 
     recipe: str
     changes: tuple[str, ...] = ()
+    validation: bool = False
 
     @property
     def label(self) -> str:
@@ -321,15 +322,16 @@ class Found:
     def training(self, label: str) -> RunConfig:
         """A training wholly configured."""
         plan, config, sets = self.plan, self.config(label), self.sets(label)
-        values = {"data.train": str(sets.train), "data.val": str(sets.val), "seed": plan.seed, "train.device": plan.device}
+        run = self.experiment.runs[label]
+        assert isinstance(run, Train)
+        learned = [str(sets.train), str(sets.val)] if run.validation else str(sets.train)
+        values: Json = {"data.train": learned, "data.val": str(sets.val), "seed": plan.seed, "train.device": plan.device}
         if plan.steps:
             values["train.steps"] = plan.steps
         if self.experiment.threads:
             values["train.threads"] = self.experiment.threads
         if (given := self.supplies.tokenizer(config)) != config.tokenizer:
             values["tokenizer"] = given if known_everywhere(given) else ""  # no other is opened without being asked for
-        run = self.experiment.runs[label]
-        assert isinstance(run, Train)
         return override(changed(config, values), [*run.changes, *plan.set])
 
     def scoring(self, key: str) -> tuple[Scoring, dict[str, Any]]:

@@ -4,7 +4,7 @@ Rows that differ in the number of samples come from one scoring: its smaller ens
 scorings see the same clips and draw with the same seeds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -56,17 +56,21 @@ class Options(Plan):
 
 
 def twins(plan: Options) -> dict[str, Train]:
-    """The trainings by label, those with guidance also without condition dropout.  Raises ValueError without such a twin."""
+    """The trainings by label, those with guidance also without condition dropout, and so on the validation set too.
+
+    Raises ValueError without such a twin.
+    """
     found, missing = {}, []
     for family in plan.families or ("wan", "st", "masked", "flow"):
-        patterns = [f"{family}-demo"] * (plan.size == "tiny")
-        patterns += [f"{family}-hwm-{plan.variants[0]}-{plan.size}", f"{family}-{plan.size}"]
+        patterns = {"tiny": [f"{family}-demo"], "full": [f"{family}-revontuli"]}.get(plan.size, [])
+        patterns += [plan.named(f"{family}-hwm-{plan.variants[0]}"), plan.named(family)]
         if not (name := next((p for p in patterns if p in names()), "")):
             missing.append(family)
             continue
         found[name] = Train(name)
         if guided(config_of(found[name])):
             found[f"{name}-plain"] = Train(name, ("model.condition_dropout=0.0",))
+            found[f"{name}-plain-all"] = Train(name, ("model.condition_dropout=0.0",), validation=True)
     if missing:
         raise ValueError(
             f"there is no {plan.size} twin of {', '.join(missing)}: leave it out with --families, or train a recipe of that "
@@ -96,6 +100,11 @@ def dropout(config: RunConfig) -> bool:
     return guided(config) and config.model.condition_dropout > 0  # type: ignore[union-attr]
 
 
+def beyond(config: RunConfig) -> bool:
+    """Whether a run learned from the very data that it was validated on."""
+    return bool(config.data.val) and config.data.val in config.data.train
+
+
 @dataclass(frozen=True)
 class Row:
     """A row of the table: what a scoring gives with so many samples.  published: number of the same row of the report."""
@@ -109,19 +118,22 @@ class Row:
 class Grid:
     """The smallest set of scorings that gives the table's rows, the curves and the families.
 
-    Block 1 is of the first guided run trained without condition dropout, blocks 2 and 3 of the first trained with it; where
-    there is none at all, block 1 is of the first run there is.  Blocks without a run are left out.
+    Block 1 is of the first guided run trained without condition dropout, its last row of the first that learned from the
+    validation set too, blocks 2 and 3 of the first trained with dropout; where there is none at all, block 1 is of the first
+    run there is.  Blocks without a run are left out.
+    beyond: labels of the runs that learned from the validation set too.
     study: whose ensembles, alternatives and calibration are looked at.  own: each run's scoring for the family table.
     asked: label, solver steps (None: its own) and guidance of each scoring.  steps, guidance: points of the curves.
     """
 
-    def __init__(self, configs: Mapping[str, RunConfig], plan: Options) -> None:
-        self.configs, self.plan, many = configs, plan, plan.many_steps
+    def __init__(self, configs: Mapping[str, RunConfig], plan: Options, beyond: Collection[str] = ()) -> None:
+        self.configs, self.plan, self.beyond, many = configs, plan, beyond, plan.many_steps
         self.asked: dict[str, tuple[str, int | None, float]] = {}
         self.members: dict[str, set[int]] = {}
         self.rows, self.guidance, self.steps = [], dict[float, list[str]](), dict[int, str]()
         one, few, half, samples = usual = 1, max(2, plan.samples // 4), plan.samples // 2, plan.samples
-        of_table = [label for label, config in configs.items() if guided(config)]
+        of_table = [label for label, config in configs.items() if guided(config) and label not in beyond]
+        whole = next((label for label, config in configs.items() if guided(config) and label in beyond), "")
         dropped = next((label for label in of_table if dropout(configs[label])), "")
         plain = next((label for label in of_table if not dropout(configs[label])), "" if of_table else next(iter(configs)))
         # Solver steps in the table; None: the model's own, or it has none.
@@ -130,6 +142,8 @@ class Grid:
         self.study = self._ask(plain or dropped, table_steps[plain or dropped], 1.0, plan.most)
         if plain:
             self.rows += [Row(1, self.study, n, i) for i, n in enumerate((one, few, samples))]
+        if whole:
+            self.rows.append(Row(1, self.own[whole], samples, 3))
         if dropped:
             wanted = ((2, STEPS, GUIDANCE[0]), (2, STEPS, GUIDANCE[1]), (3, many, GUIDANCE[1]), (3, many, 1.0))
             for number, (block, steps, scale) in enumerate(wanted, 4):
@@ -164,7 +178,8 @@ class Grid:
     def row_name(self, row: Row) -> str:
         """A row of the table in words."""
         label, _, guidance = self.asked[row.key]
-        return name_of(self.steps_of(row.key), row.samples, guidance if dropout(self.configs[label]) else None)
+        name = name_of(self.steps_of(row.key), row.samples, guidance if dropout(self.configs[label]) else None)
+        return f"{name}, learned from validation data too" if label in self.beyond else name
 
     def scorings(self) -> dict[str, Score]:
         """What is to be scored."""

@@ -22,8 +22,8 @@ PLACES = ("data.train", "data.val", "tokenizer", "model.base", "init")
 WHAT = {"train": "training data", "val": "held-out data"}
 
 Identity = Mapping[str, Any]
-"""train, val: fingerprints of the data; robot: as `robot_of`; hz: frames a second of the data; tokenizer: fingerprint of the
-data's; hwm: version; init: of a run that started from trained weights, what they were (`hwm.publish.trained.start_of`).
+"""train, val: fingerprints of the data; robot: as `robot_of`; tokenizer: fingerprint of the data's; hwm: version; init: of a
+run that started from trained weights, what they were (`hwm.publish.trained.start_of`).
 
 What is not known is None or absent, as in runs of versions that kept none, and is not compared.
 """
@@ -36,8 +36,8 @@ def identity_of(train: Any, val: Any = None) -> dict[str, Any]:
 
 
 def meaning_of(dataset: Any) -> dict[str, Any]:
-    """The part of an identity that all data must have that a run is given: robot, rate and tokenizer."""
-    return {"robot": robot_of(dataset), "hz": dataset.hz, "tokenizer": (dataset.tokenizer or {}).get("fingerprint")}
+    """The part of an identity that all data must have that a run is given: robot and tokenizer."""
+    return {"robot": robot_of(dataset), "tokenizer": (dataset.tokenizer or {}).get("fingerprint")}
 
 
 def robot_of(dataset: Any) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def robot_of(dataset: Any) -> dict[str, Any]:
 
 
 def expect_data(dataset: Any, identity: Identity) -> None:
-    """Raise ValueError for data of another robot, rate or tokenizer than a run's, naming the first state that differs."""
+    """Raise ValueError for data of another robot or tokenizer than a run's, naming the first state that differs."""
     if there := identity.get("robot"):
         here, fault = robot_of(dataset), ""
         counts, pairs = (len(here["states"]), len(there["states"])), zip(here["states"], there["states"])
@@ -59,10 +59,6 @@ def expect_data(dataset: Any, identity: Identity) -> None:
         if fault:
             whose = f"its robot {here['name']} {fault} as {there['name']}, whose data the run learns from"
             raise ValueError(f"{dataset.root}: {whose}; give data of that robot (names and units: robot.toml)")
-    rate, wanted = getattr(dataset, "hz", None), identity.get("hz")
-    if rate and wanted and rate != wanted:
-        fault = f"has {rate} frames a second, the data that the run learns from have {wanted}"
-        raise ValueError(f"{dataset.root}: {fault}; convert it to that rate (hwm data convert --hz), or train anew")
     mine, theirs = (getattr(dataset, "tokenizer", None) or {}).get("fingerprint"), identity.get("tokenizer")
     if mine and theirs and mine != theirs:
         fault = f"was encoded by another tokenizer ({dataset.tokenizer.get('name')}) than the data that the run learns from"

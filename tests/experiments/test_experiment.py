@@ -35,8 +35,7 @@ from hwm.experiments.experiment import Experiment, Plan, Score, Section, Train
 
 
 def declare(plan: Plan) -> Experiment:
-    small = ("train.batch_size=2", "model.num_layers=1", "model.width=32", "model.num_heads=2", "model.state_hidden=16")
-    runs = {f"{steps}-steps": Train("st-demo", (f"train.steps={steps}", *small)) for steps in (1, 2)}
+    runs = {f"{steps}-steps": Train("st-demo", (f"train.steps={steps}", "train.batch_size=2")) for steps in (1, 2)}
     columns = [Column("PSNR, dB"), Column("over copying, dB", over="copy"), Column("parameters, M", "parameters", scale=1e6)]
     table = Compare("lengths", {run: [run] for run in runs}, columns)
     return Experiment("Lengths", "lengths", runs, {run: Score(run) for run in runs}, [Section("Lengths", tables=[table])])
@@ -208,7 +207,7 @@ def test_tables_hold_ours_and_the_published_figures_apart(tables):
     plan, page = tables
     out, record = plan.out, json.loads((plan.out / "tables.json").read_text())
     assert list(record["runs"]) == ["masked-hwm-full-tiny", "flow-hwm-full-tiny"]
-    assert list(record["scorings"]) == [name + key for name in record["runs"] for key in ("", "/readings")]
+    assert list(record["scorings"]) == [name + key for name in record["runs"] for key in ("/as-published", "")]
     text = (out / "tables.md").read_text()
     for family, flow in (("masked", "Masked-HWM"), ("flow", "Flow-HWM")):
         part, figures = text.partition(f"## {flow}")[2].partition("\n## ")[0], TABLES[family]["full"]
@@ -217,22 +216,22 @@ def test_tables_hold_ours_and_the_published_figures_apart(tables):
         assert len(head) == len(row)
         assert row[head.index("published FID")] == f"{figures.fid:.2f}" and not row[head.index("FID")]
         assert row[head.index("published PSNR, dB")] == f"{figures.psnr_db:.2f}" != row[head.index("PSNR, dB")]
-        found = Scores.from_json(record["scorings"][f"{family}-hwm-full-tiny"])
+        found = Scores.from_json(record["scorings"][f"{family}-hwm-full-tiny/as-published"])
         assert row[head.index("PSNR, dB")] == found.of(found.headline, "psnr").text(2)
         assert "TFD of a sample" in part and "over permuted states, dB" in part
     html = page.read_text()
     assert html.count("data:image/png") == 2 and "<script" not in html and 'src="http' not in html
     assert 'href="scores/flow-hwm-full-tiny/report.html"' in html
-    assert (out / "scores/flow-hwm-full-tiny/readings/report.html").is_file()
+    assert (out / "scores/flow-hwm-full-tiny/as-published/report.html").is_file()
 
 
 def test_the_first_table_scores_samples_drawn_as_the_paper_draws_them(tables):
     plan, _ = tables
     scorings = json.loads((plan.out / "tables.json").read_text())["scorings"]
-    sample, readings = scorings["flow-hwm-full-tiny"], scorings["flow-hwm-full-tiny/readings"]
+    sample, readings = scorings["flow-hwm-full-tiny/as-published"], scorings["flow-hwm-full-tiny"]
     assert sample["headline"] == SAMPLED_LATENTS and readings["headline"] == STILL_LATENTS
     assert "--set model.steps=50 model.guidance=3.0" in sample["command"] and "--set" not in readings["command"]
-    assert scorings["masked-hwm-full-tiny"]["headline"] == LIKELY_TOKENS
+    assert scorings["masked-hwm-full-tiny/as-published"]["headline"] == LIKELY_TOKENS
     assert sample["cost"]["figures"]["samples/s"] < readings["cost"]["figures"]["samples/s"]  # 50 guided steps against one
 
 

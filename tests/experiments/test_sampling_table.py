@@ -7,15 +7,15 @@ import torch
 from refusing import refused
 
 from hwm.cli import main
-from hwm.config import override
+from hwm.config import changed, override
 from hwm.evaluate.protocols import mean_of
 from hwm.evaluate.scores import Scores
 from hwm.experiments import sampling_grid
 from hwm.experiments.carry_out import carry_out
 from hwm.experiments.declared.sampling_table import declare, verdict
-from hwm.experiments.experiment import Train
+from hwm.experiments.experiment import Found, Train
 from hwm.experiments.published import SAMPLING
-from hwm.experiments.sampling_grid import Grid, Options, name_of, twins
+from hwm.experiments.sampling_grid import Grid, Options, beyond, name_of, twins
 from hwm.prepare import encoded
 from hwm.recipes import recipe
 from hwm.runs import train
@@ -54,6 +54,16 @@ def test_rows_stand_beside_the_published_rows_of_the_same_settings():
         assert found.row_name(row) == name_of(printed.steps, printed.samples, printed.guidance)
 
 
+def test_the_first_submission_is_of_the_run_that_learned_from_validation_data():
+    configs = {label: override(recipe("wan-tiny"), ["model.condition_dropout=0.0"]) for label in ("all", "plain")}
+    found = Grid(configs, Options(out="out"), {"all"})
+    assert [(row.published, found.asked[row.key][0]) for row in found.rows] == [*((i, "plain") for i in range(3)), (3, "all")]
+    assert found.row_name(found.rows[3]) == "20 steps, 20 samples, learned from validation data too"
+    assert SAMPLING[3].remark.endswith("trained on validation data too") and found.asked[found.study][0] == "plain"
+    assert not beyond(recipe("wan-tiny"))
+    assert beyond(changed(recipe("wan-tiny"), {"data.train": ["a", "b"], "data.val": "b"}))
+
+
 def test_blocks_without_a_run_are_left_out():
     dropped = grid(dropped=("wan-tiny",))
     assert {row.block for row in dropped.rows} == {2, 3} and dropped.asked[dropped.study] == ("dropped", 20, 1.0)
@@ -85,9 +95,13 @@ def test_twins_are_trained_with_and_without_condition_dropout():
     found = twins(Options(out="out", families=("wan", "masked"), variants=("full",)))
     assert found["wan-tiny"] == Train("wan-tiny")
     assert found["wan-tiny-plain"] == Train("wan-tiny", ("model.condition_dropout=0.0",))
-    assert set(found) == {"wan-tiny", "wan-tiny-plain", "masked-hwm-full-tiny"}
+    assert found["wan-tiny-plain-all"] == Train("wan-tiny", ("model.condition_dropout=0.0",), validation=True)
+    assert set(found) == {"wan-tiny", "wan-tiny-plain", "wan-tiny-plain-all", "masked-hwm-full-tiny"}
     assert set(twins(Options(out="out", families=("st", "direct")))) == {"st-demo", "direct-tiny"}
-    refused("no medium twin of wan, st: .*--runs", twins, Options(out="out", size="medium", families=("wan", "st", "flow")))
+    for size, names in (("medium", ["wan-medium", "st-medium"]), ("full", ["wan-revontuli", "st-revontuli"])):
+        found = twins(Options(out="out", size=size, families=("wan", "st", "flow")))
+        assert [name for name in found if not name.endswith(("plain", "all"))][:2] == names
+    refused("no full twin of moth: .*--runs", twins, Options(out="out", size="full", families=("wan", "moth")))
 
 
 def test_options_that_leave_no_rows_apart_are_refused(tmp_path, capsys):
@@ -153,6 +167,14 @@ def test_the_page_holds_table_curves_and_families(page):
         assert (plan.out / found["report"]).is_file() and f'href="{found["report"]}"' in html
         assert found["command"].startswith("hwm evaluate ") and "--set model.steps=" in found["command"]
     assert text.index("Ours:") < text.index("Published: 1X") and "| 25.53 | 23.04 | 0.773 | 0.158 | 69.25 |" in text
+
+
+def test_the_first_submission_learns_from_both_sets(page):
+    plan, _, _ = page
+    wanted = Options(out=plan.out, data=plan.out.parent / "encoded", families=("wan",))
+    found, place = Found(declare(wanted), wanted), plan.out.parent / "encoded/continuous-4x8x8"
+    both = (str(place / "train_v2.0"), str(place / "val_v2.0"))
+    assert found.training("wan-tiny-plain-all").data.train == both and found.training("wan-tiny-plain").data.train == both[:1]
 
 
 def test_the_verdict_compares_the_rows_with_the_published_ones():

@@ -89,11 +89,6 @@ MUTATIONS = (
         "tests/training/test_identity.py::test_data_of_another_robot_are_refused",
     ),
     Mutation(
-        "data are of the run's rate", "hwm/training/identity.py",
-        "    if rate and wanted and rate != wanted:", "    if False:",
-        "tests/training/test_identity.py::test_data_of_another_rate_are_refused",
-    ),
-    Mutation(
         "data are of the run's tokenizer", "hwm/training/identity.py",
         "    if mine and theirs and mine != theirs:", "    if False:",
         "tests/training/test_identity.py::test_data_of_another_tokenizer_are_refused",

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_parallel import processes
 from tiny_line import alive
 from tiny_training import checkpoint_bytes
-from together import processes
 
 from hwm.training import checkpoint
 from hwm.training.processes import STALE_STORE

@@ -119,8 +119,7 @@ def test_missing_packages_are_named(tmp_path, tiny, monkeypatch):
     refused(r"needs no_such_package.*\[sim\]", simulate, tmp_path, **tiny)
 
 
-@pytest.mark.full
-@pytest.mark.fault("F9", "a killed worker of tokenise and simulate: one-line error, no hang, nothing half-written")
+@pytest.mark.slow
 def test_a_killed_worker_is_reported_and_the_work_goes_on_later(tmp_path, tiny):
     def kill(done, total):
         for process in multiprocessing.active_children():

@@ -148,17 +148,6 @@ def test_data_of_another_robot_are_refused(place, change, told):
     assert len(clips_for(load_run("r"), renamed)) == len(clips_for(load_run("r"), Path("d")))
 
 
-def test_data_of_another_rate_are_refused(place):
-    """A frame ahead is another time ahead there, and the robot moves further in it."""
-    shutil.copytree("d", "slow")
-    for sidecar in (*Path("slow").glob("checksums/*"), Path("slow/checksums.json")):
-        sidecar.unlink()
-    about = Path("slow/metadata.json")
-    about.write_text(about.read_text().replace('"hz": 30', '"hz": 15'))
-    assert load_run("r").identity["hz"] == 30
-    refused("slow: has 15 frames a second, the data that the run learns from have 30", clips_for, load_run("r"), Path("slow"))
-
-
 def test_data_of_another_tokenizer_are_refused(place):
     shutil.copytree("d", "other")
     for sidecar in (*Path("other").glob("checksums/*"), Path("other/checksums.json")):
