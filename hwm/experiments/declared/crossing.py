@@ -7,7 +7,7 @@ hold a place against any place of the grid before; the factorised one must first
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from hwm.config import Count, CountOrNone
 from hwm.evaluate.intervals import Interval
@@ -41,15 +41,18 @@ class Options(Plan):
     """Clips to score on for each number of places; 0: all."""
     scenes: Count = 8192
     """Clips to train on."""
+    rows: Literal["together", "apart"] = "together"
+    """Whether a texture moves as a whole, or each of its rows by itself."""
 
 
 def declare(plan: Options) -> Experiment:
     """A training of each kind of attention on scenes of all speeds, scored on unseen scenes of each."""
     if plan.data:
         raise ValueError("--data: crossing makes its own scenes, whose motion must be known; leave it out")
-    made, words = plan.out / f"crossing-{'-'.join(map(str, (*plan.crossings, plan.scenes, plan.seed)))}", "places crossed a grid"
+    made = plan.out / f"crossing-{'-'.join(map(str, (plan.rows, *plan.crossings, plan.scenes, plan.seed)))}"
+    words = "places crossed a grid"
     changes = (*SMALL, f"train.steps={plan.steps or STEPS}")
-    runs = {f"crossing-{kind}": Train("st-demo", changes + own) for kind, own in KINDS.items()}
+    runs = {f"crossing-{plan.rows}-{kind}": Train("st-demo", changes + own) for kind, own in KINDS.items()}
     rows = {str(n): [f"{run}/{n}" for run in runs] for n in plan.crossings}
     scorings = {key: Score(run, Scoring(which="last"), world=n) for n, keys in rows.items() for key, run in zip(keys, runs)}
     table = Compare("by how far a texture moves", rows, COLUMNS, tuple(KINDS), head="places a grid")
@@ -70,13 +73,13 @@ def declare(plan: Options) -> Experiment:
         return [f"The factorisation {where}; it loses most at {lost}: {own:.2f} nats against {full:.2f}."]
 
     return Experiment(
-        "Motion across places", "crossing", runs, scorings,
+        "Motion across places", f"crossing-{plan.rows}", runs, scorings,
         [Section("Loss against crossings", "Cross-entropy of the three future grids; all of it can be known after two grids, so "
                  "that a perfect model has 0 nats, and one that knows nothing ln 64 = 4.16.",
                  {"Cross-entropy against places crossed": table.curves(words, AUTO, log=False),
                   "Scenes of all speeds while learning": learning}, [table])],
-        lead=f"Random textures of 4 x 17 places and 64 ids that move sideways, {plan.scenes} clips with {words} out of "
-        f"{', '.join(rows)}, seed {plan.seed}; states are noise.",
+        lead=f"Random textures of 4 x 17 places and 64 ids that move sideways, rows {plan.rows}: {plan.scenes} clips with "
+        f"{words} out of {', '.join(rows)}, seed {plan.seed}; states are noise.",
         verdict=verdict, makes=partial(scenes, plan, made), worlds={n: made / f"moves-{n}" for n in rows},
     )  # fmt: skip
 
@@ -85,9 +88,10 @@ def scenes(plan: Options, made: Path) -> Path:
     """The datasets: for training and validation of all speeds, for tests of each."""
     from hwm.sim.crossing import write_crossing
 
-    held_out = max(plan.clips, 64)
+    held_out, apart = max(plan.clips, 64), plan.rows == "apart"
     for number, (name, clips) in enumerate({"train": plan.scenes, "val": held_out}.items()):
-        write_crossing(made / f"{name}_v2.0", crossings=plan.crossings, clips=clips, seed=(plan.seed, number))
+        write_crossing(made / f"{name}_v2.0", crossings=plan.crossings, clips=clips, seed=(plan.seed, number), apart=apart)
     for n in plan.crossings:
-        write_crossing(made / f"moves-{n}" / "val_unseen_v2.0", crossings=(n,), clips=held_out, seed=(plan.seed, 2, n))
+        test = made / f"moves-{n}" / "val_unseen_v2.0"
+        write_crossing(test, crossings=(n,), clips=held_out, seed=(plan.seed, 2, n), apart=apart)
     return made
