@@ -367,6 +367,9 @@ class DirectConfig(Modulated):
     """Move the last frame by a predicted flow before the change is added, rather than add the change alone."""
     pairs: Rows = 2
     """Frames of a clip that are predicted in training, each from a place of its own."""
+    edge_loss: Weight = 0.0
+    """Weight of the error of gradient magnitudes beside that of the pixels, both over that of copying (ours): for PSNR alone an
+    edge that may lie here or there is best left out, but the mean of its magnitudes is not nothing."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

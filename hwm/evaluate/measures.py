@@ -12,9 +12,9 @@ from torch import Tensor
 from hwm.evaluate.calibration import Calibration
 from hwm.evaluate.doubting import Doubting
 from hwm.evaluate.intervals import Interval
-from hwm.evaluate.metrics import METRICS, mean_squared_error, psnr, shown
+from hwm.evaluate.metrics import METRICS, mean_squared_error, psnr, sharpness, shown
 from hwm.evaluate.perceptual import PerceptualScorer
-from hwm.evaluate.protocols import CEILING, mean_of
+from hwm.evaluate.protocols import CEILING, SURE_SHARPNESS, mean_of
 from hwm.evaluate.scenes import Scene
 from hwm.evaluate.scores import ALL, LAST, RECONSTRUCTION, Difference, Example, Means, Row, Score, frame_span
 from hwm.evaluate.token_scores import ROWS, TokenScorer
@@ -43,7 +43,7 @@ class Measures:
         self.tuning, self.doubting, self.poll, self.seed, self.times = tuning, doubting, poll, seed, Times()
         self.calibration = Calibration(seed=seed) if ways.members and ways.members[-1] > 1 else None
         self.gallery = Gallery(num_examples, num_clips)
-        self._pixels = Columns()
+        self._pixels, self._sure = Columns(), Columns()
 
     @torch.no_grad()
     def measure(self, scene: Scene) -> Arrays:
@@ -73,7 +73,7 @@ class Measures:
         if self.calibration is not None:
             samples = drawn.samples(ways.members[-1])[:, :, -1]
             ranked = self.calibration.measure(samples, scene.last()[1], first_clip=scene.first)
-            found |= under("calibration", ranked)
+            found |= under("calibration", ranked) | under("sure", _sure_sharpness(frames, scene, samples))
         more: dict[str, Tensor] = {}
         if self.doubting is not None:
             doubted, more = self.doubting.measure(scene)
@@ -90,6 +90,7 @@ class Measures:
             self.tokens.add(inside("tokens", arrays))
         if self.calibration is not None:
             self.calibration.add(inside("calibration", arrays))
+            self._sure.add(inside("sure", arrays))
         if self.doubting is not None:
             self.doubting.add(inside("doubt", arrays))
 
@@ -100,6 +101,7 @@ class Measures:
         more = [self.perceptual.summary(self.ways.headline, reference=reference, span=span, seed=self.seed)]
         if self.tokens is not None:
             more.append(self.tokens.summary(means))
+        more.append(self._sure_scores(means, reference))
         for scores, compared in more:
             found, differences = found + scores, differences + compared
         found = [replace(s, value=s.value.within(*shown(s.metric).limits)) for s in found]
@@ -123,6 +125,23 @@ class Measures:
             "differences": differences,
             "facts": {name: fact for name, fact in facts.items() if fact is not None},
         }
+
+
+    def _sure_scores(self, means: Means, reference: str) -> tuple[list[Score], list[Difference]]:
+        """Sharpness of the last frame where the samples agree, and what the headline and the blend have of one sample's."""
+        own = self._sure.inside("row")
+        place = {"metric": SURE_SHARPNESS, "reference": reference, "span": LAST}
+        scores = [Score(row, value=means.one(values), **place) for row, values in own.items()]
+        pairs = [(first, second) for first, second, metrics in self.ways.pairs if SURE_SHARPNESS in metrics and second in own]
+        return scores, [means.difference(a, b, own[a], own[b], **place) for a, b in pairs]
+
+
+def _sure_sharpness(frames: dict[str, Tensor], scene: Scene, samples_BKHWC: Tensor) -> Arrays:
+    """Of the last frame of every row, over the half of the pixels in which the samples differ least, (B,)."""
+    spread_BHW = spread(samples_BKHWC)
+    sure_BHW = spread_BHW <= spread_BHW.flatten(1).median(1).values[:, None, None]
+    truth = scene.last()[1]
+    return {f"row/{row}": sharpness(video[:, -1], truth, sure_BHW).numpy() for row, video in frames.items()}
 
 
 def _rows(drawn: Drawn, ways: Ways) -> dict[str, dict[str, Tensor]]:
@@ -225,7 +244,7 @@ def of_frames(columns: Columns, ways: Ways, means: Means) -> tuple[list[Score], 
     differences = []
     for reference in dict.fromkeys(reference for reference, *_ in found):
         for first, second, metrics in ways.pairs:
-            for name in metrics if (reference, second, metrics[0]) in found else ():
+            for name in [name for name in metrics if (reference, second, name) in found]:
                 own, other = dict(spans(found[reference, first, name])), dict(spans(found[reference, second, name]))
                 place = {"metric": name, "reference": reference}
                 differences += [means.difference(first, second, own[span], other[span], span=span, **place) for span in own]

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hwm.evaluate.protocols import SURE_SHARPNESS
+
 PSNR_CAP = 100.0
 """PSNR in dB given to identical pictures, whose true value is infinite and would spoil every mean."""
 
@@ -162,16 +164,19 @@ def gmsd(pred_BHWC: Tensor, truth_BHWC: Tensor) -> Tensor:
     return similarity.flatten(-2).to(torch.float64).std(-1)
 
 
-def sharpness(pred_BHWC: Tensor, truth_BHWC: Tensor) -> Tensor:
+def sharpness(pred_BHWC: Tensor, truth_BHWC: Tensor, where_BHW: Tensor | None = None) -> Tensor:
     """Gradient energy of each picture as a ratio to the truth's, float64 (B,): 1 as sharp as the truth, 0 flat.
 
     (ours) The energy is the mean over pixels of dx^2 + dy^2, the differences of luminance to the next pixel right and
     below (the last row and column have none).  `ROUNDING_ENERGY` is added to both, so that flat pictures of a flat truth
     give 1.  Detail at half its contrast gives 1/4; noise counts as detail: read it beside PSNR or `gmsd`.
+    where_BHW: bool (..., H, W), the pixels whose energy counts; None: all.
     pred_BHWC, truth_BHWC: uint8 (..., H, W, 3), at least 2x2.  Raises ValueError for other pictures.
     """
     _check(pred_BHWC, truth_BHWC, least=2, colours=True)
-    pred, truth = (_gradient_energy(x).flatten(-2).mean(-1) for x in (pred_BHWC, truth_BHWC))
+    pred, truth = (_gradient_energy(x).flatten(-2) for x in (pred_BHWC, truth_BHWC))
+    weight = torch.ones_like(truth) if where_BHW is None else where_BHW[..., :-1, :-1].flatten(-2).to(truth)
+    pred, truth = ((energy * weight).sum(-1) / weight.sum(-1).clamp(min=1) for energy in (pred, truth))
     return (pred + ROUNDING_ENERGY) / (truth + ROUNDING_ENERGY)
 
 
@@ -261,6 +266,8 @@ METRICS = (
 
 _COMPARED = "A Fréchet distance compares sets of frames: it sees that a copied frame is sharp, not that it is the wrong one."
 OTHERS = (
+    Metric(SURE_SHARPNESS, SURE_SHARPNESS, "", 3, "one",
+           about="Sharpness where sure: of the half of each picture's pixels in which the samples differ least."),
     Metric("TFD", "TFD", "", 4, "lower",
            about="TFD is the tokenizer Fréchet distance: the Fréchet distance between the features of the shipped tokenizer's "
            "encoder on predicted and on true frames, at every place of every grid. It is not an FID: the features are of another "

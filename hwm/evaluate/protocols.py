@@ -120,6 +120,10 @@ STILL = "one prediction at temperature 0"
 """Of models of tokens the most likely future, of models of latents the mean of all."""
 
 
+SURE_SHARPNESS = "sharpness where sure"
+"""Name of a score: over the pixels in which the samples of an ensemble differ least."""
+
+
 def mean_of(num_members: int) -> str:
     """Name of the row of a pixel mean."""
     return ONE_SAMPLE if num_members == 1 else f"mean of {num_members}"

@@ -16,7 +16,16 @@ from torch import Tensor
 from hwm.contracts import Prediction, Sampling
 from hwm.evaluate import protocols
 from hwm.evaluate.controls import TRUE, Control
-from hwm.evaluate.protocols import COPY_BLURRED, COPY_FRAME, COPY_GRID, EXPECTED_CODE, MEAN_OF_CONTEXT, ONE_SAMPLE, Protocol
+from hwm.evaluate.protocols import (
+    COPY_BLURRED,
+    COPY_FRAME,
+    COPY_GRID,
+    EXPECTED_CODE,
+    MEAN_OF_CONTEXT,
+    ONE_SAMPLE,
+    SURE_SHARPNESS,
+    Protocol,
+)
 from hwm.evaluate.scenes import Scene, Scenes
 from hwm.evaluate.scores import Row
 from hwm.evaluate.tuning import Tuning
@@ -313,7 +322,8 @@ def ensembles(members: Sequence[int], *, controls: Sequence[Control]) -> Ways:
     pairs += [(protocols.mean_of(n), ONE_SAMPLE) for n in members if n > 1]
     differences: list[tuple[str, str, tuple[str, ...]]] = [(first, second, ("psnr",)) for first, second in pairs]
     if largest > 1:
-        differences.append((blended, headline, ("psnr", "sharpness", "gmsd")))
+        differences.append((blended, headline, ("psnr", "sharpness", "gmsd", SURE_SHARPNESS)))
+        differences.append((blended, ONE_SAMPLE, ("psnr", SURE_SHARPNESS)))
     return Ways(tuple(ways), headline, beside, others, tuple(differences), members, sizes)
 
 

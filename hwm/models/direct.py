@@ -21,6 +21,8 @@ from hwm.nn.parameters import decay_groups
 
 RELATIVE_FLOOR = 1e-3
 """Added to the error of copying (of pixels in [0, 1]) before a frame's error is divided by it: stillness is not all."""
+EDGE_FLOOR = 1e-6
+"""Added to a squared gradient before its root, whose slope at 0 has no end."""
 FLOW_SCALE = 0.25
 """Flow that an output of 1 means, in half sides of the picture."""
 TRAVEL_SCALE = 1 / 30
@@ -125,6 +127,7 @@ class Direct(WorldModule):
     def loss(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean over frames of their squared error divided by that of copying the last frame ("relative_mse").
 
+        With config.edge_loss also that of their gradient magnitudes ("relative_edges").
         Of every clip config.pairs frames are predicted, each from a place of its own: horizons, up to what the
         clip holds, drawn as the square of a uniform number, then any place from which that is inside the clip.
         Raises ValueError for clips of another shape or too short for one prediction.
@@ -136,19 +139,21 @@ class Direct(WorldModule):
         horizons_TB = (furthest * chance_2TB[0].square()).ceil().clamp(1, furthest).long()
         places_TB = num_frames - horizons_TB - (self.context_grids - 1)
         now_TB = self.context_grids - 1 + (chance_2TB[1] * places_TB).long().minimum(places_TB - 1)
-        error = self._relative_error(video_BFHWC, states_BFA, now_TB, horizons_TB)[0].mean()
-        return {"loss": error, "relative_mse": error}
+        guess, truth, last = self._frames(video_BFHWC, states_BFA, now_TB, horizons_TB)
+        error = _relative(guess, truth, last)[0].mean()
+        if not self.config.edge_loss:
+            return {"loss": error, "relative_mse": error}
+        edges = _relative(*(_edges(x) for x in (guess, truth, last)))[0].mean()
+        return {"loss": error + self.config.edge_loss * edges, "relative_mse": error, "relative_edges": edges}
 
-    def _relative_error(
+    def _frames(
         self, video_BFHWC: Tensor, states_BFA: Tensor, now_TB: Tensor, horizons_TB: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Relative error, squared error and that of copying, (T, B) each, of the frames `now` + `horizons`."""
+        """The frames `now` + `horizons` as predicted and in truth, and the last seen ones, (T, B, C, H, W) each."""
         clip = torch.arange(len(video_BFHWC), device=video_BFHWC.device)
         frames = (now_TB, now_TB - (self.context_grids - 1), now_TB + horizons_TB)
         last_TBCHW, past_TBCHW, truth_TBCHW = (self._pictures(video_BFHWC[clip, frame]) for frame in frames)
-        guess_TBCHW = self(last_TBCHW, past_TBCHW, self.features(states_BFA, now_TB, horizons_TB))
-        error_TB, copy_TB = ((y - truth_TBCHW).square().mean((2, 3, 4)) for y in (guess_TBCHW, last_TBCHW))
-        return error_TB / (copy_TB + RELATIVE_FLOOR), error_TB, copy_TB
+        return self(last_TBCHW, past_TBCHW, self.features(states_BFA, now_TB, horizons_TB)), truth_TBCHW, last_TBCHW
 
     @torch.no_grad()
     def first_loss(self, batch: Batch) -> float | None:
@@ -173,7 +178,7 @@ class Direct(WorldModule):
         quarters_T = torch.tensor([max(1, furthest * quarter // 4) for quarter in (1, 2, 3, 4)], device=video_BFHWC.device)
         horizons_TB = quarters_T[:, None].expand(-1, len(video_BFHWC))
         now_TB = torch.full_like(horizons_TB, self.context_grids - 1)
-        scores = self._relative_error(video_BFHWC, batch.states_BFA, now_TB, horizons_TB)
+        scores = _relative(*self._frames(video_BFHWC, batch.states_BFA, now_TB, horizons_TB))
         return dict(zip(("relative_mse", "pixel_mse", "pixel_mse_copy"), (score.mean(0) for score in scores)))
 
     @torch.no_grad()
@@ -218,6 +223,18 @@ class Direct(WorldModule):
             frames = str(num_frames) if num_frames else f"more than {self.context_grids}"
             raise ValueError(f"the model works on {frames} frames of {(*self.config.grid, 3)} (H, W, C) here, got {got}")
         return video_BFHWC
+
+
+def _relative(guess_TBCHW: Tensor, truth_TBCHW: Tensor, last_TBCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Relative error, squared error and that of copying, (T, B) each."""
+    error_TB, copy_TB = ((y - truth_TBCHW).square().mean((2, 3, 4)) for y in (guess_TBCHW, last_TBCHW))
+    return error_TB / (copy_TB + RELATIVE_FLOOR), error_TB, copy_TB
+
+
+def _edges(x_TBCHW: Tensor) -> Tensor:
+    """Gradient magnitude of every channel, of the differences to the next pixel right and below, but for the last of each."""
+    right, below = x_TBCHW[..., :-1, 1:] - x_TBCHW[..., :-1, :-1], x_TBCHW[..., 1:, :-1] - x_TBCHW[..., :-1, :-1]
+    return (right.square() + below.square() + EDGE_FLOOR).sqrt()
 
 
 def _to_patches(video_TBCHW: Tensor, patch: int) -> Tensor:

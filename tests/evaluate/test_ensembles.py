@@ -23,6 +23,7 @@ from hwm.evaluate.protocols import (
     ONE_SAMPLE,
     SAMPLING,
     STILL,
+    SURE_SHARPNESS,
     Scoring,
     mean_of,
 )
@@ -113,8 +114,10 @@ def test_scores_in_closed_form(score):
     assert fit["variance"] == pytest.approx(NOISE**2, rel=0.2) and fit["floor"] < 3
     # The truth is where the model expects it: the mean errs by 1 / (K + 1) of what the spread of K predicts, squared.
     assert scores.facts["calibration"]["error_to_spread"] == pytest.approx(1 / 3, rel=0.05)
-    for metric in METRICS:
-        assert {s.row for s in scores.select(metric=metric.name)} == {row.name for row in scores.rows}
+    for metric in (*(metric.name for metric in METRICS), SURE_SHARPNESS):
+        assert {s.row for s in scores.select(metric=metric)} == {row.name for row in scores.rows}
+    blend = scores.difference("blend of 8", ONE_SAMPLE, SURE_SHARPNESS).value.mean
+    assert blend == pytest.approx(psnr("blend of 8", SURE_SHARPNESS) - psnr(ONE_SAMPLE, SURE_SHARPNESS))
 
 
 def test_everything_but_time_repeats_and_small_ensembles_begin_large_ones(score):
@@ -129,8 +132,12 @@ def test_everything_but_time_repeats_and_small_ensembles_begin_large_ones(score)
     assert first == record(members=(4, 1), batch_size=3)
     assert Scores.from_json(json.loads(json.dumps(first.to_json()))) == first
     larger = record(members=(1, 4, 6))
+
+    def of(scores, row):  # but for what is looked at where all samples agree
+        return [score for score in scores.select(row=row) if score.metric != SURE_SHARPNESS]
+
     for row in (mean_of(1), mean_of(4), STILL, COPY_FRAME, "mean of 4, states zeroed", "mean of 4, states permuted", BLURRED):
-        assert first.select(row=row) and larger.select(row=row) == first.select(row=row)
+        assert of(first, row) and of(larger, row) == of(first, row)
     assert record(members=(1, 4), seed=1).of(ONE_SAMPLE, "psnr") != first.of(ONE_SAMPLE, "psnr")
 
 

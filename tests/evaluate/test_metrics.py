@@ -173,3 +173,14 @@ def test_wrong_top_k_input_is_refused():
     refused("one of floor", score, 1, "guess")
     refused("indices", topk_nll, INDICES, PROBS, torch.tensor([1]))
     refused("1 to 3", topk_nll, INDICES[None], PROBS[None], torch.tensor([1]), vocab_size=3)
+
+
+def test_sharpness_where_only_that_counts():
+    """The left half at half its contrast, but for the column where both halves meet, and the right as it is: a quarter and 1."""
+    truth = torch.zeros(1, 8, 16, 3, dtype=torch.uint8)
+    truth[:, ::2] = 200
+    pred, left, right = truth.clone(), *torch.zeros(2, 1, 8, 16, dtype=torch.bool)
+    pred[:, :, :8], left[:, :, :7], right[:, :, 8:] = truth[:, :, :8] // 2, True, True
+    assert sharpness(pred, truth, left).item() == pytest.approx(0.25, abs=1e-4)
+    assert sharpness(pred, truth, right).item() == 1
+    assert torch.equal(sharpness(pred, truth, torch.ones_like(left)), sharpness(pred, truth))

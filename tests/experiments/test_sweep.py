@@ -8,10 +8,10 @@ import torch
 from refusing import refused
 
 from hwm.cli import main
-from hwm.evaluate.protocols import EXPECTED_CODE, ONE_SAMPLE, Scoring, mean_of
+from hwm.evaluate.protocols import EXPECTED_CODE, ONE_SAMPLE, SURE_SHARPNESS, Scoring, mean_of
 from hwm.evaluate.scores import Scores
 from hwm.experiments.carry_out import _training, carry_out
-from hwm.experiments.declared import decoding, ensemble_size, gate, guidance, states, steps
+from hwm.experiments.declared import decoding, ensemble_size, gate, guidance, sharpness, states, steps
 from hwm.experiments.experiment import Found, Train
 
 MASKED, FLOW, WAN = "masked-hwm-base-tiny", "flow-hwm-base-tiny", "wan-tiny"
@@ -193,3 +193,32 @@ def test_a_wrong_number_is_one_line(capsys):
     for words in map(str.split, wrong):
         assert main(["experiment", words[0], "--out", "o", *words[1:]]) == 2
         assert f"{words[1]} must be" in capsys.readouterr().err
+
+
+def test_the_blend_is_held_against_the_mean_and_one_sample(pages):
+    """Of the same ensemble of Wan, as if `direct` had scored the same."""
+    _, found, _ = found_of(pages[ensemble_size])
+    scores = found[f"ensemble-size/{WAN}/1"]
+    experiment = declared(sharpness, samples=3, edge_losses=(0.5,))
+    assert list(experiment.runs) == [WAN, "direct-tiny", "direct-tiny-edge_loss-0.5"]
+    assert experiment.runs["direct-tiny-edge_loss-0.5"] == Train("direct-tiny", ("model.edge_loss=0.5",))
+    assert {key: s.scoring.members for key, s in experiment.scorings.items()} == {
+        f"sharpness/{WAN}/one-sample": (1, 3), "sharpness/direct-tiny/frame": (1,),
+        "sharpness/direct-tiny-edge_loss-0.5/frame": (1,),
+    }  # fmt: skip
+    same = dict.fromkeys(experiment.scorings, scores)
+    (section,) = experiment.sections(same)
+    rows = {row[0]: row for row in section.tables[0](same).rows}
+    assert list(rows)[:5] == ["one sample", "mean of 3", "medoid", "blend", "temperature 0"]
+    assert rows["blend"][1] == scores.of("blend of 3", "psnr").text(2)
+    assert rows["medoid"][3] == scores.of("medoid of 3", SURE_SHARPNESS).text(3)
+    assert all(plot(same).startswith(b"\x89PNG") for plot in section.plots.values())
+    blend, *others = experiment.verdict(same)
+    assert blend.startswith(f"{WAN}: the blend lies ") and len(others) == 1 and "+0.00 dB against direct-tiny" in others[0]
+
+
+def test_the_goal_is_the_psnr_of_the_mean_at_the_sharpness_of_a_sample():
+    psnr, sure = [20.0, 22, 20.5, 21.95], [0.9, 0.5, 0.9, 0.88]
+    assert "reaches" in sharpness.of_ensemble("a", *psnr, *sure) and "-0.05 dB" in sharpness.of_ensemble("a", *psnr, *sure)
+    assert "misses" in sharpness.of_ensemble("a", *psnr, *sure[:3], 0.8)
+    assert "misses" in sharpness.of_ensemble("a", *psnr[:3], 21.8, *sure)

@@ -9,7 +9,7 @@ from seeds import gen
 
 from hwm.contracts import Batch
 from hwm.model_config import DirectConfig
-from hwm.models.direct import RELATIVE_FLOOR, Direct, moved
+from hwm.models.direct import RELATIVE_FLOOR, Direct, _edges, moved
 
 TINY = DirectConfig(
     grid=(8, 12), patch=4, context_grids=3, future_grids=2, reach=7, num_layers=2, num_heads=2, width=16, num_states=5,
@@ -74,8 +74,8 @@ def test_loss_at_the_start_is_the_relative_error_of_copying():
 def test_loss_predicts_all_frames_of_a_clip_and_nothing_beyond(monkeypatch):
     config = dataclasses.replace(TINY, pairs=500)
     model, batch, seen = build(config), clips(frames=12), []
-    whole = model._relative_error
-    monkeypatch.setattr(model, "_relative_error", lambda *args: seen.append(args) or whole(*args))
+    whole = model._frames
+    monkeypatch.setattr(model, "_frames", lambda *args: seen.append(args) or whole(*args))
     model.loss(batch, generator=gen())
     _, _, now, horizons = seen[0]
     assert set(horizons.flatten().tolist()) == set(range(1, 8))  # the reach, though the clip holds 9
@@ -113,7 +113,7 @@ def test_training_reads_the_first_and_last_frame_of_the_context_and_no_future_on
         video = batch.video_BFHWC.clone()
         if frame is not None:
             video[:, frame] = 255 - video[:, frame]
-        model._relative_error(video, batch.states_BFA, now, horizons)
+        model._frames(video, batch.states_BFA, now, horizons)
     changed = [(guess != guesses[0]).flatten(2).any(2)[0].tolist() for guess in guesses[1:]]
     assert changed == [[frame in (n, n - 2) for n in (3, 4, 5)] for frame in range(12)]
 
@@ -174,3 +174,24 @@ def test_what_cannot_be_is_refused():
         ({"velocity_rows": (25,)}, "must be below state_dim"), ({"patch": 3}, "not divisible by model.patch")
     ):
         refused(message, dataclasses.replace, TINY, **changes)
+
+
+def test_the_edge_loss_is_the_relative_error_of_gradient_magnitudes():
+    """Before training, copying: both relative errors are those of copying, and the loss adds them by the weight."""
+    batch = clips()
+    plain, edged = build(TINY), build(dataclasses.replace(TINY, edge_loss=0.5))
+    first, found = plain.loss(batch, generator=gen(3)), edged.loss(batch, generator=gen(3))
+    assert set(first) == {"loss", "relative_mse"} and found["relative_mse"] == first["relative_mse"] == first["loss"]
+    assert found["loss"].item() == pytest.approx(found["relative_mse"].item() + 0.5 * found["relative_edges"].item())
+    assert 0.5 < found["relative_edges"].item() < 1  # 1 but for the floor
+
+
+def test_the_edge_loss_wants_an_edge_where_the_mean_has_none():
+    """An edge that goes up or down with equal chance: its mean is flat, the mean magnitude is not."""
+    up = torch.zeros(1, 1, 1, 2, 4, dtype=torch.float64)
+    up[..., 2:] = 1
+    truths, size = (up, 1 - up), torch.linspace(0, 1, 101, dtype=torch.float64)
+    guesses = [(0.5 + s * (up - 0.5)) for s in size]
+    pixels, edges = (torch.tensor([sum((f(g) - f(t)).square().mean() for t in truths) for g in guesses])
+                     for f in (lambda x: x, _edges))  # fmt: skip
+    assert size[pixels.argmin()] == 0 and size[edges.argmin()] == pytest.approx(1, abs=0.011)
