@@ -127,7 +127,7 @@ def test_the_factorisation_breaks_where_the_intervals_part():
         by_key = {}
         for kind, values in nats.items():
             for n, value in enumerate(values):
-                key = f"crossing-together-{'spatio-temporal' if kind == 'own' else kind}/{n}"
+                key = f"crossing-together-2-{'spatio-temporal' if kind == 'own' else kind}/{n}"
                 by_key[key] = scores(0.0, value)
                 by_key[key].scores[1] = replace(by_key[key].scores[1], value=Interval(value, value - wide, value + wide))
         found = ByHand(experiment, plan, by_key, lambda label, name: [(100, 4.0), (200, 1.0)])

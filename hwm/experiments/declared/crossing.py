@@ -16,10 +16,11 @@ from hwm.evaluate.scores import ALL_GRIDS, TOKENS
 from hwm.experiments.compare import Column, Compare
 from hwm.experiments.declared.attention import KINDS
 from hwm.experiments.experiment import Experiment, Found, Json, Plan, Score, Section, Train
+from hwm.model_config import Layers
 from hwm.work.ranges import Range
 
 SMALL = (
-    "tokenizer=", "model.vocab_size=64", "model.factors=[]", "model.code_loss=0", "model.grid=[4, 17]", "model.num_layers=2",
+    "tokenizer=", "model.vocab_size=64", "model.factors=[]", "model.code_loss=0", "model.grid=[4, 17]",
     "model.num_heads=4", "model.width=64", "model.state_hidden=64", "model.dropout=0", "model.scheduled_sampling=0",
     "model.state_injection=add", "model.loss_on=future", "train.lr=2e-3", "train.weight_decay=0.05", "train.sample_every=0",
     "train.validate_every=100",
@@ -41,6 +42,8 @@ class Options(Plan):
     """Clips to score on for each number of places; 0: all."""
     scenes: Count = 8192
     """Clips to train on."""
+    layers: Layers = 2
+    """Blocks of both models: the fewer, the fewer times can places and grids be joined in turns."""
     rows: Literal["together", "apart"] = "together"
     """Whether a texture moves as a whole, or each of its rows by itself."""
 
@@ -51,8 +54,8 @@ def declare(plan: Options) -> Experiment:
         raise ValueError("--data: crossing makes its own scenes, whose motion must be known; leave it out")
     made = plan.out / f"crossing-{'-'.join(map(str, (plan.rows, *plan.crossings, plan.scenes, plan.seed)))}"
     words = "places crossed a grid"
-    changes = (*SMALL, f"train.steps={plan.steps or STEPS}")
-    runs = {f"crossing-{plan.rows}-{kind}": Train("st-demo", changes + own) for kind, own in KINDS.items()}
+    changes = (*SMALL, f"model.num_layers={plan.layers}", f"train.steps={plan.steps or STEPS}")
+    runs = {f"crossing-{plan.rows}-{plan.layers}-{kind}": Train("st-demo", changes + own) for kind, own in KINDS.items()}
     rows = {str(n): [f"{run}/{n}" for run in runs] for n in plan.crossings}
     scorings = {key: Score(run, Scoring(which="last"), world=n) for n, keys in rows.items() for key, run in zip(keys, runs)}
     table = Compare("by how far a texture moves", rows, COLUMNS, tuple(KINDS), head="places a grid")
@@ -73,13 +76,13 @@ def declare(plan: Options) -> Experiment:
         return [f"The factorisation {where}; it loses most at {lost}: {own:.2f} nats against {full:.2f}."]
 
     return Experiment(
-        "Motion across places", f"crossing-{plan.rows}", runs, scorings,
+        "Motion across places", f"crossing-{plan.rows}-{plan.layers}", runs, scorings,
         [Section("Loss against crossings", "Cross-entropy of the three future grids; all of it can be known after two grids, so "
                  "that a perfect model has 0 nats, and one that knows nothing ln 64 = 4.16.",
                  {"Cross-entropy against places crossed": table.curves(words, AUTO, log=False),
                   "Scenes of all speeds while learning": learning}, [table])],
         lead=f"Random textures of 4 x 17 places and 64 ids that move sideways, rows {plan.rows}: {plan.scenes} clips with "
-        f"{words} out of {', '.join(rows)}, seed {plan.seed}; states are noise.",
+        f"{words} out of {', '.join(rows)}, seed {plan.seed}; {plan.layers} blocks; states are noise.",
         verdict=verdict, makes=partial(scenes, plan, made), worlds={n: made / f"moves-{n}" for n in rows},
     )  # fmt: skip
 
