@@ -10,6 +10,7 @@ from refusing import refused
 from hwm.cli import main
 from hwm.config import override, to_toml
 from hwm.data.dataset import check_rows
+from hwm.data.onex import open_dataset
 from hwm.data.writers import RawShardWriter, write_dataset_metadata
 from hwm.recipes import recipe
 from hwm.robot import EVE, ROBOTS, normalisation, read_embodiment
@@ -91,6 +92,9 @@ def test_another_robot_is_one_file_beside_the_data(tmp_path, capsys):
         frames = rng.integers(0, 255, (80, 32, 32, 3), dtype=np.uint8)
         writer.append(frames, rng.normal(size=(80, 8)).astype(np.float32), 0)
     write_dataset_metadata(raw, num_shards=1, num_images=80)
+    (raw / "robot.toml").rename(raw / "mine.toml")
+    refused("state width 25; it holds 8 a frame: another robot than 1x-eve is described in robot.toml", open_dataset, raw)
+    (raw / "mine.toml").rename(raw / "robot.toml")
     assert main(["data", "describe", str(raw), "--sheet", str(tmp_path / "sheet.png")]) == 0
     described = capsys.readouterr().out
     assert "robot: franka-panda" in described and "GRIPPER" in described

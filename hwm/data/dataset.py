@@ -138,7 +138,10 @@ class Shard:
 
     def check_sizes(self) -> None:
         """Raise ValueError unless every file has exactly the size that the frame count asks for."""
-        check_size(self.states_path, self.num_frames * self.robot.dim * 4, self._rows)
+        width, rest = divmod(self.states_path.stat().st_size if self.states_path.is_file() else 0, self.num_frames * 4)
+        hint = f"; it holds {width} a frame: another robot than {self.robot.name} is described in robot.toml beside metadata.json"
+        about = self._rows + (hint if width and not rest else "")
+        check_size(self.states_path, self.num_frames * self.robot.dim * 4, about)
         check_size(self.segments_path, self.num_frames * 4, self._rows)
 
     def check(self) -> Iterator[Finding]:
