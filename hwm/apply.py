@@ -32,6 +32,7 @@ from hwm.evaluate.ways import seed_of
 from hwm.predict import ensemble
 from hwm.predict.last_frame import draw, shrink
 from hwm.predict.rollout import frames_per_step, rollout
+from hwm.publish.trained import kept_in
 from hwm.runs import COUNTS, Run, clips_for, expect_robot, load_run, token_counts, world_model
 from hwm.safe_load.paths import is_file
 from hwm.tokenizers.at_hand import NotAtHand, expect_made_by, image_size_of, tokenizer_of
@@ -78,7 +79,7 @@ def evaluate_run(
     Raises ValueError when the data is not of the run's tokenizer, the video is not theirs or an option would do nothing,
     Elsewhere where another process writes the report, Stopped where it was told to stop.
     """
-    expect_apart(out, data, video, tuning, folder / "checkpoints")
+    expect_apart(out, data, video, tuning, kept_in(folder))
     given = scoring.changed() | {"video": video, "tuning": tuning}
     asked = PROTOCOLS.get(scoring.protocol)
     if asked is not None:
@@ -181,7 +182,7 @@ def predict_video(
     """
     device = str(choose_device(device))
     expect_suffix(out, ".mp4")
-    expect_apart(out, data, folder / "checkpoints")
+    expect_apart(out, data, kept_in(folder))
     run = load_run(folder, which=which, device=device, changes=changes, base=base)
     model, clips = world_model(run), _watched(run, data)
     if not 0 <= clip < len(clips):
@@ -272,7 +273,7 @@ def submit_compression(
     """
     device = str(choose_device(device))
     expect_suffix(out, ".zip")
-    expect_apart(out, data, folder / "checkpoints")
+    expect_apart(out, data, kept_in(folder))
     run = load_run(folder, which=which, device=device)
     model = world_model(run)
     if model.predicts != "tokens" or own_protocol(run.config.data.clip) != COMPRESSION:
@@ -315,7 +316,7 @@ def submit_sampling(
         )
     device = str(choose_device(device))
     expect_suffix(out, ".zip")
-    expect_apart(out, data, folder / "checkpoints")
+    expect_apart(out, data, kept_in(folder))
     with listening(stop) as flag:
         tests = open_test_set(data)
         if not isinstance(tests, SamplingTestSet):

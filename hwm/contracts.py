@@ -218,14 +218,12 @@ class Family:
     """What every configuration knows of its family besides its values.
 
     module: where the model is, as "module:class".  needs: modules of the extra named like the family, if it has one.
-    publish: the function that writes such a model for others, called with model, RunConfig, folder and card=; "" where none does.
     kind: what the model learns from.  role: a world model, or a tokenizer, which others stand on.
     prediction_settings: fields that say how a trained model predicts, and so may change after training.
     raw_states: hand closures and the like enter as they are, not normalised.
     """
 
     module: ClassVar[str]
-    publish: ClassVar[str] = ""
     needs: ClassVar[tuple[str, ...]] = ()
     kind: ClassVar[Kind]
     role: ClassVar[Literal["world model", "tokenizer"]] = "world model"

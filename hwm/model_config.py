@@ -259,7 +259,6 @@ class WanConfig(Modulated, Latents):
     """Wan2.2 TI2V with video and state conditioning (SYSTEMS.md section 4).  Defaults are the published 5 B model."""
 
     module: ClassVar[str] = "hwm.models.wan.model:WanWorldModel"
-    publish: ClassVar[str] = "hwm.models.wan.export:save_world_model"
     needs: ClassVar[tuple[str, ...]] = ("diffusers", "peft")
 
     family: Literal["wan"] = "wan"
@@ -392,7 +391,6 @@ class FSQConfig(Family):
     """Causal video tokenizer with finite scalar quantisation, or without (tokenizers/autoencoder.py)."""
 
     module: ClassVar[str] = "hwm.tokenizers.open:new_tokenizer"
-    publish: ClassVar[str] = "hwm.tokenizers.open:publish"
     kind: ClassVar[Kind] = "video"
     role: ClassVar[Literal["world model", "tokenizer"]] = "tokenizer"
 

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hwm.clock import SAMPLING_HOP, subsample
-from hwm.config import RunConfig, changed, from_toml, override
+from hwm.config import RunConfig, changed, from_toml, override, to_toml
 from hwm.contracts import Batch
 from hwm.data.clips import FIELDS, Clips, sample_indices
 from hwm.data.describe import state_statistics
@@ -26,15 +26,16 @@ from hwm.data.together import open_together
 from hwm.evaluate.token_scores import unigram_counts
 from hwm.models.build import build_model
 from hwm.predict.rollout import Dream, FrameDecoder
-from hwm.publish.trained import begin, start_of
+from hwm.publish.folder import ROBOT
+from hwm.publish.trained import begin, open_trained, start_of
 from hwm.robot import EVE, normalisation
 from hwm.safe_load.paths import is_file, shown
 from hwm.safe_load.text import read_bytes
 from hwm.tokenizers.at_hand import TOKENIZER
-from hwm.tokenizers.open import keep_copy, open_tokenizer, own_names
+from hwm.tokenizers.open import is_own, keep_copy, open_tokenizer, own_names
 from hwm.training import checkpoint
 from hwm.training.device import choose_device, free_on
-from hwm.training.identity import Identity, expect_config, expect_data, identity_of
+from hwm.training.identity import Identity, expect_data, identity_of
 from hwm.training.loop import FitResult, already_done, fit
 from hwm.training.processes import ALONE, Processes
 from hwm.training.run_folder import dealt_out, taken_up
@@ -152,13 +153,16 @@ def train(config: RunConfig, out: str | Path, *, processes: Processes = ALONE, p
 def _complete(out: Path, config: RunConfig, clips: Clips, identity: Identity) -> None:
     """Lay into a run folder what using it takes beside the weights, so that it need not be looked for elsewhere.
 
-    A tokenizer of the library's own that is not shipped with it, the text of a Wan model, and the frequencies of the tokens.
+    A tokenizer of the library's own that is not shipped with it, the text of a Wan model, what the states mean, and the
+    frequencies of the tokens.
     """
     name, is_tokenizer = config.tokenizer, config.model.role == "tokenizer"
-    if name and not is_tokenizer and name not in own_names() and is_file(Path(name) / "config.toml"):
+    if name and not is_tokenizer and name not in own_names() and is_own(Path(name)):
         keep_copy(Path(name), out / TOKENIZER)
     else:
         shutil.rmtree(out / TOKENIZER, ignore_errors=True)  # of an earlier start in this folder
+    if not is_tokenizer:
+        write_text(out / ROBOT, to_toml(clips.dataset.robot))
     if (text := getattr(config.model, "text", "")) not in ("", "zeros"):
         with atomic_path(out / TEXT) as target:
             target.write_bytes(read_bytes(text, max_bytes=MAX_TEXT_BYTES, kind="text embedding"))
@@ -340,27 +344,21 @@ class Run:
 def load_run(
     folder: str | Path, *, which: str = "best", device: str = "cpu", changes: tuple[str, ...] = (), base: str = ""
 ) -> Run:
-    """Open a run folder with its best (or "last") weights, checked against their manifest.
+    """Open a run folder with its best (or "last") weights, a published folder or a shipped name, checked against checksums.
 
     Nothing outside of the folder is opened but `base`, the pretrained model of a run that adapts one: a folder or hub name.
     changes: overrides of how the model predicts, such as "model.steps=4".  Raises ValueError for others than those.
     """
-    folder = Path(folder)
-    if not is_file(folder / "config.toml"):
-        raise ValueError(f"{folder}: not a run folder (no config.toml); train one with `hwm train RECIPE --out {folder}`")
-    config = from_toml(RunConfig, folder / "config.toml")
+    trained = open_trained(folder, which=which)
+    config, folder = trained.config, trained.folder
     settings = [f"model.{name}" for name in config.model.prediction_settings]
     for change in changes:
         if change.partition("=")[0].strip() not in settings:
             raise ValueError(f"{change}: only {', '.join(settings) or 'nothing'} may change after training")
-    place = checkpoint.find(folder, which=which)
-    state = checkpoint.load_state(place)
-    expect_config(state, config, run=folder)
     config = override(config, changes)
-    stored, where = checkpoint.stored(place), place / "model.safetensors"
-    model = build_model(_inside(config, folder, base), stored=stored.sizes("model"), where=where)
-    load_weights(stored, model, where=where)
-    return Run(folder, config, model.to(device).eval(), state["step"], state.get("identity", {}))
+    model = build_model(_inside(config, folder, base), stored=trained.stored.sizes("model"), where=trained.where)
+    load_weights(trained.stored, model, where=trained.where)
+    return Run(folder, config, model.to(device).eval(), trained.step, trained.identity)
 
 
 def _inside(config: RunConfig, folder: Path, base: str) -> RunConfig:

@@ -1,5 +1,6 @@
 """What files hold, how tests damage them, and a disk that takes no more."""
 
+import hashlib
 import json
 import resource
 import zipfile
@@ -20,6 +21,26 @@ def edit(path, change):
 
 def edit_json(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def reseal(folder):
+    """Make the checksums of a published folder agree with its files, as someone who tampers would."""
+    names = json.loads((folder / "checksums.json").read_text())
+    sums = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names if (folder / name).is_file()}
+    (folder / "checksums.json").write_text(json.dumps(sums))
+
+
+def edit_run(folder, **changes):
+    """Other values of the configuration in a published folder's config.json, by dotted names, sealed again."""
+    about = json.loads((folder / "config.json").read_text())
+    for name, value in changes.items():
+        *tables, last = name.split("__")
+        table = about["run"]
+        for key in tables:
+            table = table[key]
+        table[last] = value
+    (folder / "config.json").write_text(json.dumps(about))
+    reseal(folder)
 
 
 def poke(path, dtype, place, value):

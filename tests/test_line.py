@@ -202,7 +202,7 @@ def test_a_run_opens_nothing_outside_of_its_folder(place, tmp_path, capsys):
     assert "gives continuous latents, but tokens are needed" in capsys.readouterr().err
     shutil.rmtree(stranger / "tokenizer")
     (stranger / "tokenizer").mkdir()
-    for name in ("config.toml", "model.safetensors"):
+    for name in ("config.json", "model.safetensors", "checksums.json"):
         (stranger / "tokenizer" / name).symlink_to(place / "coder" / name)
     assert main(["predict", str(stranger), *data]) == 2 and "leads out of the run" in capsys.readouterr().err
 

@@ -41,7 +41,8 @@ def train(
         tokenizer: The tokenizer that made the tokens, for pictures.
         seed: Seed of initialisation, data order and dropout.
         init: Trained weights to start from, without their optimiser: a run (its best checkpoint, averaged weights where it has
-            them), a folder of `hwm export` or a shipped name.  Every weight must find its place, or be named with --anew.
+            them), a folder of `hwm export`, a shipped name or user/name@revision of the hub.  Every weight must find its
+            place, or be named with --anew.
         anew: What of these weights starts anew: states (all that reads the robot's states, for another robot), or modules by
             their names.
         nproc: Processes on this machine, one a GPU; they share every step's clips.  0: one, in this process.

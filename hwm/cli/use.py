@@ -34,7 +34,7 @@ def evaluate(
     the processes share the clips, and the one that finds all of them scored writes the report.
 
     Args:
-        run: Run folder.
+        run: Run folder, folder of `hwm export`, a name that is shipped, or user/name@revision of the hub.
         scoring: What decides the numbers.
         data: Tokens or latents to score on, as the model predicts them; raw video for sampling and for models of video.
         video: compression, hwm: the raw dataset the data were made from, to score against the original video as well.
@@ -42,14 +42,15 @@ def evaluate(
             its intervals are learned.  Default: the first clips of the data.
         training: The training data, all its folders in order, for the frequencies of tokens, where the run does not keep them.
         base: The pretrained model that the run adapts, a folder or hub name: a run opens nothing outside of its folder unasked.
-        out: Folder for the results; default: the run folder.
+        out: Folder for the results; default: the run folder, or, of what was published, runs/NAME.
         part: k n: score only the k-th of n shares; by default torchrun, srun or a Slurm array says which.  0 1: all, also there.
     """
     check_ranges(Scoring, vars(scoring))
     from hwm.apply import evaluate_run
     from hwm.evaluate.report import text_table
     from hwm.work.parts import Elsewhere
-    share, out = chosen_share(part), out or run
+    (run, name), share = _found(run), chosen_share(part)
+    out = out or _own_folder(run, name)
     try:
         scores = evaluate_run(
             run, scoring, data=data, video=video, tuning=tuning, training=training, base=base, out=out, share=share
@@ -61,6 +62,22 @@ def evaluate(
     return 0
 
 
+def _found(run: Path) -> tuple[Path, str]:
+    """The folder of what was trained, and a short name for it; of the hub the commit is told."""
+    from hwm.publish.hub import pinned
+    from hwm.publish.trained import located
+    folder = located(run)
+    if (exact := pinned(folder, str(run))) != str(run):
+        print(f"{run}: {exact}", flush=True)
+    return folder, Path(exact.partition("@")[0]).name
+
+
+def _own_folder(folder: Path, name: str) -> Path:
+    """Where results of a run go unless somebody says where: into its folder; what was published stays as it is."""
+    from hwm.safe_load.paths import is_file
+    return folder if is_file(folder / "config.toml") or not folder.is_dir() else Path("runs") / name
+
+
 def predict(
     run: Path, /,
     *, data: Path, out: Path = Path("prediction.mp4"), clip: Annotated[int, Range(0, 10**12)] = 0,
@@ -70,7 +87,7 @@ def predict(
     """Write a video, truth beside prediction, of a rollout that follows the recorded robot states.
 
     Args:
-        run: Run folder of a world model.
+        run: Run folder of a world model, folder of `hwm export`, a name that is shipped, or user/name@revision of the hub.
         data: Tokens or latents to start from, or raw video, as models of every fourth frame need it: they show these alone.
         out: Video file.
         clip: Number of the clip to start from.
@@ -85,6 +102,7 @@ def predict(
         base: The pretrained model that the run adapts, a folder or hub name.
     """
     from hwm.apply import predict_video
+    run, _ = _found(run)
     with StopFlag() as stop:
         written = predict_video(
             run, data=data, out=out, clip=clip, frames=frames, which=which, temperature=temperature, changes=set, seed=seed,
@@ -110,7 +128,7 @@ def submit(
     sampling: the same command goes on where it was stopped or killed, and processes share the samples as in `hwm evaluate`.
 
     Args:
-        run: Run folder.
+        run: Run folder, folder of `hwm export`, a name that is shipped, or user/name@revision of the hub.
         data: The challenge's test set.
         out: Zip file.
         track: The challenge track.
@@ -146,6 +164,7 @@ def submit(
     fields = {"method": method, "team": team, "authors": authors, "e-mail": email, "institution": institution, "country": country}
     from hwm.apply import submit_compression, submit_sampling
     from hwm.work.parts import Elsewhere
+    run, _ = _found(run)
     with StopFlag() as stop:
         if track == "compression":
             fields["method"] = method or "hwm ST-Transformer"
@@ -162,32 +181,61 @@ def submit(
 
 
 def export(
-    run: Path, folder: Path, /, *, which: Literal["best", "last"] = "best", card: Path | None = None, base: str = ""
+    run: Path, folder: Path, /,
+    *, which: Literal["best", "last"] = "best", dtype: Literal["float32", "float16"] = "float32", title: str = "",
+    licence: str = "", about_data: str = "", hardware: str = "", limits: str = "", card: Path | None = None, base: str = "",
 ) -> int:
-    """Publish a trained tokenizer or Wan model as a folder: configuration, weights and a model card, nothing that can run.
+    """Publish a run of any family, or a tokenizer, as a folder: what made it, weights, robot, tokenizer, model card, checksums.
 
-    A tokenizer is config.toml and model.safetensors.  A Wan model is its adapter in the layout of diffusers, or the whole
-    transformer if that was trained, the state encoder and the statistics (hwm.models.wan.export reads it back).
+    Nothing in it can run, and of where things lay only last names stay.  Every verb that takes a run takes such a folder.  The
+    card says what the run knows of itself: states and units, command, seed, steps, time, and scores with intervals where results
+    lie with it.
 
     Args:
-        run: Run folder of a tokenizer or a Wan model.
+        run: A run, or what was published before.
         folder: New folder.
         which: The best checkpoint, or the last.
-        card: Text of the model card.
-        base: The pretrained model that a Wan run adapts, a folder or hub name.
+        dtype: float16 halves the folder: trained weights are rounded (said on the card), statistics are not.
+        title: Name on the card; default: the recipe.
+        licence: Of the weights, as the hub knows it, such as apache-2.0.
+        about_data: What it learned from, its source and its licence.
+        hardware: What it was trained on.
+        limits: What it cannot do.
+        card: Text of the whole model card instead.
+        base: The pretrained model that a Wan run adapts, a folder or hub name; with it the adapter also lies in adapter/,
+            as diffusers reads it.
     """
-    from hwm.models.build import named
-    from hwm.runs import load_run
+    from hwm.publish.card import Said
+    from hwm.publish.export import export as publish
     from hwm.safe_load.text import read_text
     from hwm.work.claim import expect_apart
 
+    run, _ = _found(run)
     expect_apart(folder, run, card)
-    trained = load_run(run, which=which, base=base)
-    if not trained.config.model.publish:
-        raise ValueError(f"{run}: holds a world model of another family than Wan; its checkpoints are published as they are")
-    publish = named(trained.config.model.publish)
+    said = Said(title=title, licence=licence, data=about_data, hardware=hardware, limits=limits)
     text = read_text(card, max_bytes=1_000_000, kind="model card") if card else ""
-    print(publish(trained.model, trained.config, folder, card=text))
+    place, rounded = publish(run, folder, which=which, narrow=dtype == "float16", said=said, text=text, base=base)
+    print(place, *[rounded] * bool(rounded), sep="\n  ")
+    return 0
+
+
+def push(folder: Path, name: str, /, *, send: bool = False, private: bool = False) -> int:
+    """Send a published folder to the Hugging Face hub; without --send only say what would go.
+
+    Args:
+        folder: Folder of `hwm export`, every file of which is compared with its checksum first.
+        name: Repository, user/name; it is made where there is none.
+        send: Send it.  Needs the extra hub, and `hf auth login` once.
+        private: Make a new repository a private one.
+    """
+    from hwm.publish.hub import contents, expect_repository
+    from hwm.publish.hub import push as sent
+    expect_repository(name)
+    files = contents(folder)
+    for file, size in files:
+        print(f"{size:>14,}  {file}")
+    print(f"{sum(size for _, size in files):>14,}  bytes in {len(files)} files", flush=True)
+    print(f"sent: {sent(folder, name, private=private)}" if send else f"nothing was sent; --send sends this to {name}")
     return 0
 
 

@@ -91,7 +91,10 @@ def rebuild(
     sampled = encodes_clips(coder)
     step, places = SAMPLING_STEP if sampled else 1, subsample() if sampled else np.arange(coder.clock.block)
     length, distinct = int(places[-1]) + 1, len(np.unique(places))
-    index = ClipIndex.build(dataset, kind="frames", overlap=True, length=length, every=coder.clock.block)
+    cut: dict[str, Any] = {"kind": "frames", "overlap": True, "length": length}
+    index = ClipIndex.build(dataset, **cut, every=coder.clock.block)
+    if len(index) < clips:
+        index = ClipIndex.build(dataset, **cut)
     near = np.flatnonzero(index.start <= max(FIRST_FRAMES, int(index.start.min())))
     chosen = near[np.unique(np.linspace(0, len(near) - 1, min(clips, len(near))).round().astype(int))]
     rebuilt: list[float] = []

@@ -1,4 +1,4 @@
-"""What was trained, by whatever name it is given: a run folder, a folder that was published, a name that comes with the package.
+"""What was trained, by whatever name: a run folder, a folder that was published, a name of the package or of the hub.
 
 Its weights are found and checked here, and read when somebody asks for them.
 """
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from hwm.config import RunConfig, from_toml
-from hwm.data.checksums import verify
-from hwm.model_config import FSQConfig
-from hwm.safe_load.paths import is_file, shown
-from hwm.tokenizers.open import WEIGHTS, shipped
+from hwm.publish.folder import WEIGHTS, is_published, read_published, stored_weights
+from hwm.publish.hub import fetch, is_hub_name, pinned
+from hwm.safe_load.paths import is_dir, is_file, shown
+from hwm.tokenizers import open as tokenizers
 from hwm.training import checkpoint
 from hwm.training.identity import Identity, expect_config
 from hwm.training.start import STATES, start_from
@@ -55,18 +55,52 @@ class Trained:
         return bool(self.stored.sizes("ema"))
 
 
+SHIPPED = Path(__file__).parent / "weights"
+"""Its folders are the published world models that come with the package."""
+
+
+def shipped() -> list[str]:
+    """Names of everything trained that comes with the package."""
+    places = sorted(p.name for p in SHIPPED.iterdir() if is_published(p)) if SHIPPED.is_dir() else []
+    return [*tokenizers.shipped(), *places]
+
+
+def located(name: str | Path) -> Path:
+    """The folder of what was trained, by its path, the name under which it is shipped, or "user/name@revision" of the hub.
+
+    Only the last reaches the network, and only where no such path is here.  Raises ValueError as `hub.fetch`.
+    """
+    for place in (tokenizers.WEIGHTS, SHIPPED):
+        if str(name) and len(Path(name).parts) == 1 and is_dir(place / str(name)):
+            return place / str(name)
+    if is_hub_name(str(name)) and not Path(name).exists():
+        return fetch(str(name))
+    return Path(name)
+
+
+def kept_in(name: str | Path) -> Path:
+    """The folder in which nothing else is written: the checkpoints of a run, the whole of what was published."""
+    folder = located(name)
+    return folder if is_file(folder / WEIGHTS) else folder / "checkpoints"
+
+
 def open_trained(name: str | Path, *, which: str = "best") -> Trained:
-    """The trained weights of a run folder, of a folder of `hwm export`, or of a name that is shipped.
+    """The trained weights of a run folder, of a folder of `hwm export`, of a name that is shipped or of the hub.
 
     which: the checkpoint of a run, as `checkpoint.find`.
     Raises ValueError, naming the file, where there are none, a checksum differs, or configuration and weights are no pair.
     """
-    folder = Path(name)
-    if (WEIGHTS / str(name) / "config.toml").is_file() or is_file(folder / "model.safetensors"):
-        return _tokenizer(WEIGHTS / str(name) if (WEIGHTS / str(name)).is_dir() else folder)
+    folder = located(name)
+    if is_published(folder):
+        published = read_published(folder)
+        return Trained(folder, published.config, published.step, published.identity, stored_weights(folder), folder / WEIGHTS)
+    if is_file(folder / WEIGHTS) and is_file(folder / "config.toml"):  # a tokenizer of the first layout
+        model, _ = tokenizers.tokenizer_config(folder)
+        return Trained(folder, RunConfig(recipe=folder.name, model=model), 0, {}, stored_weights(folder), folder / WEIGHTS)
     if not is_file(folder / "config.toml"):
         fault = f"{shown(name)}: no run folder (no config.toml in it), no folder of `hwm export`"
-        raise ValueError(f"{fault} and no name that is shipped ({', '.join(shipped())})")
+        fault += f" and no name that is shipped ({', '.join(shipped())})"
+        raise ValueError(f"{fault}; train with `hwm train RECIPE --out {shown(name)}`")
     config = from_toml(RunConfig, folder / "config.toml")
     place = checkpoint.find(folder, which=which)
     state = checkpoint.load_state(place)
@@ -75,18 +109,11 @@ def open_trained(name: str | Path, *, which: str = "best") -> Trained:
     return Trained(folder, config, state["step"], identity, checkpoint.stored(place), place / "model.safetensors")
 
 
-def _tokenizer(folder: Path) -> Trained:
-    if faults := verify(folder, remedy="export or fetch it again"):
-        raise faults[0]
-    model, weights = from_toml(FSQConfig, folder / "config.toml"), folder / "model.safetensors"
-    return Trained(folder, RunConfig(recipe=folder.name, model=model), 0, {}, Stored([weights]), weights)
-
-
 def start_of(name: str) -> dict[str, Any]:
     """What an identity keeps of the weights that a run starts from: by which name they were given, and their fingerprint."""
     trained = open_trained(name)
     about = {"recipe": trained.config.recipe, "step": trained.step}
-    return {"name": name, "weights": fingerprint(trained.tensors()), **about}
+    return {"name": pinned(trained.folder, name), "weights": fingerprint(trained.tensors()), **about}
 
 
 def begin(model: Any, config: RunConfig, identity: Identity, *, say: Callable[[str], None]) -> None:
@@ -107,7 +134,7 @@ def begin(model: Any, config: RunConfig, identity: Identity, *, say: Callable[[s
         raise ValueError(f"{config.init}: {fault}; what reads them starts anew with --anew {STATES}")
     start = start_from(model, trained.tensors(), where=trained.where, anew=config.anew)
     of = f"step {trained.step} of {trained.config.recipe}" if trained.step else trained.config.recipe
-    say(f"starting from {config.init} ({of}{', averaged weights' if trained.averaged else ''}):")
+    say(f"starting from {pinned(trained.folder, config.init)} ({of}{', averaged weights' if trained.averaged else ''}):")
     for line in start.lines():
         say(line)
     differ = [field.name for field in fields(there) if getattr(there, field.name) != getattr(own, field.name, None)]

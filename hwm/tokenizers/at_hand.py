@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hwm.safe_load.paths import shown
+from hwm.safe_load.paths import hub_folder, shown
 from hwm.tokenizers.open import open_tokenizer, own_names
 
 TOKENIZER = "tokenizer"
@@ -22,7 +22,7 @@ def tokenizer_of(run: Any, name: str = "", *, trust: bool = False, device: str =
     named, kept = run.config.tokenizer, run.folder / TOKENIZER
     if not name and kept.is_dir():
         name = str(kept)
-        if not all(file.resolve().is_relative_to(run.folder.resolve()) for file in kept.rglob("*")):
+        if not all(file.resolve().is_relative_to(hub_folder(run.folder).resolve()) for file in kept.rglob("*")):
             raise ValueError(f"{kept}: leads out of the run; give the tokenizer with --tokenizer")
     elif not name and named in own_names():
         name = named

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hwm.clock import Clock
-from hwm.config import from_toml, to_toml
+from hwm.config import RunConfig, from_toml
 from hwm.contracts import Kind, LatentTokenizer, Tokenizer
-from hwm.data.checksums import verify, write_checksums
+from hwm.data.checksums import verify
 from hwm.model_config import FSQConfig
-from hwm.safe_load.paths import is_file
+from hwm.publish.folder import Published, is_published, read_published, write_published
+from hwm.safe_load.paths import is_dir, is_file
 from hwm.safe_load.sizes import on_paper, room_for
 from hwm.safe_load.weights import load_safetensors, read_header, select
 from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer, VideoAutoencoder
@@ -21,7 +21,7 @@ from hwm.tokenizers.wan import find_wan, open_wan
 from hwm.work.files import new_folder
 
 WEIGHTS = Path(__file__).parent / "weights"
-"""Its folders are the shipped tokenizers; each holds config.toml and model.safetensors, nothing that can run."""
+"""Its folders are the shipped tokenizers; each holds configuration, weights and a card, nothing that can run."""
 
 
 class Pixels:
@@ -76,6 +76,8 @@ def open_tokenizer(name: str, *, kind: Kind | None = None, trust: bool = False, 
     coder: Tokenizer | LatentTokenizer | Pixels
     if name == PIXELS.name:
         coder = PIXELS
+    elif name in shipped() or is_published(name):
+        coder = load_tokenizer(name, device=device)
     elif is_file(Path(name) / "encoder.jit"):
         from hwm.tokenizers.cosmos import open_cosmos
         coder = open_cosmos(name, trust=trust, device=device)
@@ -110,6 +112,11 @@ def own_names() -> list[str]:
     return [PIXELS.name, *shipped()]
 
 
+def is_own(folder: Path) -> bool:
+    """Whether the folder is of one of the library's own tokenizers."""
+    return is_published(folder) or is_file(folder / "config.toml")
+
+
 def keep_copy(folder: Path, target: Path) -> None:
     """Make `target` a copy of one of the library's own tokenizers, whole or absent."""
     fingerprint = load_tokenizer(folder).fingerprint()
@@ -120,7 +127,7 @@ def keep_copy(folder: Path, target: Path) -> None:
         pass  # none, or a damaged one
     shutil.rmtree(target, ignore_errors=True)
     with new_folder(target) as temporary:
-        for name in ("config.toml", "model.safetensors", "checksums.json"):
+        for name in ("config.json", "config.toml", "model.safetensors", "checksums.json"):
             if is_file(folder / name):
                 shutil.copyfile(folder / name, temporary / name)
 
@@ -137,18 +144,11 @@ def load_tokenizer(name_or_folder: str | Path, *, device: str = "cpu") -> FSQTok
     differ from what the configuration says.
     """
     folder = WEIGHTS / str(name_or_folder)
-    if not is_file(folder / "config.toml"):
+    if not is_dir(folder):
         folder = Path(name_or_folder)
-    config_file, weights_file = folder / "config.toml", folder / "model.safetensors"
-    if not is_file(config_file) or not is_file(weights_file):
-        known = ", ".join(shipped()) or "none"
-        raise ValueError(
-            f"{name_or_folder}: no tokenizer; give a shipped name ({known}) or a folder with config.toml and "
-            "model.safetensors (made by `hwm export RUN FOLDER`)"
-        )
-    if faults := verify(folder, remedy="export or fetch it again"):
-        raise faults[0]
-    config = from_toml(FSQConfig, config_file)
+    config, config_file = tokenizer_config(folder)
+    weights_file = folder / "model.safetensors"
+
     def make() -> FSQTokenizer | ContinuousTokenizer:
         return new_tokenizer(config, name=folder.name)
 
@@ -161,20 +161,29 @@ def load_tokenizer(name_or_folder: str | Path, *, device: str = "cpu") -> FSQTok
     return tokenizer.to(device).eval()
 
 
-def publish(tokenizer: VideoAutoencoder, _: Any, folder: Path, *, card: str = "") -> Path:
-    """`save_tokenizer`, called as every family is to be published."""
-    return save_tokenizer(tokenizer, folder, card=card)
+def tokenizer_config(folder: Path) -> tuple[FSQConfig, Path]:
+    """The configuration of one of the library's own tokenizers and its file; the whole folder is compared with its checksums.
+
+    Raises ValueError where there is none, a file differs from its checksum, or the folder holds a world model.
+    """
+    if is_published(folder):
+        model = read_published(folder).config.model
+        if not isinstance(model, FSQConfig):
+            raise ValueError(f"{folder}: holds a world model, not a tokenizer")
+        return model, folder / "config.json"
+    if not is_file(folder / "config.toml") or not is_file(folder / "model.safetensors"):
+        known = ", ".join(shipped()) or "none"
+        raise ValueError(f"{folder}: no tokenizer; give a shipped name ({known}) or a folder of `hwm export RUN FOLDER`")
+    if faults := verify(folder, remedy="export or fetch it again"):  # of the first layout, as the shipped ones have it
+        raise faults[0]
+    return from_toml(FSQConfig, folder / "config.toml"), folder / "config.toml"
 
 
-def save_tokenizer(tokenizer: VideoAutoencoder, folder: str | Path, *, card: str = "") -> Path:
-    """Write config.toml, model.safetensors, their checksums and README.md (the model card) into a new folder, all or nothing.
+def save_tokenizer(tokenizer: VideoAutoencoder, folder: str | Path) -> Path:
+    """Write a tokenizer that belongs to no run as a published folder.
 
     Weights are stored as float16, rounding them: encode with what is loaded, not with what was saved.
     """
-    with new_folder(folder) as temporary:
-        (temporary / "config.toml").write_text(to_toml(tokenizer.config), encoding="utf-8")
-        (temporary / "README.md").write_text(card)
-        weights = temporary / "model.safetensors"
-        save_file({k: v.half().contiguous() for k, v in tokenizer.state_dict().items()}, weights)
-        write_checksums(temporary / "checksums.json", [temporary / "config.toml", weights])
-    return Path(folder)
+    weights = tokenizer.state_dict()
+    published = Published(RunConfig(recipe=tokenizer.name or "tokenizer", model=tokenizer.config), 0, {})
+    return write_published(folder, published, weights, narrow=frozenset(weights))

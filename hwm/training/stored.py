@@ -79,12 +79,13 @@ class _Piece:
 class Stored:
     """The tensors of a checkpoint or weight file whose bytes were verified, read when asked for.
 
-    files: whole files, which are groups by their name, or shards.
+    files: whole files, which are groups by their name, or shards.  widen: take float16 for float32, which holds it exactly.
     Raises ValueError naming the file if one is no whole safetensors file.
     """
 
-    def __init__(self, files: Iterable[Path]) -> None:
+    def __init__(self, files: Iterable[Path], *, widen: bool = False) -> None:
         self._pieces: dict[str, dict[str, list[_Piece]]] = {}
+        self._types = DTYPES | ({"F16": torch.float32} if widen else {})
         for file in files:
             self._index(file)
 
@@ -97,7 +98,7 @@ class Stored:
                 shape = tuple(part.get_shape())
                 if part.get_dtype() not in DTYPES:
                     raise ValueError(f"{file}: {key} is of type {part.get_dtype()}, which no model here has; fetch other weights")
-                piece = _Piece(file, key, _offsets(places, key, shape, file), shape, DTYPES[part.get_dtype()])
+                piece = _Piece(file, key, _offsets(places, key, shape, file), shape, self._types[part.get_dtype()])
                 self._pieces.setdefault(group, {}).setdefault(name, []).append(piece)
 
     def sizes(self, group: str) -> dict[str, Tensor]:

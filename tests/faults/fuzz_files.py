@@ -92,12 +92,11 @@ def _tiny(place: Path, data: Path) -> RunConfig:
 
 
 def _long(place: Path) -> None:
-    from test_export import PLAIN, learnt
+    from test_export import PLAIN, learnt, publish
     from test_lora import adapted
     from test_wan import autoencoder
 
     from hwm.models.build import build_model
-    from hwm.models.wan.export import save_world_model
     from hwm.models.wan.lora import save_adapter
 
     coder, data = str(place / "coder"), str(place / "encoded")
@@ -111,7 +110,7 @@ def _long(place: Path) -> None:
     build_model(RunConfig(model=PLAIN)).transformer.save_pretrained(base / "transformer")
     write_text_embedding(text, torch.randn(8), source="a test")
     config = replace(PLAIN, base=str(base), text=str(text), lora_rank=2)
-    save_world_model(*learnt(RunConfig(recipe="wan", model=config, train=TrainConfig())), place / "wan")
+    publish(*learnt(RunConfig(recipe="wan", model=config, train=TrainConfig())), place / "wan")
     save_adapter(adapted(), place / "adapter")
     autoencoder().save_pretrained(place / "vae")
 
@@ -219,7 +218,6 @@ def entries(place: Path) -> Iterator[tuple[str, Path, dict[str, tuple[Call, floa
 def _long_entries(place: Path) -> Iterator[tuple[str, Path, dict[str, tuple[Call, float]]]]:
     from test_lora import transformer
 
-    from hwm.models.wan.export import load_world_model
     from hwm.models.wan.lora import load_adapter
     from hwm.models.wan.transformer import load_transformer
 
@@ -235,7 +233,8 @@ def _long_entries(place: Path) -> Iterator[tuple[str, Path, dict[str, tuple[Call
         "hwm tokenize": (lambda root, out: hwm(["tokenize", str(place / "raw"), str(root), *again]), 0.5),
     }  # fmt: skip
     yield "coder-run", place / "coder-run", {"hwm export": (lambda root, out: hwm(["export", str(root), str(out / "new")]), 1)}
-    yield "wan", place / "wan", {"load": (lambda root, out: load_world_model(root), 1.5)}
+    base = str(place / "wan-base")
+    yield "wan", place / "wan", {"load": (lambda root, out: load_run(root, base=base), 1.5)}
     yield "wan-base", place / "wan-base", {
         "load": (lambda root, out: load_transformer(str(root), dtype=torch.float32), 1),
         "check": (lambda root, out: check_model_folder(root, "transformer"), 1),

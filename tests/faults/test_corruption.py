@@ -73,7 +73,7 @@ def victims(place: Path) -> list[tuple[str, Path]]:
     found = [("run", path) for path in sorted((place / "run/checkpoints/step-6").iterdir())]
     for name in ("tokens", "raw"):
         found += [(name, path) for path in sorted((place / name).rglob("*")) if path.is_file()]
-    return found + [("coder", place / "coder" / name) for name in ("config.toml", "model.safetensors", "checksums.json")]
+    return found + [("coder", place / "coder" / name) for name in ("config.json", "model.safetensors", "checksums.json")]
 
 
 def flips(place: Path, count: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from damage import reseal
 from hostile import (
     MAX_GROWTH,
     MAX_SECONDS,
@@ -135,9 +136,11 @@ def _entries(place):
     yield (lambda: open_dataset(raw, verified=False)), raw / "robot.toml"
     yield (lambda: open_test_set(place / "test")), place / "test" / "metadata.json"
     own = tokenizer(place / "tokenizer")
-    (own / "checksums.json").unlink(missing_ok=True)
-    yield (lambda: open_tokenizer(str(own))), own / "model.safetensors"
-    yield (lambda: open_tokenizer(str(own))), own / "config.toml"
+    for name in ("model.safetensors", "config.json", "checksums.json"):
+        kept = (own / name).read_bytes()
+        yield (lambda name=name: (reseal(own) if name == "model.safetensors" else None, open_tokenizer(str(own)))), own / name
+        (own / name).write_bytes(kept)
+        reseal(own)
     write(place / "pair" / "decoder.jit", b"")
     yield (lambda: open_tokenizer(str(place / "pair"))), place / "pair" / "encoder.jit"
     yield (lambda: open_tokenizer(str(place / "pair"), trust=True)), place / "pair" / "encoder.jit"

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from damage import edit_run
 from hostile import MAX_GROWTH, MAX_SECONDS, cost, refused, safetensors_with
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hwm.config import RunConfig, to_toml
+from hwm.config import RunConfig
 from hwm.model_config import FSQConfig, STConfig, WanConfig
 from hwm.models import build
 from hwm.models.build import build_model
@@ -75,8 +76,7 @@ def test_what_no_module_can_be_built_of_is_one_line():
 def test_a_tokenizer_s_configuration(tmp_path, changes):
     config = FSQConfig(channels=8, depth=1, levels=(8, 5, 5))
     folder = save_tokenizer(new_tokenizer(config, name="tiny"), tmp_path / "coder")
-    (folder / "checksums.json").unlink()
-    (folder / "config.toml").write_text(to_toml(replace(config, **changes)))
+    edit_run(folder, **{f"model__{name}": value for name, value in changes.items()})
     assert "asks for more than" in cheap(lambda: open_tokenizer(str(folder)), names=folder / "model.safetensors")
 
 

@@ -1,14 +1,17 @@
 """Our tokenizers, with ids and with continuous latents: causal, still clips give still tokens, shapes, storage, training."""
 
+import shutil
+
 import pytest
 import torch
+from damage import reseal
 from refusing import refused
 
 from hwm.contracts import Batch, LatentTokenizer, Tokenizer
 from hwm.model_config import FSQConfig
 from hwm.tokenizers import quantiser
 from hwm.tokenizers.autoencoder import ContinuousTokenizer, FSQTokenizer
-from hwm.tokenizers.open import load_tokenizer, open_tokenizer, save_tokenizer
+from hwm.tokenizers.open import WEIGHTS, load_tokenizer, open_tokenizer, save_tokenizer
 
 
 def tiny(continuous: bool = False, **changes) -> FSQTokenizer | ContinuousTokenizer:
@@ -128,17 +131,25 @@ def test_learns_one_clip_and_reports_psnr(continuous, options):
 
 
 def test_store_round_trip_and_refusal(tmp_path):
-    folder = save_tokenizer(tiny(), tmp_path / "small", card="# card")
+    folder = save_tokenizer(tiny(), tmp_path / "small")
     loaded = load_tokenizer(folder)
     again = load_tokenizer(folder)
     assert loaded.fingerprint() == again.fingerprint() != tiny().fingerprint()
     assert torch.equal(loaded.encode(video()), again.encode(video()))
     refused("already exists", save_tokenizer, tiny(), folder)
     refused("no tokenizer", load_tokenizer, tmp_path / "nothing")
-    (folder / "config.toml").write_text((folder / "config.toml").read_text().replace("channels = 8", "channels = 12"))
-    refused(r"config.toml: its content differs from checksums.json; export or fetch it again", load_tokenizer, folder)
-    (folder / "checksums.json").unlink()  # as folders of before had none
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"channels": 8', '"channels": 12'))
+    refused(r"config.json: is not as it was written .*export or fetch the folder again", load_tokenizer, folder)
+    reseal(folder)
     refused("does not fit", load_tokenizer, folder)
+
+
+def test_the_first_layout_is_read_as_the_shipped_ones_have_it(tmp_path):
+    shutil.copytree(WEIGHTS / "fsq-8x8x8", tmp_path / "copy")
+    assert load_tokenizer(tmp_path / "copy").fingerprint() == load_tokenizer("fsq-8x8x8").fingerprint()
+    (tmp_path / "copy" / "config.toml").write_text("family = 'fsq'\n")
+    refused(r"config.toml: its content differs from checksums.json; export or fetch it again", load_tokenizer, tmp_path / "copy")
 
 
 def test_kinds_are_told_apart_when_they_are_opened(tmp_path):

@@ -17,10 +17,12 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from hwm.config import RunConfig, TrainConfig
+from hwm.config import RunConfig, TrainConfig, to_toml
 from hwm.contracts import Batch
 from hwm.model_config import DirectConfig, FlowConfig, FSQConfig, MaskedConfig, STConfig, WanConfig
 from hwm.models.build import build_model
+from hwm.training import checkpoint
+from hwm.training.identity import record
 from hwm.training.learner import Learner
 from hwm.training.processes import joined
 
@@ -57,6 +59,17 @@ def write_base(folder: Path) -> None:
     torch.manual_seed(0)
     sizes = {"num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 4, "out_channels": 4, "text_dim": 8}
     StateConditionedWan(**sizes, patch_size=(1, 2, 2), freq_dim=32, ffn_dim=32, num_layers=2).save_pretrained(folder)
+
+
+def run_of(config, folder):
+    """A run of this model as training leaves it, with averages that differ from the weights."""
+    model = build_model(config)
+    ema = {name: p.detach() * 1.5 + 0.01 for name, p in model.named_parameters()}
+    folder.mkdir()
+    (folder / "config.toml").write_text(to_toml(config))
+    state = {"step": 7, "validated": 0, "best_step": 0, "best": None, **record(config, {})}
+    checkpoint.save(folder / "checkpoints", state, {"model": model.state_dict(), "ema": ema}, keep=1)
+    return folder
 
 
 def batch_of(config: Any, number: int) -> Batch:

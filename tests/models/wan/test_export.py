@@ -1,14 +1,13 @@
-"""Exported Wan models: whole, proven when read back, and complete."""
+"""Published Wan models: an adapter with its base named, or a whole transformer that needs none."""
 
 import json
 import shutil
-import tomllib
 from dataclasses import replace
 
 import pytest
 import torch
+from damage import reseal
 from refusing import refused
-from safetensors.torch import load_file, save_file
 
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")
@@ -17,9 +16,11 @@ from hwm.cli import main
 from hwm.config import DataConfig, RunConfig, TrainConfig, to_toml
 from hwm.model_config import WanConfig
 from hwm.models.build import build_model
-from hwm.models.wan.export import load_world_model, save_world_model
+from hwm.models.wan.lora import load_adapter
 from hwm.models.wan.text import write_text_embedding
-from hwm.models.wan.transformer import StateConditionedWan
+from hwm.models.wan.transformer import StateConditionedWan, load_transformer
+from hwm.publish.export import export
+from hwm.runs import load_run
 from hwm.training import checkpoint
 from hwm.training.identity import record
 
@@ -62,122 +63,67 @@ def learnt(config):
     return model.eval(), config
 
 
+def as_run(model, config, folder):
+    """A run folder of it, as training leaves it."""
+    config = replace(config, train=TrainConfig(steps=1))
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(to_toml(config))
+    if config.model.text:
+        shutil.copy(config.model.text, folder / "text.safetensors")
+    state = {"step": 1, "validated": 0, "best_step": 0, "best": None, **record(config, {})}
+    checkpoint.save(folder / "checkpoints", state, {"model": model.state_dict()}, keep=1)
+    return folder
+
+
+def publish(model, config, folder):
+    return export(as_run(model, config, folder.parent / f"{folder.name}-run"), folder)[0]
+
+
 def predicted(model):
     g = torch.Generator().manual_seed(0)
     context, states = torch.randn(2, 2, 4, 4, 4, generator=g), torch.randn(2, 77, 25, generator=g)
     return model.predict(context, states, generator=g).latents_BKTCHW
 
 
-def test_what_is_read_back_predicts_the_same(trained, tmp_path):
+def test_what_is_read_back_predicts_the_same_and_only_an_adapter_needs_the_base(trained, tmp_path, place):
     model, config = trained
-    folder = save_world_model(model, config, tmp_path / "out")
-    again, read = load_world_model(folder)
-    assert torch.equal(predicted(model), predicted(again))
-    found, wanted = again.state_dict(), model.state_dict()
-    assert found.keys() == wanted.keys() and all(torch.equal(found[name], value) for name, value in wanted.items())
-    same = {"base": config.model.base, "text": config.model.text}
-    assert replace(read, model=replace(read.model, **same)) == config
-    assert (folder / "config.toml").read_text() == to_toml(config)
-    assert (folder / "adapter").is_dir() == bool(config.model.lora_rank) != (folder / "transformer").is_dir()
-    assert config.recipe in (folder / "README.md").read_text()
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_an_export_does_not_need_the_files_it_was_trained_from(trained, tmp_path, place):
-    model, config = trained
-    folder = save_world_model(model, config, tmp_path / "out")
-    text = folder / "config.toml"
-    text.write_text(text.read_text().replace(str(place), "/elsewhere"))
-    reseal(folder, "config.toml")
-    if config.model.lora_rank:
-        refused("/elsewhere", load_world_model, folder)
-        again, _ = load_world_model(folder, base=str(place / "base"))
+    folder = publish(model, config, tmp_path / "out")
+    base = str(place / "base") if config.model.lora_rank else ""
+    again = load_run(folder, base=base)
+    assert torch.equal(predicted(model), predicted(again.model)) and again.step == 1
+    assert str(place) not in "".join(path.read_text() for path in folder.glob("*.json"))
+    if base:
+        refused("adapts the pretrained model base, which lies elsewhere; give it with --base", load_run, folder)
     else:
-        again, _ = load_world_model(folder)
-        refused("needs no base", load_world_model, folder, base=str(place / "base"))
-    assert torch.equal(predicted(model), predicted(again))
-
-
-def reseal(folder, name):
-    """Make the manifest agree with a changed file, as someone who tampers would."""
-    from hwm.models.wan.export import _seal
-
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"][name] = _seal(folder / name)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-
-
-def test_every_file_is_guarded(trained, tmp_path):
-    folder = save_world_model(*trained, tmp_path / "out")
-    files = json.loads((folder / "manifest.json").read_text())["files"]
-    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == {
-        *files, "manifest.json", "README.md"
-    }
-    for name in files:
-        whole = (folder / name).read_bytes()
-        (folder / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-        refused(name.split("/")[-1], load_world_model, folder)
-        (folder / name).write_bytes(whole)
-    (folder / "README.md").write_text("edited")
-    (folder / "state_encoder" / "other.safetensors").write_bytes(b"")
-    refused("not in the manifest", load_world_model, folder)
-
-
-def test_weights_of_other_names_or_shapes_are_refused(trained, tmp_path):
-    folder = save_world_model(*trained, tmp_path / "out")
-    for name in ("state_encoder/model.safetensors", "world_model.safetensors"):
-        state = load_file(folder / name)
-        first = next(iter(state))
-        for changed in (
-            {k: v for k, v in state.items() if k != first}, {**state, first: state[first].half()},
-            {**state, "extra": torch.zeros(1)}
-        ):
-            save_file(changed, folder / name)
-            reseal(folder, name)
-            refused(r"do not fit config\.toml", load_world_model, folder)
-        save_file(state, folder / name)
-        reseal(folder, name)
-    load_world_model(folder)
+        refused("it needs no base", load_run, folder, base=str(place / "base"))
 
 
 @pytest.mark.parametrize("trained", ["adapter"], indirect=True)
 def test_another_base_is_refused(trained, tmp_path, place):
-    folder = save_world_model(*trained, tmp_path / "out")
+    folder = publish(*trained, tmp_path / "out")
     other = StateConditionedWan.from_pretrained(place / "base" / "transformer")
     with torch.no_grad():
         other.blocks[0].attn1.to_q.weight.mul_(1.5)
     other.save_pretrained(tmp_path / "other")
-    refused("another base", load_world_model, folder, base=str(tmp_path / "other"))
+    refused("another base", load_run, folder, base=str(tmp_path / "other"))
 
 
-def test_all_or_nothing(trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize("trained", ["adapter"], indirect=True)
+def test_with_its_base_an_adapter_is_also_written_as_diffusers_reads_it(trained, tmp_path, place, capsys):
     model, config = trained
-    with pytest.raises(ValueError, match="another configuration"):
-        save_world_model(model, replace(config, model=replace(config.model, steps=9)), tmp_path / "out")
-    monkeypatch.setattr("hwm.models.wan.export.to_toml", lambda config: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        save_world_model(model, config, tmp_path / "out")
-    assert not list(tmp_path.iterdir())
-    (tmp_path / "out").mkdir()
-    refused("already exists", save_world_model, model, config, tmp_path / "out")
+    run, out = as_run(model, config, tmp_path / "run"), tmp_path / "out"
+    assert main(["export", str(run), str(out), "--base", config.model.base]) == 0
+    assert str(out) in capsys.readouterr().out
+    assert "adapter/pytorch_lora_weights.safetensors" in json.loads((out / "checksums.json").read_text())
+    plain = load_transformer(config.model.base, dtype=torch.bfloat16)
+    assert load_adapter(plain, out / "adapter") == 20
+    found = {name: value for name, value in plain.state_dict().items() if ".lora_" in name}
+    assert found and all(torch.equal(value, model.transformer.state_dict()[name]) for name, value in found.items())
 
 
-def test_the_verb_exports_a_run(trained, tmp_path, capsys):
-    model, config = trained
-    config = replace(config, train=TrainConfig(steps=1))
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.toml").write_text(to_toml(config))
-    state = {"step": 1, "validated": 0, "best_step": 0, "best": None, **record(config, {})}
-    checkpoint.save(tmp_path / "run" / "checkpoints", state, {"model": model.state_dict()}, keep=1)
-    base = ["--base", config.model.base] if config.model.base else []  # lies outside of the run
-    if base:
-        shutil.copy(config.model.text, tmp_path / "run" / "text.safetensors")  # as training does
-    assert main(["export", str(tmp_path / "run"), str(tmp_path / "out"), *base]) == 0
-    assert str(tmp_path / "out") in capsys.readouterr().out
-    assert torch.equal(predicted(load_world_model(tmp_path / "out")[0]), predicted(model))
-    with (tmp_path / "out" / "config.toml").open("rb") as file:
-        assert tomllib.load(file)["recipe"] == config.recipe
-
-
-def test_what_is_no_export_is_refused(tmp_path):
-    refused("hwm export", load_world_model, tmp_path)
+@pytest.mark.parametrize("trained", ["adapter"], indirect=True)
+def test_the_text_of_a_published_folder_is_its_own(trained, tmp_path, place):
+    folder = publish(*trained, tmp_path / "out")
+    (folder / "text.safetensors").unlink()
+    reseal(folder)
+    refused("text.safetensors: no such file", load_run, folder, base=str(place / "base"))
