@@ -7,6 +7,7 @@ of the run holds; what nobody said is told as not said.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +151,7 @@ def command(config: RunConfig) -> str:
     plain = built[config.recipe].build() if config.recipe in built else RunConfig(model=type(config.model)())
     here, usual = _dotted(to_dict(config)), _dotted(to_dict(plain))
     told = {"seed", "recipe", "anew", *PLACES} | FREE
-    changes = [f"{key}={_plain(value)}" for key, value in here.items() if key not in told and usual.get(key) != value]
+    changes = [shlex.quote(f"{key}={_plain(value)}") for key, value in here.items() if key not in told and usual.get(key) != value]
     init = f" --init {config.init}" + (f" --anew {' '.join(config.anew)}" if config.anew else "") if config.init else ""
     val = f" --val {config.data.val}" if config.data.val else ""
     of = config.recipe if config.recipe in built else "--config CONFIG"
@@ -204,7 +205,8 @@ def _use(config: RunConfig, world: bool) -> str:
         lines = ["hwm predict THIS_FOLDER --data DATA --out rollout.mp4", "hwm evaluate THIS_FOLDER --data DATA --out scores",
                  f"hwm train {config.recipe} --init THIS_FOLDER --out RUN --data DATA --val HELD_OUT"]  # fmt: skip
     code = "\n".join(f"    {line}" for line in lines)
-    python = "" if not world else "\n\n    from hwm.runs import load_run\n    model = load_run(\"THIS_FOLDER\").model"
+    call = "frames, states, num_frames=34"
+    python = f"\n\n    import hwm\n    future = hwm.load('THIS_FOLDER').predict({call})" if world else ""
     return f"## Use\n\n{code}{python}\n\nThis page is `{CARD}`; nothing in the folder can run.\n"
 
 

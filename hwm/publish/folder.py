@@ -104,7 +104,8 @@ def without_places(config: RunConfig) -> RunConfig:
     """The configuration with the last names of folders alone: where they lay is nobody's business, and a hint at most."""
     text, base = getattr(config.model, "text", ""), getattr(config.model, "base", "")
     values: dict[str, Any] = {"data.train": [Path(place).name for place in config.data.train]}
-    values |= {"data.val": Path(config.data.val).name, "tokenizer": _last(config.tokenizer), "init": _last(config.init), "train.threads": 0, "train.device": "auto"}
+    values |= {"data.val": Path(config.data.val).name, "tokenizer": _last(config.tokenizer), "init": _last(config.init)}
+    values |= {"train.threads": 0, "train.device": "auto"}
     values |= {"model.text": Path(text).name} if text else {}
     values |= {"model.base": _last(base)} if base else {}
     return changed(config, values)

@@ -35,6 +35,7 @@ from hwm.evaluate.report import read_run
 from hwm.evaluate.scores import Scores
 from hwm.evaluate.submission import check_sampling_submission, validate_compression_submission
 from hwm.models.wan.text import read_text_embedding, write_text_embedding
+from hwm.publish.export import export
 from hwm.recipes import recipe
 from hwm.robot import ROBOTS
 from hwm.runs import check as run_check
@@ -83,6 +84,7 @@ def make(place: Path, *, long: bool) -> None:
     for name in ("masked-hwm-full-tiny", "flow-hwm-split-tiny", "direct-tiny", "fsq-tiny", "wan-tiny"):
         (place / "configs" / f"{name}.toml").write_text(to_toml(recipe(name)), encoding="utf-8")
     train(_tiny(place, place / "tokens"), place / "run")
+    export(place / "run", place / "published", narrow=True)
     if long:
         _long(place)
 
@@ -211,6 +213,9 @@ def entries(place: Path) -> Iterator[tuple[str, Path, dict[str, tuple[Call, floa
         "done": (lambda root, out: run_check(_tiny(root.parent, root.parent / "tokens"), root, world=1), 1),
     }  # fmt: skip
     yield "run", place / "run", runs
+    yield "published", place / "published", {
+        "load": (lambda root, out: load_run(root), 3), "export": (lambda root, out: export(root, out / "again"), 1),
+    }  # fmt: skip
     if (place / "scored").is_dir():
         yield from _long_entries(place)
 

@@ -1,6 +1,7 @@
 """A published folder of every family: the same model again, its card, and nothing of it taken on trust."""
 
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -184,7 +185,7 @@ def test_the_command_of_a_card_makes_the_same_configuration(monkeypatch):
     from hwm.cli.train import _configured
     config = replace(recipe("fsq-tiny"), seed=4)
     config = replace(config, train=replace(config.train, lr=0.02, betas=(0.5, 0.75)), model=replace(config.model, levels=(8, 8)))
-    words = command(config).split()
+    words = shlex.split(command(config))
     sets = words[words.index("--set") + 1 : words.index("--out")]
     again = _configured("fsq-tiny", None, sets, data="", val="", device="auto", seed=4)
     assert again == config and words[:3] == ["hwm", "train", "fsq-tiny"]
