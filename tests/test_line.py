@@ -231,13 +231,13 @@ def test_a_submission_is_written_and_checked(place):
         assert json.loads(archive.read("README.txt"))["team"] == "Us"
 
 
-def test_a_trained_tokenizer_is_exported(place, capsys):
+def test_a_trained_tokenizer_and_a_world_model_are_exported(place):
     arguments = ["train", "fsq-tiny", "--out", str(place / "fsq"), "--data", str(place / "raw"), "--val", str(place / "raw")]
     assert main([*arguments, "--set", "train.steps=4", "train.sample_every=4", "train.threads=1"]) == 0
     assert main(["export", str(place / "fsq"), str(place / "published")]) == 0
     assert load_tokenizer(place / "published").vocab_size == 200
-    assert main(["export", str(place / "run"), str(place / "wrong")]) == 2
-    assert "another family than Wan" in capsys.readouterr().err
+    assert main(["export", str(place / "run"), str(place / "world"), "--dtype", "float16"]) == 0
+    assert main(["predict", str(place / "world"), "--data", str(place / "tokens"), "--out", str(place / "world.mp4")]) == 0
 
 
 @pytest.mark.parametrize("arguments, message", [

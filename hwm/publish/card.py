@@ -151,7 +151,8 @@ def command(config: RunConfig) -> str:
     plain = built[config.recipe].build() if config.recipe in built else RunConfig(model=type(config.model)())
     here, usual = _dotted(to_dict(config)), _dotted(to_dict(plain))
     told = {"seed", "recipe", "anew", *PLACES} | FREE
-    changes = [shlex.quote(f"{key}={_plain(value)}") for key, value in here.items() if key not in told and usual.get(key) != value]
+    differ = [key for key, value in here.items() if key not in told and usual.get(key) != value]
+    changes = [shlex.quote(f"{key}={_plain(here[key])}") for key in differ]
     init = f" --init {config.init}" + (f" --anew {' '.join(config.anew)}" if config.anew else "") if config.init else ""
     val = f" --val {config.data.val}" if config.data.val else ""
     of = config.recipe if config.recipe in built else "--config CONFIG"
