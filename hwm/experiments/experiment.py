@@ -341,7 +341,8 @@ class Found:
         plan, score = self.plan, self.experiment.scorings[key]
         run, config = self.experiment.runs[score.run], self.config(score.run)
         named = self.supplies.tokenizer(config)
-        by_itself = named == config.tokenizer and (known_everywhere(named) or not isinstance(run, Train))
+        ours = named in plan.tokenizers or isinstance(run, Train)  # given, or named by a recipe; no other is opened unasked
+        by_itself = not ours or (named == config.tokenizer and known_everywhere(named))
         scoring = replace(
             score.scoring, clips=plan.clips, seed=plan.seed, device=plan.device, inception=plan.inception, trust=plan.trust,
             tokenizer="" if by_itself else named,
