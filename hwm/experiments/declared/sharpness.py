@@ -67,11 +67,23 @@ def declare(plan: Options) -> Experiment:
             f"{gmsd[0]:.3f} instead of {gmsd[1]:.3f}."
         )
 
-    shown = (COLUMNS[1], SURE, *(replace(column, row=THIS) for column in LOOKS[:2]))
-    plots = {"PSNR over copying, sharpness and GMSD of every picture": sweep.all().dots(*shown)}
+    plots = {"PSNR of every picture against sharpness and GMSD": lambda found: against(found, sweep)}
     return sweep.experiment(
         "PSNR without loss of sharpness", runs, plan, about=ABOUT, plots=plots, columns=COLUMNS, sentence=sentence
     )
+
+
+def against(found: Found, sweep: Sweep) -> bytes:
+    """A point for every picture of every run."""
+    from hwm.evaluate.plots import Panel, draw
+
+    panels = []
+    for column in (replace(column, row=THIS) for column in LOOKS[:2]):
+        tables = {run: sweep.table(run) for run in sweep.values}
+        points = {f"{run}: {label}": [(table.number(found, label, column), table.value(found, label, PSNR))]
+                  for run, table in tables.items() for label in table.rows}  # fmt: skip
+        panels.append(Panel("", column.title, PSNR.title, {name: [(x, y) for x, y in own if y] for name, own in points.items()}))
+    return draw(panels, height=4.2)
 
 
 def of_ensemble(run: str, *numbers: float) -> str:
