@@ -47,7 +47,7 @@ def test_guidance_is_scaled_where_conditions_were_dropped():
     assert of_run[FLOW] == of_run[f"{WAN}-condition_dropout-0.3"] == ["1", "1.5", "3"]
     assert of_run[f"{WAN}-condition_dropout-0"] == ["1"]
     scored = found.scorings[f"guidance/{FLOW}/1.5"]
-    assert scored.scoring == Scoring(decode="sample", set=("model.steps=20", "model.guidance=1.5")) and scored.passes == 20
+    assert scored.scoring == Scoring(decode="sample", set=("model.steps=10", "model.guidance=1.5")) and scored.passes == 10
     assert found.scorings[f"guidance/{WAN}/3"].scoring.decode == "mean"  # an ensemble knows no other
     refused("st-demo knows no guidance", declared, guidance, recipes=("st-demo",))
 

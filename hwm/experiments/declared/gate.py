@@ -25,7 +25,7 @@ class Options(Plan):
 
     recipes: tuple[str, ...] = RECIPES
     """Which recipes to train (`hwm recipes`)."""
-    clips: Count = 96
+    clips: Count = 64
     """Clips to score on, from rooms never trained on."""
     gates: Annotated[tuple[float, ...], Range(-1000, 1000, some=True)] = (0.0, 0.5, 1.0, 2.0, 4.0)
     """Factors of the modulation in prediction; 1 is always among them."""

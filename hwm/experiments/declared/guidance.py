@@ -21,13 +21,13 @@ class Options(Plan):
 
     recipes: tuple[str, ...] = ("flow-hwm-base-tiny", "wan-tiny")
     """Which recipes of flows to train (`hwm recipes`)."""
-    clips: Count = 96
+    clips: Count = 64
     """Clips to score on, from rooms never trained on."""
     scales: Annotated[tuple[float, ...], Range(-1000, 1000, some=True)] = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
     """Scales of guidance; 1 is always among them."""
     dropouts: Annotated[tuple[float, ...], Range(0, 1, below=True)] = (0.0, 0.3)
     """Rates of condition dropout that are trained beside the recipes' own; 0 trains without."""
-    solver_steps: Count = 20
+    solver_steps: Count = 10
     """Solver steps of a prediction."""
 
 
