@@ -108,10 +108,10 @@ class Vocabulary(nn.Module):
         codes_VC: fills codes.  confidence: fills confidence.  Any of these four fills the entropy as well.
         """
         describe = targets_N is not None or num_top > 0 or codes_VC is not None or confidence
-        effects = None if codes_VC is None or num_top else self._digit_effects(codes_VC)
-        # Digits are independent: unless ids are ranked or filtered jointly, their own tables say everything.
+        effects = None if codes_VC is None or num_top > 1 else self._digit_effects(codes_VC)
+        # Digits are independent: unless ids are ranked beyond the first or filtered jointly, their own tables say everything.
         filtered = sampling.temperature > 0 and (sampling.top_k > 0 or sampling.top_p < 1)
-        apart = describe and not filtered and not num_top and (codes_VC is None or effects is not None)
+        apart = describe and not filtered and num_top <= 1 and (codes_VC is None or effects is not None)
         chunk = self._chunk(joint=filtered or (describe and not apart))
         parts = []
         for start in range(0, len(hidden_ND), chunk):
@@ -129,7 +129,7 @@ class Vocabulary(nn.Module):
                 parts.append(TokenReading(drawn_nK))
             elif apart:
                 how: dict[str, Any] = {"sampling": sampling, "generator": generator, "num_draws": num_draws}
-                parts.append(self._describe_digits(hidden_nD, targets_n, effects, confidence=confidence, **how))
+                parts.append(self._describe_digits(hidden_nD, targets_n, effects, confidence=confidence, top=num_top > 0, **how))
             else:
                 log_p_nV = self.log_probabilities(hidden_nD)
                 drawn_nK = draw(log_p_nV, sampling, generator=generator, num=num_draws)
@@ -139,14 +139,17 @@ class Vocabulary(nn.Module):
 
     def _describe_digits(
         self, hidden_ND: Tensor, targets_N: Tensor | None, effects: list[Tensor] | None,
-        *, sampling: Sampling, generator: torch.Generator, num_draws: int, confidence: bool,
+        *, sampling: Sampling, generator: torch.Generator, num_draws: int, confidence: bool, top: bool,
     ) -> TokenReading:
-        """The reading from the digits' own distributions, without the joint table."""
+        """The reading from the digits' own distributions, without the joint table.  top: whether the likeliest id is told."""
         target_digits = None if targets_N is None else self.digits(targets_N).unbind(-1)
         logits = self.logits(hidden_ND).split(self.factors, 1)
         digits = draw_digits(logits, sampling.temperature, generator=generator, num=num_draws)
         drawn_NK = self._joined(digits)
-        nll_N = codes_NC = None
+        nll_N = codes_NC = indices_N1 = values_N1 = None
+        if top:
+            values, likeliest = zip(*(part_Nv.log_softmax(1).max(1, keepdim=True) for part_Nv in logits))
+            indices_N1, values_N1 = self._joined(list(likeliest)), torch.stack(values).sum(0)
         entropy_N, chosen_NK = hidden_ND.new_zeros(len(hidden_ND)), hidden_ND.new_zeros(drawn_NK.shape)
         for f, (part_Nv, digit_NK) in enumerate(zip(logits, digits)):
             log_p_Nv = part_Nv.log_softmax(1)
@@ -159,7 +162,7 @@ class Vocabulary(nn.Module):
                 own_NC = log_p_Nv.exp() @ effects[f].to(log_p_Nv.dtype)
                 codes_NC = own_NC if codes_NC is None else codes_NC + own_NC
         confidence_NK = chosen_NK if confidence else None
-        return TokenReading(drawn_NK, nll_N, entropy_N, codes_NC=codes_NC, confidence_NK=confidence_NK)
+        return TokenReading(drawn_NK, nll_N, entropy_N, indices_N1, values_N1, codes_NC, confidence_NK)
 
     def _joined(self, digits: list[Tensor]) -> Tensor:
         """The ids of digits, lowest first."""

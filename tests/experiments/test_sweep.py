@@ -15,6 +15,7 @@ from hwm.experiments.declared import decoding, ensemble_size, gate, guidance, sh
 from hwm.experiments.experiment import Found, Train
 
 MASKED, FLOW, WAN = "masked-hwm-base-tiny", "flow-hwm-base-tiny", "wan-tiny"
+pytestmark = pytest.mark.timeout(600)  # whichever comes first makes the pages
 SMALL = ("train.batch_size=2", "train.validate_clips=2", "train.sample_every=0")
 
 
@@ -113,7 +114,6 @@ def found_of(page):
     return experiment, Found(experiment, plan), file
 
 
-@pytest.mark.timeout(600)
 def test_the_page_of_states_says_what_each_costs(pages):
     _, found, file = found_of(pages[states])
     scores = Scores.from_json(json.loads((found.folder(f"states/{MASKED}/true") / "results.json").read_text()))
@@ -126,7 +126,6 @@ def test_the_page_of_states_says_what_each_costs(pages):
     assert file.read_text().count("data:image/png") == 2
 
 
-@pytest.mark.timeout(600)
 def test_the_page_of_ensembles_has_a_line_a_size(pages):
     _, found, file = found_of(pages[ensemble_size])
     scores = found[f"ensemble-size/{WAN}/1"]

@@ -106,6 +106,9 @@ def test_digits_describe_the_same_distribution_as_the_joint_table():
     full = vocabulary.read(hidden, **ask, codes_VC=codes, num_top=24)
     for name in ("drawn_NK", "nll_N", "entropy_N", "codes_NC"):
         assert torch.allclose(getattr(quick, name).double(), getattr(full, name).double()), name
+    first = vocabulary.read(hidden, **ask, codes_VC=codes, num_top=1)
+    assert torch.equal(first.top_indices_NK, full.top_indices_NK[:, :1])
+    assert torch.allclose(first.top_values_NK, full.top_values_NK[:, :1]) and torch.allclose(first.codes_NC, full.codes_NC)
     mixed = codes.clone()
     mixed[5] += 1  # no longer a sum over digits: the joint table must be used
     expected = vocabulary.log_probabilities(hidden).exp() @ mixed
