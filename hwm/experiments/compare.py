@@ -167,8 +167,9 @@ class Compare:
                 for i, group in enumerate(self.groups):
                     values = [self.value(found, label, column, i) for label in self.rows]
                     curves[group or column.title] = [(at, value) for at, value in zip(places, values) if value is not None]
-                copied = column.copied(scores)
-                levels = {} if copied is None else {str(scores.settings["copy"]): copied.mean}
+                firsts = [next(filter(None, keys)) for keys in zip(*self.rows.values())]
+                copied = {value.mean for key in firsts if (value := column.copied(found[key])) is not None}
+                levels = {str(scores.settings["copy"]): copied.pop()} if len(copied) == 1 else {}  # of one protocol
                 panels.append(Panel("", x, column.title, curves, levels=levels, log=log, ticks=places))
             return draw(panels, height=3.6)
 

@@ -100,8 +100,10 @@ class Sweep:
 
         def sections(found: Found) -> list[Section]:
             read = {run: found[next(iter(of_run.values()))].headline for run, of_run in self.keys.items()}
-            tables = [self.table(run, columns, f"{run}: {headline}") for run, headline in read.items()]
-            links = {f"{run}: {label}": key for run, of_run in self.keys.items() for label, key in of_run.items()}
+            said = {run: run if self.these else f"{run}: {headline}" for run, headline in read.items()}
+            tables = [self.table(run, columns, title) for run, title in said.items()]
+            once = {key: f"{run}: {label}" for run, of_run in self.keys.items() for label, key in reversed(of_run.items())}
+            links = {words: key for key, words in reversed(once.items())}
             return [Section(title, about, plots, tables, links=links)]
 
         clips = f"{plan.clips} clips" if plan.clips else "all clips"
