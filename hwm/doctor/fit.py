@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hwm.clock import EACH_FRAME
 from hwm.config import RunConfig
 from hwm.data.clips import Clips
 from hwm.data.dataset import Dataset
@@ -21,7 +22,7 @@ from hwm.doctor.machine import LEAST_FILES, open_files
 from hwm.doctor.rebuild import rebuilding
 from hwm.doctor.verdict import Verdict, count, fail, graded, ok, size, warn
 from hwm.runs import Folders, open_clips
-from hwm.tokenizers.open import open_tokenizer
+from hwm.tokenizers.open import open_tokenizer, own_names
 from hwm.training.checkpoint import newest_state
 from hwm.training.device import choose_device
 from hwm.training.identity import expect_same, meaning_of
@@ -45,7 +46,8 @@ def settings(config: RunConfig, out: Path) -> Iterator[Verdict]:
     train, pictures = config.train, bool(config.tokenizer) or config.model.kind == "video"
     wrong: list[tuple[str, str]] = []
     if train.sample_every and not pictures:
-        yield warn("pictures", "are asked for without a tokenizer, and left out", "--set tokenizer=NAME, or train.sample_every=0")
+        remedy = "--set train.sample_every=0" + ("" if config.data.clip == "frames" else ", or tokenizer=NAME")
+        yield warn("pictures", "are asked for without a tokenizer, and left out", remedy)
     if config.data.train and train.validate_every and not config.data.val:
         wrong.append(("validation is asked for without held-out data", "give --val FOLDER, or --set train.validate_every=0"))
     if (state := newest_state(out / "checkpoints")) is not None:
@@ -230,10 +232,15 @@ def tokenizer(config: RunConfig, dataset: Dataset) -> Iterator[Verdict]:
     if config.model.kind == "video":
         return
     made_by = dataset.tokenizer
-    if not config.tokenizer:
+    if not config.tokenizer and dataset.clock == EACH_FRAME:
+        yield ok("tokenizer", "none, and none here decodes a grid a frame: trained on and scored in nats, without pictures")
+    elif not config.tokenizer:
         known = (made_by or {}).get("name", "unknown")
         remedy = "--set tokenizer=NAME, for pictures and pixel scores"
         yield warn("tokenizer", f"the run names none; the data's is {known}", remedy)
+    elif not made_by and config.tokenizer in own_names():
+        found = f"{config.tokenizer} did not make the data: no {Path(dataset.root) / 'tokenizer.json'} says so"
+        yield fail("tokenizer", found, "--set tokenizer=, which trains without pictures")
     elif not made_by:
         remedy = "make sure that it is the official Cosmos tokenizer that you decode with"
         yield warn("tokenizer", f"{Path(dataset.root) / 'tokenizer.json'} is absent: nothing says who made the data", remedy)

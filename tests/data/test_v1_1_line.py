@@ -12,6 +12,8 @@ from hwm.cli import main
 from hwm.clock import EACH_FRAME
 from hwm.config import RunConfig, override
 from hwm.data.legacy import WIDTHS
+from hwm.data.onex import open_dataset
+from hwm.doctor import fit
 from hwm.evaluate.protocols import AUTOREGRESSIVE, COPY_GRID, TEACHER_FORCED, UNIGRAM, V1_1
 from hwm.evaluate.scores import ALL_GRIDS, TOKENS, Scores
 from hwm.nn.states import state_pooling
@@ -88,6 +90,17 @@ def test_the_score_is_that_of_the_challenge(place, tmp_path, capsys):
     )
     for words in ("Over 15 frames (7.50 s)", "nats, teacher-forced, a uniform guess 12.477", "Pixels are not scored"):
         assert words in told and words in page
+
+
+def test_the_doctor_asks_for_no_tokenizer_that_cannot_be(place):
+    config = override(recipe("st-v1.1-tiny"), [*SHAPE, "train.sample_every=2"])
+    dataset = open_dataset(place / "train")
+    (verdict,) = fit.tokenizer(config, dataset)
+    assert verdict.status == "ok" and "without pictures" in verdict.found
+    (verdict,) = fit.tokenizer(override(config, ["tokenizer=fsq-8x8x8"]), dataset)
+    assert verdict.status == "FAIL" and verdict.remedy.startswith("--set tokenizer=,")
+    pictures = next(verdict for verdict in fit.settings(config, place / "other") if verdict.name == "pictures")
+    assert pictures.remedy == "--set train.sample_every=0"
 
 
 def test_what_v1_1_does_not_have_is_refused(place, tmp_path, capsys):

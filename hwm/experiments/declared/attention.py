@@ -38,9 +38,9 @@ ABOUT = (
 class Options(Plan):
     """What the experiment takes."""
 
-    grids: tuple[Annotated[int, Range(1, 1000)], ...] = (2, 5, 11)
+    grids: Annotated[tuple[int, ...], Range(1, 1000)] = (2, 5, 11)
     """Input grids T of the steps that are measured, at the recipe's places."""
-    sides: tuple[Annotated[int, Range(1, 256)], ...] = (8, 16, 32)
+    sides: Annotated[tuple[int, ...], Range(1, 256)] = (8, 16, 32)
     """Sides of the grids of the steps that are measured, at the recipe's number of grids; S is the square."""
 
 

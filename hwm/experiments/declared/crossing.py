@@ -36,7 +36,7 @@ COLUMNS = (AUTO, Column("teacher-forced", "cross-entropy", row=TEACHER_FORCED, *
 class Options(Plan):
     """What the experiment takes; it makes its own scenes."""
 
-    crossings: tuple[Annotated[int, Range(0, 8)], ...] = tuple(range(9))
+    crossings: Annotated[tuple[int, ...], Range(0, 8)] = tuple(range(9))
     """Places that a texture crosses from grid to grid; all of them are learned together."""
     clips: CountOrNone = 64
     """Clips to score on for each number of places; 0: all."""

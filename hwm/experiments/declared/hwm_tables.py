@@ -47,13 +47,14 @@ READINGS = (
     Column("samples/s", "samples/s", digits=2),
     Column("peak memory, GB", "peak_bytes", scale=1e9, digits=3),
 )
-ABOUT = (
-    "All eight future frames against the tokenizer's reconstruction, mean over clips, 95 % intervals over recordings. First as "
-    "the paper scores: a sample, {how}; samples/s and memory are of it, without decoding. Then our readings, as the run itself "
-    "predicts: the mean of what it foresees, and a sample. FID takes --inception; TFD is a distance in the features of the "
-    "shipped tokenizer and no FID."
-)
 HOW = {"masked": "2 passes", "flow": "50 Euler steps, guidance 3"}
+ABOUT = {
+    family: "All eight future frames against the tokenizer's reconstruction, mean over clips, 95 % intervals over recordings. "
+    f"First as the paper scores: a sample, {how}; samples/s and memory are of it, without decoding. Then our readings, as the "
+    "run itself predicts: the mean of what it foresees, and a sample. FID takes --inception; TFD is a distance in the features "
+    "of the shipped tokenizer and no FID."
+    for family, how in HOW.items()
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,7 @@ def declare(plan: Options) -> Experiment:
         plots = {f"{TITLES[family]}: PSNR of the mean over copying": ours.dots(GAIN)}
         links = {f"{variant}{kind}": name + key for variant, name in names[family].items()
                  for kind, key in ((", as the paper", SAMPLE), ("", ""))}  # fmt: skip
-        return Section(TITLES[family], ABOUT.format(how=HOW[family]), plots, [table(family), ours], links=links)
+        return Section(TITLES[family], ABOUT[family], plots, [table(family), ours], links=links)
 
     return Experiment(
         "Humanoid World Models: two families, four variants",

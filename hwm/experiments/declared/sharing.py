@@ -5,12 +5,12 @@ that `hwm-tables` trains too are the same ones.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from hwm.config import CountOrNone
 from hwm.evaluate.scores import Table
 from hwm.experiments.compare import Column, Compare
 from hwm.experiments.experiment import Experiment, Found, Plan, Score, Section, Train, config_of
+from hwm.work.ranges import Range
 
 TITLES = {"masked": "Masked-HWM", "flow": "Flow-HWM"}
 KINDS = {"full": "one set for all", "modality": "one a modality"}
@@ -25,7 +25,7 @@ LOSS = {"masked": "ce_masked", "flow": "flow_mse"}
 class Options(Plan):
     """What the experiment takes."""
 
-    unshared: tuple[CountOrNone, ...] = (0,)
+    unshared: Annotated[tuple[int, ...], Range(0, 1024)] = (0,)
     """Numbers of first blocks with weights per stream, beside the recipe's own number and all of them."""
     families: tuple[Literal["masked", "flow"], ...] = ("masked", "flow")
     """Which families."""
