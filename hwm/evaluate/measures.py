@@ -12,7 +12,7 @@ from torch import Tensor
 from hwm.evaluate.calibration import Calibration
 from hwm.evaluate.doubting import Doubting
 from hwm.evaluate.intervals import Interval
-from hwm.evaluate.metrics import METRICS, mean_squared_error, psnr, sharpness, shown
+from hwm.evaluate.metrics import METRICS, Metric, mean_squared_error, psnr, sharpness, shown
 from hwm.evaluate.perceptual import PerceptualScorer
 from hwm.evaluate.protocols import CEILING, SURE_SHARPNESS, mean_of
 from hwm.evaluate.scenes import Scene
@@ -163,8 +163,8 @@ def _pixels(rows: dict[str, dict[str, Tensor]], scene: Scene, *, poll: Callable[
         for name, frames in by_name.items():
             poll()
             for metric in METRICS:
-                assert metric.of is not None
-                found[f"{metric.name}/{reference}/{name}"] = metric.of(frames, scene.views[reference].truth).double().numpy()
+                if (measured_BF := metric.measure(frames, scene.views[reference])) is not None:
+                    found[f"{metric.name}/{reference}/{name}"] = measured_BF.double().numpy()
     return found
 
 
@@ -230,14 +230,15 @@ def of_frames(columns: Columns, ways: Ways, means: Means) -> tuple[list[Score], 
             reference, _, row = key.partition("/")
             values_NF = found[reference, row, metric.name] = metric.score(measured_NF)
             for span, values_N in spans(values_NF):
-                scores.append(Score(row, metric.name, reference, span, means.one(values_N)))
+                note = without(values_N, metric)
+                scores.append(Score(row, metric.name, reference, span, means.one(values_N), note))
             if values_NF.shape[1] > 1:
                 each = means.each(values_NF)
                 scores += [Score(row, metric.name, reference, frame_span(f + 1), value) for f, value in enumerate(each)]
             if metric.pooled:
                 pooled = {LAST: measured_NF[:, -1], ALL: measured_NF}
                 for span, _ in spans(values_NF):
-                    value = Interval(float(metric.score(pooled[span].mean())), None, None)
+                    value = Interval(float(metric.score(pooled[span].nanmean())), None, None)
                     scores.append(Score(row, metric.pooled, reference, span, value, note="pooled over clips"))
             if metric.name == "psnr" and row in map(mean_of, ways.sizes):
                 scores.append(Score(row, "mse", reference, LAST, Interval(float(measured_NF[:, -1].mean()), None, None)))
@@ -251,11 +252,17 @@ def of_frames(columns: Columns, ways: Ways, means: Means) -> tuple[list[Score], 
     return scores, differences
 
 
+def without(values_N: Tensor, metric: Metric) -> str:
+    """How many clips have no number, in words; empty where all have one."""
+    missing = int(values_N.isnan().sum())
+    return f"{missing} of {len(values_N)} clips {metric.left_out}" if missing else ""
+
+
 def spans(values_NF: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The last frame, and where there are several the mean over all: (N,) by span."""
+    """The last frame, and where there are several the mean over all that have a number: (N,) by span."""
     yield LAST, values_NF[:, -1]
     if values_NF.shape[1] > 1:
-        yield ALL, values_NF.mean(1)
+        yield ALL, values_NF.nanmean(1)
 
 
 def saturation(scores: Sequence[Score], ways: Ways) -> dict[str, Any] | None:

@@ -3,10 +3,12 @@
 Everything is computed per picture or per token; averaging over clips, with intervals, is `intervals.py`.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +16,15 @@ from torch import Tensor
 
 from hwm.evaluate.protocols import SURE_SHARPNESS
 
+if TYPE_CHECKING:
+    from hwm.evaluate.scenes import View
+
 PSNR_CAP = 100.0
 """PSNR in dB given to identical pictures, whose true value is infinite and would spoil every mean."""
+
+MOVING = 16.0
+"""Levels of 255 by which a pixel of the truth must differ from the last seen frame to count as moving (ours): above what video
+compression does to a still picture, below what a hand does to a table."""
 
 SSIM_WINDOW = 7
 FLOOR = 1e-8
@@ -52,6 +61,26 @@ def psnr(pred: Tensor, truth: Tensor) -> Tensor:
     pred, truth: uint8 (..., H, W, C); the maximum is 255 and the error runs over H, W and C (reference B.4).
     """
     return psnr_of_mse(mean_squared_error(pred, truth))
+
+
+def moving(truth: Tensor, seen: Tensor) -> Tensor:
+    """Which pixels move, bool (..., H, W): whose root mean squared difference over the channels is above `MOVING`.
+
+    truth: uint8 (..., F, H, W, C).  seen: the last seen frame, uint8 (..., H, W, C).
+    """
+    difference = truth.to(torch.int32) - seen.to(torch.int32).unsqueeze(-4)
+    return difference.square_().sum(-1) > MOVING**2 * truth.shape[-1]
+
+
+def moving_error(pred: Tensor, view: View) -> Tensor:
+    """Mean squared difference over the pixels that move, float64 (B, F); nan for a picture of which nothing moves (ours).
+
+    pred: uint8 (B, F, H, W, C).  view: what it is held against, whose last seen frame tells what moves.
+    """
+    _check(pred, view.truth)
+    where = moving(view.truth, view.past[:, -1])
+    difference = (pred.to(torch.int32) - view.truth.to(torch.int32)).square_().sum(-1)
+    return (difference * where).sum((-2, -1)).double() / (where.sum((-2, -1)) * pred.shape[-1])
 
 
 def ssim(pred: Tensor, truth: Tensor) -> Tensor:
@@ -223,12 +252,15 @@ Better = Literal["higher", "lower", "one"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A score of a picture against the truth.
+    """A score of pictures against the truth.
 
     name: as the table of scores has it.  title, unit, digits: how it is shown.  better: which way, or "one" where 1 is best.
     of: uint8 pictures (..., H, W, 3) and their truth to float64 (...); this is what is averaged when clips are pooled.  None
     where something else gives the score: a feature network, or the distribution of tokens.
+    of_view: the same from uint8 pictures (B, F, H, W, 3) and all that is known of their clips to (B, F), in the place of `of`;
+    nan leaves a picture out, and None all of them.
     score: from that, also pooled, to the score.  limits: its least and its largest value.
+    left_out: of what clips there is no number, in words that follow "n of m clips".
     about: what a reader of the numbers has to know, in sentences.
     """
 
@@ -241,6 +273,15 @@ class Metric:
     score: Callable[[Tensor], Tensor] = _as_it_is
     limits: tuple[float, float] = (0.0, math.inf)
     about: str = ""
+    of_view: Callable[[Tensor, View], Tensor | None] | None = None
+    left_out: str = ""
+
+    def measure(self, frames: Tensor, view: View) -> Tensor | None:
+        """Of predicted pictures of some clips, float64 (B, F); None where the clips do not tell enough."""
+        if self.of_view is not None:
+            return self.of_view(frames, view)
+        assert self.of is not None
+        return self.of(frames, view.truth)
 
     @property
     def head(self) -> str:
@@ -256,6 +297,9 @@ class Metric:
 METRICS = (
     Metric("psnr", "PSNR", "dB", 2, "higher", mean_squared_error, psnr_of_mse, (0, PSNR_CAP),
            f"PSNR is the mean over pictures, of which identical ones count as {PSNR_CAP:g} dB; pooled: of the mean error."),
+    Metric("moving psnr", "PSNR, moving", "dB", 2, "higher", None, psnr_of_mse, (0, PSNR_CAP),
+           f"PSNR, moving: over the pixels alone of which the truth differs from the last seen frame by more than {MOVING:g} of "
+           f"255 levels; copying cannot pass {20 * math.log10(255 / MOVING):.1f} dB.", moving_error, "do not move and are left out"),
     Metric("ssim", "SSIM", "", 3, "higher", ssim, limits=(-1, 1), about="SSIM: uniform window of 7x7."),
     Metric("gmsd", "GMSD", "", 3, "lower", gmsd, about="GMSD: gradient magnitude similarity deviation, lower is better."),
     Metric("sharpness", "sharpness", "", 3, "one", sharpness,

@@ -135,6 +135,7 @@ def page(scores: Scores, protocol: Protocol, record: Json) -> str:
         of_doubts=dict.fromkeys(filter(None, (shown(s.metric).about for s in scores.scores if s.row in scores.names("doubt")))),
         of_pictures=dict.fromkeys(shown(metric).about for metric in metrics if metric in table.OF_PICTURES),
         of_networks=dict.fromkeys(shown(metric).about for metric in networks),
+        left_out=dict.fromkeys(line for place in found for line in table.left_out(scores, *place)),
         notes=dict.fromkeys(f"{s.metric}: {s.note}." for s in scores.scores if s.note and s.metric in networks),
         plots={
             "frames": plots.frames_plot(scores),

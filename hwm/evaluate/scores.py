@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hwm.evaluate.intervals import Interval, few, interval, intervals, paired_difference
+from hwm.evaluate.intervals import Interval, few, interval, intervals
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -248,7 +248,7 @@ class Table:
 
 
 class Means:
-    """Means with intervals and paired differences over the clips of one evaluation.
+    """Means with intervals and paired differences over the clips of one evaluation; a clip whose value is nan is left out.
 
     groups: (N,) the segment of every clip, or None.  seed: of the resampling.
     """
@@ -258,13 +258,18 @@ class Means:
 
     def one(self, values_N: Tensor, weights: np.ndarray | None = None) -> Interval:
         """Mean of one value per clip."""
-        return interval(values_N.numpy(), groups=self.groups, weights=weights, seed=self.seed)
+        values, there = values_N.numpy(), ~values_N.isnan().numpy()
+        groups = None if self.groups is None else self.groups[there]
+        return interval(values[there], groups=groups, weights=None if weights is None else weights[there], seed=self.seed)
 
     def each(self, values_NM: Tensor) -> list[Interval]:
         """Mean of every column."""
+        if values_NM.isnan().any():
+            return [self.one(values_N) for values_N in values_NM.unbind(1)]
         return intervals(values_NM.numpy(), groups=self.groups, seed=self.seed)
 
     def difference(self, first: str, second: str, a_N: Tensor, b_N: Tensor, **place: str) -> Difference:
         """Paired difference of one value per clip.  place: metric, reference and span."""
-        change = paired_difference(a_N.numpy(), b_N.numpy(), groups=self.groups, seed=self.seed)
-        return Difference(first, second, value=change, share_higher=float((a_N > b_N).double().mean()), **place)
+        change_N = a_N - b_N
+        higher = float((change_N > 0).double().sum() / (~change_N.isnan()).sum())
+        return Difference(first, second, value=self.one(change_N), share_higher=higher, **place)

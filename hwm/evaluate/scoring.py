@@ -20,6 +20,7 @@ from hwm.evaluate.controls import controls
 from hwm.evaluate.cost import Timed, measure_cost
 from hwm.evaluate.doubting import Doubting
 from hwm.evaluate.measures import Measures
+from hwm.evaluate.metrics import METRICS
 from hwm.evaluate.perceptual import Lpips, PerceptualScorer, VideoFeatures
 from hwm.evaluate.protocols import COPY_FRAME, COPY_GRID, Protocol, Scoring
 from hwm.evaluate.scenes import Scene, Scenes, from_another_segment, spread
@@ -108,6 +109,7 @@ def evaluate(
         "own_sampling": is_own,
         "decode": scoring.decode,
         "doubt": scoring.doubt,
+        "metrics": [metric.name for metric in METRICS],
         "perceptual": [feature.name for feature in features] + (["LPIPS"] if lpips is not None else []),
         "confidence": 0.95,
     }

@@ -63,6 +63,12 @@ def pictures_table(scores: Scores, reference: str, span: str) -> Table:
     return scores_table(scores, title, (m for m in OF_PICTURES if m in found), reference, span)
 
 
+def left_out(scores: Scores, reference: str, span: str) -> list[str]:
+    """What a table of pictures leaves out, a sentence for each score that is not of all clips."""
+    found = scores.select(reference=reference, span=span)
+    return list(dict.fromkeys(f"{shown(s.metric).title}: {s.note}." for s in found if s.note and s.metric in OF_PICTURES))
+
+
 def networks_tables(scores: Scores) -> list[Table]:
     """The scores of feature networks, of every reference and span of which there are some."""
     wanted = list(scores.settings["perceptual"])
@@ -138,12 +144,13 @@ def text_table(scores: Scores) -> str:
     span = scores.settings["span"]
     references = dict.fromkeys(s.reference for s in scores.scores if s.reference != TOKENS)
     tables = [pictures_table(scores, reference, span) for reference in references]
+    remarks = dict.fromkeys(line for reference in references for line in left_out(scores, reference, span))
     tables += tokens_tables(scores) + networks_tables(scores) + list(filter(None, [doubts_table(scores)]))
     about = f"{scores.headline} minus ({places(scores, span)})"
     paired = differences_table(scores, verdict_differences(scores), about)
     tables.append(Table(about, ["", judged(scores).head, "clips higher"], [row[:3] for row in paired.rows]))
     tables += [] if scores.cost is None else [cost_table(scores.cost)]
-    return "\n\n".join(table.text() for table in tables) + "\n\n" + "\n".join(verdict(scores))
+    return "\n\n".join(table.text() for table in tables) + "\n\n" + "\n".join([*verdict(scores), *remarks])
 
 
 def verdict(scores: Scores) -> list[str]:

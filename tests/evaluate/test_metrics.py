@@ -11,7 +11,20 @@ from scipy.ndimage import gaussian_filter
 from scipy.signal import convolve2d
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from hwm.evaluate.metrics import METRICS, PSNR_CAP, ROUNDING_ENERGY, gmsd, psnr, sharpness, ssim, topk_nll
+from hwm.evaluate.metrics import (
+    METRICS,
+    MOVING,
+    PSNR_CAP,
+    ROUNDING_ENERGY,
+    gmsd,
+    moving,
+    moving_error,
+    psnr,
+    sharpness,
+    ssim,
+    topk_nll,
+)
+from hwm.evaluate.scenes import View
 
 
 def pictures(seed, *shape, noise=30):
@@ -53,6 +66,33 @@ def test_leading_axes_are_kept():
     assert psnr(pred, truth).shape == ssim(pred, truth).shape == gmsd(pred, truth).shape == sharpness(pred, truth).shape == (2, 5)
     assert torch.equal(ssim(pred, truth)[1, 3], ssim(pred[1, 3], truth[1, 3]))
     assert gmsd(pred, truth)[1, 3].item() == pytest.approx(gmsd(pred[1, 3], truth[1, 3]).item())
+
+
+def test_the_psnr_of_what_moves_looks_at_the_pixels_that_changed_and_at_no_other():
+    """A square of 4x4 pixels moves by its own size: 32 of 64 pixels change, of which a half-way guess is 50 levels off."""
+    seen = torch.full((2, 8, 8, 3), 100, dtype=torch.uint8)
+    seen[:, :4, :4] = 200
+    truth = seen.flip(2)[:, None]  # of the second clip nothing moves
+    truth[1] = seen[1]
+    still, guess = seen[:, None], torch.full_like(truth, 100)
+    guess[:, :, :4] = 150
+    views = View(seen[:, None], truth)
+    assert moving(truth, seen).sum((2, 3)).tolist() == [[32], [0]]
+    error = moving_error(guess, views)
+    assert error[0].item() == 50**2 and math.isnan(error[1])
+    guess[:, :, 4:] = 7  # where nothing moves nothing counts
+    assert moving_error(guess, views)[0].item() == 50**2 and moving_error(still, views)[0].item() == 100**2
+    metric = next(m for m in METRICS if m.name == "moving psnr")
+    assert metric.score(metric.measure(guess, views))[0].item() == pytest.approx(20 * math.log10(255 / 50))
+
+
+@pytest.mark.parametrize("levels", [(MOVING, False), (MOVING + 1, True)])
+def test_a_pixel_moves_above_the_threshold_that_the_legend_tells(levels):
+    change, moves = levels
+    seen = torch.full((1, 2, 2, 3), 60, dtype=torch.uint8)
+    assert bool(moving(seen[:, None] + int(change), seen).all()) == bool(moving(seen[:, None] - int(change), seen).any()) == moves
+    legend = next(m.about for m in METRICS if m.name == "moving psnr")
+    assert f"more than {MOVING:g} of 255" in legend and f"{20 * math.log10(255 / MOVING):.1f} dB" in legend
 
 
 @pytest.mark.parametrize(("pred", "truth", "message"), [
