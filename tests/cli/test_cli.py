@@ -27,8 +27,8 @@ def test_every_verb_is_listed_and_helps(capsys):
     (["train", "st-tiny", "--out", "x", "--set", "train.stps=3"], "did you mean 'steps'"),
     (["train", "st-tiny", "--out", "x"], "data.train is empty"),
     (["train", "st-tiny", "--out", "x", "--data", "nowhere"], "nowhere"), (["train", "--out", "x"], "give either a recipe"),
-    (["evaluate", "nowhere", "--data", "x"], "not a run folder"), (["tokenize", "nowhere", "x"], "nowhere"),
-    (["export", "nowhere", "x"], "not a run folder")
+    (["evaluate", "nowhere", "--data", "x"], "no run folder"), (["tokenize", "nowhere", "x"], "nowhere"),
+    (["export", "nowhere", "x"], "no run folder")
 ])
 def test_a_mistake_is_one_line(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from fuzz_files import seal_again
 from hostile import cost, refused
 from safetensors.torch import load_file, save_file
 from tiny_line import tokenizer as trained_tokenizer
@@ -44,10 +45,15 @@ def header_of_100_000(path):
 
 
 def tokenizer(folder):
-    """A tokenizer as another would make it: without our checksums, which would tell a change first."""
+    """A tokenizer as another would make it."""
     trained_tokenizer(folder)
-    (folder / "checksums.json").unlink(missing_ok=True)
     return folder
+
+
+def resealed(own):
+    """The same with checksums that agree with what was changed, which they would tell first."""
+    assert seal_again(own, own / "model.safetensors")
+    return str(own)
 
 
 CHANGES = {
@@ -103,7 +109,7 @@ def test_weights_of_another_model(tmp_path, weights):
     refused(lambda: load(own / "model.safetensors", build()), names="missing")
     (own / "model.safetensors").unlink()
     save_file(weights[0], own / "model.safetensors")
-    assert "unexpected" in refused(lambda: open_tokenizer(str(own)), names="missing")
+    assert "unexpected" in refused(lambda: open_tokenizer(resealed(own)), names="missing")
 
 
 @B6
@@ -114,7 +120,7 @@ def test_weights_of_a_tokenizer(tmp_path, fault):
     state, _, message = CHANGES[fault](load_file(file))
     file.unlink()
     save_file(state, file)
-    assert message in refused(lambda: open_tokenizer(str(own)), names=file)
+    assert message in refused(lambda: open_tokenizer(resealed(own)), names=file)
 
 
 @B6
@@ -135,7 +141,7 @@ def test_a_header_of_100_000_entries(tmp_path, record_property):
     own = tokenizer(tmp_path / "tokenizer")
     (own / "model.safetensors").unlink()
     header_of_100_000(own / "model.safetensors")
-    for call in (lambda: open_tokenizer(str(own)), lambda: load_state_dict(own / "model.safetensors")):
+    for call in (lambda: open_tokenizer(resealed(own)), lambda: load_state_dict(own / "model.safetensors")):
         line, growth, seconds = cost(lambda call=call: refused(call, names="layer.0.weight, layer.1.weight"))
         assert "lists 100000 tensors" in line and growth < 200 * 2**20 and seconds < 5
     record_property("measured", f"100 000 entries: +{growth / 2**20:.0f} MB, {seconds:.2f} s")
