@@ -89,7 +89,7 @@ def evaluate_run(
     with listening(stop) as flag:
         run = load_run(folder, which=scoring.which, device=device, changes=scoring.set, base=base)
         model = world_model(run)
-        protocol = asked or own_protocol(run.config.data.clip)
+        protocol = (asked or own_protocol(run.config.data.clip)).at(scoring.ahead)
         protocol.refuse(given)
         of_video = protocol.ensembles or model.predicts == "video"
         if not of_video:

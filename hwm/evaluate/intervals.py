@@ -23,6 +23,11 @@ class Interval:
     low: float | None = None
     high: float | None = None
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and math.isnan(value):  # one object, so that equal scores are equal: nan == nan is not
+                object.__setattr__(self, name, math.nan)
+
     def excludes_zero(self) -> bool:
         """Whether zero lies outside the interval; False without an interval."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)

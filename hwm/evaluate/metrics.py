@@ -299,7 +299,8 @@ METRICS = (
            f"PSNR is the mean over pictures, of which identical ones count as {PSNR_CAP:g} dB; pooled: of the mean error."),
     Metric("moving psnr", "PSNR, moving", "dB", 2, "higher", None, psnr_of_mse, (0, PSNR_CAP),
            f"PSNR, moving: over the pixels alone of which the truth differs from the last seen frame by more than {MOVING:g} of "
-           f"255 levels; copying cannot pass {20 * math.log10(255 / MOVING):.1f} dB.", moving_error, "do not move and are left out"),
+           f"255 levels; copying cannot pass {20 * math.log10(255 / MOVING):.1f} dB.", moving_error,
+           "do not move and are left out"),
     Metric("ssim", "SSIM", "", 3, "higher", ssim, limits=(-1, 1), about="SSIM: uniform window of 7x7."),
     Metric("gmsd", "GMSD", "", 3, "lower", gmsd, about="GMSD: gradient magnitude similarity deviation, lower is better."),
     Metric("sharpness", "sharpness", "", 3, "one", sharpness,

@@ -3,7 +3,7 @@
 One loop (`scoring.evaluate`) scores every family by any of them.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -57,6 +57,10 @@ class Protocol:
             here, there = (f"{seen} + {future} frames, one every {step}" for seen, future, step in (wanted, (*grids, stride)))
             raise ValueError(f"{run}: --protocol {self.name} is of {here}; the run has {there}")
 
+    def at(self, ahead: int) -> "Protocol":
+        """The same with that frame alone scored which lies `ahead` frames after the last seen one; 0: as it is."""
+        return replace(self, scored=(self.num_seen - 1 + ahead,)) if ahead else self
+
     def refuse(self, given: dict[str, Any]) -> None:
         """Raise ValueError for options that would do nothing here.  given: values of options, an empty one is not given."""
         other: tuple[str, ...] = OF_ONE_PREDICTION if self.ensembles else OF_ENSEMBLES
@@ -94,7 +98,7 @@ OF_TUNING = ("tuning", "tuning_clips")
 """Options that do nothing where nothing is chosen on other clips."""
 OF_ONE_PREDICTION = ("doubt", "video", "decode")
 """Options that do nothing where ensembles are drawn."""
-OF_ENSEMBLES = ("tuning", "members", "score_size", "tuning_clips")
+OF_ENSEMBLES = ("tuning", "members", "score_size", "tuning_clips", "ahead")
 """Options that do nothing where they are not."""
 
 
@@ -150,6 +154,8 @@ class Scoring:
     """sampling: sizes of the ensembles."""
     tuning_clips: Annotated[int, Range(2, 10**6)] = 16
     """sampling: number of clips to choose blur and blend on; with --doubt those that its intervals are learned on."""
+    ahead: Annotated[int, Range(0, SAMPLING_FRAMES - SAMPLING_CONTEXT)] = 0
+    """sampling: frames from the last seen one to the one that is scored; 0: as in the challenge, 60."""
     doubt: Annotated[int, Range(0, 10_000)] = 0
     """compression, hwm: predictions by which ways of doubting are scored, at least 2; 0: they are not."""
     temperature: Warmth = None

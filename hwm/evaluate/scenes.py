@@ -141,7 +141,7 @@ class Scenes:
         video, rows, protocol = batch.video_BFHWC, batch.states_BFA.shape[1], self.protocol
         assert video is not None
         seen, end = protocol.num_seen, protocol.scored[-1] + 1
-        if video.shape[1] not in (seen + len(protocol.scored), end) or rows < end:
+        if (video.shape[1] < end and video.shape[1] != seen + len(protocol.scored)) or rows < end:
             raise ValueError(
                 f"the {protocol.name} protocol needs video clips of {end} frames and states, or the seen and the scored frames; "
                 f"got {video.shape[1]} frames and {rows} states"
@@ -152,7 +152,7 @@ class Scenes:
             raise ValueError(f"frames of {recorded} cannot be scored at {self._score_size}: there is no truth of that size")
         height, width = (self._score_size, self._score_size) if self._score_size else size
         context = video[:, :seen]
-        truth = video[:, list(protocol.scored)] if video.shape[1] == end else video[:, seen:]
+        truth = video[:, list(protocol.scored)] if video.shape[1] >= end else video[:, seen:]
         view = View(shrink(context, height=height, width=width), shrink(truth, height=height, width=width))
         return end, {"context": context, "future": None, "views": {ORIGINAL: view}}
 

@@ -22,8 +22,7 @@ def judged(scores: Scores) -> Metric:
 
 def ahead(scores: Scores) -> str:
     """How far the last scored frame lies after the last seen one: "17 frames (0.57 s)", by the rate of the data."""
-    protocol, hz = PROTOCOLS[scores.protocol], scores.settings.get("hz")
-    frames = protocol.scored[-1] - protocol.num_seen + 1
+    frames, hz = scores.settings["future_frames"], scores.settings.get("hz")
     return f"{frames} frames" + (f" ({frames / hz:.2f} s)" if hz else "")
 
 

@@ -299,7 +299,8 @@ class Found:
     def protocol(self, key: str) -> Protocol:
         """By which a scoring is made."""
         score = self.experiment.scorings[key]
-        return PROTOCOLS.get(score.scoring.protocol) or own_protocol(self.config(score.run).data.clip)
+        own = PROTOCOLS.get(score.scoring.protocol) or own_protocol(self.config(score.run).data.clip)
+        return own.at(score.scoring.ahead)
 
     def config(self, label: str) -> RunConfig:
         """What a run is, before or after it is trained; without its data."""

@@ -29,6 +29,7 @@ from hwm.evaluate.protocols import (
 )
 from hwm.evaluate.scores import Scores
 from hwm.evaluate.scoring import evaluate
+from hwm.evaluate.table import ahead
 from hwm.model_config import FSQConfig, STConfig
 from hwm.models.st_transformer import STTransformer
 from hwm.tokenizers.open import new_tokenizer
@@ -73,13 +74,23 @@ def score(strided):
             {"tuning": "tuning_clips"}.get(k, k): v for k, v in options.items() if k not in names
         }
         model = model or strided.Model(temperature=noise)
-        return evaluate(model, tokenizer or strided.Tokenizer(), recorded, SAMPLING, Scoring(**asked), **options)
+        protocol = SAMPLING.at(asked.get("ahead", 0))
+        return evaluate(model, tokenizer or strided.Tokenizer(), recorded, protocol, Scoring(**asked), **options)
 
     return run
 
 
 def psnr_of(mse):
     return 10 * math.log10(255**2 / mse)
+
+
+def test_a_nearer_frame_is_scored_where_it_is_asked_for(score):
+    clips = Brightening()
+    scores = score(clips, members=(2,), ahead=20)
+    rise = clips.states[4:, 36, 0].round().double()
+    assert scores.of(COPY_FRAME, "pooled psnr").mean == pytest.approx(psnr_of(float(rise.square().mean())), abs=1e-6)
+    assert scores.of(STILL, "psnr").mean == PSNR_CAP and ahead(scores) == "20 frames"
+    assert (SAMPLING.at(60), SAMPLING.at(0)) == (SAMPLING, SAMPLING)
 
 
 def test_scores_in_closed_form(score):

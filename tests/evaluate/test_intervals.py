@@ -63,6 +63,10 @@ def test_an_interval_does_not_leave_the_range_of_what_is_measured():
     assert all(metric.limits[0] == (-1 if metric.name in signed else 0) for metric in METRICS + OTHERS)
 
 
+def test_scores_that_do_not_exist_are_equal():
+    assert Interval(float("nan")) == Interval(np.float64("nan")) != Interval(0.0)
+
+
 def test_weights_leave_out_what_does_not_exist():
     found = interval([1.0, np.nan, 3.0], weights=[1.0, 0.0, 3.0])
     assert found.mean == pytest.approx(2.5)
