@@ -19,12 +19,12 @@ from hwm.data.onex import open_dataset
 from hwm.data.testsets import CompressionTestSet, SamplingTestSet, open_test_set
 from hwm.data.video import VideoWriter, expect_proportions
 from hwm.data.windows import segment_end
-from hwm.evaluate import plots
 from hwm.evaluate.networks import Lpips
+from hwm.evaluate.page import plots
+from hwm.evaluate.page.pictures import FUTURE_COLOR, PAST_COLOR
+from hwm.evaluate.page.report import write_report
 from hwm.evaluate.perceptual import InceptionFeatures, TokenizerFeatures, VideoFeatures
-from hwm.evaluate.pictures import FUTURE_COLOR, PAST_COLOR
 from hwm.evaluate.protocols import COMPRESSION, PROTOCOLS, Protocol, Scoring, own_protocol
-from hwm.evaluate.report import write_report
 from hwm.evaluate.scores import Scores
 from hwm.evaluate.scoring import evaluate
 from hwm.evaluate.submission import check_readme, predict_samples, write_compression_submission, write_sampling_submission

@@ -47,7 +47,7 @@ def evaluate(
     """
     check_ranges(Scoring, vars(scoring))
     from hwm.apply import evaluate_run
-    from hwm.evaluate.report import text_table
+    from hwm.evaluate.page.report import text_table
     from hwm.work.parts import Elsewhere
     (run, name), share = _found(run), chosen_share(part)
     out = out or _own_folder(run, name)

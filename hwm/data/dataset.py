@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +38,17 @@ class ShardFault(ValueError):
     def __init__(self, message: str, *, shard: int | None = None, frame: int | None = None) -> None:
         super().__init__(message)
         self.shard, self.frame = shard, frame
+
+
+@contextmanager
+def collecting(faults: list[ValueError] | None, *, shard: int) -> Iterator[None]:
+    """Within it a shard's ValueError goes to `faults`, as a `ShardFault`, and ends the block; without a list it is raised."""
+    try:
+        yield
+    except ValueError as error:
+        if faults is None:
+            raise
+        faults.append(ShardFault(str(error), shard=shard))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from hwm.data import layout
 from hwm.data.checksums import expect_whole
-from hwm.data.dataset import Dataset, ShardFault
+from hwm.data.dataset import Dataset, collecting
 from hwm.data.latents import open_latents
 from hwm.data.legacy import is_legacy, open_legacy
 from hwm.data.raw import RawDataset, open_raw
@@ -82,14 +82,10 @@ def open_dataset(
     def opened(shard_class: Any, **common: Any) -> tuple[Any, ...]:
         shards = []
         for index in present:
-            try:
+            with collecting(faults, shard=index):
                 shard = shard_class(**_plain(root, index, files), robot=robot, **common)
                 shard.check_sizes()
                 shards.append(shard)
-            except ValueError as error:
-                if faults is None:
-                    raise
-                faults.append(ShardFault(str(error), shard=index))
         return tuple(shards)
 
     dataset = open_kind(root, opened, hz=hz, robot=robot)

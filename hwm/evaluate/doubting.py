@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hwm.evaluate.calibration import centred_ranks, correlation, spearman
 from hwm.evaluate.intervals import Interval, resamples, symmetric_interval
-from hwm.evaluate.pictures import heat
+from hwm.evaluate.page.pictures import heat
 from hwm.evaluate.scenes import TRUE, Scene
 from hwm.evaluate.scores import Means, Row, Score
 from hwm.evaluate.ways import Predictor, seed_of

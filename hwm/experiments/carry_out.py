@@ -35,7 +35,7 @@ def carry_out(name: str, experiment: Experiment, plan: Plan) -> Path | None:
     expect_apart(plan.out, plan.data)
     # What its trainings and scorings need, AdamW's torch._dynamo too, is imported once for all of them.
     warm("hwm.runs", "hwm.apply", "torch._dynamo", "matplotlib.backends.backend_agg")
-    from hwm.evaluate.plots import missing
+    from hwm.evaluate.page.plots import missing
 
     if told := missing():
         print(told, flush=True)
@@ -116,7 +116,7 @@ def _command(run: Path, scoring: Scoring, folders: Json) -> str:
 
 def _keep_pictures(scores: Scores, folder: Path) -> None:
     """The last frames of the examples as JPEG, of clip 7 "7-truth.jpg"; all or none."""
-    from hwm.evaluate.pictures import jpeg
+    from hwm.evaluate.page.pictures import jpeg
 
     shutil.rmtree(folder, ignore_errors=True)
     with new_folder(folder) as begun:
@@ -136,7 +136,7 @@ def _scored(log: Path, work: float) -> float:
 
 def _write(name: str, found: Found) -> Path:
     """Write what was found as JSON, Markdown and one page that loads nothing, and print the Markdown."""
-    from hwm.evaluate.report import render
+    from hwm.evaluate.page.report import render
 
     experiment, out = found.experiment, found.plan.out
     few = dict.fromkeys(found[key].settings["no_intervals"] for key in experiment.scorings)

@@ -143,7 +143,7 @@ class Compare:
         """A plot of these columns, a panel each and group: a difference as a point with its interval, a number as a bar."""
 
         def plot(found: Found) -> bytes:
-            from hwm.evaluate.plots import Panel, draw
+            from hwm.evaluate.page.plots import Panel, draw
 
             panels = []
             for i, column in itertools.product(range(len(self.groups)), columns):
@@ -159,7 +159,7 @@ class Compare:
         """A plot of these columns against the labels, which are numbers of x: a panel each, in it a curve a group."""
 
         def plot(found: Found) -> bytes:
-            from hwm.evaluate.plots import Panel, draw
+            from hwm.evaluate.page.plots import Panel, draw
 
             places, panels, scores = [float(label.split()[0]) for label in self.rows], [], self._any(found)
             for column in columns:
@@ -214,7 +214,7 @@ class Across:
         """A plot of a panel a scoring, every number as a point with its interval.  level: where a line stands."""
 
         def plot(found: Found) -> bytes:
-            from hwm.evaluate.plots import Panel, draw
+            from hwm.evaluate.page.plots import Panel, draw
 
             rows, at = self.rows(found), {"_at": level}
             of = {column: [(row, self.value(found, column, row)) for row in rows] for column in self.keys}

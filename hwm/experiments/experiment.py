@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 Variant = Literal["base", "modality", "full", "split"]
 """Of the Humanoid World Models."""
+TUNING_CLIPS = 8
+"""Most clips on which blur and blend are chosen: the same ones in every scoring, so that all score the same others."""
 PICTURES = "pictures"
 """Folder of a scoring in which the frames of its examples lie, as JPEG."""
 
@@ -113,6 +115,11 @@ class Plan:
                 raise ValueError(f"{folder}: holds {what}; {name} is of {asked.model.family} on {asked.data.clip}")
             found[name] = folder
         return found
+
+    @property
+    def tuning_clips(self) -> int:
+        """Clips on which blur and blend of ensembles are chosen, and which are not scored: a quarter of all, 2 to 8."""
+        return max(2, min(TUNING_CLIPS, self.clips // 4)) if self.clips else TUNING_CLIPS
 
     @property
     def source(self) -> str:

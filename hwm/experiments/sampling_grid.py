@@ -21,8 +21,6 @@ GUIDANCE = (2.0, 1.5, 1.0)
 ROLLOUT, TOKEN_SAMPLE = 8, 200
 """About how many predictions a flow of every frame needs to reach frame 76, and what a sample of a token family costs
 in passes of a flow, for it draws from whole vocabularies; only the time left depends on them."""
-TUNING_CLIPS = 8
-"""Clips on which blur and blend are chosen, in every scoring, so that all score the same others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +190,7 @@ class Grid:
             share = (self.steps_of(key) or 1) / ((config.model.solver_steps or 1) if config.model.kind == "tokens" else 1)
             scoring = Scoring(
                 protocol="sampling", members=tuple(sorted(self.members[key])), set=tuple(changes), lpips=plan.lpips,
-                tuning_clips=max(2, min(TUNING_CLIPS, (plan.clips or 4 * TUNING_CLIPS) // 4)),
+                tuning_clips=plan.tuning_clips,
             )  # fmt: skip
             found[key] = Score(label, scoring, passes=round(once * share * (1 if guidance == 1 else 2)))
         return found

@@ -24,8 +24,6 @@ LOOKS = (
 )  # fmt: skip
 """How a picture looks beside the truth; those that were not computed are left out of a table."""
 QUALITY = (Column("PSNR, dB"), Column("PSNR of one, dB", row=ONE_SAMPLE), GAIN, STATES, *LOOKS)
-TUNING_CLIPS = 8
-"""Clips that blur and blend of ensembles are chosen on, which are not scored."""
 
 
 def trainings(*runs: Train) -> dict[str, Train]:
@@ -43,7 +41,7 @@ def scoring_of(config: RunConfig, plan: Plan, *, members: tuple[int, ...] = (1, 
     """A scoring by the run's own protocol, with the settings that act there.  members: where that draws ensembles."""
     if own_protocol(config.data.clip).ensembles:
         rest = {name: value for name, value in settings.items() if name not in OF_ONE_PREDICTION}
-        return Scoring(members=members, tuning_clips=max(2, min(TUNING_CLIPS, (plan.clips or 32) // 4)), **rest)
+        return Scoring(members=members, tuning_clips=plan.tuning_clips, **rest)
     return Scoring(**settings)
 
 

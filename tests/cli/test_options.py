@@ -84,7 +84,7 @@ TRAIN = "train st-tiny --out o --data x"
     f"{TRAIN} --set train.lr=nan: train.lr must be a finite number, got nan",
     f"{TRAIN} --set model.num_layers=1000000: model.num_layers must be 1024 or less, got 1000000",
     f"{TRAIN} --set train.device=gpu: train.device gpu cannot be used (", "doctor --nproc 0: --nproc must be 1 or more, got 0",
-    "experiment steps --out o --clips -1: --clips must be 1 or more, got -1",
+    "experiment steps --out o --clips -1: --clips must be 0 or more, got -1",
     "experiment sampling-table --out o --samples 3: --samples must be 4 or more, got 3",
     "predict r --data x --clip two: Error parsing --clip: invalid literal", "predict r --data x --clipp 2: did you mean --clip?",
     "predict r: Missing from hwm predict: --data PATH",

@@ -25,6 +25,7 @@ from hwm.evaluate.metrics import (
     topk_nll,
 )
 from hwm.evaluate.scenes import View
+from hwm.evaluate.token_scores import unigram_counts, unigram_nll
 
 
 def pictures(seed, *shape, noise=30):
@@ -224,3 +225,16 @@ def test_sharpness_where_only_that_counts():
     assert sharpness(pred, truth, left).item() == pytest.approx(0.25, abs=1e-4)
     assert sharpness(pred, truth, right).item() == 1
     assert torch.equal(sharpness(pred, truth, torch.ones_like(left)), sharpness(pred, truth))
+
+
+def test_unigram_is_the_add_one_smoothed_frequency():
+    train = torch.tensor([[[[0, 1], [1, 1]]]])
+    counts = unigram_counts([train, train], vocab_size=3)
+    assert counts.tolist() == [2, 6, 0]
+    nll = unigram_nll(torch.tensor([[[[0, 1], [2, 2]]]]), counts)
+    assert nll.flatten().exp().reciprocal().tolist() == pytest.approx([3 / 11, 7 / 11, 1 / 11, 1 / 11])
+
+
+def test_unigram_without_tokens_is_refused():
+    with pytest.raises(ValueError, match="at least one batch"):
+        unigram_counts([], vocab_size=3)

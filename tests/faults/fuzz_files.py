@@ -31,7 +31,7 @@ from hwm.data.quarantine import read_quarantine
 from hwm.data.testsets import open_test_set
 from hwm.data.windows import sampling_starts
 from hwm.data.writers import LatentShardWriter, write_dataset_metadata, write_tokenizer_info
-from hwm.evaluate.report import read_run
+from hwm.evaluate.page.report import read_run
 from hwm.evaluate.scores import Scores
 from hwm.evaluate.submission import check_sampling_submission, validate_compression_submission
 from hwm.models.wan.text import read_text_embedding, write_text_embedding

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hwm.data.dataset import Finding, ShardFault, raised
+from hwm.data.dataset import Finding, ShardFault, collecting, raised
 from hwm.data.raw import RawDataset, RawShard
 from hwm.robot import ROBOTS, Embodiment, read_embodiment
 from hwm.safe_load.paths import inside, shown
@@ -144,13 +144,9 @@ def open_lerobot(
             root, index, sum(episode.length for episode in shown_there), path, shown_there[0].rows, shown_there[0].rows, robot,
             int(hz), episodes=tuple(shown_there), state=state,
         )  # fmt: skip
-        try:
+        with collecting(faults, shard=index):
             shard.check_sizes()
             shards.append(shard)
-        except ValueError as error:
-            if faults is None:
-                raise
-            faults.append(ShardFault(str(error), shard=index))
     return RawDataset(root, tuple(shards), int(hz), robot)
 
 

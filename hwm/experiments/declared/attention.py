@@ -72,7 +72,7 @@ def declare(plan: Options) -> Experiment:
         return Table("a training step of one clip", head, rows)
 
     def plot(found: Found) -> bytes:
-        from hwm.evaluate.plots import Panel, draw
+        from hwm.evaluate.page.plots import Panel, draw
 
         panels, (T, S), steps = [], reference(plan), measured(found)
         for letter, other, fixed in (("T", "S", S), ("S", "T", T)):

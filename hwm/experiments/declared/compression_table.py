@@ -83,7 +83,7 @@ def truncated(scores: Scores) -> float:
 
 def curves_plot(found: Found, run: str) -> bytes:
     """Fig. 3b."""
-    from hwm.evaluate.plots import ACCENT, FOURTH, MUTED, Panel, draw
+    from hwm.evaluate.page.plots import ACCENT, FOURTH, MUTED, Panel, draw
 
     curves = {curve: [(step, Interval(value)) for step, value in found.history(run, name)] for curve, name in CURVES.items()}
     looks = ({"color": MUTED, "linewidth": 1.0}, {"color": FOURTH, "linewidth": 1.8}, {"color": ACCENT, "linewidth": 1.8})

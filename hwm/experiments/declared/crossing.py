@@ -61,7 +61,7 @@ def declare(plan: Options) -> Experiment:
     table = Compare("by how far a texture moves", rows, COLUMNS, tuple(KINDS), head="places a grid")
 
     def learning(found: Found) -> bytes:
-        from hwm.evaluate.plots import Panel, draw
+        from hwm.evaluate.page.plots import Panel, draw
 
         told = {kind: found.history(run, "val/ce_auto") for kind, run in zip(KINDS, runs)}
         curves = {kind: [(step, Interval(nats)) for step, nats in points] for kind, points in told.items() if points}

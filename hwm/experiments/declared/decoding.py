@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from hwm.config import Count
+from hwm.config import CountOrNone
 from hwm.evaluate.protocols import AUTOREGRESSIVE, EXPECTED_CODE
 from hwm.evaluate.scores import ALL_GRIDS, TOKENS
 from hwm.experiments.compare import THIS, Column
@@ -31,8 +31,8 @@ class Options(Plan):
 
     recipes: tuple[str, ...] = ("st-demo", "masked-hwm-base-tiny")
     """Which recipes of models of tokens to train (`hwm recipes`)."""
-    clips: Count = 96
-    """Clips to score on, from rooms never trained on."""
+    clips: CountOrNone = 96
+    """Clips to score on, from rooms never trained on; 0: all."""
     temperatures: Annotated[tuple[float, ...], Range(0, 1000, above=True)] = (0.5, 0.7, 1.0)
     """Temperatures at which tokens are drawn."""
     top_ks: Annotated[tuple[int, ...], Range(1, 2**28)] = (5, 50, 500)

@@ -30,7 +30,7 @@ def declare(plan: Options) -> Experiment:
 
     def finish(found: Found) -> None:
         from hwm.apply import predict_video
-        from hwm.evaluate.report import text_table
+        from hwm.evaluate.page.report import text_table
 
         report, video = plan.out / COMPRESSION.report, plan.out / "rollout.mp4"
         predict_video(found.run("run"), data=found.sets("run").test, out=video)

@@ -4,11 +4,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from hwm.config import Count
+from hwm.config import Count, CountOrNone
 from hwm.evaluate.protocols import ONE_SAMPLE, Scoring, mean_of
 from hwm.experiments.compare import THIS, Column
 from hwm.experiments.experiment import Experiment, Found, Plan, Train
-from hwm.experiments.sweep import LOOKS, RECIPES, SHARPNESS, TUNING_CLIPS, Sweep, configs_of, trainings
+from hwm.experiments.sweep import LOOKS, RECIPES, SHARPNESS, Sweep, configs_of, trainings
 from hwm.work.ranges import Range
 
 ABOUT = (
@@ -26,8 +26,8 @@ class Options(Plan):
 
     recipes: tuple[str, ...] = RECIPES
     """Which recipes to train (`hwm recipes`)."""
-    clips: Count = 48
-    """Clips to score on, from rooms never trained on."""
+    clips: CountOrNone = 48
+    """Clips to score on, from rooms never trained on; 0: all."""
     sizes: Annotated[tuple[int, ...], Range(1, 10_000, some=True)] = (1, 5, 10, 20, 50)
     """Numbers of samples."""
     solver_steps: Count = 8
@@ -39,7 +39,7 @@ class Options(Plan):
 def declare(plan: Options) -> Experiment:
     """One scoring a run, with as many samples as the largest ensemble needs."""
     runs, sizes = trainings(*map(Train, plan.recipes)), sorted({1, *plan.sizes})
-    tuning = max(2, min(TUNING_CLIPS, plan.clips // 4))
+    tuning = plan.tuning_clips
     usual = Scoring(protocol="sampling", members=tuple(sizes), lpips=plan.lpips, tuning_clips=tuning)
     values = {}
     for run, config in configs_of(runs).items():

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from hwm.config import Count
+from hwm.config import CountOrNone
 from hwm.evaluate.protocols import AUTOREGRESSIVE
 from hwm.evaluate.scores import ALL_GRIDS, TOKENS
 from hwm.experiments.compare import Column
@@ -25,8 +25,8 @@ class Options(Plan):
 
     recipes: tuple[str, ...] = RECIPES
     """Which recipes to train (`hwm recipes`)."""
-    clips: Count = 64
-    """Clips to score on, from rooms never trained on."""
+    clips: CountOrNone = 64
+    """Clips to score on, from rooms never trained on; 0: all."""
     gates: Annotated[tuple[float, ...], Range(-1000, 1000, some=True)] = (0.0, 0.5, 1.0, 2.0, 4.0)
     """Factors of the modulation in prediction; 1 is always among them."""
     starts: Annotated[tuple[float, ...], Range(0, 1e6, above=True)] = (0.1,)

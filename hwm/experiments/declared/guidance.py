@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from hwm.config import Count
+from hwm.config import Count, CountOrNone
 from hwm.experiments.experiment import Experiment, Found, Plan, Train
 from hwm.experiments.sweep import GAIN, SHARPNESS, STATES, Sweep, changed_by, configs_of, expect, scoring_of, trainings
 from hwm.work.ranges import Range
@@ -21,8 +21,8 @@ class Options(Plan):
 
     recipes: tuple[str, ...] = ("flow-hwm-base-tiny", "wan-tiny")
     """Which recipes of flows to train (`hwm recipes`)."""
-    clips: Count = 64
-    """Clips to score on, from rooms never trained on."""
+    clips: CountOrNone = 64
+    """Clips to score on, from rooms never trained on; 0: all."""
     scales: Annotated[tuple[float, ...], Range(-1000, 1000, some=True)] = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
     """Scales of guidance; 1 is always among them."""
     dropouts: Annotated[tuple[float, ...], Range(0, 1, below=True)] = (0.0, 0.3)

@@ -65,7 +65,7 @@ def verdict(rows: Mapping[int, float], samples: int, steps: int, fit: dict[str, 
 
 def sections(found: Found, grid: Grid) -> list[Section]:
     """Table 2, its pictures, curves and calibration, the families, the runs."""
-    from hwm.evaluate.plots import against, calibration_plot, draw, ensemble_plot
+    from hwm.evaluate.page.plots import against, calibration_plot, draw, ensemble_plot
     from hwm.evaluate.table import scores_table
 
     study, samples = found[grid.study], grid.plan.samples
@@ -212,7 +212,7 @@ def trained(found: Found, grid: Grid) -> Table:
 
 def bars(found: Found, grid: Grid) -> bytes:
     """PSNR of the table's rows as the slides draw it: ours left, the published ones right, each on an axis of its own."""
-    from hwm.evaluate.plots import Panel, draw
+    from hwm.evaluate.page.plots import Panel, draw
 
     def panel(title: str, words: str, rows: list[tuple[str, Interval]], levels: dict[str, float]) -> Panel:
         ends = [end for _, v in rows for end in (v.mean, v.low, v.high) if end is not None] + list(levels.values())

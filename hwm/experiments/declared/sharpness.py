@@ -8,11 +8,11 @@ of gradient magnitudes as well as that of pixels (ours).
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from hwm.config import Count
+from hwm.config import CountOrNone
 from hwm.evaluate.protocols import ONE_SAMPLE, STILL, SURE_SHARPNESS, Scoring, mean_of
 from hwm.experiments.compare import THIS, Column
 from hwm.experiments.experiment import Experiment, Found, Plan, Train
-from hwm.experiments.sweep import LOOKS, SHARPNESS, TUNING_CLIPS, Sweep, configs_of, trainings
+from hwm.experiments.sweep import LOOKS, SHARPNESS, Sweep, configs_of, trainings
 from hwm.work.ranges import Range
 
 PSNR, SURE = Column("PSNR, dB", row=THIS), Column("sharpness where sure", SURE_SHARPNESS, row=THIS)
@@ -35,8 +35,8 @@ class Options(Plan):
     """The recipe that is trained with and without the objective."""
     edge_losses: Annotated[tuple[float, ...], Range(0, 1e6, above=True)] = (0.1, 0.5)
     """Weights of the error of gradient magnitudes."""
-    clips: Count = 48
-    """Clips to score on, from rooms never trained on."""
+    clips: CountOrNone = 48
+    """Clips to score on, from rooms never trained on; 0: all."""
     samples: Annotated[int, Range(2, 10_000)] = 20
     """Samples of an ensemble."""
 
@@ -48,7 +48,7 @@ def declare(plan: Options) -> Experiment:
     runs = trainings(*map(Train, plan.recipes), plain, *edged)
     ways = {"one sample": ONE_SAMPLE, f"mean of {n}": mean_of(n), "medoid": f"medoid of {n}", "blend": f"blend of {n}",
             "temperature 0": STILL}  # fmt: skip
-    scoring = Scoring(protocol="sampling", members=(1, n), tuning_clips=max(2, min(TUNING_CLIPS, plan.clips // 4)))
+    scoring = Scoring(protocol="sampling", members=(1, n), tuning_clips=plan.tuning_clips)
     values = {run: dict.fromkeys(ways, scoring) if config.model.kind != "video" else {"frame": replace(scoring, members=(1,))}
               for run, config in configs_of(runs).items()}  # fmt: skip
     sweep = Sweep("sharpness", "picture", values, ways | {"frame": ONE_SAMPLE})
@@ -75,7 +75,7 @@ def declare(plan: Options) -> Experiment:
 
 def against(found: Found, sweep: Sweep) -> bytes:
     """A point for every picture of every run."""
-    from hwm.evaluate.plots import Panel, draw
+    from hwm.evaluate.page.plots import Panel, draw
 
     panels = []
     for column in (replace(column, row=THIS) for column in LOOKS[:2]):

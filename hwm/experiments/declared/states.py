@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-from hwm.config import Count
+from hwm.config import CountOrNone
 from hwm.evaluate.protocols import AUTOREGRESSIVE
 from hwm.evaluate.scores import ALL_GRIDS, TOKENS
 from hwm.experiments.compare import THIS, Column
@@ -29,8 +29,8 @@ class Options(Plan):
 
     recipes: tuple[str, ...] = RECIPES
     """Which recipes to train (`hwm recipes`)."""
-    clips: Count = 96
-    """Clips to score on, from rooms never trained on."""
+    clips: CountOrNone = 96
+    """Clips to score on, from rooms never trained on; 0: all."""
     late: Annotated[tuple[int, ...], Range(1, 9999)] = (1, 2, 4, 8, 16)
     """Numbers of frames by which the states are late."""
 

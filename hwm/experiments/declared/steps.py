@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from hwm.config import Count
+from hwm.config import CountOrNone
 from hwm.experiments.compare import Column
 from hwm.experiments.experiment import Experiment, Found, Plan, Train
 from hwm.experiments.sweep import GAIN, LOOKS, QUALITY, SHARPNESS, Sweep, changed_by, configs_of, expect, scoring_of, trainings
@@ -31,8 +31,8 @@ class Options(Plan):
 
     recipes: tuple[str, ...] = ("masked-hwm-base-tiny", "flow-hwm-base-tiny", "wan-tiny")
     """Which recipes to train (`hwm recipes`), of families that predict in steps."""
-    clips: Count = 96
-    """Clips to score on, from rooms never trained on."""
+    clips: CountOrNone = 96
+    """Clips to score on, from rooms never trained on; 0: all."""
     shortcut: Annotated[float, Range(0, 1, below=True)] = 0.25
     """Share of a batch that learns shortcuts in a second twin of each Flow-HWM; 0: there is none."""
     counts: Annotated[tuple[int, ...], Range(1, 10_000, some=True)] = (1, 2, 4, 8, 16, 50)

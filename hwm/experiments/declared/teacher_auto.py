@@ -58,7 +58,7 @@ def declare(plan: Options) -> Experiment:
     table = Compare("at the last step", {way: [name] for way, name in named.items()}, columns, head="trained with")
 
     def curves(found: Found, *ways: str) -> bytes:
-        from hwm.evaluate.plots import Panel, draw
+        from hwm.evaluate.page.plots import Panel, draw
 
         settled = max((found.history(named[PLAIN], CURVES["validation, teacher-forced"]) or [(0, 0.0)])[0][0] // 2, 1)
 

@@ -13,7 +13,7 @@ import torch
 from hwm.data.video import read_video
 from hwm.evaluate import metrics
 from hwm.evaluate.intervals import Interval, few
-from hwm.evaluate.pictures import (
+from hwm.evaluate.page.pictures import (
     GAP,
     HOLD,
     STRIP,
@@ -25,9 +25,9 @@ from hwm.evaluate.pictures import (
     stills,
     strip_columns,
 )  # fmt: skip
-from hwm.evaluate.plots import Panel, draw, training_plot
+from hwm.evaluate.page.plots import Panel, draw, training_plot
+from hwm.evaluate.page.report import render, write_report
 from hwm.evaluate.protocols import COMPRESSION, HWM, SAMPLING
-from hwm.evaluate.report import render, write_report
 from hwm.evaluate.scores import (
     ALL,
     ALL_GRIDS,
@@ -204,7 +204,7 @@ def test_a_new_score_and_a_new_row_appear_by_themselves(tmp_path, monkeypatch):
     scores, new = scores_of(HWM), metrics.Metric("warp", "Warp error", "px", 1, "lower", metrics.ssim, about="Of flow.")
     monkeypatch.setattr(metrics, "METRICS", (*metrics.METRICS, new))
     monkeypatch.setattr("hwm.evaluate.table.OF_PICTURES", ("psnr", "warp"))
-    monkeypatch.setattr("hwm.evaluate.plots.OF_PICTURES", ("psnr", "warp"))
+    monkeypatch.setattr("hwm.evaluate.page.plots.OF_PICTURES", ("psnr", "warp"))
     scores.rows.append(Row("model, dreaming", "model"))
     scores.scores.append(Score("model, dreaming", "warp", RECONSTRUCTION, ALL, Interval(3.75, 3.0, 4.0)))
     text = Page(write_report(tmp_path, scores, protocol=HWM).read_text()).text

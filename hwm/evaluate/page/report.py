@@ -18,8 +18,9 @@ import jinja2
 import torch
 
 import hwm
-from hwm.evaluate import pictures, plots, table
+from hwm.evaluate import table
 from hwm.evaluate.metrics import METRICS, Metric, shown
+from hwm.evaluate.page import pictures, plots
 from hwm.evaluate.protocols import UNIGRAM, Protocol
 from hwm.evaluate.scores import ALL, ALL_GRIDS, LAST, TOKENS, Example, Scores
 from hwm.evaluate.table import text_table, verdict
@@ -89,7 +90,7 @@ def read_run(folder: Path) -> tuple[Json, list[Json]]:
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from one of the package's templates, as "evaluate/report.html.j2"; every text is escaped, every name needed."""
+    """A page from one of the package's templates, as "evaluate/page/report.html.j2"; every text is escaped, every name needed."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
@@ -108,7 +109,7 @@ def page(scores: Scores, protocol: Protocol, record: Json) -> str:
     found = dict.fromkeys((s.reference, s.span) for s in scores.scores if s.metric in table.OF_PICTURES)
     tables = {s: [table.pictures_table(scores, reference, s) for reference, own in found if own == s] for s in (span, LAST, ALL)}
     return render(
-        "evaluate/report.html.j2",
+        "evaluate/page/report.html.j2",
         title=f"hwm {protocol.title} {recipe}".strip(),
         kicker=" · ".join(filter(None, ["Evaluation", protocol.title, recipe])),
         scores=scores,

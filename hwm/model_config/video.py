@@ -1,0 +1,118 @@
+"""What learns from frames: the direct regression, and the causal tokenizer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from hwm.contracts import Batch, Family, Kind
+from hwm.model_config.parts import MOST_STATES, Layers, Modulated, Rows, Side, Sides, StateNumbers, Weight, Width
+from hwm.work.ranges import Range
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class DirectConfig(Modulated):
+    """Direct regression of future frames from the last seen ones and the states (ours): a baseline for all others."""
+
+    module: ClassVar[str] = "hwm.models.direct:Direct"
+    kind: ClassVar[Kind] = "video"
+    prediction_settings: ClassVar[tuple[str, ...]] = ("state_gate",)
+
+    family: Literal["direct"] = "direct"
+    grid: Sides = (64, 64)
+    """Height and width of the frames."""
+    patch: Side = 8
+    """Side of the square of pixels that makes one token."""
+    context_grids: Rows = 9
+    """Frames of the context, of which the first and the last are read."""
+    future_grids: Rows = 8
+    """Frames by which a rollout goes on at a time."""
+    reach: Rows = 60
+    """Frames after the context that it can predict from there."""
+    num_layers: Layers = 5
+    num_heads: Layers = 6
+    width: Width = 192
+    mlp_ratio: Annotated[int, Range(1, 256)] = 4
+    state_dim: Annotated[int, Range(1, MOST_STATES)] = 25
+    num_states: Rows = 17
+    """Rows of the frames of context and one step."""
+    velocity_rows: StateNumbers = (23, 24)
+    """State dimensions that are velocities of the base, which their sum moves: EVE's linear and angular one."""
+    map_hidden: Width = 512
+    """Width of the decoder from states to a map over the patches."""
+    map_channels: Width = 32
+    warp: bool = True
+    """Move the last frame by a predicted flow before the change is added, rather than add the change alone."""
+    pairs: Rows = 2
+    """Frames of a clip that are predicted in training, each from a place of its own."""
+    edge_loss: Weight = 0.0
+    """Weight of the error of gradient magnitudes beside that of the pixels, both over that of copying (ours): for PSNR alone an
+    edge that may lie here or there is best left out, but the mean of its magnitudes is not nothing."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_states != self.context_grids + self.future_grids:
+            frames = f"the {self.context_grids} + {self.future_grids} frames of context and step"
+            raise ValueError(f"model.num_states must be that of {frames}, got {self.num_states}")
+        if self.future_grids > self.reach:
+            raise ValueError(f"model.future_grids {self.future_grids} is more than model.reach {self.reach}")
+        if any(row >= self.state_dim for row in self.velocity_rows):
+            raise ValueError(f"model.velocity_rows {list(self.velocity_rows)} must be below state_dim {self.state_dim}")
+
+    @property
+    def places(self) -> int:
+        """Patches of a frame."""
+        return self.grid[0] // self.patch * (self.grid[1] // self.patch)
+
+
+@dataclass(frozen=True)
+class FSQConfig(Family):
+    """Causal video tokenizer with finite scalar quantisation, or without (tokenizers/autoencoder.py)."""
+
+    module: ClassVar[str] = "hwm.tokenizers.open:new_tokenizer"
+    kind: ClassVar[Kind] = "video"
+    role: ClassVar[Literal["world model", "tokenizer"]] = "tokenizer"
+
+    family: Literal["fsq"] = "fsq"
+    levels: Annotated[tuple[int, ...], Range(2, 65_536, some=True)] = (8, 8, 8, 5, 5, 5)
+    """Levels per channel; the default is Cosmos' 64 000-code quantiser (reference A.4)."""
+    spatial_stride: Annotated[int, Range(4, 16)] = 8
+    temporal_stride: Annotated[int, Range(4, 8)] = 8
+    """Frames of a grid, 4 or 8."""
+    block: Annotated[int, Range(1, 10_000)] = 17
+    """Frames encoded together: 17 for blocks of consecutive frames, 21 for the strided clips of the sampling track."""
+    channels: Width = 64
+    """Width at the fine stage of the network; the coarse stage is three times as wide."""
+    depth: Layers = 2
+    """Residual blocks per stage."""
+    continuous: bool = False
+    """Latents instead of codes: the bottleneck is bounded, not quantised; levels then only counts the channels."""
+    latent_noise: Weight = 0.0
+    """Standard deviation of noise added to continuous latents in training: close latents then decode to close frames."""
+    steady_weight: Weight = 0.0
+    """Weight of the mean change of the latents from grid to grid: less flicker in tokens of what does not move."""
+    edge_weight: Weight = 0.5
+    """Weight of the error of spatial differences, which keeps edges, relative to the pixel error."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.spatial_stride not in (4, 8, 16):
+            raise ValueError(f"model.spatial_stride must be 4, 8 or 16, got {self.spatial_stride}")
+        if self.temporal_stride not in (4, 8) or self.block < 1 or (self.block - 1) % self.temporal_stride:
+            shape = f"{self.temporal_stride} and {self.block}"
+            raise ValueError(f"model.temporal_stride must be 4 or 8 and block 1 + n times that, got {shape}")
+        if not self.continuous and math.prod(self.levels) > 2**24:
+            raise ValueError(f"model.levels {list(self.levels)} multiply to more than {2**24} codes")
+        if self.latent_noise and not self.continuous:
+            raise ValueError("model.latent_noise needs model.continuous")
+
+    def example(self, num_clips: int, *, generator: torch.Generator | None = None, image_size: int = 0) -> Batch:
+        """Random video of one block; states are not used."""
+        import torch
+        side = image_size or 64
+        video = torch.randint(256, (num_clips, self.block, side, side, 3), generator=generator, dtype=torch.uint8)
+        return Batch(states_BFA=torch.zeros(num_clips, self.block, 1), video_BFHWC=video)
