@@ -156,7 +156,7 @@ def compare(name: str, config: Any, mode: str, processes: Any) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     modes, chosen = sys.argv[1].split(","), sys.argv[2].split(",") if len(sys.argv) > 2 else list(FAMILIES)
-    with joined(device="cpu", timeout=60) as processes:
+    with joined(device="cpu", timeout=300) as processes:
         for mode in modes:
             for name in chosen:
                 compare(name, FAMILIES[name], mode, processes)

@@ -18,6 +18,8 @@ from hwm.training.processes import ALONE
 from hwm.training.run_folder import dealt_out
 
 HERE = Path(__file__).parent
+LONG = 900
+"""Seconds after which processes hang for certain, also on a machine that does much else."""
 
 
 def processes(world: int, *command: object, **variables: str) -> list[str]:
@@ -38,12 +40,17 @@ def processes(world: int, *command: object, **variables: str) -> list[str]:
         )
         for rank in range(world)
     ]
-    said = [process.communicate(timeout=150)[0] for process in started]
+    try:
+        said = [process.communicate(timeout=LONG)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
     assert [process.returncode for process in started] == [0] * world, "\n".join(said)
     return said
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2 * LONG)
 def test_gradients_scores_and_predictions_of_two_processes_are_those_of_one(tmp_path):
     write_base(tmp_path / "base")
     modes, chosen = ["ddp", "fsdp+recompute"], ["st-sampled", "masked-base", "flow-split", "flow-context", "wan-lora", "fsq"]
