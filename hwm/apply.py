@@ -32,6 +32,7 @@ from hwm.evaluate.ways import seed_of
 from hwm.predict import ensemble
 from hwm.predict.last_frame import draw, shrink
 from hwm.predict.rollout import frames_per_step, rollout
+from hwm.publish.loaded import readers_of
 from hwm.publish.trained import kept_in
 from hwm.runs import COUNTS, Run, clips_for, expect_robot, load_run, token_counts, world_model
 from hwm.safe_load.paths import is_file
@@ -98,10 +99,6 @@ def evaluate_run(
             protocol.expect_clips(learned.clip, grids=grids, stride=learned.stride, run=folder)
         inception, lpips = scoring.inception, scoring.lpips
         held_out = _recorded_clips(run, data, protocol) if of_video else clips_for(run, data)
-        others = {name: open_dataset(folder).fingerprint for name, folder in (("video", video), ("tuning", tuning)) if folder}
-        weights = [*lpips, *([inception] if inception else [])]
-        made_of = sources(data=held_out.dataset.fingerprint, **others, weights=weights)
-        work = Work(out / protocol.results, made_of, share, flag)
         coder: Any
         try:
             coder, unseen = tokenizer_of(run, scoring.tokenizer, trust=scoring.trust, device=device), ""
@@ -109,7 +106,7 @@ def evaluate_run(
             if of_video or model.predicts != "tokens":
                 raise
             coder, unseen = Undecoded(held_out.dataset.clock, model.config.vocab_size), str(none)
-            of_pixels = ("video", "inception", "lpips", "decode", "doubt", "tuning")
+            of_pixels = ("video", "inception", "lpips", "decode", "doubt", "tuning", "readout")
             if idle := [f"--{name}" for name in of_pixels if given.get(name)]:
                 raise ValueError(f"{', '.join(idle)}: of pixels, which take a tokenizer.  {none}") from None
         tuned_on = None if tuning is None else _recorded_clips(run, tuning, protocol) if of_video else clips_for(run, tuning)
@@ -118,6 +115,14 @@ def evaluate_run(
                 expect_proportions(clips.dataset.root, clips.dataset.grid, image_size_of(run, coder))
             elif not unseen:
                 expect_made_by(clips.dataset, coder)
+        filmed = recorded(held_out, video, size=image_size_of(run, coder)) if video else None
+        masks = held_out.masks or bool(filmed and filmed.masks)
+        readers, read_by = readers_of(held_out.dataset, masks=masks, readout=scoring.readout, device=device)
+        others = {name: open_dataset(folder).fingerprint for name, folder in (("video", video), ("tuning", tuning)) if folder}
+        made_of = sources(
+            data=held_out.dataset.fingerprint, **others, **read_by, weights=[*lpips, *([inception] if inception else [])]
+        )
+        work = Work(out / protocol.results, made_of, share, flag)
         features: list[VideoFeatures] = [] if unseen else [TokenizerFeatures(device=device, still=len(protocol.scored) == 1)]
         if inception is not None:
             features.append(InceptionFeatures(inception, device=device))
@@ -133,7 +138,7 @@ def evaluate_run(
             with Counter("evaluating", unit="clips") as counter:
                 scores = evaluate(
                     model, coder, held_out, protocol, scoring,
-                    video=recorded(held_out, video, size=image_size_of(run, coder)) if video else None,
+                    video=filmed, masks=filmed.masks if filmed else None, readers=readers,
                     tuning_clips=tuned_on, segments=held_out.segments(), state_groups=held_out.dataset.robot.groups,
                     unigram_counts=counts, features=features,
                     lpips=Lpips(lpips[0], lpips[1] if len(lpips) > 1 else None, device=device) if lpips else None, device=device,
@@ -162,7 +167,8 @@ def _recorded_clips(run: Run, folder: Path, protocol: Protocol) -> Clips:
     if not protocol.ensembles:
         dataset = dataset.resized(run.config.data.image_size)
     kept = np.append(np.arange(protocol.num_seen), protocol.scored)
-    return Clips(dataset, kind=protocol.clip, overlap=False, kept=kept)
+    masks = all(shard.masks_path is not None for shard in dataset.shards)
+    return Clips(dataset, kind=protocol.clip, overlap=False, kept=kept, masks=masks)
 
 
 def predict_video(

@@ -26,18 +26,24 @@ Kind = Literal["tokens", "latents", "video"]
 """What a model learns from and predicts, and what the tokenizer before it gives: ids, latents, or the frames themselves."""
 
 
+Role = Literal["world model", "tokenizer", "reader"]
+"""What a trained network is for: predicting, encoding for those that predict, or reading off a frame what is true of it."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Clips of one batch.  What a family does not use is None.
 
     states_BFA: float32, raw units, one row per frame (or more rows: look-ahead), first row = first frame.
     tokens_BTHW: int64 in [0, V).   video_BFHWC: uint8 RGB.   latents_BTCHW: float32.
+    masks_BFHW: bool, which pixels of the video show the robot's body.
     """
 
     states_BFA: Tensor
     tokens_BTHW: Tensor | None = None
     video_BFHWC: Tensor | None = None
     latents_BTCHW: Tensor | None = None
+    masks_BFHW: Tensor | None = None
 
     def __len__(self) -> int:
         return self.states_BFA.shape[0]
@@ -218,7 +224,7 @@ class Family:
     """What every configuration knows of its family besides its values.
 
     module: where the model is, as "module:class".  needs: modules of the extra named like the family, if it has one.
-    kind: what the model learns from.  role: a world model, or a tokenizer, which others stand on.
+    kind: what the model learns from.  role: as `Role`.
     prediction_settings: fields that say how a trained model predicts, and so may change after training.
     raw_states: hand closures and the like enter as they are, not normalised.
     """
@@ -226,7 +232,7 @@ class Family:
     module: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
     kind: ClassVar[Kind]
-    role: ClassVar[Literal["world model", "tokenizer"]] = "world model"
+    role: ClassVar[Role] = "world model"
     prediction_settings: ClassVar[tuple[str, ...]] = ()
     raw_states: ClassVar[bool] = True
 
@@ -240,6 +246,11 @@ class Family:
             raise ValueError(f"model.width {sizes.width} is not divisible by model.num_heads {sizes.num_heads}")
         if hasattr(self, "patch") and (sizes.grid[0] % sizes.patch or sizes.grid[1] % sizes.patch):
             raise ValueError(f"model.grid {sizes.grid} is not divisible by model.patch {sizes.patch}")
+
+    @property
+    def reads_states(self) -> bool:
+        """Whether it is told or learns the robot's states, whose statistics it then keeps."""
+        return self.role == "world model"
 
     @property
     def solver_steps(self) -> int | None:

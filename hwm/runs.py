@@ -74,7 +74,7 @@ def open_clips(config: RunConfig, folder: Folders, *, training: bool, identity: 
     folder = " and ".join(map(str, folders))
     window, overlap, is_tokenizer = config.data.clip, config.data.overlap and training, model.role == "tokenizer"
     if dataset.kind != model.kind:
-        who = "a tokenizer" if is_tokenizer else "this model"
+        who = "this model" if model.role == "world model" else f"a {model.role}"
         raise ValueError(f"{folder}: {who} learns from {model.kind}; {REMEDY[model.kind]}")
     dataset.expect_window(window)
     cut: dict[str, Any] = {"kind": window, "overlap": overlap}
@@ -87,11 +87,16 @@ def open_clips(config: RunConfig, folder: Folders, *, training: bool, identity: 
         if window == "sampling":
             cut |= {"every": SAMPLING_HOP if overlap else 1, "kept": subsample(length=model.block)}
         return Clips(dataset, **cut)
+    if getattr(model, "reads", "") == "mask":
+        cut["masks"] = True
+        if bare := [shard for shard in dataset.shards if shard.masks_path is None]:
+            bare[0].read_masks(0, 0)  # says what is missing
     for name, found in dataset.sizes().items():
         if getattr(model, name) != found:
             remedy = f"set model.{name}" + " or data.image_size" * (model.kind == "video")
             raise ValueError(f"{folder}: its {name} is {found}, the model is for {name} {getattr(model, name)}; {remedy}")
-    expect_robot(dataset, model, identity)
+    if model.reads_states:
+        expect_robot(dataset, model, identity)
     # A model of video learns from every frame of a clip, however many, with its state.
     return Clips(dataset, **cut, num_states=0 if model.kind == "video" else model.num_states)
 
@@ -113,7 +118,7 @@ def fitted(config: RunConfig) -> RunConfig:
     model: Any = config.model
     usual: Any = type(model)()
     robot = read_robot(config.data.train[0]) if config.data.train else EVE
-    if model.role == "tokenizer" or robot.dim == usual.state_dim or model.state_dim not in (usual.state_dim, robot.dim):
+    if not model.reads_states or robot.dim == usual.state_dim or model.state_dim not in (usual.state_dim, robot.dim):
         return config
     changes: dict[str, Any] = {"state_dim": robot.dim}
     if hasattr(model, "state_plain") and model.state_plain == usual.state_plain:
@@ -258,12 +263,12 @@ def prepared_model(config: RunConfig, clips: Clips) -> Any:
     """A freshly initialised model that knows the statistics of its training data."""
     shared = config.train.parallel == "fsdp"
     model = build_model(config, trained_in=0 if shared else free_on(choose_device(config.train.device)))
-    if config.model.role == "tokenizer":
+    if not config.model.reads_states:
         return model
     (mean, std), robot = state_statistics(clips.dataset), clips.dataset.robot
     robot = robot if config.model.raw_states else replace(robot, raw=())
     model.set_state_statistics(torch.from_numpy(normalisation(mean, std, robot)))
-    if model.predicts == "latents":
+    if config.model.kind == "latents":
         dataset: Any = clips.dataset
         found = dataset.statistics
         scales = (torch.from_numpy(v) for v in (found.mean_C, found.std_C, found.change_std_C))
@@ -384,6 +389,6 @@ def clips_for(run: Run, folder: Folders) -> Clips:
 
 def world_model(run: Run) -> Any:
     """The model of a run that holds a world model.  Raises ValueError for a tokenizer's."""
-    if run.config.model.role == "tokenizer":
-        raise ValueError(f"{run.folder}: holds a tokenizer, not a world model")
+    if (role := run.config.model.role) != "world model":
+        raise ValueError(f"{run.folder}: holds a {role}, not a world model")
     return run.model

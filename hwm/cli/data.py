@@ -45,7 +45,7 @@ def simulate(
     out: Path, /,
     *, minutes: float = 2.0, size: int = 64, seed: int = 0, workers: Workers = 0, difficulty: float = 0.3,
     val_minutes: float | None = None, rooms: int = 0, test_clips: int = 0, renderer: Literal["auto", "warp", "gl"] = "auto",
-    light: float = 1.0, friction: float = 1.0, camera_shift: float = 0.0,
+    light: float = 1.0, friction: float = 1.0, camera_shift: float = 0.0, masks: bool = False,
 ) -> int:
     """Write a dataset of the built-in robot: training, seen-room and unseen-room validation sets.
 
@@ -63,6 +63,7 @@ def simulate(
         light: Factor of all light, to see what a model makes of rooms that are darker or brighter than those of its training.
         friction: Factor of all friction, likewise.
         camera_shift: Metres that the head camera sits higher, likewise.
+        masks: Also write, beside the video, which pixels show the robot's body, for `hwm evaluate` to score against.
     """
     from hwm.sim.simulate import simulate as run
     from hwm.work.progress import Counter
@@ -70,7 +71,7 @@ def simulate(
         summary = run(
             out, minutes=minutes, size=size, seed=seed, workers=workers, difficulty=difficulty, val_minutes=val_minutes,
             rooms=rooms, test_clips=test_clips, renderer=renderer, light=light, friction=friction, camera_shift=camera_shift,
-            progress=counter,
+            masks=masks, progress=counter,
         )
     print(f"{summary.frames} frames in {summary.seconds:.1f} s ({summary.frames_per_second:.0f} frames/s)")
     for path in summary.paths:

@@ -1,6 +1,7 @@
 """Clips for training and scoring: the pictures of a window of frames, in the dataset's kind, with their robot states."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,16 @@ class Clips:
     num_states: state rows of a clip from its first frame on; 0 means one per frame.  Beyond the end of the segment
     its last row is repeated.
     kept: which frames or grids of a clip are given, in rising order; None: all.
+    masks: of video, also give which pixels show the robot's body.
     Raises ValueError, with the remedy, when such clips cannot be cut from these data.
     """
 
     def __init__(
         self, dataset: Dataset, *, kind: Window, overlap: bool = True, aligned: bool = True, num_states: int = 0, length: int = 0,
-        stride: int = 1, every: int = 1, kept: np.ndarray | None = None,
+        stride: int = 1, every: int = 1, kept: np.ndarray | None = None, masks: bool = False,
     ) -> None:  # fmt: skip
         dataset.expect_window(kind)
-        self.dataset, self.kept = dataset, kept
+        self.dataset, self.kept, self.masks = dataset, kept, masks
         cut: dict[str, Any] = {"length": length, "stride": stride, "every": dataset.every or every, "aligned": aligned}
         self.index = ClipIndex.build(dataset, kind=kind, overlap=overlap, **cut)
         self.num_states = num_states or self.index.length
@@ -56,13 +58,17 @@ class Clips:
 
         Raises ValueError, naming the file, for ids outside the vocabulary and values that are not finite.
         """
-        pictures, states, stride = [], [], self.index.stride
+        pictures, states, masks, stride = [], [], [], self.index.stride
         for i in np.asarray(indices):
             shard, start = self.dataset.shards[int(self.index.shard[i])], int(self.index.start[i])
             found = shard.read(start, self.index.length * stride)[::stride]
             pictures.append(found if self.kept is None else found[self.kept])
+            if self.masks:
+                shown = shard.read_masks(start, self.index.length * stride)[::stride]
+                masks.append(shown if self.kept is None else shown[self.kept])
             states.append(shard.read_states(state_rows(shard.segments, start, self.num_states * stride)[::stride]))
         field = {FIELDS[self.dataset.kind]: torch.from_numpy(np.stack(pictures))}
+        field |= {"masks_BFHW": torch.from_numpy(np.stack(masks))} if masks else {}
         return Batch(states_BFA=torch.from_numpy(np.stack(states)), **field)
 
     def segments(self) -> np.ndarray:
@@ -71,10 +77,35 @@ class Clips:
         return self.index.shard.astype(np.int64) * 2**32 + np.array(ids)
 
 
-def recorded(clips: Clips, folder: str | Path, *, size: tuple[int, int]) -> Callable[[np.ndarray], Tensor]:
-    """Recorded frames of encoded clips, by their numbers, from the raw dataset that they were made of.
+@dataclass(frozen=True)
+class Recorded:
+    """Recorded frames of encoded clips, by their numbers, from the raw dataset that they were made of."""
 
-    size: height and width of the frames in pixels.  Gives uint8 (B, F, H, W, 3).
+    clips: Clips
+    sources: tuple[tuple[Any, int], ...]
+    """Of every shard of the clips the raw one, and its frame with which they begin."""
+
+    def __call__(self, numbers: np.ndarray) -> Tensor:
+        """Frames, uint8 (B, F, H, W, 3)."""
+        return self._of(numbers, "read")
+
+    @property
+    def masks(self) -> Callable[[np.ndarray], Tensor] | None:
+        """What tells of the same frames which pixels show the robot's body, bool (B, F, H, W); None where the data do not."""
+        if any(shard.masks_path is None for shard, _ in self.sources):
+            return None
+        return lambda numbers: self._of(numbers, "read_masks")
+
+    def _of(self, numbers: np.ndarray, how: str) -> Tensor:
+        index = self.clips.index
+        places = [(*self.sources[index.shard[n]], int(index.start[n])) for n in numbers]
+        return torch.from_numpy(np.stack([getattr(shard, how)(first + at, index.length) for shard, first, at in places]))
+
+
+def recorded(clips: Clips, folder: str | Path, *, size: tuple[int, int]) -> Recorded:
+    """The recorded frames of encoded clips.
+
+    size: height and width of the frames in pixels.
     Raises ValueError for any other dataset, even one with as many frames.
     """
     raw: Any = open_dataset(folder)
@@ -89,12 +120,7 @@ def recorded(clips: Clips, folder: str | Path, *, size: tuple[int, int]) -> Call
             told = f"not the video of {clips.dataset.root}: {fault} of shard {index}"
             raise ValueError(f"{folder}: {told}; give the raw dataset that it was made of")
         sources.append((by_number[index], first))
-
-    def frames(numbers: np.ndarray) -> Tensor:
-        places = [(*sources[clips.index.shard[n]], int(clips.index.start[n])) for n in numbers]
-        return torch.from_numpy(np.stack([shard.read(first + start, clips.index.length) for shard, first, start in places]))
-
-    return frames
+    return Recorded(clips, tuple(sources))
 
 
 def _difference(shard: Shard, raw: Shard | None, first: int) -> str:

@@ -52,6 +52,7 @@ CLIP_STARTS = FileKind(("clip_starts",), "clip_starts", ".bin")
 MOMENTS = FileKind(("statistics",), "statistics", ".json")
 STATES = FileKind(("robot_states", "states"), "states", ".bin")
 SEGMENTS = FileKind(("segment_indices", "segment_idx"), "segment_idx", ".bin")
+MASKS = FileKind(("robot_masks",), "robot_mask", ".bin")
 METADATA = FileKind(("metadata",), "metadata", ".json")
 CHECKSUMS = FileKind(("checksums",), "checksums", ".json")
 

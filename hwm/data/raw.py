@@ -13,9 +13,10 @@ import numpy as np
 from hwm.clock import COSMOS, Clock
 from hwm.contracts import Kind
 from hwm.data import video
-from hwm.data.dataset import Dataset, Decoder, Finding, Shard, raised
+from hwm.data.dataset import Dataset, Decoder, Finding, Shard, chunks, raised
+from hwm.data.layout import MASKS
 from hwm.robot import Embodiment
-from hwm.work.files import read_rows
+from hwm.work.files import expect_rows, map_array, read_rows
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,33 @@ class RawShard(Shard):
         """The same, one after the other, without a cache."""
         return video.iter_pictures(self.video_path, size=self.size, num_frames=len(self.stored), segments=self.stored)
 
+    @cached_property
+    def masks_path(self) -> Path | None:
+        """The file that tells which pixels show the robot's body; None where there is none."""
+        try:
+            return MASKS.find(self.root, self.index)
+        except ValueError:
+            return None
+
+    @cached_property
+    def masks(self) -> np.ndarray:
+        """Its bits, uint8 memory map (F, H, ceil(W / 8)), of the frames as they are stored."""
+        assert self.masks_path is not None
+        height, width, _ = self.probed
+        about = f"{self.num_frames} frames of {height}x{width} pixels, a bit each"
+        return map_array(self.masks_path, "u1", (self.num_frames, height, -(-width // 8)), about)
+
+    def read_masks(self, start: int, frames: int) -> np.ndarray:
+        """Which pixels of frames show the robot's body, bool (F, H, W); of resized ones at least half of what they are made of.
+
+        Raises ValueError where the dataset does not tell.
+        """
+        if self.masks_path is None:
+            remedy = "give data of `hwm simulate --masks`"
+            raise ValueError(f"{MASKS.place(self.root, self.index, flat=False)}: no such file; {remedy}")
+        found = np.unpackbits(read_rows(self.masks, start, start + frames), axis=-1, count=self.probed[1]).astype(bool)
+        return shrunk(found, (self.size, self.size)) if self.size else found
+
     @property
     def stored(self) -> np.ndarray:
         """The segment of every frame of the file, (F,), whether or not it is taken."""
@@ -70,6 +98,31 @@ class RawShard(Shard):
         if abs(rate - self.hz) > 0.5:
             claim = f"plays at {rate:g} frames/s, metadata.json says {self.hz} Hz"
             yield Finding("warning", str(self.video_path), claim)
+        if self.masks_path is not None:
+            yield from raised(self.check_masks)
+
+    def check_sizes(self) -> None:
+        super().check_sizes()
+        if self.masks_path is not None:
+            expect_rows(self.masks)
+
+    def check_masks(self) -> None:
+        """Raise ValueError where a mask has bits beyond the width of its frame, or none shows the robot at all."""
+        beyond, shown = -self.probed[1] % 8, False
+        for first, part in chunks(self.masks):
+            shown = shown or bool(part.any())
+            if beyond and (bad := np.flatnonzero((part[..., -1] & (2**beyond - 1)).any(-1))).size:
+                raise ValueError(f"{self.masks_path}: mask {first + bad[0]} goes beyond its frame; write the shard again")
+        if not shown:
+            raise ValueError(f"{self.masks_path}: shows the robot nowhere; write the shard again")
+
+
+def shrunk(masks_FHW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Masks of another size: pixels of which at least half is covered, bool (F, *size)."""
+    import torch
+
+    covered = torch.nn.functional.interpolate(torch.from_numpy(masks_FHW[:, None]).float(), size, mode="area")
+    return np.asarray(covered[:, 0] >= 0.5)
 
 
 @dataclass(frozen=True)

@@ -121,18 +121,31 @@ class RawShardWriter:
         self._video = VideoWriter(self._path, height=height, width=width, fps=hz)
         self._states: list[np.ndarray] = []
         self._segments: list[np.ndarray] = []
+        self._masks: list[np.ndarray] = []
 
     def __enter__(self) -> RawShardWriter:
         self._video.__enter__()
         return self
 
-    def append(self, frames_FHWC: np.ndarray, states_FA: np.ndarray, segment: int) -> None:
-        """Append frames uint8 RGB of one segment with their states; segment ids must not decrease."""
+    def append(
+        self, frames_FHWC: np.ndarray, states_FA: np.ndarray, segment: int, masks_FHW: np.ndarray | None = None
+    ) -> None:
+        """Append frames uint8 RGB of one segment with their states; segment ids must not decrease.
+
+        masks_FHW: bool, which pixels show the robot's body; of all frames of a shard or of none.
+        """
         segments = np.full(len(frames_FHWC), segment, np.int32)
         _check_rows(self._path, states_FA, segments)
         if self._segments and segment < self._segments[-1][-1]:
             before = self._segments[-1][-1]
             raise ValueError(f"{self._path}: segment ids must not decrease, got {segment} after {before}")
+        if (masks_FHW is None and self._masks) or (masks_FHW is not None and masks_FHW.shape != frames_FHWC.shape[:3]):
+            found = "none" if masks_FHW is None else f"{masks_FHW.shape} for frames {frames_FHWC.shape}"
+            raise ValueError(f"{self._path}: masks must be of every frame and of its size, got {found}")
+        if masks_FHW is not None:
+            if self._states and not self._masks:
+                raise ValueError(f"{self._path}: masks must be of every frame, there are none of the first ones")
+            self._masks.append(np.packbits(masks_FHW, axis=-1))
         self._video.write(frames_FHWC)
         self._states.append(np.array(states_FA, np.float32))
         self._segments.append(segments)
@@ -141,7 +154,11 @@ class RawShardWriter:
         self._video.__exit__(kind, error, trace)
         if kind is None:
             states, segments = np.concatenate(self._states), np.concatenate(self._segments)
-            _finish(self.root, self.shard, self.flat, [self._path], states, segments)
+            files = [self._path]
+            if self._masks:
+                files.append(layout.MASKS.place(self.root, self.shard, flat=self.flat))
+                write_array(files[-1], np.concatenate(self._masks), "u1")
+            _finish(self.root, self.shard, self.flat, files, states, segments)
 
 
 def _check_rows(path: Path, states: np.ndarray, segments: np.ndarray) -> None:

@@ -166,8 +166,8 @@ def learning(trial: Trial, *, steps: int) -> Iterator[Verdict]:
 @torch.no_grad()
 def states_used(trial: Trial) -> Verdict:
     """After those steps other states must give another loss, everything else being equal."""
-    if trial.config.model.role == "tokenizer":
-        return ok("states used", "a tokenizer has none")
+    if (role := trial.config.model.role) != "world model":
+        return ok("states used", f"a {role} is told none")
     states_BFA = trial.batch.states_BFA  # of a clip's neighbour; a single clip gets its own backwards
     other = replace(trial.batch, states_BFA=states_BFA.roll(1, 0) if len(states_BFA) > 1 else states_BFA.flip(1))
     for number in range(4):  # a clip may lose its states to condition dropout

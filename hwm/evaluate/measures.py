@@ -14,7 +14,7 @@ from hwm.evaluate.doubting import Doubting
 from hwm.evaluate.intervals import Interval
 from hwm.evaluate.metrics import METRICS, Metric, mean_squared_error, psnr, sharpness, shown
 from hwm.evaluate.perceptual import PerceptualScorer
-from hwm.evaluate.protocols import CEILING, SURE_SHARPNESS, mean_of
+from hwm.evaluate.protocols import CEILING, SURE_SHARPNESS, TRUE_FRAMES, mean_of
 from hwm.evaluate.scenes import Scene
 from hwm.evaluate.scores import ALL, LAST, RECONSTRUCTION, Difference, Example, Means, Row, Score, frame_span
 from hwm.evaluate.token_scores import ROWS, TokenScorer
@@ -24,13 +24,14 @@ from hwm.predict.ensemble import spread
 from hwm.work.parts import Arrays, Columns, Times, inside, seconds, under
 
 OTHER_ROWS = [*ROWS, Row(CEILING, "ceiling", "the true future, through the tokenizer")]
+OTHER_ROWS += [Row(TRUE_FRAMES, "ceiling", "what readers read off the true frames themselves")]
 """Rows that are not made of frames that were predicted."""
 
 
 class Measures:
     """Measures scenes, one by one or shared out, and makes the table of all of them.
 
-    doubting: None where ways of doubting are not scored.
+    doubting: None where ways of doubting are not scored.  readers: metrics beside `METRICS`, of the true frames as well.
     tokens: None where no distribution of tokens is looked at.  num_examples: of `num_clips` that are kept to look at.
     seed: breaks ties of ranks.  poll: called now and then; may raise.
     """
@@ -38,9 +39,11 @@ class Measures:
     def __init__(
         self, predictor: Predictor, ways: Ways, *, tokens: TokenScorer | None, perceptual: PerceptualScorer,
         tuning: Tuning | None, doubting: Doubting | None, num_clips: int, num_examples: int, seed: int, poll: Callable[[], None],
+        readers: Sequence[Metric] = (),
     ) -> None:  # fmt: skip
         self.predictor, self.ways, self.tokens, self.perceptual = predictor, ways, tokens, perceptual
         self.tuning, self.doubting, self.poll, self.seed, self.times = tuning, doubting, poll, seed, Times()
+        self.readers = readers
         self.calibration = Calibration(seed=seed) if ways.members and ways.members[-1] > 1 else None
         self.gallery = Gallery(num_examples, num_clips)
         self._pixels, self._sure = Columns(), Columns()
@@ -53,7 +56,7 @@ class Measures:
         found = {} if self.tokens is None else under("tokens", self.tokens.measure(drawn))
         rows = _rows(drawn, ways)
         pixels = -time.perf_counter()
-        found |= under("pixels", _pixels(rows, scene, poll=self.poll))
+        found |= under("pixels", _pixels(rows, scene, self.readers, poll=self.poll))
         pixels += time.perf_counter()
         if rows:
             found |= self._looked_at(next(iter(rows.values())), drawn)
@@ -97,7 +100,7 @@ class Measures:
     def summary(self, groups: np.ndarray | None, *, reference: str, span: str) -> dict[str, Any]:
         """Rows, scores, differences and facts of all scenes.  reference, span: what networks looked at."""
         means, looked = Means(groups, self.seed), self.perceptual.seconds
-        found, differences = of_frames(self._pixels, self.ways, means)
+        found, differences = of_frames(self._pixels, self.ways, means, self.readers)
         more = [self.perceptual.summary(self.ways.headline, reference=reference, span=span, seed=self.seed)]
         if self.tokens is not None:
             more.append(self.tokens.summary(means))
@@ -148,21 +151,23 @@ def _rows(drawn: Drawn, ways: Ways) -> dict[str, dict[str, Tensor]]:
     """Frames of every row by the reference that it is held against; the tokenizer alone is a row where that is another."""
     scene, found = drawn.scene, {}
     own = {way.row.name: way.make(drawn, scene.view.past) for way in ways.all if not way.of_past}
-    for reference, (past, _) in scene.views.items():
-        rows = own | {way.row.name: way.make(drawn, past) for way in ways.all if way.of_past}
+    for reference, view in scene.views.items():
+        rows = own | {way.row.name: way.make(drawn, view.past) for way in ways.all if way.of_past}
         if reference != RECONSTRUCTION and RECONSTRUCTION in scene.views:
             rows[CEILING] = scene.views[RECONSTRUCTION].truth
         found[reference] = {name: frames for name, frames in rows.items() if frames is not None}
     return found
 
 
-def _pixels(rows: dict[str, dict[str, Tensor]], scene: Scene, *, poll: Callable[[], None]) -> Arrays:
-    """Every metric of every frame of every row against every reference, (B, F)."""
+def _pixels(
+    rows: dict[str, dict[str, Tensor]], scene: Scene, readers: Sequence[Metric], *, poll: Callable[[], None]
+) -> Arrays:
+    """Every metric of every frame of every row against every reference, (B, F); of the true frames what readers read there."""
     found: Arrays = {}
     for reference, by_name in rows.items():
-        for name, frames in by_name.items():
+        for name, frames in (by_name | ({TRUE_FRAMES: scene.views[reference].truth} if readers else {})).items():
             poll()
-            for metric in METRICS:
+            for metric in readers if name == TRUE_FRAMES else (*METRICS, *readers):
                 if (measured_BF := metric.measure(frames, scene.views[reference])) is not None:
                     found[f"{metric.name}/{reference}/{name}"] = measured_BF.double().numpy()
     return found
@@ -187,7 +192,7 @@ class Gallery:
         if not self._wanted:
             return found
         seen, truth = scene.last()
-        past, future = scene.view
+        past, future = scene.view.past, scene.view.truth
         motion = mean_squared_error(truth, seen).numpy()
         stretches = self._stretch_of[scene.first : scene.first + len(scene.numbers)]
         shown = {way.row.name: rows[way.row.name] for way in ways.all if way.shown}
@@ -219,13 +224,15 @@ class Gallery:
         return [self._kept[stretch][1] for stretch in sorted(self._kept)]
 
 
-def of_frames(columns: Columns, ways: Ways, means: Means) -> tuple[list[Score], list[Difference]]:
+def of_frames(
+    columns: Columns, ways: Ways, means: Means, readers: Sequence[Metric] = ()
+) -> tuple[list[Score], list[Difference]]:
     """Every metric of every row against every reference, over every span, and the paired differences.
 
     columns: what was measured of each frame, (N, F), by "metric/reference/row".
     """
     scores, found = [], {}
-    for metric in METRICS:
+    for metric in (*METRICS, *readers):
         for key, measured_NF in columns.inside(metric.name).items():
             reference, _, row = key.partition("/")
             values_NF = found[reference, row, metric.name] = metric.score(measured_NF)
@@ -245,7 +252,8 @@ def of_frames(columns: Columns, ways: Ways, means: Means) -> tuple[list[Score], 
     differences = []
     for reference in dict.fromkeys(reference for reference, *_ in found):
         for first, second, metrics in ways.pairs:
-            for name in [name for name in metrics if (reference, second, name) in found]:
+            also = [metric.name for metric in readers if not metric.part]
+            for name in [name for name in (*metrics, *also) if (reference, second, name) in found]:
                 own, other = dict(spans(found[reference, first, name])), dict(spans(found[reference, second, name]))
                 place = {"metric": name, "reference": reference}
                 differences += [means.difference(first, second, own[span], other[span], span=span, **place) for span in own]

@@ -260,6 +260,7 @@ class Metric:
     of_view: the same from uint8 pictures (B, F, H, W, 3) and all that is known of their clips to (B, F), in the place of `of`;
     nan leaves a picture out, and None all of them.
     score: from that, also pooled, to the score.  limits: its least and its largest value.
+    part: of which score it is one part, shown in a table of its own.
     left_out: of what clips there is no number, in words that follow "n of m clips".
     about: what a reader of the numbers has to know, in sentences.
     """
@@ -275,6 +276,7 @@ class Metric:
     about: str = ""
     of_view: Callable[[Tensor, View], Tensor | None] | None = None
     left_out: str = ""
+    part: str = ""
 
     def measure(self, frames: Tensor, view: View) -> Tensor | None:
         """Of predicted pictures of some clips, float64 (B, F); None where the clips do not tell enough."""
@@ -299,14 +301,26 @@ METRICS = (
            f"PSNR is the mean over pictures, of which identical ones count as {PSNR_CAP:g} dB; pooled: of the mean error."),
     Metric("moving psnr", "PSNR, moving", "dB", 2, "higher", None, psnr_of_mse, (0, PSNR_CAP),
            f"PSNR, moving: over the pixels alone of which the truth differs from the last seen frame by more than {MOVING:g} of "
-           f"255 levels; copying cannot pass {20 * math.log10(255 / MOVING):.1f} dB.", moving_error,
-           "do not move and are left out"),
+           f"255 levels; copying cannot pass {20 * math.log10(255 / MOVING):.1f} dB.",
+           moving_error, "do not move and are left out"),
     Metric("ssim", "SSIM", "", 3, "higher", ssim, limits=(-1, 1), about="SSIM: uniform window of 7x7."),
     Metric("gmsd", "GMSD", "", 3, "lower", gmsd, about="GMSD: gradient magnitude similarity deviation, lower is better."),
     Metric("sharpness", "sharpness", "", 3, "one", sharpness,
            about="Sharpness: gradient energy over the truth's, 1 is as sharp; noise counts as detail."),
 )  # fmt: skip
 """Every score of pictures that an evaluation makes: a new one is a function and a line here."""
+
+
+MASK_IOU, STATE_ERROR = "robot mask IoU", "state error"
+READ = (
+    Metric(MASK_IOU, MASK_IOU, limits=(0, 1), left_out="do not show the robot and are left out",
+           about="Robot mask IoU: overlap, intersection over union, of the pixels in which a small network finds the robot's "
+           "body with those where the simulator drew it; its own on true frames stands beside."),
+    Metric(STATE_ERROR, STATE_ERROR, "", 3, "lower",
+           about="State error: mean absolute error of the robot's states, velocities left out, in their standard deviations, "
+           "as a small network reads them off the frames; its own on true frames stands beside."),
+)  # fmt: skip
+"""How scores are shown that hold what is read off predicted frames against what is known of the clips (`reading`)."""
 
 
 _COMPARED = "A Fréchet distance compares sets of frames: it sees that a copied frame is sharp, not that it is the wrong one."
@@ -341,8 +355,8 @@ OTHERS = (
 
 def shown(name: str) -> Metric:
     """How the score of this name is shown; one that is told nowhere like a known one whose name it holds, under its own."""
-    for metric in METRICS + OTHERS:
+    for metric in METRICS + READ + OTHERS:
         if name in (metric.name, metric.pooled):
             return metric if name == metric.name else replace(metric, title=f"pooled {metric.title}")
-    alike = next((metric for metric in OTHERS if metric.name in name), Metric(name, name))
+    alike = next((metric for metric in READ + OTHERS if metric.name in name), Metric(name, name))
     return replace(alike, title=name, about=MISSES.get(name.rpartition(", ")[2], ""))

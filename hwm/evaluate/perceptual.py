@@ -131,7 +131,7 @@ class PerceptualScorer:
         rows: future frames, uint8 (B, F, H, W, 3).  view: the seen frames and the true future.
         poll: called now and then; may raise.
         """
-        started, (past, truth) = time.perf_counter(), view
+        started, past, truth = time.perf_counter(), view.past, view.truth
         group = self._group[first_clip : first_clip + len(truth)]
         found: Arrays = {}
         for features in self.features:

@@ -115,6 +115,8 @@ STILL_FRAMES, SAMPLED_FRAMES = "model, frames", "model, sampled frames"
 TEACHER_FORCED, AUTOREGRESSIVE = "model, teacher-forced", "model, autoregressive"
 UNIGRAM = "unigram"
 CEILING = "tokenizer alone"
+TRUE_FRAMES = "true frames"
+"""Row of what is read off the frames that a reference holds: no prediction is read more surely."""
 COPY_FRAME, COPY_GRID, MEAN_OF_CONTEXT = "copy last frame", "copy last grid", "mean of context"
 COPY_BLURRED = f"{COPY_FRAME}, blurred"
 ONE_SAMPLE = "one sample"
@@ -180,6 +182,9 @@ class Scoring:
     distance in the features of the shipped tokenizer."""
     lpips: tuple[Path, ...] = ()
     """AlexNet weights and LPIPS heads (alexnet-owt-7be5be79.pth alex.pth) for LPIPS."""
+    readout: str = ""
+    """Run of the recipe state-readout, trained on other video of the same robot: its error in reading the robot's states off
+    predicted frames, beside that on true ones, of all states and of each group."""
     tokenizer: str = ""
     """Tokenizer for the pixels; default: the one named by the run."""
     trust: bool = False

@@ -50,10 +50,16 @@ def copy_last_grid(context: Tensor, *, num_grids: int) -> Tensor:
 
 
 class View(NamedTuple):
-    """Frames of some clips as one reference has them: the seen and the scored ones, uint8 (B, F, H, W, 3)."""
+    """Frames of some clips as one reference has them: the seen and the scored ones, uint8 (B, F, H, W, 3).
+
+    masks: which pixels of the scored frames, as recorded, show the robot's body, bool (B, F, h, w); None where the data do not
+    tell.  states: its raw states in those frames, (B, F, A); None where there are fewer rows.
+    """
 
     past: Tensor
     truth: Tensor
+    masks: Tensor | None = None
+    states: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -87,15 +93,17 @@ class Scene:
 class Scenes:
     """Makes scenes of clips.  video: gives the recorded frames of clips of grids, of the size the tokenizer decodes to.
 
+    masks: gives of these frames which pixels show the robot's body; None where the video does not tell.
     score_size: side of the square pictures that recorded video is scored at; 0: as recorded.  controls: of the states.
     """
 
     def __init__(
         self, model: Any, tokenizer: Any, clips: Any, protocol: Protocol, *, video: Callable[[np.ndarray], Tensor] | None = None,
-        score_size: int = 0, controls: Sequence[Control] = (), device: torch.device | str = "cpu",
+        masks: Callable[[np.ndarray], Tensor] | None = None, score_size: int = 0, controls: Sequence[Control] = (),
+        device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
         self.model, self.tokenizer, self.clips, self.protocol, self.device = model, tokenizer, clips, protocol, device
-        self._video, self._score_size, self._controls = video, score_size, controls
+        self._video, self._masks, self._score_size, self._controls = video, masks, score_size, controls
 
     @cached_property
     def decoder(self) -> FrameDecoder:
@@ -113,11 +121,25 @@ class Scenes:
         recorded = self._video if clips is self.clips else None
         num_states, seen = self._of_video(batch) if batch.video_BFHWC is not None else self._of_grids(batch, numbers, recorded)
         states_BFA = batch.states_BFA[:, :num_states]
+        if seen["views"]:
+            shown = batch.masks_BFHW if recorded is None or self._masks is None else self._masks(numbers)
+            known = {"masks": self._scored(shown), "states": self._scored(batch.states_BFA, of_all=True)}
+            seen["views"] = {reference: view._replace(**known) for reference, view in seen["views"].items()}
         found = {TRUE: states_BFA}
         if others is not None:
             how = {"neutral_A": self.model.neutral_state_A.cpu(), "others_BFA": clips.batch(others).states_BFA[:, :num_states]}
             found |= {control.name: control(states_BFA, **how) for control in self._controls}
         return Scene(numbers=numbers, first=first, states=found, **seen)
+
+    def _scored(self, rows: Tensor | None, *, of_all: bool = False) -> Tensor | None:
+        """Of what is known of a clip's frames that of the scored ones.  of_all: its rows are those of all frames.
+
+        Else they may be those of the seen and the scored ones alone.
+        """
+        end, seen = self.protocol.scored[-1] + 1, self.protocol.num_seen
+        if rows is None or (rows.shape[1] < end and (of_all or rows.shape[1] != seen + len(self.protocol.scored))):
+            return None
+        return rows[:, list(self.protocol.scored)] if rows.shape[1] >= end else rows[:, seen:]
 
     def _of_grids(
         self, batch: Batch, numbers: np.ndarray, recorded: Callable[[np.ndarray], Tensor] | None
@@ -159,7 +181,7 @@ class Scenes:
 
 def _recorded(video: Tensor, decoded: View) -> View:
     """Recorded frames, after checking that they are of the size that is decoded."""
-    past, truth = decoded
+    past, truth = decoded.past, decoded.truth
     wanted = (len(past), past.shape[1] + truth.shape[1], *past.shape[2:])
     if video.dtype != torch.uint8 or tuple(video.shape) != wanted:
         raise ValueError(

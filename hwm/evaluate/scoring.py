@@ -20,7 +20,7 @@ from hwm.evaluate.controls import controls
 from hwm.evaluate.cost import Timed, measure_cost
 from hwm.evaluate.doubting import Doubting
 from hwm.evaluate.measures import Measures
-from hwm.evaluate.metrics import METRICS
+from hwm.evaluate.metrics import METRICS, Metric
 from hwm.evaluate.perceptual import Lpips, PerceptualScorer, VideoFeatures
 from hwm.evaluate.protocols import COPY_FRAME, COPY_GRID, Protocol, Scoring
 from hwm.evaluate.scenes import Scene, Scenes, from_another_segment, spread
@@ -38,7 +38,8 @@ CLIPS_AT_ONCE = 4
 
 def evaluate(
     model: Any, tokenizer: Any, clips: Any, protocol: Protocol, scoring: Scoring = Scoring(),  # noqa: B008
-    *, video: Callable[[np.ndarray], Tensor] | None = None, tuning_clips: Any = None,
+    *, video: Callable[[np.ndarray], Tensor] | None = None, masks: Callable[[np.ndarray], Tensor] | None = None,
+    readers: Sequence[Metric] = (), tuning_clips: Any = None,
     segments: Sequence[int] | np.ndarray | None = None, state_groups: Mapping[str, Sequence[int]] = MappingProxyType({}),
     unigram_counts: Tensor | None = None, kept_logits: int | None = None,
     features: Sequence[VideoFeatures] = (), lpips: Lpips | None = None, cost_repeats: int = 3, num_examples: int | None = None,
@@ -51,6 +52,8 @@ def evaluate(
     clips: tokens or latents made by `tokenizer`, as the model predicts them, or recorded video, with their states: an object
     with a length and `batch(indices)`.  scoring: its files, tokenizer and device are the caller's to open.
     video: gives the recorded frames of clips of grids, uint8 (B, F, H, W, C) of the size the tokenizer decodes to.
+    masks: gives of these frames which pixels show the robot's body, bool (B, F, h, w).
+    readers: further metrics, which hold something that is read off the frames against what is known of the clips (`reading`).
     tuning_clips: other clips to choose blur and blend of ensembles on, and to learn intervals of doubt; None: the first of
     `clips`, whose segments are not scored.
     segments: the segment of every clip; intervals then resample segments, and permuted states are of another segment.
@@ -93,7 +96,8 @@ def evaluate(
         size, kept_logits = tokenizer.vocab_size, min(kept_logits, tokenizer.vocab_size)
         counted: dict[str, Any] = {"unigram_counts": unigram_counts, "controls": ways.controls, "forced": protocol.forced}
         tokens = TokenScorer(vocab_size=size, top_k=kept_logits, **counted)
-    shown: dict[str, Any] = {"video": video, "score_size": scoring.score_size, "controls": others_of, "device": device}
+    shown: dict[str, Any] = {"video": video, "masks": masks, "controls": others_of}
+    shown |= {"score_size": scoring.score_size, "device": device}
     scenes = Scenes(model, tokenizer, clips, protocol, **shown)
     predictor = Predictor(
         model, tokenizer, scenes, sampling=None if is_own else sampling, seed=seed, members_at_once=scoring.batch_size,
@@ -109,13 +113,16 @@ def evaluate(
         "own_sampling": is_own,
         "decode": scoring.decode,
         "doubt": scoring.doubt,
-        "metrics": [metric.name for metric in METRICS],
+        "metrics": [metric.name for metric in (*METRICS, *readers)],
+        "readers": [metric.name for metric in readers],
         "perceptual": [feature.name for feature in features] + (["LPIPS"] if lpips is not None else []),
         "confidence": 0.95,
     }
     settings["fingerprint"] = key = fingerprint(
-        model, settings=settings, scoring=asdict(scoring) | {"inception": None, "lpips": (), "device": torch.device(device).type},
+        model, settings=settings,
+        scoring=asdict(scoring) | {"inception": None, "lpips": (), "readout": "", "device": torch.device(device).type},
         clips=[chosen, others, groups, first.context, first.future, *first.states.values()],
+        masks=first.view.masks if first.views else None,
         truth=first.view.truth if first.future is None else None, tuning=[tuning_clips is not None, to_tune],
         counts=unigram_counts, examples=num_examples, sources=list(work.sources),
     )  # fmt: skip
@@ -151,7 +158,7 @@ def evaluate(
 
     measures = Measures(
         predictor, ways, tokens=tokens, perceptual=PerceptualScorer(features, lpips, segments=groups, num_clips=len(chosen)),
-        tuning=tuning, doubting=doubting, num_clips=len(chosen), num_examples=num_examples, seed=seed, poll=poll,
+        tuning=tuning, doubting=doubting, readers=readers, num_clips=len(chosen), num_examples=num_examples, seed=seed, poll=poll,
     )  # fmt: skip
 
     def measure(part: int) -> Arrays:
@@ -208,7 +215,7 @@ def _settings(protocol: Protocol, scene: Scene, ways: Ways, predictor: Predictor
     model, tokenizer = predictor.model, predictor.tokenizer
     found: dict[str, Any] = {"protocol": protocol.name, "references": list(scene.views) or [TOKENS]}
     if scene.views:
-        past, truth = scene.view
+        past, truth = scene.view.past, scene.view.truth
         found |= {
             "span": protocol.span,
             "context_frames": past.shape[1],

@@ -5,14 +5,14 @@ from math import isnan
 from typing import Any
 
 from hwm.evaluate.intervals import Interval
-from hwm.evaluate.metrics import METRICS, Metric, shown
+from hwm.evaluate.metrics import METRICS, READ, STATE_ERROR, Metric, shown
 from hwm.evaluate.protocols import PROTOCOLS, mean_of
 from hwm.evaluate.scores import ALL, ALL_GRIDS, LAST, ORIGINAL, RECONSTRUCTION, TOKENS, Cost, Difference, Score, Scores, Table
 
 TRUTHS = {RECONSTRUCTION: "the tokenizer's reconstruction of the truth", ORIGINAL: "the recorded video"}
 TRUTHS |= {TOKENS: "the true tokens"}
 """What scores are held against, in the sentence of the verdict."""
-OF_PICTURES = tuple(name for metric in METRICS for name in (metric.name, metric.pooled) if name)
+OF_PICTURES = tuple(name for metric in METRICS + READ for name in (metric.name, metric.pooled) if name)
 
 
 def judged(scores: Scores) -> Metric:
@@ -60,6 +60,15 @@ def pictures_table(scores: Scores, reference: str, span: str) -> Table:
     found = {score.metric for score in scores.select(reference=reference, span=span)}
     title = f"against {short(reference)}, {places(scores, span)}"
     return scores_table(scores, title, (m for m in OF_PICTURES if m in found), reference, span)
+
+
+def groups_table(scores: Scores, reference: str, span: str) -> Table | None:
+    """The error in reading each group of the robot's states; None where none were read."""
+    wanted = [name for name in scores.settings.get("readers", ()) if name.startswith(f"{STATE_ERROR}, ")]
+    if not scores.select(reference=reference, span=span, metric=wanted[0] if wanted else ""):
+        return None
+    found = scores_table(scores, f"{STATE_ERROR} against {short(reference)}, {places(scores, span)}", wanted, reference, span)
+    return Table(found.title, [name.removeprefix(f"{STATE_ERROR}, ") for name in found.head], found.rows, found.strong)
 
 
 def left_out(scores: Scores, reference: str, span: str) -> list[str]:
@@ -143,6 +152,7 @@ def text_table(scores: Scores) -> str:
     span = scores.settings["span"]
     references = dict.fromkeys(s.reference for s in scores.scores if s.reference != TOKENS)
     tables = [pictures_table(scores, reference, span) for reference in references]
+    tables += filter(None, (groups_table(scores, reference, span) for reference in references))
     remarks = dict.fromkeys(line for reference in references for line in left_out(scores, reference, span))
     tables += tokens_tables(scores) + networks_tables(scores) + list(filter(None, [doubts_table(scores)]))
     about = f"{scores.headline} minus ({places(scores, span)})"

@@ -152,8 +152,8 @@ def run_folder(word: str) -> tuple[str, Path]:
     folder = Path(place if equals else word)
     if not (folder / "config.toml").is_file():
         raise ValueError(f"{folder}: not a run folder (no config.toml)")
-    if config_of(folder).model.role == "tokenizer":
-        raise ValueError(f"{folder}: holds a tokenizer, not a world model")
+    if (role := config_of(folder).model.role) != "world model":
+        raise ValueError(f"{folder}: holds a {role}, not a world model")
     return name if equals else "", folder
 
 

@@ -7,8 +7,10 @@ what several share is in `parts`.
 from hwm.model_config.latents import FlowConfig, WanConfig
 from hwm.model_config.parts import Layers
 from hwm.model_config.tokens import MaskedConfig, STConfig
-from hwm.model_config.video import DirectConfig, FSQConfig
+from hwm.model_config.video import DirectConfig, FSQConfig, ReaderConfig
 
-__all__ = ["DirectConfig", "FSQConfig", "FlowConfig", "Layers", "MaskedConfig", "ModelConfig", "STConfig", "WanConfig"]
+__all__ = [
+    "DirectConfig", "FSQConfig", "FlowConfig", "Layers", "MaskedConfig", "ModelConfig", "ReaderConfig", "STConfig", "WanConfig",
+]  # fmt: skip
 
-ModelConfig = STConfig | MaskedConfig | FlowConfig | WanConfig | DirectConfig | FSQConfig
+ModelConfig = STConfig | MaskedConfig | FlowConfig | WanConfig | DirectConfig | FSQConfig | ReaderConfig

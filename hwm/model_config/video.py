@@ -1,4 +1,4 @@
-"""What learns from frames: the direct regression, and the causal tokenizer."""
+"""What learns from frames: the direct regression, the causal tokenizer, and the readers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from hwm.contracts import Batch, Family, Kind
+from hwm.contracts import Batch, Family, Kind, Role
 from hwm.model_config.parts import MOST_STATES, Layers, Modulated, Rows, Side, Sides, StateNumbers, Weight, Width
 from hwm.work.ranges import Range
 
@@ -75,7 +75,7 @@ class FSQConfig(Family):
 
     module: ClassVar[str] = "hwm.tokenizers.open:new_tokenizer"
     kind: ClassVar[Kind] = "video"
-    role: ClassVar[Literal["world model", "tokenizer"]] = "tokenizer"
+    role: ClassVar[Role] = "tokenizer"
 
     family: Literal["fsq"] = "fsq"
     levels: Annotated[tuple[int, ...], Range(2, 65_536, some=True)] = (8, 8, 8, 5, 5, 5)
@@ -116,3 +116,55 @@ class FSQConfig(Family):
         side = image_size or 64
         video = torch.randint(256, (num_clips, self.block, side, side, 3), generator=generator, dtype=torch.uint8)
         return Batch(states_BFA=torch.zeros(num_clips, self.block, 1), video_BFHWC=video)
+
+
+@dataclass(frozen=True)
+class ReaderConfig(Family):
+    """A small network that reads off a single frame where the robot is, or in which state (ours)."""
+
+    module: ClassVar[str] = "hwm.models.reader:new_reader"
+    kind: ClassVar[Kind] = "video"
+    role: ClassVar[Role] = "reader"
+
+    family: Literal["reader"] = "reader"
+    reads: Literal["mask", "states"] = "mask"
+    """mask: which pixels show the robot's body.  states: its state, but for velocities."""
+    grid: Sides = (64, 64)
+    """Height and width of the frames it looks at; others are made so by area."""
+    widths: Annotated[tuple[int, int, int], Range(8, 4096)] = (24, 40, 56)
+    """Channels at a half, a quarter and an eighth of that size, multiples of 8."""
+    depth: Layers = 2
+    """Convolutions at each size beside the one that leads there."""
+    frames: Rows = 2
+    """Frames of a clip that a step learns from."""
+    hidden: Width = 128
+    """Of reading states: width before the last layer."""
+    state_dim: Annotated[int, Range(1, MOST_STATES)] = 25
+    velocity_rows: StateNumbers = (23, 24)
+    """State dimensions that are velocities, which a single frame does not show: EVE's of the base."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if any(side % 8 for side in (*self.grid, *self.widths)):
+            raise ValueError(f"model.grid {self.grid} and model.widths {self.widths} must be multiples of 8")
+        if self.reads_states and not self.readable:
+            rows = list(self.velocity_rows)
+            raise ValueError(f"model.velocity_rows {rows} leave nothing of model.state_dim {self.state_dim} to read")
+
+    @property
+    def reads_states(self) -> bool:
+        """Whether states are what it learns."""
+        return self.reads == "states"
+
+    @property
+    def readable(self) -> list[int]:
+        """State dimensions that a frame can show."""
+        return [row for row in range(self.state_dim) if row not in self.velocity_rows]
+
+    def example(self, num_clips: int, *, generator: torch.Generator | None = None, image_size: int = 0) -> Batch:
+        """Random clips of three frames with random masks and states."""
+        import torch
+        video = torch.randint(256, (num_clips, 3, *self.grid, 3), generator=generator, dtype=torch.uint8)
+        masks = torch.rand((num_clips, 3, *self.grid), generator=generator) < 0.5
+        states = torch.randn(num_clips, 3, self.state_dim, generator=generator)
+        return Batch(states_BFA=states, video_BFHWC=video, masks_BFHW=masks)

@@ -63,7 +63,7 @@ def card(
     tokenizer: the one that made its data, in words.  narrowed: how weights were rounded, in words.
     """
     config = published.config
-    title, world = said.title or config.recipe, config.model.role != "tokenizer"
+    title, world = said.title or config.recipe, config.model.role == "world model"
     parts = [_head(config, said, results, title), f"# {title}\n", _what(published, parameters, robot, tokenizer, said, seconds)]
     if robot is not None and world:
         parts.append(_states(robot))
@@ -81,8 +81,9 @@ def card(
 
 def _head(config: RunConfig, said: Said, results: Sequence[Scores], title: str) -> str:
     """YAML for the hub: tags, licence, metrics."""
-    world = config.model.role != "tokenizer"
-    tags = ["world-model", "action-conditioned", "video-prediction", "humanoid"] if world else ["video-tokenizer"]
+    role = config.model.role
+    world = role == "world model"
+    tags = ["world-model", "action-conditioned", "video-prediction", "humanoid"] if world else [f"video-{role}"]
     lines = {"library_name": "hwm", "pipeline_tag": "robotics", "license": said.licence or "other", "tags": ["hwm", *tags]}
     if base := getattr(config.model, "base", ""):
         lines["base_model"] = base
@@ -118,6 +119,10 @@ def _what(
         per = f"blocks of {sizes.block} frames, a grid every {sizes.temporal_stride}, a cell every {sizes.spatial_stride} pixels"
         gives = "latents" if sizes.continuous else "tokens"
         what = f"Causal video tokenizer ({gives}): {per}; {parameters / 1e6:.2f} M parameters."
+    elif model.role == "reader":
+        gives = "which pixels show the robot's body" if sizes.reads == "mask" else "the robot's state, but for velocities"
+        what = (f"Reads off a single frame of {sizes.grid[0]}x{sizes.grid[1]} {gives}, to measure what predicted frames show; "
+                f"{parameters / 1e6:.2f} M parameters.")  # fmt: skip
     else:
         seen = "frames" if model.kind == "video" else f"grids of {model.kind}"
         what = (f"World model of a robot's camera, family `{model.family}`: it sees {sizes.context_grids} {seen} of "

@@ -46,8 +46,8 @@ def export(
     identity = dict(trained.identity)
     if began := identity.get("init"):
         identity["init"] = began | {"name": without_places(replace(config, init=str(began["name"]))).init}
-    published, world = Published(config, trained.step, identity), config.model.role != "tokenizer"
-    robot = robot_of(trained) if world else None
+    published = Published(config, trained.step, identity)
+    robot = robot_of(trained) if config.model.reads_states else None
     if base:
         adapted = load_run(run, which=which, base=base).model
 
@@ -93,7 +93,7 @@ def robot_of(trained: Trained) -> Embodiment | None:
 def _tokenizer(trained: Trained) -> str:
     """What made the data of a world model, in words."""
     config, kept = trained.config, trained.folder / TOKENIZER
-    if config.model.role == "tokenizer" or config.model.kind == "video":
+    if config.model.kind == "video":
         return ""
     if kept.is_dir():
         return f"{load_tokenizer(kept).fingerprint()[:16]}, in tokenizer/"

@@ -56,7 +56,7 @@ class Trained:
 
 
 SHIPPED = Path(__file__).parent / "weights"
-"""Its folders are the published world models that come with the package."""
+"""Its folders are the published world models and readers that come with the package."""
 
 
 def shipped() -> list[str]:
@@ -128,7 +128,7 @@ def begin(model: Any, config: RunConfig, identity: Identity, *, say: Callable[[s
         kind = f"{there.family!r} ({trained.config.recipe}), the run trains {own.family!r} ({config.recipe})"
         raise ValueError(f"{config.init}: holds a model of the family {kind}; start from one of its own family")
     robots = [(about.get("robot") or {}).get("states") for about in (trained.identity, identity)]
-    if own.role != "tokenizer" and None not in robots and robots[0] != robots[1] and STATES not in config.anew:
+    if own.reads_states and None not in robots and robots[0] != robots[1] and STATES not in config.anew:
         counts = " and ".join(str(len(states)) for states in robots if states)
         fault = f"learned the states of another robot than the data's ({counts} states)"
         raise ValueError(f"{config.init}: {fault}; what reads them starts anew with --anew {STATES}")
@@ -141,7 +141,7 @@ def begin(model: Any, config: RunConfig, identity: Identity, *, say: Callable[[s
     for name in differ if type(there) is type(own) else []:
         say(f"  note: model.{name} was {getattr(there, name)!r}, is {getattr(own, name)!r} now")
     coders = [about.get("tokenizer") for about in (trained.identity, identity)]
-    if own.role != "tokenizer" and None not in coders and coders[0] != coders[1]:
+    if own.role == "world model" and None not in coders and coders[0] != coders[1]:
         say(f"  note: they learned what another tokenizer encoded; what the {own.kind} mean is learned again")
 
 

@@ -21,9 +21,9 @@ class Recipe:
 
     @property
     def place(self) -> str:
-        """What it is trained on, or that it is a tokenizer: a heading of the list."""
-        if self.build().model.role == "tokenizer":
-            return "tokenizers"
+        """What it is trained on, or that it is no world model: a heading of the list."""
+        if (role := self.build().model.role) != "world model":
+            return f"{role}s"
         known = {"CPU": "two CPU cores", "one GPU": "one GPU"}
         return next((place for word, place in known.items() if word in self.summary), "several GPUs, as published")
 

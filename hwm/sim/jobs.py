@@ -81,8 +81,8 @@ class Studio:
         with RawShardWriter(job.root, shard=shard.index, height=size, width=size, flat=flat) as writer:
             for number, segment in enumerate(shard.segments):
                 recording, renderer = self._open(segment, job.settings)
-                for frames, states in recording.frames(renderer):
-                    writer.append(frames, states, number)
+                for frames, states, masks in recording.frames(renderer):
+                    writer.append(frames, states, number, masks)
                     advance(len(frames))
                 renderer.close()
                 reports.append({"shard": shard.index, "segment": number, **_describe(recording)})
@@ -113,7 +113,8 @@ class Studio:
         image_size = settings.size * (2 if settings.antialias else 1)
         recording = Recording(segment, texture_size=texture_size, image_size=image_size, shift=settings.shift)
         with nullcontext() if self._warm else self._kernel_lock:
-            renderer = make_renderer(self._backend, recording.scene.model, size=settings.size, antialias=settings.antialias)
+            how = {"size": settings.size, "antialias": settings.antialias, "masks": settings.masks}
+            renderer = make_renderer(self._backend, recording.scene.model, **how)
             renderer.render(recording.robot.data)
         self._warm = True
         return recording, renderer

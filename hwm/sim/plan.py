@@ -64,6 +64,7 @@ class Settings:
     light: Annotated[float, Range(0, 4)] = 1.0
     friction: Annotated[float, Range(0, 100, above=True)] = 1.0
     camera_shift: Annotated[float, Range(-0.3, 0.3)] = 0.0
+    masks: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(type(self), vars(self))
@@ -79,7 +80,7 @@ class Settings:
         return Shift(self.light, self.friction, self.camera_shift)
 
     def to_dict(self) -> dict:
-        """All settings, those of unusual worlds only where they are: usual data tell what they always did."""
+        """All settings, those of unusual worlds and of masks only where they are: usual data tell what they always did."""
         usual = [f.name for f in fields(self) if getattr(self, f.name) == f.default]
         values = {name: value for name, value in asdict(self).items() if name not in usual}
         return {**values, "segment_seconds": list(self.segment_seconds)}

@@ -58,9 +58,12 @@ class Recording:
             yield self.robot.state()
             self.robot.step()
 
-    def frames(self, renderer: WarpRenderer | GLRenderer, *, batch: int = 32) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Pictures uint8 (b, H, W, 3) and states float32 (b, 25), in batches."""
-        rows = ((renderer.render(self.robot.data), state) for state in self.steps())
+    def frames(
+        self, renderer: WarpRenderer | GLRenderer, *, batch: int = 32
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+        """Pictures uint8 (b, H, W, 3), states float32 (b, 25) and, where the renderer tells, which pixels show the robot's
+        body, bool (b, H, W); in batches."""
+        rows = ((renderer.render(self.robot.data), state, renderer.mask()) for state in self.steps())
         while some := list(islice(rows, batch)):
-            pictures, states = zip(*some)
-            yield np.stack(pictures), np.stack(states)
+            pictures, states, masks = zip(*some)
+            yield np.stack(pictures), np.stack(states), None if masks[0] is None else np.stack(masks)

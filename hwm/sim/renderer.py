@@ -90,16 +90,30 @@ def lens(light_HWC: np.ndarray) -> np.ndarray:
     return light_HWC
 
 
+def robot_geoms(model: Any) -> np.ndarray:
+    """Which geoms are of the robot's body, bool (geoms,): of all bodies that hang together with the one that bears the camera."""
+    root = model.body_rootid[model.cam_bodyid[model.camera(CAMERA).id]]
+    return np.array(model.body_rootid[model.geom_bodyid] == root)
+
+
+def robot_mask(objects_HW2: np.ndarray, robot: np.ndarray) -> np.ndarray:
+    """Which pixels show the robot, bool (H, W).  objects_HW2: number and kind of what each pixel shows; -1: nothing."""
+    import mujoco
+
+    numbers, kinds = objects_HW2[..., 0], objects_HW2[..., 1]
+    return np.array((kinds == int(mujoco.mjtObj.mjOBJ_GEOM)) & robot[np.maximum(numbers, 0)])
+
+
 class WarpRenderer:
     """Ray tracing on the CPU: textures, hard shadows, one ray per pixel, or 2 x 2 of them with `antialias`.
 
     One ray samples a point where a sensor gathers light from an area: the picture then passes a lens, see `lens`.
 
     model: mjModel of a scene.  size: side of the picture in pixels.  Physics stays in MuJoCo; per picture only
-    poses are handed over.
+    poses are handed over.  masks: also tell which pixels of a picture show the robot, by one ray of each.
     """
 
-    def __init__(self, model: Any, *, size: int, antialias: bool = False) -> None:
+    def __init__(self, model: Any, *, size: int, antialias: bool = False, masks: bool = False) -> None:
         import mujoco
 
         cache_folder()  # where Warp keeps its compiled kernels
@@ -117,8 +131,10 @@ class WarpRenderer:
         self._context = mujoco_warp.create_render_context(
             model, cam_res=(size, size), render_rgb=True, use_textures=True, use_shadows=True,
             enabled_geom_groups=[VISIBLE_GROUP], samples_per_pixel=2 if antialias else 1, background_color=BLACK,
-            shadow_light_fraction=SHADOW_LIGHT,
+            shadow_light_fraction=SHADOW_LIGHT, render_seg=masks,
         )  # fmt: skip
+        self._objects = warp.zeros((1, size, size), dtype=warp.vec2i) if masks else None
+        self._robot = robot_geoms(model)
         self._picture = warp.zeros((1, size, size), dtype=warp.vec3f)
         self._through_lens = not antialias
 
@@ -134,14 +150,21 @@ class WarpRenderer:
         light = np.clip(self._picture.numpy()[0], 0, 1)
         return ((lens(light) if self._through_lens else light) * 255 + 0.5).astype(np.uint8)
 
+    def mask(self) -> np.ndarray | None:
+        """Which pixels of the last picture show the robot's body, bool (size, size); None without `masks`."""
+        if self._objects is None:
+            return None
+        self._engine.get_segmentation(self._context, 0, self._objects)
+        return robot_mask(self._objects.numpy()[0], self._robot)
+
     def close(self) -> None:
         """Nothing to give back."""
 
 
 class GLRenderer:
-    """MuJoCo's OpenGL renderer; `antialias` renders at twice the size and averages."""
+    """MuJoCo's OpenGL renderer; `antialias` renders at twice the size and averages.  masks: as `WarpRenderer`."""
 
-    def __init__(self, model: Any, *, size: int, antialias: bool = False) -> None:
+    def __init__(self, model: Any, *, size: int, antialias: bool = False, masks: bool = False) -> None:
         import mujoco
 
         self._scale = 2 if antialias else 1
@@ -150,6 +173,7 @@ class GLRenderer:
         self._options.geomgroup[:] = 0
         self._options.geomgroup[VISIBLE_GROUP] = 1
         self._options.sitegroup[:] = 0
+        self._masks, self._robot = masks, robot_geoms(model)
 
     def render(self, data: Any) -> np.ndarray:
         """Picture of the head camera, uint8 (size, size, 3)."""
@@ -161,12 +185,24 @@ class GLRenderer:
         parts = picture.reshape(height, self._scale, width, self._scale, 3)
         return (parts.mean((1, 3)) + 0.5).astype(np.uint8)
 
+    def mask(self) -> np.ndarray | None:
+        """Which pixels of the last picture show the robot's body, by half or more, bool (size, size); None without `masks`."""
+        if not self._masks:
+            return None
+        self._renderer.enable_segmentation_rendering()
+        shown = robot_mask(self._renderer.render(), self._robot)
+        self._renderer.disable_segmentation_rendering()
+        height, width = (side // self._scale for side in shown.shape)
+        return np.array(shown.reshape(height, self._scale, width, self._scale).mean((1, 3)) >= 0.5)
+
     def close(self) -> None:
         """Give the graphics context back."""
         self._renderer.close()
 
 
-def make_renderer(backend: str, model: Any, *, size: int, antialias: bool) -> WarpRenderer | GLRenderer:
+def make_renderer(
+    backend: str, model: Any, *, size: int, antialias: bool, masks: bool = False
+) -> WarpRenderer | GLRenderer:
     """The renderer for a value of MUJOCO_GL from `choose_backend`."""
     kind = WarpRenderer if backend == NO_OPENGL else GLRenderer
-    return kind(model, size=size, antialias=antialias)
+    return kind(model, size=size, antialias=antialias, masks=masks)

@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from hwm.sim.renderer import WarpRenderer, choose_backend, find_gl, lens, quiet_stderr
+from hwm.sim.renderer import WarpRenderer, choose_backend, find_gl, lens, quiet_stderr, robot_geoms, robot_mask
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,28 @@ def test_four_rays_show_the_same_picture_in_more_detail_than_one_behind_the_lens
         return np.abs(np.diff(picture.astype(float), axis=1)).mean()
 
     assert detail(first) < detail(four_rays)
+
+
+def test_the_mask_is_where_the_robot_is_seen(scene):
+    """Without the robot nothing is marked; marking changes no picture; a raised arm is marked where the picture changes."""
+    data = mujoco.MjData(scene.model)
+    mujoco.mj_forward(scene.model, data)
+    plain, marked = WarpRenderer(scene.model, size=64), WarpRenderer(scene.model, size=64, masks=True)
+    before = marked.render(data)
+    np.testing.assert_array_equal(before, plain.render(data))
+    mask = marked.mask()
+    assert plain.mask() is None and mask.shape == (64, 64) and mask.dtype == bool
+    assert 0.02 < mask.mean() < 0.6 and not mask[0].any()  # the chest below, a wall above
+    data.qpos[scene.model.joint("left_shoulder_pitch").qposadr[0]] = -1.2
+    mujoco.mj_forward(scene.model, data)
+    after, raised = marked.render(data), marked.mask()
+    gained, changed = raised & ~mask, (np.abs(after.astype(int) - before).max(-1) > 8)
+    assert gained.sum() > 30 and changed[gained].mean() > 0.9
+    robot = robot_geoms(scene.model)
+    named = [scene.model.body(int(body)).name for body in scene.model.geom_bodyid[robot]]
+    assert any("hand" in name for name in named) and not any(name.startswith("object") for name in named)
+    objects = np.array([[[0, 5], [-1, -1], [int(np.flatnonzero(robot)[0]), 5], [int(np.flatnonzero(robot)[0]), 1]]])
+    assert robot_mask(objects, robot).tolist() == [[bool(robot[0]), False, True, False]]
 
 
 def test_small_frames_are_ray_traced_without_a_probe():

@@ -6,6 +6,7 @@ import pytest
 from refusing import refused
 
 from hwm.data.describe import check
+from hwm.data.onex import open_dataset
 from hwm.data.testsets import open_test_set
 from hwm.data.video import count_frames, read_video
 from hwm.sim.simulate import simulate
@@ -149,3 +150,17 @@ def test_standing_still_is_neither_a_good_nor_a_hopeless_prediction():
         error = ((np.stack(frames[5:]) - np.stack(frames[:-5])) ** 2).mean((1, 2, 3))
         scores.append(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-3))))
     assert 15 < np.mean(scores) < 21
+
+
+def test_masks_stand_beside_the_same_video(tmp_path, tiny):
+    """Every shard of train and both validation sets has them, sound; video, states and settings are those without."""
+    for out, options in (("plain", {}), ("marked", {"masks": True})):
+        simulate(tmp_path / out, **tiny, workers=1, **options)
+    plain, marked = (digests(tmp_path / out) for out in ("plain", "marked"))
+    masks = [name for name in marked if "robot_mask_" in name]
+    assert len(masks) == sum(len(open_dataset(tmp_path / "plain" / f"{split}_v2.0_raw").shards) for split in ROWS)
+    differ = {name for name in plain if plain[name] != marked[name]}
+    assert {name.rpartition("/")[2].split("_")[0].split(".")[0] for name in differ} == {"generator", "checksums"}
+    assert "masks" not in read_json(tmp_path / "plain" / "train_v2.0_raw" / "generator.json")["settings"]
+    assert all(check(tmp_path / "marked" / f"{split}_v2.0_raw").ok for split in ROWS)
+    assert all(0.02 < shard.read_masks(0, 9).mean() < 0.6 for shard in open_dataset(tmp_path / "marked/train_v2.0_raw").shards)

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from hwm.config import RunConfig, TrainConfig, to_toml
 from hwm.contracts import Batch
-from hwm.model_config import DirectConfig, FlowConfig, FSQConfig, MaskedConfig, STConfig, WanConfig
+from hwm.model_config import DirectConfig, FlowConfig, FSQConfig, MaskedConfig, ReaderConfig, STConfig, WanConfig
 from hwm.models.build import build_model
 from hwm.training import checkpoint
 from hwm.training.identity import record
@@ -41,12 +41,14 @@ DIRECT = DirectConfig(
     grid=(8, 8), patch=4, context_grids=3, future_grids=2, num_states=5, num_layers=2, num_heads=2, width=16, map_hidden=16,
     map_channels=4,
 )  # fmt: skip
+READER = ReaderConfig(grid=(8, 8), widths=(8, 8, 8), depth=1, hidden=8)
 FAMILIES: dict[str, Any] = {
     "st": ST, "st-sampled": replace(ST, scheduled_sampling=0.5, factors=(8, 4), code_loss=0.1), "masked-base": MASKED,
     "masked-split": replace(MASKED, attention="split"), "flow-base": FLOW,
     "flow-split": replace(FLOW, attention="split", sharing="modality", unshared_blocks=0),
     "flow-context": replace(FLOW, context_sees="context"), "wan": WAN, "direct": DIRECT,
-    "fsq": FSQConfig(levels=(3, 3), spatial_stride=4, channels=8, depth=1)
+    "fsq": FSQConfig(levels=(3, 3), spatial_stride=4, channels=8, depth=1), "reader-mask": READER,
+    "reader-states": replace(READER, reads="states"),
 }
 if "WAN_BASE" in os.environ:  # an adapter in float32 on a frozen base in bfloat16 with float32 islands
     FAMILIES["wan-lora"] = replace(WAN, base=os.environ["WAN_BASE"], dtype="bfloat16", lora_rank=2, condition_dropout=0.0)
@@ -100,6 +102,8 @@ def answers(model: Any, config: Any) -> dict[str, torch.Tensor]:
     found = {f"validate {name}": score for name, score in model.validate(batch, generator=gen(1)).items()}
     if config.role == "tokenizer":
         return found | {"encode": model.encode(batch.video_BFHWC)}
+    if config.role == "reader":
+        return found | {"read": model.read(batch.video_BFHWC)}
     (grids,) = (x for x in (batch.tokens_BTHW, batch.latents_BTCHW, batch.video_BFHWC) if x is not None)
     prediction = model.predict(grids[:, : model.context_grids], batch.states_BFA, generator=gen(2))
     (predicted,) = (x for x in (prediction.tokens_BKTHW, prediction.latents_BKTCHW, prediction.video_BKFHWC) if x is not None)

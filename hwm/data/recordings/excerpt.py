@@ -112,6 +112,10 @@ class Excerpt(RawShard):
         return np.asarray(self.of.segments)[self._taken]
 
     @property
+    def masks_path(self) -> None:  # type: ignore[override]
+        """None: what is cut here would not lie under the masks."""
+
+    @property
     def files(self) -> list[Path]:
         return self.of.files
 

@@ -127,6 +127,7 @@ def page(scores: Scores, protocol: Protocol, record: Json) -> str:
         videos=[_video(example, scores) for example in scores.examples] if moving else [],
         strip=_strip(scores) if moving and scores.examples else None,
         stills=[] if moving else [_stills(example, scores) for example in scores.examples],
+        groups=list(filter(None, (table.groups_table(scores, reference, span) for reference, own in found if own == span))),
         tables=tables.pop(span),
         other_tables=[t for others in tables.values() for t in others],
         differences=table.differences_table(scores, scores.differences, "paired differences over clips"),

@@ -1,0 +1,33 @@
+"""Small networks that read off a frame what is true of it, to measure predictions by (`hwm evaluate`)."""
+
+from dataclasses import replace
+
+from hwm.config import DataConfig, RunConfig, TrainConfig
+from hwm.model_config import ReaderConfig
+
+
+def robot_mask() -> RunConfig:
+    """Reads off a frame of 64x64 which pixels show the robot's body, 0.18 M parameters.
+
+    Data: raw video with masks, `hwm simulate --masks`.  What it finds in predicted frames is `hwm evaluate`'s robot-mask IoU.
+    """
+    return RunConfig(
+        recipe="robot-mask", model=ReaderConfig(), data=DataConfig(clip="blocks", image_size=64),
+        train=TrainConfig(
+            steps=1500, batch_size=8, lr=3e-3, betas=(0.9, 0.99), weight_decay=0.01, warmup_steps=50, schedule="linear",
+            ema=0.998, validate_every=500, validate_clips=64, checkpoint_every=500, log_every=50,
+        ),
+    )
+
+
+def state_readout() -> RunConfig:
+    """Reads off a frame of 64x64 in which state the robot is: any robot, minutes on two CPU cores.
+
+    Data: raw video of any robot, other than what is scored.  `hwm evaluate RUN --readout THIS_RUN` holds what it reads off
+    predicted frames against what it reads off true ones.
+    """
+    mask = robot_mask()
+    return replace(mask, recipe="state-readout", model=ReaderConfig(reads="states"))
+
+
+RECIPES = (robot_mask, state_readout)
