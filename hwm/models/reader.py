@@ -73,7 +73,7 @@ class Reader(nn.Module):
         found, wanted = tuple(frames_NHWC.shape[1:]), (*self.config.grid, 3)
         if found != wanted:
             raise ValueError(f"the reader looks at frames of {wanted} (H, W, C), got {found}")
-        pixels = frames_NHWC.movedim(-1, 1).to(self.fine.norms[0].weight.dtype).div(127.5).sub(1)
+        pixels = frames_NHWC.movedim(-1, 1).to(next(self.parameters()).dtype).div(127.5).sub(1)
         fine = self.fine(F.pixel_unshuffle(pixels, 2))
         middle = self.middle(fine)
         return fine, middle, self.coarse(middle)
@@ -112,8 +112,8 @@ class MaskReader(Reader):
         self.up_middle = Stage(coarse + middle, middle, 0)
         self.up_fine = Stage(middle + fine, fine, 0)
         self.out = nn.Conv2d(fine, 4, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, frames_NHWC: Tensor) -> Tensor:
         """uint8 frames (N, H, W, 3) to logits of showing the robot, (N, H, W)."""
@@ -163,8 +163,8 @@ class StateReader(Reader):
         self.squeeze = nn.Conv2d(config.widths[-1], 16, 1)
         self.hidden = nn.Linear(16 * height * width, config.hidden)
         self.out = nn.Linear(config.hidden, config.state_dim)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     def set_state_statistics(self, shift_scale: Tensor) -> None:
         """As of world models: states are read as (state - shift) * scale."""

@@ -43,6 +43,7 @@ def test_four_rays_show_the_same_picture_in_more_detail_than_one_behind_the_lens
 def test_the_mask_is_where_the_robot_is_seen(scene):
     """Without the robot nothing is marked; marking changes no picture; a raised arm is marked where the picture changes."""
     data = mujoco.MjData(scene.model)
+    data.qpos[scene.model.joint("neck_pitch").qposadr[0]] = 0.6
     mujoco.mj_forward(scene.model, data)
     plain, marked = WarpRenderer(scene.model, size=64), WarpRenderer(scene.model, size=64, masks=True)
     before = marked.render(data)
