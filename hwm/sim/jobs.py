@@ -113,7 +113,7 @@ class Studio:
         image_size = settings.size * (2 if settings.antialias else 1)
         recording = Recording(segment, texture_size=texture_size, image_size=image_size, shift=settings.shift)
         with nullcontext() if self._warm else self._kernel_lock:
-            how = {"size": settings.size, "antialias": settings.antialias, "masks": settings.masks}
+            how: dict[str, Any] = {"size": settings.size, "antialias": settings.antialias, "masks": settings.masks}
             renderer = make_renderer(self._backend, recording.scene.model, **how)
             renderer.render(recording.robot.data)
         self._warm = True
