@@ -24,7 +24,8 @@ MASK_READER = "robot-mask"
 def reader(name: str, reads: str, *, device: str) -> Run:
     """A trained reader.  Raises ValueError as `load_run`, and for what reads something else or is no reader."""
     run = load_run(located(name), device=device)
-    if run.config.model.role != "reader" or run.config.model.reads != reads:
+    model: Any = run.config.model
+    if model.role != "reader" or model.reads != reads:
         recipe = {"mask": "robot-mask", "states": "state-readout"}[reads]
         raise ValueError(f"{name}: reads no {reads} off frames; give a run of the recipe {recipe}")
     return run
