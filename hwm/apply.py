@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,16 +15,18 @@ from torch import Tensor
 from hwm.clock import SAMPLING_CONTEXT, SAMPLING_FRAMES, Clock
 from hwm.contracts import Sampling
 from hwm.data.clips import Clips, recorded
+from hwm.data.motion import Motion
 from hwm.data.onex import open_dataset
 from hwm.data.testsets import CompressionTestSet, SamplingTestSet, open_test_set
 from hwm.data.video import VideoWriter, expect_proportions
 from hwm.data.windows import segment_end
+from hwm.evaluate.motion import measured, motion_page, motion_verdict
 from hwm.evaluate.networks import Lpips
 from hwm.evaluate.page import plots
 from hwm.evaluate.page.pictures import FUTURE_COLOR, PAST_COLOR
 from hwm.evaluate.page.report import write_report
 from hwm.evaluate.perceptual import InceptionFeatures, TokenizerFeatures, VideoFeatures
-from hwm.evaluate.protocols import COMPRESSION, PROTOCOLS, Protocol, Scoring, own_protocol
+from hwm.evaluate.protocols import COMPRESSION, MOTION, PROTOCOLS, Protocol, Scoring, own_protocol
 from hwm.evaluate.scores import Scores
 from hwm.evaluate.scoring import evaluate
 from hwm.evaluate.submission import check_readme, predict_samples, write_compression_submission, write_sampling_submission
@@ -89,6 +91,9 @@ def evaluate_run(
     device = str(choose_device(scoring.device))
     with listening(stop) as flag:
         run = load_run(folder, which=scoring.which, device=device, changes=scoring.set, base=base)
+        if run.config.model.role == "twin":
+            asked_for = {"training": training, "base": base, **given}
+            return score_twin(run, scoring, data=data, out=out, command=command, given=asked_for)
         model = world_model(run)
         protocol = (asked or own_protocol(run.config.data.clip)).at(scoring.ahead)
         protocol.refuse(given)
@@ -150,6 +155,28 @@ def evaluate_run(
         scores.settings["missing"] = missing
         write_report(out, scores, protocol=protocol, run_folder=run.folder, command=command)
         work.remove(scores.settings["fingerprint"])
+    return scores
+
+
+OF_TWINS = ("clips", "batch_size", "seed", "which", "device")
+"""Settings of a scoring that mean something for a twin."""
+
+
+def score_twin(run: Run, scoring: Scoring, *, data: Path, out: Path, command: str = "", given: Mapping[str, Any]) -> Scores:
+    """Score a run that holds a twin on recordings with commands; write results and report into `out`, as `evaluate_run` does.
+
+    given: options by name, of which those that are not `OF_TWINS` must be empty.
+    Raises ValueError for an option that would do nothing, and for data of another robot, without commands or too short.
+    """
+    if idle := [f"--{name.replace('_', '-')}" for name, value in given.items() if value and name not in OF_TWINS]:
+        raise ValueError(f"{', '.join(idle)}: of world models; {run.folder} holds a twin, which is scored without")
+    dataset = Motion(open_dataset(data))
+    expect_robot(dataset, run.config.model, run.identity)
+    with Counter("evaluating", unit="clips") as counter:
+        scores = measured(run.model, dataset, scoring, progress=counter)
+    scores.settings |= {"run": str(run.folder), "step": run.step, "data": str(data)}
+    looks: Any = {"words": lambda scores: [motion_verdict(scores)], "lay_out": motion_page}
+    write_report(out, scores, protocol=MOTION, run_folder=run.folder, command=command, **looks)
     return scores
 
 

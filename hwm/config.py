@@ -34,10 +34,10 @@ class DataConfig:
     train: tuple[str, ...] = ()
     """Folders that are learned from; several are of one robot, tokenizer and clock.  A single one may stand as a text."""
     val: str = ""
-    clip: Literal["block_pairs", "blocks", "sampling", "frames"] = "block_pairs"
+    clip: Literal["block_pairs", "blocks", "sampling", "frames", "motion"] = "block_pairs"
     """block_pairs: two consecutive 17-frame blocks (compression).  blocks: one block (tokenizers, HWM).  sampling: 77
     frames, of which every fourth and the last are used (sampling track).  frames: as many frames as the model has grids, one
-    every `stride` (v1.1)."""
+    every `stride` (v1.1).  motion: as many as a twin sees and rolls out, one after the other."""
     stride: Annotated[int, Range(1, 10_000)] = LEGACY_STRIDE
     """Of clips of frames: frames of the recording from one to the next; v1.1 is evaluated at 15, 2 Hz."""
     overlap: bool = True
@@ -118,6 +118,8 @@ class RunConfig:
         self.model.precision_rule(self.train.precision)
         if (self.data.clip == "frames") != (getattr(self.model, "clock", "") == "frames"):
             raise ValueError('data.clip "frames" is of models with model.clock "frames", and theirs alone; set both')
+        if self.data.clip == "motion" and self.model.kind != "motion":
+            raise ValueError('data.clip "motion" is of twins alone; leave it as the recipe has it')
         if self.anew and not self.init:
             raise ValueError("anew says what of trained weights starts anew; give those weights with --init")
 

@@ -22,12 +22,16 @@ if TYPE_CHECKING:  # the configurations, which import nothing slow, read `Kind` 
 
     from hwm.clock import Clock
 
-Kind = Literal["tokens", "latents", "video"]
-"""What a model learns from and predicts, and what the tokenizer before it gives: ids, latents, or the frames themselves."""
+Kind = Literal["tokens", "latents", "video", "motion"]
+"""What a model learns from and predicts, and what the tokenizer before it gives: ids, latents, or the frames themselves.
+
+motion: states and commands, without pictures.
+"""
 
 
-Role = Literal["world model", "tokenizer", "reader"]
-"""What a trained network is for: predicting, encoding for those that predict, or reading off a frame what is true of it."""
+Role = Literal["world model", "tokenizer", "reader", "twin"]
+"""What a trained network is for: predicting, encoding for those that predict, reading off a frame what is true of it, or
+foreseeing the robot's own motion."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Batch:
     states_BFA: float32, raw units, one row per frame (or more rows: look-ahead), first row = first frame.
     tokens_BTHW: int64 in [0, V).   video_BFHWC: uint8 RGB.   latents_BTCHW: float32.
     masks_BFHW: bool, which pixels of the video show the robot's body.
+    commands_BFA: float32, raw units, row k what is asked of the robot from frame k to the next.
     """
 
     states_BFA: Tensor
@@ -44,6 +49,7 @@ class Batch:
     video_BFHWC: Tensor | None = None
     latents_BTCHW: Tensor | None = None
     masks_BFHW: Tensor | None = None
+    commands_BFA: Tensor | None = None
 
     def __len__(self) -> int:
         return self.states_BFA.shape[0]
@@ -250,7 +256,7 @@ class Family:
     @property
     def reads_states(self) -> bool:
         """Whether it is told or learns the robot's states, whose statistics it then keeps."""
-        return self.role == "world model"
+        return self.role in ("world model", "twin")
 
     @property
     def solver_steps(self) -> int | None:
@@ -268,6 +274,8 @@ class Family:
         import torch
         sizes: Any = self
         states = torch.randn(num_clips, sizes.num_states, sizes.state_dim, generator=generator)
+        if self.kind == "motion":
+            return Batch(states_BFA=states, commands_BFA=torch.randn(states.shape, generator=generator))
         shape = (num_clips, sizes.context_grids + sizes.future_grids)
         if self.kind == "tokens":
             tokens = torch.randint(sizes.vocab_size, (*shape, *sizes.grid), generator=generator)

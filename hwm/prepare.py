@@ -31,7 +31,7 @@ class Sets:
 
 def simulated(
     out: Path, *, minutes: float, val_minutes: float, size: int, seed: int, workers: int, light: float = 1.0,
-    friction: float = 1.0, camera_shift: float = 0.0,
+    friction: float = 1.0, camera_shift: float = 0.0, commands: bool = False,
 ) -> Path:  # fmt: skip
     """The built-in robot at work, simulated into `out`: raw datasets for training and validation; returns `out`.
 
@@ -41,6 +41,7 @@ def simulated(
         simulate(
             out, minutes=minutes, val_minutes=val_minutes, segment_seconds=SEGMENT_SECONDS, rooms=MOST_ROOMS, size=size,
             seed=seed, workers=workers, progress=counter, light=light, friction=friction, camera_shift=camera_shift,
+            commands=commands,
         )
     return out
 

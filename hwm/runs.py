@@ -21,7 +21,8 @@ from hwm.config import RunConfig, changed, from_toml, override, to_toml
 from hwm.contracts import Batch
 from hwm.data.clips import FIELDS, Clips, sample_indices
 from hwm.data.describe import state_statistics
-from hwm.data.onex import read_robot
+from hwm.data.motion import Motion
+from hwm.data.onex import open_dataset, read_robot
 from hwm.data.together import open_together
 from hwm.evaluate.token_scores import unigram_counts
 from hwm.models.build import build_model
@@ -69,8 +70,12 @@ def open_clips(config: RunConfig, folder: Folders, *, training: bool, identity: 
     robot or tokenizer.
     """
     folders = [folder] if isinstance(folder, str | Path) else list(folder)
-    dataset: Any = open_together(folders)
     model: Any = config.model
+    dataset: Any = open_together(folders)
+    if model.kind == "motion":
+        if config.data.clip != "motion":
+            raise ValueError(f'data.clip must be "motion" for a twin, got "{config.data.clip}"; leave it as the recipe has it')
+        dataset = Motion(dataset)
     folder = " and ".join(map(str, folders))
     window, overlap, is_tokenizer = config.data.clip, config.data.overlap and training, model.role == "tokenizer"
     if dataset.kind != model.kind:
@@ -83,6 +88,8 @@ def open_clips(config: RunConfig, folder: Folders, *, training: bool, identity: 
         cut |= {"aligned": not overlap}
     if window == "frames":
         cut |= {"length": model.context_grids + model.future_grids, "stride": config.data.stride}
+    if window == "motion":
+        cut |= {"length": model.num_states}
     if is_tokenizer:
         if window == "sampling":
             cut |= {"every": SAMPLING_HOP if overlap else 1, "kept": subsample(length=model.block)}
@@ -117,7 +124,11 @@ def fitted(config: RunConfig) -> RunConfig:
     """
     model: Any = config.model
     usual: Any = type(model)()
-    robot = read_robot(config.data.train[0]) if config.data.train else EVE
+    robot = EVE
+    if config.data.train:
+        robot = read_robot(config.data.train[0])
+        if model.kind == "motion":
+            robot = Motion(open_dataset(config.data.train[0], verified=False)).robot
     if not model.reads_states or robot.dim == usual.state_dim or model.state_dim not in (usual.state_dim, robot.dim):
         return config
     changes: dict[str, Any] = {"state_dim": robot.dim}

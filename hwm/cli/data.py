@@ -45,7 +45,7 @@ def simulate(
     out: Path, /,
     *, minutes: float = 2.0, size: int = 64, seed: int = 0, workers: Workers = 0, difficulty: float = 0.3,
     val_minutes: float | None = None, rooms: int = 0, test_clips: int = 0, renderer: Literal["auto", "warp", "gl"] = "auto",
-    light: float = 1.0, friction: float = 1.0, camera_shift: float = 0.0, masks: bool = False,
+    light: float = 1.0, friction: float = 1.0, camera_shift: float = 0.0, masks: bool = False, commands: bool = False,
 ) -> int:
     """Write a dataset of the built-in robot: training, seen-room and unseen-room validation sets.
 
@@ -64,6 +64,7 @@ def simulate(
         friction: Factor of all friction, likewise.
         camera_shift: Metres that the head camera sits higher, likewise.
         masks: Also write, beside the video, which pixels show the robot's body, for `hwm evaluate` to score against.
+        commands: Write also what was asked of the robot in every frame, as `hwm train twin` needs it.
     """
     from hwm.sim.simulate import simulate as run
     from hwm.work.progress import Counter
@@ -71,7 +72,7 @@ def simulate(
         summary = run(
             out, minutes=minutes, size=size, seed=seed, workers=workers, difficulty=difficulty, val_minutes=val_minutes,
             rooms=rooms, test_clips=test_clips, renderer=renderer, light=light, friction=friction, camera_shift=camera_shift,
-            masks=masks, progress=counter,
+            masks=masks, commands=commands, progress=counter,
         )
     print(f"{summary.frames} frames in {summary.seconds:.1f} s ({summary.frames_per_second:.0f} frames/s)")
     for path in summary.paths:

@@ -194,7 +194,7 @@ def recipes(name: str = "", /, *, sizes: bool = False, costs: bool = False, json
         print(f"{name}: {chosen[0].summary}\n\n{_details(recipe_costs(chosen[0].build()))}")
     elif not sizes and not costs:
         places = {entry.place: [other for other in chosen if other.place == entry.place] for entry in chosen}
-        for place, own in sorted(places.items(), key=lambda item: ("two", "one", "sev", "tok", "rea").index(item[0][:3])):
+        for place, own in sorted(places.items(), key=lambda item: ("two", "one", "sev", "tok", "rea", "twi").index(item[0][:3])):
             print(f"{place}:")
             for entry in own:
                 print(fill(entry.summary, 110, initial_indent=f"  {entry.name:<27}", subsequent_indent=" " * 29))

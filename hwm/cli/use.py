@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hwm.config import Seed
-from hwm.evaluate.protocols import PROTOCOLS, Scoring, Warmth
+from hwm.evaluate.protocols import MOTION, PROTOCOLS, Scoring, Warmth
 from hwm.work.ranges import Range, check_ranges
 from hwm.work.share import Part, chosen_share
 from hwm.work.signals import StopFlag
@@ -36,7 +36,8 @@ def evaluate(
     Args:
         run: Run folder, folder of `hwm export`, a name that is shipped, or user/name@revision of the hub.
         scoring: What decides the numbers.
-        data: Tokens or latents to score on, as the model predicts them; raw video for sampling and for models of video.
+        data: Tokens or latents to score on, as the model predicts them; raw video for sampling and for models of video;
+            recordings with commands for a twin.
         video: compression, hwm: the raw dataset the data were made from, to score against the original video as well.
         tuning: sampling: other raw video, on which blur and blend are chosen; with --doubt: other data of that kind, on which
             its intervals are learned.  Default: the first clips of the data.
@@ -47,6 +48,7 @@ def evaluate(
     """
     check_ranges(Scoring, vars(scoring))
     from hwm.apply import evaluate_run
+    from hwm.evaluate.motion import motion_text
     from hwm.evaluate.page.report import text_table
     from hwm.work.parts import Elsewhere
     (run, name), share = _found(run), chosen_share(part)
@@ -58,7 +60,8 @@ def evaluate(
     except Elsewhere as told:
         print(told)
         return 0
-    print(f"\n{text_table(scores)}\n\nreport: {out / PROTOCOLS[scores.protocol].report}")
+    text = motion_text(scores) if scores.protocol == MOTION.name else text_table(scores)
+    print(f"\n{text}\n\nreport: {out / PROTOCOLS[scores.protocol].report}")
     return 0
 
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hwm.data.layout import CHECKSUMS, CLIP_STARTS, LATENTS, MASKS, METADATA, MOMENTS, SEGMENTS, STATES, TOKENS, VIDEO
+from hwm.data.layout import CHECKSUMS, CLIP_STARTS, COMMANDS, LATENTS, MASKS, METADATA, MOMENTS, SEGMENTS, STATES, TOKENS, VIDEO
 from hwm.safe_load.paths import reason, shown
 from hwm.work.allowance import usable_cores
 from hwm.work.cache import cache_folder
@@ -28,7 +28,7 @@ from hwm.work.files import read_json, sha256, write_json
 AGAIN = "write the shard again"
 TRUSTED_SECONDS = 7 * 24 * 3600
 """How long a file that was found whole is not read again: a disk can lose a bit without anything being written."""
-KINDS = (CLIP_STARTS, LATENTS, MASKS, METADATA, MOMENTS, SEGMENTS, STATES, TOKENS, VIDEO)
+KINDS = (CLIP_STARTS, COMMANDS, LATENTS, MASKS, METADATA, MOMENTS, SEGMENTS, STATES, TOKENS, VIDEO)
 
 
 def write_checksums(sidecar: Path, files: list[Path]) -> None:

@@ -17,8 +17,8 @@ from hwm.data.quarantine import Rule
 from hwm.data.windows import ClipIndex, Window, state_rows
 from hwm.work.files import read_rows
 
-FIELDS = {"tokens": "tokens_BTHW", "latents": "latents_BTCHW", "video": "video_BFHWC"}
-"""Where a Batch holds the pictures of each kind."""
+FIELDS = {"tokens": "tokens_BTHW", "latents": "latents_BTCHW", "video": "video_BFHWC", "motion": "commands_BFA"}
+"""Where a Batch holds the pictures of each kind, or commands in their place."""
 ROWS = 65536
 """State rows that are compared at once."""
 

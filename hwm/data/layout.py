@@ -53,6 +53,8 @@ MOMENTS = FileKind(("statistics",), "statistics", ".json")
 STATES = FileKind(("robot_states", "states"), "states", ".bin")
 SEGMENTS = FileKind(("segment_indices", "segment_idx"), "segment_idx", ".bin")
 MASKS = FileKind(("robot_masks",), "robot_mask", ".bin")
+COMMANDS = FileKind(("robot_commands", "commands"), "commands", ".bin")
+"""Not of 1X: rows like those of the states, each what was asked of the robot from its frame to the next (ours)."""
 METADATA = FileKind(("metadata",), "metadata", ".json")
 CHECKSUMS = FileKind(("checksums",), "checksums", ".json")
 

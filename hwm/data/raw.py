@@ -12,11 +12,11 @@ import numpy as np
 
 from hwm.clock import COSMOS, Clock
 from hwm.contracts import Kind
-from hwm.data import video
-from hwm.data.dataset import Dataset, Decoder, Finding, Shard, chunks, raised
+from hwm.data import layout, video
+from hwm.data.dataset import Dataset, Decoder, Finding, Shard, check_rows, chunks, raised
 from hwm.data.layout import MASKS
 from hwm.robot import Embodiment
-from hwm.work.files import expect_rows, map_array, read_rows
+from hwm.work.files import check_size, expect_rows, map_array, read_rows
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,23 @@ class RawShard(Shard):
         """Height and width of its frames in pixels before they are resized, and frames a second by the file's header."""
         return video.probe(self.video_path)
 
+    @property
+    def commands_path(self) -> Path | None:
+        """What holds its commands; None where none were kept."""
+        there = self.index in layout.COMMANDS.indices(self.root)
+        return layout.COMMANDS.find(self.root, self.index) if there else None
+
+    @cached_property
+    def commands(self) -> np.ndarray | None:
+        """Commands (F, A) float32 in the units of the states, or None: row k is what was asked for from frame k to the next."""
+        path = self.commands_path
+        return None if path is None else map_array(path, "<f4", (self.num_frames, self.robot.dim), self._rows)
+
+    def check_states(self) -> Iterator[Finding]:
+        yield from super().check_states()
+        if (path := self.commands_path) is not None and self.commands is not None:
+            yield from check_rows(path, self.commands)
+
     def remarks(self) -> Iterator[Finding]:
         """What was left out of the recording, or changed, so that it could be read."""
         yield from ()
@@ -105,6 +122,8 @@ class RawShard(Shard):
         super().check_sizes()
         if self.masks_path is not None:
             expect_rows(self.masks)
+        if (path := self.commands_path) is not None:
+            check_size(path, self.num_frames * self.robot.dim * 4, self._rows)
 
     def check_masks(self) -> None:
         """Raise ValueError where a mask has bits beyond the width of its frame, or none shows the robot at all."""
@@ -155,7 +174,14 @@ class RawDataset(Dataset):
         return super().windows() | {"sampling_77": {"kind": "sampling", "overlap": True}}
 
     def facts(self) -> dict[str, Any]:
-        return {"frame_size": list(self.grid)}
+        kept = sum(shard.commands_path is not None for shard in self.shards)
+        return {"frame_size": list(self.grid)} | ({"shards with commands": kept} if kept else {})
+
+    def check(self) -> Iterator[Finding]:
+        without = [shard.index for shard in self.shards if shard.commands_path is None]
+        if 0 < len(without) < len(self.shards):
+            fault = f"shard {without[0]} has no commands, others have; write it again, or delete all commands"
+            yield Finding("error", str(layout.COMMANDS.place(self.root, without[0], flat=False)), fault)
 
 
 def open_raw(root: Path, opened: Callable[..., tuple[Any, ...]], *, hz: int, robot: Embodiment) -> RawDataset:

@@ -15,7 +15,7 @@ import numpy as np
 from hwm.clock import SAMPLING_FRAMES, Clock
 from hwm.work.files import expect_rows, read_rows
 
-Window = Literal["blocks", "block_pairs", "frames", "sampling"]
+Window = Literal["blocks", "block_pairs", "frames", "sampling", "motion"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ClipIndex:
         """Find the clips of an open dataset.
 
         kind: "blocks" are single blocks of `dataset.clock.block` frames, "block_pairs" two consecutive ones (the
-        compression clip), "frames" are `length` frames, one every `stride`, from any frame that is a multiple of
+        compression clip), "frames" and "motion" are `length` frames, one every `stride`, from any frame that is a multiple of
         `every`, "sampling" are 77 consecutive ones from such a frame.  aligned: blocks start at multiples of the
         block length, as tokens demand; False, for raw video only, lets them start anywhere.
         overlap: whether clips may share frames.  Without, aligned clips lie on a fixed lattice from the start of the shard, pairs

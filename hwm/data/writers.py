@@ -122,6 +122,7 @@ class RawShardWriter:
         self._states: list[np.ndarray] = []
         self._segments: list[np.ndarray] = []
         self._masks: list[np.ndarray] = []
+        self._commands: list[np.ndarray] = []
 
     def __enter__(self) -> RawShardWriter:
         self._video.__enter__()
@@ -150,6 +151,10 @@ class RawShardWriter:
         self._states.append(np.array(states_FA, np.float32))
         self._segments.append(segments)
 
+    def append_commands(self, commands_FA: np.ndarray) -> None:
+        """Append the commands of frames, a row like their states' each; of all frames of a shard or of none."""
+        self._commands.append(np.array(commands_FA, np.float32))
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._video.__exit__(kind, error, trace)
         if kind is None:
@@ -158,6 +163,12 @@ class RawShardWriter:
             if self._masks:
                 files.append(layout.MASKS.place(self.root, self.shard, flat=self.flat))
                 write_array(files[-1], np.concatenate(self._masks), "u1")
+            if self._commands:
+                files.append(layout.COMMANDS.place(self.root, self.shard, flat=self.flat))
+                commands = np.concatenate(self._commands)
+                if commands.shape != states.shape or not np.isfinite(commands).all():
+                    raise ValueError(f"{files[-1]}: commands must be finite {states.shape}, as the states, got {commands.shape}")
+                write_array(files[-1], commands, "<f4")
             _finish(self.root, self.shard, self.flat, files, states, segments)
 
 

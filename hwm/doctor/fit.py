@@ -229,7 +229,7 @@ def states(dataset: Dataset) -> Iterator[Verdict]:
 
 def tokenizer(config: RunConfig, dataset: Dataset) -> Iterator[Verdict]:
     """Whether the tokenizer that the run names made these tokens or latents."""
-    if config.model.kind == "video":
+    if config.model.kind in ("video", "motion"):
         return
     made_by = dataset.tokenizer
     if not config.tokenizer and dataset.clock == EACH_FRAME:

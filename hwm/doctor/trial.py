@@ -166,7 +166,7 @@ def learning(trial: Trial, *, steps: int) -> Iterator[Verdict]:
 @torch.no_grad()
 def states_used(trial: Trial) -> Verdict:
     """After those steps other states must give another loss, everything else being equal."""
-    if (role := trial.config.model.role) != "world model":
+    if (role := trial.config.model.role) not in ("world model", "twin"):
         return ok("states used", f"a {role} is told none")
     states_BFA = trial.batch.states_BFA  # of a clip's neighbour; a single clip gets its own backwards
     other = replace(trial.batch, states_BFA=states_BFA.roll(1, 0) if len(states_BFA) > 1 else states_BFA.flip(1))

@@ -4,6 +4,7 @@ The error of a pixel is the root mean square over its channels of the mean sampl
 Scales of doubt are learned on clips of their own, as blur and blend are; everything that is scored is of other clips.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -96,7 +97,7 @@ class Doubting:
         rows = [Row(doubt.name, "doubt", doubt.about) for doubt in DOUBTS if f"doubt/{doubt.name}" in columns]
         for name in (row.name for row in rows):
             scores.append(Score(name, PIXELS_RANK, *place, means.one(columns[f"rank/{name}"])))
-            clips = _clip_correlation(columns[f"doubt/{name}"].numpy(), error, means)
+            clips = clip_correlation(columns[f"doubt/{name}"].numpy(), error, means)
             scores.append(Score(name, CLIPS_RANK, *place, clips))
             for level in LEVELS:
                 scores.append(Score(name, covered(level), *place, means.one(columns[f"held/{level}/{name}"])))
@@ -134,15 +135,18 @@ def _per_clip(x_BFHW: Tensor) -> np.ndarray:
     return x_BFHW.double().flatten(1).mean(1).numpy()
 
 
-def _clip_correlation(doubts_N: np.ndarray, errors_N: np.ndarray, means: Means) -> Interval:
+def clip_correlation(doubts_N: np.ndarray, errors_N: np.ndarray, means: Means) -> Interval:
     """Spearman's correlation over clips; its interval resamples segments."""
-    _, group = np.unique(np.arange(len(errors_N)) if means.groups is None else means.groups, return_inverse=True)
+    def of(times_N: np.ndarray) -> float:
+        return spearman(doubts_N.repeat(times_N), errors_N.repeat(times_N))
+
+    return resampled(of, len(errors_N), means).within(-1, 1)
+
+
+def resampled(of: Callable[[np.ndarray], float], num_clips: int, means: Means) -> Interval:
+    """What is no mean over clips; its interval resamples segments.  of: how often each clip counts (N,) to the number."""
+    _, group = np.unique(np.arange(num_clips) if means.groups is None else means.groups, return_inverse=True)
     num_groups = int(group.max()) + 1
-
-    def of(weights_N: np.ndarray) -> float:
-        times = weights_N.astype(int)
-        return spearman(doubts_N.repeat(times), errors_N.repeat(times))
-
     drawn = resamples(num_groups, means.seed)[:NUM_RESAMPLES, group]
-    whole = of(np.ones(len(errors_N)))
-    return symmetric_interval(whole, [of(weights) for weights in drawn], num_groups=num_groups).within(-1, 1)
+    whole = of(np.ones(num_clips, int))
+    return symmetric_interval(whole, [of(weights.astype(int)) for weights in drawn], num_groups=num_groups)

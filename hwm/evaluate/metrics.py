@@ -348,6 +348,14 @@ OTHERS = (
              f"interval made to hold {level} %, learned on other clips; width: of that interval, of values in [0, 1].")
       for level in (50, 80, 95)),
     *(Metric(f"width of {level}%", f"width of {level} %", "", 4, "lower", limits=(0, 2)) for level in (50, 80, 95)),
+    Metric("state error", "error", "std", 3, "lower",
+           about="Error: root mean square over the state's numbers, each in its standard deviations over the training data."),
+    Metric("angle error", "error of angles", "rad", 4, "lower", about="Error of angles: its mean size over joints."),
+    Metric("error to spread", "error to spread", "", 2, "one",
+           about="Error to spread: root mean square of the error over that of the members' standard deviation; 1 where it is as "
+           "large as it says."),
+    Metric("held by learned 95%", "held by 95 %", "", 3, limits=(0, 1),
+           about="Held by 95 %: share of states inside as many spreads as hold 95 % of those of other recordings."),
     Metric("coverage", "coverage", "", 4, limits=(0, 1), about="share of the true tokens among the ids kept"),
 )  # fmt: skip
 """How other scores are shown: those of feature networks and of token distributions."""

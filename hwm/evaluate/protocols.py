@@ -68,7 +68,8 @@ class Protocol:
             other = tuple(name for name in other if name not in OF_TUNING)
         names = [f"--{name.replace('_', '-')}" for name in other if given.get(name)]
         if names:
-            kinds = [protocol.name for protocol in PROTOCOLS.values() if protocol.ensembles != self.ensembles]
+            others = (protocol for protocol in PROTOCOLS.values() if protocol is not MOTION)
+            kinds = [protocol.name for protocol in others if protocol.ensembles != self.ensembles]
             raise ValueError(f"{', '.join(names)}: only with --protocol {' or '.join(kinds)}")
 
 
@@ -93,7 +94,11 @@ V1_1 = Protocol(
 )  # fmt: skip
 """16 frames at 2 Hz, each predicted from the true ones before it; the cross-entropy is the sum over both factors of an id
 (reference B.5)."""
-PROTOCOLS = {protocol.name: protocol for protocol in (COMPRESSION, HWM, SAMPLING, V1_1)}
+MOTION = Protocol(
+    "twin", "Joint-state twin", "motion", 1, (1,), (ORIGINAL,), LAST, False, 0, "results.json", "report.html", kept=0,
+)  # fmt: skip
+"""Of twins, by seconds rather than frames (`hwm.evaluate.motion`)."""
+PROTOCOLS = {protocol.name: protocol for protocol in (COMPRESSION, HWM, SAMPLING, V1_1, MOTION)}
 OF_TUNING = ("tuning", "tuning_clips")
 """Options that do nothing where nothing is chosen on other clips."""
 OF_ONE_PREDICTION = ("doubt", "video", "decode")

@@ -41,11 +41,12 @@ class Plan:
     """The options that every experiment takes; a declaration that takes more extends it.
 
     val_share: robot time of each validation set, as a share of the training set's.  phases: first frames from which the
-    training set is cut into blocks.
+    training set is cut into blocks.  commands: whether simulated recordings hold them.
     """
 
     val_share: ClassVar[float] = 2 / 15
     phases: ClassVar[int] = 2
+    commands: ClassVar[bool] = False
 
     out: Path
     """Folder for data, runs, tables and page; the experiments may share one."""
@@ -152,7 +153,7 @@ def run_folder(word: str) -> tuple[str, Path]:
     folder = Path(place if equals else word)
     if not (folder / "config.toml").is_file():
         raise ValueError(f"{folder}: not a run folder (no config.toml)")
-    if (role := config_of(folder).model.role) != "world model":
+    if (role := config_of(folder).model.role) not in ("world model", "twin"):
         raise ValueError(f"{folder}: holds a {role}, not a world model")
     return name if equals else "", folder
 
@@ -357,7 +358,7 @@ class Found:
         )  # fmt: skip
         adapted = getattr(config.model, "base", "")
         base = {"base": plan.base or (adapted if isinstance(run, Train) else "")} if adapted else {}
-        of_video = self.protocol(key).ensembles or config.model.kind == "video"
+        of_video = self.protocol(key).ensembles or config.model.kind in ("video", "motion")
         raw = self.worlds[score.world].raw
         unseen = recorded(raw, training=False).test if of_video or score.recorded else None
         folders = {"data": unseen} if of_video else {"data": self.sets(score.run, score.world).test, "video": unseen}

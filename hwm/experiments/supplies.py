@@ -45,7 +45,7 @@ class Supplies:
         minutes = SHORTEST_SPLIT / 60 if self.world else plan.minutes
         return self.data or simulated(
             plan.out / self._own("raw"), minutes=minutes, val_minutes=val_minutes, size=IMAGE_SIZE[plan.size],
-            seed=plan.seed, workers=plan.processes, **told,
+            seed=plan.seed, workers=plan.processes, commands=plan.commands, **told,
         )  # fmt: skip
 
     def _own(self, folder: str) -> str:
@@ -61,7 +61,7 @@ class Supplies:
         from hwm.training.device import choose_device
 
         plan, model = self.plan, config.model
-        if model.kind == "video":
+        if model.kind in ("video", "motion"):
             return recorded(self.raw, training=training)
         ready = found_sets(self.data, lambda folder: self._fits(folder, config)) if self.data else None
         if ready and (ready.training or not training):

@@ -5,12 +5,14 @@ what several share is in `parts`.
 """
 
 from hwm.model_config.latents import FlowConfig, WanConfig
+from hwm.model_config.motion import TwinConfig
 from hwm.model_config.parts import Layers
 from hwm.model_config.tokens import MaskedConfig, STConfig
 from hwm.model_config.video import DirectConfig, FSQConfig, ReaderConfig
 
 __all__ = [
-    "DirectConfig", "FSQConfig", "FlowConfig", "Layers", "MaskedConfig", "ModelConfig", "ReaderConfig", "STConfig", "WanConfig",
+    "DirectConfig", "FSQConfig", "FlowConfig", "Layers", "MaskedConfig", "ModelConfig", "ReaderConfig", "STConfig", "TwinConfig",
+    "WanConfig",
 ]  # fmt: skip
 
-ModelConfig = STConfig | MaskedConfig | FlowConfig | WanConfig | DirectConfig | FSQConfig | ReaderConfig
+ModelConfig = STConfig | MaskedConfig | FlowConfig | WanConfig | DirectConfig | TwinConfig | FSQConfig | ReaderConfig

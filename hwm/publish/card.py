@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from hwm.config import RunConfig, to_dict
-from hwm.evaluate.protocols import PROTOCOLS
+from hwm.evaluate.motion import motion_tables
+from hwm.evaluate.protocols import MOTION, PROTOCOLS
 from hwm.evaluate.scores import Scores
 from hwm.evaluate.table import cost_table, differences_table, pictures_table, tokens_tables, verdict_differences
 from hwm.publish.folder import CARD, Published, without_places
@@ -63,7 +64,7 @@ def card(
     tokenizer: the one that made its data, in words.  narrowed: how weights were rounded, in words.
     """
     config = published.config
-    title, world = said.title or config.recipe, config.model.role == "world model"
+    title, world = said.title or config.recipe, config.model.role in ("world model", "twin")
     parts = [_head(config, said, results, title), f"# {title}\n", _what(published, parameters, robot, tokenizer, said, seconds)]
     if robot is not None and world:
         parts.append(_states(robot))
@@ -84,6 +85,8 @@ def _head(config: RunConfig, said: Said, results: Sequence[Scores], title: str) 
     role = config.model.role
     world = role == "world model"
     tags = ["world-model", "action-conditioned", "video-prediction", "humanoid"] if world else [f"video-{role}"]
+    if role == "twin":
+        tags = ["robot-dynamics", "humanoid"]
     lines = {"library_name": "hwm", "pipeline_tag": "robotics", "license": said.licence or "other", "tags": ["hwm", *tags]}
     if base := getattr(config.model, "base", ""):
         lines["base_model"] = base
@@ -106,7 +109,8 @@ def _metrics(scores: Scores) -> Iterable[dict[str, Any]]:
     ]
     if metrics:
         data = {"name": Path(str(scores.settings.get("data", "held-out data"))).name, "type": "video"}
-        yield {"task": {"type": "video-prediction"}, "dataset": data, "metrics": metrics}
+        task = "robotics" if scores.protocol == MOTION.name else "video-prediction"
+        yield {"task": {"type": task}, "dataset": data, "metrics": metrics}
 
 
 def _what(
@@ -123,6 +127,9 @@ def _what(
         gives = "which pixels show the robot's body" if sizes.reads == "mask" else "the robot's state, but for velocities"
         what = (f"Reads off a single frame of {sizes.grid[0]}x{sizes.grid[1]} {gives}, to measure what predicted frames show; "
                 f"{parameters / 1e6:.2f} M parameters.")  # fmt: skip
+    elif model.role == "twin":
+        what = (f"Twin of a robot's own dynamics: {sizes.members} networks that foresee its states from its commands, after "
+                f"{sizes.context_grids} frames of both; {parameters / 1e6:.2f} M parameters.")  # fmt: skip
     else:
         seen = "frames" if model.kind == "video" else f"grids of {model.kind}"
         what = (f"World model of a robot's camera, family `{model.family}`: it sees {sizes.context_grids} {seen} of "
@@ -188,9 +195,12 @@ def _scores(scores: Scores) -> str:
     settings = scores.settings
     places = dict.fromkeys((s.reference, s.span) for s in scores.scores)
     best = (settings["reference"], settings["span"])
-    tables = [pictures_table(scores, *place) for place in places if place == best]
-    tables += tokens_tables(scores)
-    tables.append(differences_table(scores, verdict_differences(scores), "paired differences"))
+    if scores.protocol == MOTION.name:
+        tables = motion_tables(scores)
+    else:
+        tables = [pictures_table(scores, *place) for place in places if place == best]
+        tables += tokens_tables(scores)
+        tables.append(differences_table(scores, verdict_differences(scores), "paired differences"))
     clips = f"{settings.get('num_clips')} clips of {settings.get('num_segments') or 'unknown'} recordings"
     text = [f"## Scores, protocol {scores.protocol}\n", f"{clips}; 95 % intervals; seed {settings.get('seed', 0)}.\n"]
     text += [f"**{_cell(table.title)}**\n\n{table.markdown()}\n" for table in tables if table.rows]
@@ -208,11 +218,15 @@ def _use(config: RunConfig, world: bool) -> str:
         lines = ["hwm tokenize RAW OUT --tokenizer THIS_FOLDER",
                  f"hwm train {config.recipe} --init THIS_FOLDER --out RUN --data RAW --val HELD_OUT   # fine-tuned"]  # fmt: skip
     else:
-        lines = ["hwm predict THIS_FOLDER --data DATA --out rollout.mp4", "hwm evaluate THIS_FOLDER --data DATA --out scores",
-                 f"hwm train {config.recipe} --init THIS_FOLDER --out RUN --data DATA --val HELD_OUT"]  # fmt: skip
+        lines = ["hwm predict THIS_FOLDER --data DATA --out rollout.mp4"] if config.model.role == "world model" else []
+        lines += ["hwm evaluate THIS_FOLDER --data DATA --out scores",
+                  f"hwm train {config.recipe} --init THIS_FOLDER --out RUN --data DATA --val HELD_OUT"]  # fmt: skip
     code = "\n".join(f"    {line}" for line in lines)
     call = "frames, states, num_frames=34"
     python = f"\n\n    import hwm\n    future = hwm.load('THIS_FOLDER').predict({call})" if world else ""
+    if config.model.role == "twin":
+        python = ("\n\n    from hwm.models.twin import Motion\n    from hwm.runs import load_run"
+                  "\n    motion = Motion(load_run('THIS_FOLDER').model)    # then reset(states), step(command)")  # fmt: skip
     return f"## Use\n\n{code}{python}\n\nThis page is `{CARD}`; nothing in the folder can run.\n"
 
 

@@ -93,7 +93,7 @@ def robot_of(trained: Trained) -> Embodiment | None:
 def _tokenizer(trained: Trained) -> str:
     """What made the data of a world model, in words."""
     config, kept = trained.config, trained.folder / TOKENIZER
-    if config.model.kind == "video":
+    if config.model.kind in ("video", "motion"):
         return ""
     if kept.is_dir():
         return f"{load_tokenizer(kept).fingerprint()[:16]}, in tokenizer/"

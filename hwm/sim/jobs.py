@@ -84,6 +84,8 @@ class Studio:
                 for frames, states, masks in recording.frames(renderer):
                     writer.append(frames, states, number, masks)
                     advance(len(frames))
+                if job.settings.commands:
+                    writer.append_commands(np.stack(recording.commands))
                 renderer.close()
                 reports.append({"shard": shard.index, "segment": number, **_describe(recording)})
         return reports

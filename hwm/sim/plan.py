@@ -48,7 +48,7 @@ CLIPS_PER_EPISODE = 4
 class Settings:
     """Everything that decides the bytes of a dataset.  minutes and val_minutes: robot time.  difficulty: 0 to 1.
 
-    light, friction, camera_shift: see `Shift`.
+    light, friction, camera_shift: see `Shift`.  commands: whether the commands of every frame are written beside its state.
     """
 
     minutes: Annotated[float, Range(SHORTEST_SPLIT / 60, 1e6)]
@@ -65,6 +65,7 @@ class Settings:
     friction: Annotated[float, Range(0, 100, above=True)] = 1.0
     camera_shift: Annotated[float, Range(-0.3, 0.3)] = 0.0
     masks: bool = False
+    commands: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(type(self), vars(self))

@@ -30,7 +30,7 @@ class Segment:
 class Recording:
     """A segment being recorded.
 
-    skills: after `frames`, spans as [first frame, "skill: phase"].
+    skills: after `frames`, spans as [first frame, "skill: phase"].  commands: rows (25,) of the steps made, one a frame.
     """
 
     def __init__(self, segment: Segment, *, texture_size: int, image_size: int, shift: Shift = Shift()) -> None:  # noqa: B008
@@ -40,6 +40,7 @@ class Recording:
         rng = np.random.default_rng([BEHAVIOUR_STREAM, segment.episode])
         self.robot = Humanoid(self.scene, rng, FULL_BODY if segment.full_body else ARMS_ALONE)
         self.skills: list[tuple[int, str]] = []
+        self.commands: list[np.ndarray] = []
         surface = self.scene.room.surface("table" if rng.random() < TABLE_FIRST else "sideboard")
         self.robot.put(*station(self.robot, surface))
         self._episode = episode(self.robot, surface)
@@ -57,6 +58,7 @@ class Recording:
                     self.skills.append((frame, doing))
             yield self.robot.state()
             self.robot.step()
+            self.commands.append(self.robot.command())
 
     def frames(
         self, renderer: WarpRenderer | GLRenderer, *, batch: int = 32

@@ -71,7 +71,7 @@ def simulate(
     difficulty: float | Literal["calm", "mixed", "lively"] = "mixed", renderer: Literal["auto", "warp", "gl"] = "auto",
     antialias: bool = False, val_minutes: float | None = None, segment_seconds: tuple[float, float] = (12.0, 20.0),
     rooms: int = 0, test_clips: int = 0, light: float = 1.0, friction: float = 1.0, camera_shift: float = 0.0,
-    masks: bool = False, progress: Callable[[int, int], None] | None = None,
+    masks: bool = False, commands: bool = False, progress: Callable[[int, int], None] | None = None,
 ) -> SimulationSummary:  # fmt: skip
     """Simulate the robot at work and write training, validation and test data.
 
@@ -85,6 +85,7 @@ def simulate(
     light, friction, camera_shift: worlds other than the usual ones, in the same rooms: factors of all light and of all
     friction, metres that the head camera sits higher.
     masks: beside the video of train, val and val_unseen, write which pixels show the robot's body.
+    commands: write the commands of every frame beside its state, but of test clips; all else has the same bytes.
     progress: called with frames done and in all.
 
     Raises ValueError for settings outside their ranges, for a folder that holds other data and where MuJoCo or OpenGL
@@ -102,7 +103,7 @@ def simulate(
         minutes=minutes, val_minutes=validation(minutes, segment_seconds) if val_minutes is None else val_minutes, size=size,
         seed=seed, difficulty=DIFFICULTIES[difficulty] if isinstance(difficulty, str) else float(difficulty),
         segment_seconds=segment_seconds, rooms=rooms, test_clips=test_clips, backend=choose_backend(renderer, size),
-        antialias=antialias, light=light, friction=friction, camera_shift=camera_shift, masks=masks,
+        antialias=antialias, light=light, friction=friction, camera_shift=camera_shift, masks=masks, commands=commands,
     )  # fmt: skip
     shards, clips = make_plan(settings)
     workers = workers or usable_cores()

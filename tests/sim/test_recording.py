@@ -97,3 +97,27 @@ def test_objects_start_on_their_boards(scene):
         board = room.table if room.table.holds(x, y, margin=0.0) else room.sideboard
         assert board.holds(x, y, margin=0.0)
         assert z - thing.height / 2 == pytest.approx(board.height, abs=0.01)
+
+
+def test_commands_lie_beside_what_is_written_without_them(tmp_path):
+    from contextlib import nullcontext
+    from dataclasses import replace
+
+    from hwm.sim.jobs import Job, Studio
+    from hwm.sim.plan import Settings, Shard
+
+    work = Shard("train", 0, (Segment(room=3, episode=4, num_frames=9, full_body=True),))
+    settings = Settings(minutes=1, val_minutes=1, size=64, seed=0, difficulty=1.0, segment_seconds=(1.0, 2.0), rooms=0,
+                        test_clips=0, backend="disable", antialias=False)  # fmt: skip
+    studio = Studio("disable", nullcontext())
+    for name in ("off", "on"):
+        studio.run(Job(replace(settings, commands=name == "on"), work, tmp_path / name), lambda count: None)
+    files = {name: {p.relative_to(tmp_path / name): p.read_bytes() for p in (tmp_path / name).rglob("*.*") if p.is_file()}
+             for name in ("off", "on")}  # fmt: skip
+    new = {path for path in files["on"] if path not in files["off"]}
+    changed = {path.parts[0] for path, data in files["off"].items() if files["on"][path] != data}
+    assert {path.name for path in new} == {"commands_0.bin"} and changed == {"checksums"}
+    states, commands = (np.frombuffer(files["on"][path], "<f4").reshape(9, 25) for path in
+                        (next(p for p in files["on"] if p.name == "states_0.bin"), *new))  # fmt: skip
+    assert np.abs(commands[:, :21] - states[:, :21]).max() < 0.2 and not np.array_equal(commands, states)
+    assert "commands" not in settings.to_dict() and replace(settings, commands=True).to_dict()["commands"] is True

@@ -116,6 +116,14 @@ class Excerpt(RawShard):
         """None: what is cut here would not lie under the masks."""
 
     @property
+    def commands_path(self) -> Path | None:
+        return self.of.commands_path
+
+    @cached_property
+    def commands(self) -> np.ndarray | None:
+        return None if self.of.commands is None else np.asarray(self.of.commands)[self._taken]
+
+    @property
     def files(self) -> list[Path]:
         return self.of.files
 

@@ -6,7 +6,7 @@ round(from_timestamp x fps) + k, counted by decoding, never sought by time, and 
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -24,8 +24,8 @@ from hwm.safe_load.video import promised_frames
 
 INFO, EPISODES = "meta/info.json", "meta/episodes.jsonl"
 VERSIONS = ("v2.0", "v2.1", "v3.0")
-STATE = "observation.state"
-OTHER_NAMES = {STATE: "state", "action": "actions"}
+STATE, ACTION = "observation.state", "action"
+OTHER_NAMES = {STATE: "state", ACTION: "actions"}
 """What some writers call these features."""
 MAX_LINES_BYTES = 1_000_000_000
 DRIFT = 2
@@ -45,10 +45,22 @@ class Episode:
 
 @dataclass(frozen=True)
 class LeRobotShard(RawShard):
-    """One video file and the rows of its episodes, in the order in which it shows them.  state: names of the columns read."""
+    """One video file and the rows of its episodes, in the order in which it shows them.  state: names of the columns read.
+
+    action: of the column of commands, "" where there is none as wide as the states.
+    """
 
     episodes: tuple[Episode, ...] = ()
     state: tuple[str, ...] = (STATE,)
+    action: str = ""
+
+    @property
+    def commands_path(self) -> Path | None:
+        return self.episodes[0].rows if self.action else None
+
+    @cached_property
+    def commands(self) -> np.ndarray | None:
+        return replace(self, state=(self.action,)).states if self.action else None
 
     @property
     def files(self) -> list[Path]:
@@ -133,6 +145,8 @@ def open_lerobot(
     seen = _camera(root, features, camera)
     state = tuple(name if name in features else OTHER_NAMES.get(name, name) for name in state)
     robot = _robot(root, info, features, state)
+    named = next((name for name in (ACTION, OTHER_NAMES[ACTION]) if name in features), "")
+    action = named if features.get(named, {}).get("shape") == [robot.dim] and named not in state else ""
     episodes = (_episodes_v3 if version == "v3.0" else _episodes_v2)(root, info, seen, int(hz))
     files: dict[Path, list[Episode]] = {}
     for episode in episodes:
@@ -142,7 +156,7 @@ def open_lerobot(
         shown_there.sort(key=lambda episode: episode.first)
         shard = LeRobotShard(
             root, index, sum(episode.length for episode in shown_there), path, shown_there[0].rows, shown_there[0].rows, robot,
-            int(hz), episodes=tuple(shown_there), state=state,
+            int(hz), episodes=tuple(shown_there), state=state, action=action,
         )  # fmt: skip
         with collecting(faults, shard=index):
             shard.check_sizes()

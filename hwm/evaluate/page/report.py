@@ -9,7 +9,7 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -40,18 +40,20 @@ PLOT_SCALE = 0.65
 
 
 def write_report(
-    out: str | Path, scores: Scores, *, protocol: Protocol, run_folder: str | Path | None = None, command: str = ""
+    out: str | Path, scores: Scores, *, protocol: Protocol, run_folder: str | Path | None = None, command: str = "",
+    words: Callable[[Scores], list[str]] = verdict, lay_out: Callable[[Scores, Protocol, Json], str] | None = None,
 ) -> Path:
     """Write the results and the page of `protocol` into `out` and return the page's path.
 
     run_folder: a run, whose config.toml and metrics.jsonl give the configuration and the training curves.
     command: what was called; default: the command line of this process.
+    words, lay_out: the verdict, and the page of scores, protocol and record; default: those of pictures.
     """
     out = Path(out)
     config, training = read_run(Path(run_folder)) if run_folder is not None else ({}, [])
     copy = scores.settings["copy"]
     record = {
-        "verdict": verdict(scores),
+        "verdict": words(scores),
         **scores.to_json(),
         "training": training,
         "config": config,
@@ -61,7 +63,7 @@ def write_report(
         "examples": [{"clip": e.clip, "psnr": e.psnr, "gain": e.psnr[scores.headline] - e.psnr[copy]} for e in scores.examples],
     }
     # The JSON last: where it is, the page is.
-    for name, text in ((protocol.report, page(scores, protocol, record)), (protocol.results, sealed(record))):
+    for name, text in ((protocol.report, (lay_out or page)(scores, protocol, record)), (protocol.results, sealed(record))):
         with atomic_path(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return out / protocol.report

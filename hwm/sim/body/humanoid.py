@@ -165,6 +165,17 @@ class Humanoid:
         state[23], state[24] = vx * np.cos(yaw) + vy * np.sin(yaw), turning
         return state
 
+    def command(self) -> np.ndarray:
+        """What was asked of the robot last, as a row like `state`, float32 (25,): targets of joints and hands, and of the base
+        the velocities that its servos were given."""
+        controls, asked = self.data.ctrl, np.zeros(EVE.dim, np.float32)
+        asked[:NUM_JOINTS] = controls[self._servos]
+        for k, side in enumerate(SIDES):
+            asked[NUM_JOINTS + k] = controls[self._finger_servos[side][0]] / FINGER_CLOSED[0]
+        yaw, (vx, vy, turning) = self.data.qpos[self._base[2]], controls[self._base_servos]
+        asked[23], asked[24] = vx * np.cos(yaw) + vy * np.sin(yaw), turning
+        return asked
+
     # Where things are
 
     @property
