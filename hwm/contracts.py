@@ -215,8 +215,8 @@ class WorldModel(Protocol):
 
         context: tokens_BTHW; latents_BTCHW in the tokenizer's own units; or uint8 video_BFHWC, of which as many frames are
         predicted as there are state rows after its own (a grid of context_grids and future_grids is a frame there).
-        generator: but for tokens also one for each clip and sample, B * K of them, clips first: samples then do not depend
-        on the batch.
+        generator: one for all, or one for each clip and sample, B * K of them, clips first: samples then do not depend on
+        the batch.
         sampling: None takes the model's own way (greedy, or its configured temperature); of latents its temperature scales
         the initial noise.
         asked, of token models: targets_BTHW, true future grids, fills nll_BTHW; teacher_forced: feed the targets instead of

@@ -217,7 +217,7 @@ class MaskedHWM(TokenGrids):
                 draft = draft.repeat(draws)
                 masked_RS = draft.masked_RGS[:, grid]
             draft.tokens_RGS[:, grid][masked_RS] = ids_N
-            draft.masked_RGS[:, grid] = self._mask_again(masked_RS, sure_N, left, generator=asked.generator)
+            draft.masked_RGS[:, grid] = self._mask_again(masked_RS, sure_N, left, asked)
         assert said is not None
         return draft, said
 
@@ -243,16 +243,23 @@ class MaskedHWM(TokenGrids):
             return grid + 1, grid
         return self.num_grids, self.context_grids if self.config.attention == "split" else 0
 
-    def _mask_again(self, masked_RS: Tensor, sure_N: Tensor | None, left: int, *, generator: torch.Generator) -> Tensor:
+    def _mask_again(self, masked_RS: Tensor, sure_N: Tensor | None, left: int, asked: Asked) -> Tensor:
         """The `left` places of every sample that are predicted again: those least sure, or any of those just drawn."""
         if not left:
             return torch.zeros_like(masked_RS)
         if sure_N is None:
-            chance_RS = torch.rand(masked_RS.shape, generator=generator, device=generator.device)
+            chance_RS = self._chance(masked_RS.shape, asked)
             return remask(masked_RS, chance_RS.to(masked_RS.device), left)
         sure_RS = sure_N.new_zeros(masked_RS.shape)
         sure_RS[masked_RS] = sure_N
         return remask(masked_RS, sure_RS, left)
+
+    def _chance(self, shape: torch.Size, asked: Asked) -> Tensor:
+        """Uniform numbers (R, S), of several generators each sample's own."""
+        if isinstance(asked.generator, torch.Generator):
+            return torch.rand(shape, generator=asked.generator, device=asked.generator.device)
+        rows = [g for clips in asked.by_sample for g in clips]
+        return torch.stack([torch.rand(shape[1:], generator=g, device=g.device) for g in rows])
 
     def _passes(self) -> list[int]:
         """Places still masked after each pass over a grid."""

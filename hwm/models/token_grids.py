@@ -3,6 +3,7 @@
 A family adds its network, its loss and `_follow`, its way from the context to the grids after it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ class Asked:
     """What a prediction is asked for; see `hwm.contracts.WorldModel.predict`."""
 
     sampling: Sampling
-    generator: torch.Generator
+    generator: torch.Generator | Sequence[torch.Generator]
     num_samples: int
     targets_BTHW: Tensor | None
     teacher_forced: bool
@@ -29,9 +30,16 @@ class Asked:
     codes_VC: Tensor | None
 
     @property
-    def drawing(self) -> dict[str, Any]:
-        """How `Vocabulary.read` draws."""
-        return {"sampling": self.sampling, "generator": self.generator}
+    def by_sample(self) -> Sequence[Sequence[torch.Generator]]:
+        """Of several generators those of every sample's clips."""
+        assert not isinstance(self.generator, torch.Generator)
+        return [self.generator[k :: self.num_samples] for k in range(self.num_samples)]
+
+    def generators(self, copies: int) -> tuple[Any, Any]:
+        """Whence the first of `copies` samples draws, as long as there is one for all of them, and whence the others."""
+        if isinstance(self.generator, torch.Generator) or copies == 1:
+            return self.generator, self.generator
+        return self.by_sample[0], [g for clips in self.by_sample[1:] for g in clips]
 
     def about(self, t: int) -> dict[str, Any]:
         """What it says of the distribution of future grid t."""
@@ -75,8 +83,8 @@ class TokenGrids(WorldModule):
     @torch.no_grad()
     def predict(
         self, context_BTHW: Tensor, states_BFA: Tensor,
-        *, generator: torch.Generator, num_samples: int = 1, sampling: Sampling | None = None, targets_BTHW: Tensor | None = None,
-        teacher_forced: bool = False, top_k_logits: int = 0, codes_VC: Tensor | None = None,
+        *, generator: torch.Generator | Sequence[torch.Generator], num_samples: int = 1, sampling: Sampling | None = None,
+        targets_BTHW: Tensor | None = None, teacher_forced: bool = False, top_k_logits: int = 0, codes_VC: Tensor | None = None,
     ) -> Prediction:
         """Predict the future grids one after the other; without dropout, but under `kept_dropout`.
 
@@ -106,10 +114,11 @@ class TokenGrids(WorldModule):
         drawn; only the first is described.
         """
         first_ND, others_ND = hidden_ND.tensor_split([len(hidden_ND) // copies])
-        how = {**asked.drawing, "confidence": confidence}
-        readings = [self.vocabulary.read(first_ND, num_draws=draws // copies, **how, **about)]
+        how: dict[str, Any] = {"sampling": asked.sampling, "confidence": confidence}
+        own, others = asked.generators(copies)
+        readings = [self.vocabulary.read(first_ND, num_draws=draws // copies, generator=own, **how, **about)]
         if len(others_ND):
-            readings.append(self.vocabulary.read(others_ND, **how))
+            readings.append(self.vocabulary.read(others_ND, generator=others, **how))
         ids_N = torch.cat([r.drawn_NK.t().flatten() for r in readings])
         sure = [r.confidence_NK.t().flatten() for r in readings if r.confidence_NK is not None]
         return readings[0], ids_N, torch.cat(sure) if sure else None

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from hwm.contracts import Sampling
 
+Chance = torch.Generator | Sequence[torch.Generator] | Tensor
+"""Where uniform numbers come from: one generator; one for each clip and draw, clips first, of rows that are so many clips' one
+after the other; or the numbers themselves, float64 (N, num) in [0, 1)."""
 NUCLEUS = (256, 4096)
 """How many of the most likely are looked at first for top-p, and then."""
 
@@ -72,7 +75,7 @@ def top_k(logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, index
 
 
-def draw(logits_NV: Tensor, sampling: Sampling, *, generator: torch.Generator, num: int = 1) -> Tensor:
+def draw(logits_NV: Tensor, sampling: Sampling, *, generator: Chance, num: int = 1) -> Tensor:
     """Draw `num` indices a row, (N, num) int64.
 
     The order is temperature, then the k most likely, then the smallest set of the most likely with probability of
@@ -81,22 +84,22 @@ def draw(logits_NV: Tensor, sampling: Sampling, *, generator: torch.Generator, n
     if sampling.temperature == 0:
         return greedy(logits_NV)[:, None].expand(-1, num)
     V = logits_NV.shape[1]
-    uniform = _uniform(logits_NV, generator=generator, num=num)
+    uniform_NK = uniform(len(logits_NV), generator, num=num).to(logits_NV.device)
     logits_NV = logits_NV.float() if logits_NV.dtype in (torch.bfloat16, torch.float16) else logits_NV
     keep = min(sampling.top_k or V, V)
     if keep == V and sampling.top_p == 1:
-        return _inverse_cdf((logits_NV / sampling.temperature).softmax(1), uniform)
+        return _inverse_cdf((logits_NV / sampling.temperature).softmax(1), uniform_NK)
     if keep < V:
         values, index = top_k(logits_NV, keep)
-        return index.gather(1, _nucleus((values / sampling.temperature).softmax(1), sampling.top_p, uniform))
+        return index.gather(1, _nucleus((values / sampling.temperature).softmax(1), sampling.top_p, uniform_NK))
     # Most rows reach top_p among few: only those that do not are sorted further.
     total_N1 = (logits_NV / sampling.temperature).logsumexp(1, keepdim=True)
-    drawn_NK, rows = torch.empty_like(uniform, dtype=torch.int64), torch.arange(len(uniform), device=uniform.device)
+    drawn_NK, rows = torch.empty_like(uniform_NK, dtype=torch.int64), torch.arange(len(uniform_NK), device=uniform_NK.device)
     for keep in [k for k in NUCLEUS if k < V] + [V]:
         values, index = top_k(logits_NV[rows], keep)
         probability = (values / sampling.temperature - total_N1[rows]).exp()
         enough = probability.sum(1) >= sampling.top_p if keep < V else torch.ones_like(rows, dtype=torch.bool)
-        place = _nucleus(probability[enough], sampling.top_p, uniform[rows[enough]])
+        place = _nucleus(probability[enough], sampling.top_p, uniform_NK[rows[enough]])
         drawn_NK[rows[enough]] = index[enough].gather(1, place)
         rows = rows[~enough]
         if not len(rows):
@@ -114,7 +117,7 @@ def _nucleus(probability_Nk: Tensor, top_p: float, uniform_NK: Tensor) -> Tensor
     return _inverse_cdf(probability_Nk.masked_fill(outside, 0), uniform_NK)
 
 
-def draw_digits(logits: Sequence[Tensor], temperature: float, *, generator: torch.Generator, num: int = 1) -> list[Tensor]:
+def draw_digits(logits: Sequence[Tensor], temperature: float, *, generator: Chance, num: int = 1) -> list[Tensor]:
     """Draw `num` ids a row whose digits are independent, lowest digit first: (N, num) int64 for each digit.
 
     logits: of each digit, (N, size).  The ids are those that `draw` gives for the table of all ids, which is not made: the
@@ -122,16 +125,29 @@ def draw_digits(logits: Sequence[Tensor], temperature: float, *, generator: torc
     """
     if temperature == 0 or len(logits) == 1:
         return [draw(part_Nv, Sampling(temperature=temperature), generator=generator, num=num) for part_Nv in logits]
-    uniform, digits = _uniform(logits[0], generator=generator, num=num), []
+    left_NK, digits = uniform(len(logits[0]), generator, num=num).to(logits[0].device), []
     for part_Nv in reversed(logits):
-        digit_NK, uniform = _invert((part_Nv.float() / temperature).softmax(1), uniform)
+        digit_NK, left_NK = _invert((part_Nv.float() / temperature).softmax(1), left_NK)
         digits.append(digit_NK)
     return digits[::-1]
 
 
-def _uniform(logits_NV: Tensor, *, generator: torch.Generator, num: int) -> Tensor:
-    uniform = torch.rand(len(logits_NV), num, generator=generator, device=generator.device, dtype=torch.float64)
-    return uniform.to(logits_NV.device).clamp(max=1 - 1e-12)
+def uniform(num_rows: int, generator: Chance, *, num: int = 1) -> Tensor:
+    """Uniform numbers (num_rows, num), float64 in [0, 1).
+
+    Of several generators each gives one draw of the rows of its clip, whose numbers so do not depend on its company.
+    Raises ValueError where they do not share the rows evenly.
+    """
+    if isinstance(generator, Tensor):
+        return generator
+    if isinstance(generator, torch.Generator):
+        drawn = torch.rand(num_rows, num, generator=generator, device=generator.device, dtype=torch.float64)
+        return drawn.clamp(max=1 - 1e-12)
+    clips, rest = divmod(len(generator), num)
+    if rest or num_rows % max(clips, 1):
+        raise ValueError(f"{num_rows} rows of {num} draws cannot be shared evenly by {len(generator)} generators")
+    parts = [torch.rand(num_rows // clips, generator=g, device=g.device, dtype=torch.float64) for g in generator]
+    return torch.stack(parts).view(clips, num, -1).transpose(1, 2).reshape(num_rows, num).clamp(max=1 - 1e-12)
 
 
 def _inverse_cdf(weight_NV: Tensor, uniform_NK: Tensor) -> Tensor:

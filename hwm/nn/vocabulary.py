@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hwm.contracts import Prediction, Sampling
 from hwm.nn.losses import chunk_rows, linear_cross_entropy
-from hwm.nn.sampling import draw, draw_digits, linear_greedy, top_k
+from hwm.nn.sampling import Chance, draw, draw_digits, linear_greedy, top_k, uniform
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Vocabulary(nn.Module):
 
     def read(
         self, hidden_ND: Tensor,
-        *, sampling: Sampling, generator: torch.Generator, num_draws: int = 1, targets_N: Tensor | None = None, num_top: int = 0,
+        *, sampling: Sampling, generator: Chance, num_draws: int = 1, targets_N: Tensor | None = None, num_top: int = 0,
         codes_VC: Tensor | None = None, confidence: bool = False,
     ) -> TokenReading:
         """Draw from the distribution and describe it, chunk by chunk.
@@ -113,33 +113,36 @@ class Vocabulary(nn.Module):
         filtered = sampling.temperature > 0 and (sampling.top_k > 0 or sampling.top_p < 1)
         apart = describe and not filtered and num_top <= 1 and (codes_VC is None or effects is not None)
         chunk = self._chunk(joint=filtered or (describe and not apart))
+        warm = sampling.temperature > 0
+        numbers_NK = uniform(len(hidden_ND), generator, num=num_draws) if warm else hidden_ND.new_empty(len(hidden_ND), 0)
         parts = []
         for start in range(0, len(hidden_ND), chunk):
             hidden_nD = hidden_ND[start : start + chunk]
             targets_n = None if targets_N is None else targets_N[start : start + chunk]
+            chance_nK = numbers_NK[start : start + chunk]
             if not describe:
                 if sampling.temperature == 0:
                     drawn_nK = self._greedy(hidden_nD)[:, None].expand(-1, num_draws)
                 elif self._flat or filtered:
                     logits_nV = self.logits(hidden_nD) if self._flat else self.log_probabilities(hidden_nD)
-                    drawn_nK = draw(logits_nV, sampling, generator=generator, num=num_draws)
+                    drawn_nK = draw(logits_nV, sampling, generator=chance_nK, num=num_draws)
                 else:
                     logits = self.logits(hidden_nD).split(self.factors, 1)
-                    drawn_nK = self._joined(draw_digits(logits, sampling.temperature, generator=generator, num=num_draws))
+                    drawn_nK = self._joined(draw_digits(logits, sampling.temperature, generator=chance_nK, num=num_draws))
                 parts.append(TokenReading(drawn_nK))
             elif apart:
-                how: dict[str, Any] = {"sampling": sampling, "generator": generator, "num_draws": num_draws}
+                how: dict[str, Any] = {"sampling": sampling, "generator": chance_nK, "num_draws": num_draws}
                 parts.append(self._describe_digits(hidden_nD, targets_n, effects, confidence=confidence, top=num_top > 0, **how))
             else:
                 log_p_nV = self.log_probabilities(hidden_nD)
-                drawn_nK = draw(log_p_nV, sampling, generator=generator, num=num_draws)
+                drawn_nK = draw(log_p_nV, sampling, generator=chance_nK, num=num_draws)
                 num = min(num_top, self.vocab_size)
                 parts.append(_describe(log_p_nV, drawn_nK, targets_n, num, codes_VC, confidence))
         return _concatenate(parts)
 
     def _describe_digits(
         self, hidden_ND: Tensor, targets_N: Tensor | None, effects: list[Tensor] | None,
-        *, sampling: Sampling, generator: torch.Generator, num_draws: int, confidence: bool, top: bool,
+        *, sampling: Sampling, generator: Chance, num_draws: int, confidence: bool, top: bool,
     ) -> TokenReading:
         """The reading from the digits' own distributions, without the joint table.  top: whether the likeliest id is told."""
         target_digits = None if targets_N is None else self.digits(targets_N).unbind(-1)

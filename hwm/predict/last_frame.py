@@ -60,7 +60,7 @@ def draw(
     drawn: list[list[Tensor]] = [[] for _ in range(num_clips)]
     by_clip = model.predicts == "tokens"
     for clips, members in _parts(num_clips, num_samples, members_at_once=members_at_once, by_clip=by_clip):
-        own = [_generator(seeds[c], m, states_BFA.device) for c in clips for m in members]
+        own = [generator_of(seeds[c], m, states_BFA.device) for c in clips for m in members]
         dream = Dream(
             model, tokenizer, generator=own[0] if by_clip else own, num_samples=len(members), sampling=sampling,
             step_frames=min(max(horizons), model.reach), poll=poll,
@@ -105,6 +105,7 @@ def _parts(num_clips: int, num_samples: int, *, members_at_once: int, by_clip: b
             yield range(first, min(first + clips, num_clips)), range(member, min(member + members, num_samples))
 
 
-def _generator(seed: int, member: int, device: torch.device) -> torch.Generator:
+def generator_of(seed: int, member: int, device: torch.device) -> torch.Generator:
+    """The generator of one sample of a clip, the same for the same numbers."""
     state = np.random.SeedSequence([seed, member]).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))

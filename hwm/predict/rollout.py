@@ -34,7 +34,7 @@ from hwm.tokenizers.open import Pixels
 
 AnyTokenizer = Tokenizer | LatentTokenizer | Pixels
 Generators = torch.Generator | Sequence[torch.Generator]
-"""One for all, or but for models of tokens one for each clip and sample, clips first: samples then ignore their company."""
+"""One for all, or one for each clip and sample, clips first: samples then ignore their company."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Dream:
     sampling: None takes the model's own way.  step_frames: frames of a step, of a model with a reach; 0: as it is configured.
     poll: called before each step; may raise.
     context_frames, step_frames: frames of the recording that the context spans and that one step adds.
-    Raises ValueError for a tokenizer of another kind, or several generators for a model of tokens.
+    num_clips: B, since the last reset.
+    Raises ValueError for a tokenizer of another kind.
     """
 
     def __init__(
@@ -70,8 +71,6 @@ class Dream:
             self.step_frames = step_frames
         if tokenizer is not None and model.predicts != tokenizer.kind:
             raise ValueError(f"the model predicts {model.predicts}; tokenizer {tokenizer.name} gives {tokenizer.kind}")
-        if model.predicts == "tokens" and not isinstance(generator, torch.Generator):
-            raise ValueError("a model of tokens draws all samples from one generator; give one")
         self.model, self.tokenizer, self.generator, self.sampling = model, tokenizer, generator, sampling
         self.num_samples, self.poll = num_samples, poll
         self._whole = _whole_blocks(model, clock)
@@ -103,7 +102,7 @@ class Dream:
         if states_BFA.shape[:2] != (len(context), self.context_frames):
             rows = f"{self.context_frames} state rows for each of {len(context)} clips"
             raise ValueError(f"the context has {rows}, got {tuple(states_BFA.shape[:2])}")
-        self._own, self._num_clips = None, len(context)
+        self._own, self.num_clips = None, len(context)
         self._grids, self._rows = self._for_samples(grids), self._for_samples(states_BFA)
         self._seen = None if seen is None else self._for_samples(seen)
 
@@ -116,8 +115,8 @@ class Dream:
         (reference F row 3).  options: for `model.predict`, such as targets_BTHW.
         Raises ValueError for states of another number of clips, or without a tokenizer where one is needed.
         """
-        if len(states_BFA) not in (self._num_clips, self._num_clips * self.num_samples):
-            wanted = f"{self._num_clips} clips or {self._num_clips * self.num_samples} samples"
+        if len(states_BFA) not in (self.num_clips, self.num_clips * self.num_samples):
+            wanted = f"{self.num_clips} clips or {self.num_clips * self.num_samples} samples"
             raise ValueError(f"a step needs states of {wanted}, got {len(states_BFA)}")
         states_BFA = states_BFA if len(states_BFA) == len(self._rows) else self._for_samples(states_BFA)
         self.poll()
@@ -154,6 +153,35 @@ class Dream:
             generator = own.clone_state() if isinstance(own, torch.Generator) else [g.clone_state() for g in own]
         other.generator = generator
         return other
+
+    @property
+    def age(self) -> int:
+        """State rows that it holds: dreams of one model that hold as many can be joined."""
+        return self._rows.shape[1]
+
+    @staticmethod
+    def joined(dreams: Sequence[Dream]) -> Dream:
+        """One dream of the clips of several of the same age, each with generators of its own: their next steps in one pass."""
+        other = copy.copy(dreams[0])
+        for name in ("_grids", "_seen", "_rows", "_own"):
+            parts = [getattr(dream, name) for dream in dreams]
+            setattr(other, name, None if parts[0] is None else torch.cat(parts))
+        other.generator = [g for dream in dreams for g in cast(Sequence[torch.Generator], dream.generator)]
+        other.num_clips = sum(dream.num_clips for dream in dreams)
+        return other
+
+    def parted(self) -> list[Dream]:
+        """A dream of every clip, which go on by themselves."""
+        K, generators = self.num_samples, cast(Sequence[torch.Generator], self.generator)
+        dreams = []
+        for first in range(0, self.num_clips * K, K):
+            other = copy.copy(self)
+            for name in ("_grids", "_seen", "_rows", "_own"):
+                whole = getattr(self, name)
+                setattr(other, name, None if whole is None else whole[first : first + K])
+            other.generator, other.num_clips = generators[first : first + K], 1
+            dreams.append(other)
+        return dreams
 
     def _reaching(self, rows_BFA: Tensor, options: dict[str, Any]) -> Step:
         """A step from the anchor, in two parts where the reach ends inside it."""

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from seeds import gen
 
 from hwm.contracts import Sampling
-from hwm.nn.sampling import draw, draw_digits, greedy, linear_greedy, top_k
+from hwm.nn.sampling import draw, draw_digits, greedy, linear_greedy, top_k, uniform
 
 SIZES = [1, 3, 97, 160, 500, 1000, 1024, 64000]
 
@@ -130,3 +130,15 @@ def test_top_p_of_a_large_vocabulary_equals_sorting_all_of_it(top_p):
     for row, p in zip(drawn, (logits / 0.8).softmax(1)):
         least = p[row].min()
         assert p[p > least].sum() < top_p
+
+
+def test_several_generators_give_each_clip_and_draw_its_own_numbers():
+    def of(*seeds):
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    both = uniform(6, of(1, 2, 3, 4), num=2)  # two clips of three rows, two draws a row
+    assert both.shape == (6, 2) and len(both.unique()) == 12
+    assert torch.equal(both[3:], uniform(3, of(3, 4), num=2)) and torch.equal(both[:, 1:], uniform(6, of(2, 4)))
+    for rows, num in ((5, 2), (6, 3)):
+        with pytest.raises(ValueError, match="cannot be shared evenly by 4 generators"):
+            uniform(rows, of(1, 2, 3, 4), num=num)
