@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-EXTRAS = "sim,report,wan,lerobot,hub,test"
+EXTRAS = "sim,report,wan,lerobot,hub,env,test"
 INPUTS = ("pyproject.toml", "constraints/torch.txt", "constraints/pins.txt", "run.py")
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 

@@ -222,8 +222,8 @@ def _use(config: RunConfig, world: bool) -> str:
         lines += ["hwm evaluate THIS_FOLDER --data DATA --out scores",
                   f"hwm train {config.recipe} --init THIS_FOLDER --out RUN --data DATA --val HELD_OUT"]  # fmt: skip
     code = "\n".join(f"    {line}" for line in lines)
-    call = "frames, states, num_frames=34"
-    python = f"\n\n    import hwm\n    future = hwm.load('THIS_FOLDER').predict({call})" if world else ""
+    call = "frames, states, num_frames=34, samples=4"
+    python = f"\n\n    import hwm\n    future = hwm.load('THIS_FOLDER').predict({call}).mean" if world else ""
     if config.model.role == "twin":
         python = ("\n\n    from hwm.models.twin import Motion\n    from hwm.runs import load_run"
                   "\n    motion = Motion(load_run('THIS_FOLDER').model)    # then reset(states), step(command)")  # fmt: skip

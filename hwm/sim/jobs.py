@@ -80,7 +80,7 @@ class Studio:
         size, flat, reports = job.settings.size, shard.split != "train", []
         with RawShardWriter(job.root, shard=shard.index, height=size, width=size, flat=flat) as writer:
             for number, segment in enumerate(shard.segments):
-                recording, renderer = self._open(segment, job.settings)
+                recording, renderer = self.open(segment, job.settings)
                 for frames, states, masks in recording.frames(renderer):
                     writer.append(frames, states, number, masks)
                     advance(len(frames))
@@ -93,7 +93,7 @@ class Studio:
     def _clips(self, job: Job, clips: Clips, advance: Advance) -> list[dict]:
         """Cut a recording into clips of 97 states: 17 frames to see, 77 in the truth; the rest is not rendered."""
         assert job.truth is not None
-        recording, renderer = self._open(clips.segment, job.settings)
+        recording, renderer = self.open(clips.segment, job.settings)
         steps = recording.steps()
         for clip in range(clips.first, clips.first + clips.count):
             pictures, states = [], []
@@ -110,7 +110,8 @@ class Studio:
         renderer.close()
         return [{"clips": list(range(clips.first, clips.first + clips.count)), **_describe(recording)}]
 
-    def _open(self, segment: Segment, settings: Settings) -> tuple[Recording, WarpRenderer | GLRenderer]:
+    def open(self, segment: Segment, settings: Settings) -> tuple[Recording, WarpRenderer | GLRenderer]:
+        """A recording that has not begun, and its camera."""
         texture_size = int(np.clip(settings.size, LEAST_TEXELS, MOST_TEXELS))
         image_size = settings.size * (2 if settings.antialias else 1)
         recording = Recording(segment, texture_size=texture_size, image_size=image_size, shift=settings.shift)

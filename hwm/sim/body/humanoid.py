@@ -16,7 +16,7 @@ from hwm.sim.body.motion import Track, Tremor, natural_duration
 from hwm.sim.body.reach import ARM_SLICE, Pose, Reach, Reacher
 from hwm.sim.body.robot import BASE, CAMERA, FINGER_CLOSED, FINGERS, JOINTS, LEG, NUM_JOINTS, SIDES, Side
 from hwm.sim.home.objects import Thing
-from hwm.sim.home.scene import TIMESTEP, Scene
+from hwm.sim.home.scene import FIXTURES, TIMESTEP, Scene
 
 HZ = 30
 SUBSTEPS = round(1 / HZ / TIMESTEP)
@@ -38,6 +38,8 @@ ARM_SPEED, LEG_SPEED = 1.05, 0.28
 POSE_GAIN = 4.0
 """Base velocity per metre or radian of position error, 1/s."""
 LIMIT_MARGIN = 0.01
+HOLDS_FROM, LETS_GO_BELOW = 0.5, 0.3
+"""Closures at which a commanded hand takes what it reaches, and lets go (ours; behaviours close to 0.55 or more, open to 0.1)."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,30 @@ class Humanoid:
             self._mujoco.mj_step(self.model, self.data)
             self.time += TIMESTEP
         self._see()
+
+    def follow(self, states_A: np.ndarray) -> None:
+        """Advance by one video frame on the way to commanded states (25,), as an operator's moves do with their own set-points.
+
+        Set-points go there in a straight line and the base drives at the commanded velocities.  A hand that closes takes what
+        it reaches, one that opens lets go.
+        """
+        parts = self._slices | {f"{side}_hand": slice(NUM_JOINTS + k, NUM_JOINTS + k + 1) for k, side in enumerate(SIDES)}
+        start = {part: self.tracks[part].now for part in parts}
+        for k in range(1, SUBSTEPS + 1):
+            for part, rows in parts.items():
+                self.tracks[part] = Track(start[part] + (states_A[rows] - start[part]) * (k / SUBSTEPS))
+            forward, turning = float(states_A[23]), float(states_A[24])
+            self.place = self.place + TIMESTEP * np.r_[forward * self.forward[:2], turning]
+            self._write_controls(np.array([forward, turning]), np.zeros(NUM_JOINTS))
+            self._mujoco.mj_step(self.model, self.data)
+            self.time += TIMESTEP
+        self._see()
+        for side in SIDES:
+            closure = self.tracks[f"{side}_hand"].now[0]
+            if closure >= HOLDS_FROM and self.grip.held[side] is None and start[f"{side}_hand"][0] < closure:
+                self.grip.take_nearest(side)
+            elif closure < LETS_GO_BELOW:
+                self.grip.release(side)
 
     def _see(self) -> None:
         """Bring poses of bodies, camera and lights up to the configuration after the last step."""
@@ -325,6 +351,13 @@ class Grip:
         mujoco.mju_rotVecQuat(position, thing.xpos - hand.xpos, back)
         mujoco.mju_mulQuat(rotation, back, thing.xquat)
         return np.r_[position, rotation]
+
+    def take_nearest(self, side: Side) -> bool:
+        """Hold the object nearest to the palm, or a handle; False if none is within reach."""
+        palm = self._data.site(f"{side}_palm").xpos
+        names = sorted(self._things, key=lambda name: float(np.linalg.norm(palm - self._data.body(name).xpos)))
+        free = [name for name in names if name not in self.held.values()]
+        return any(self.take(side, name) for name in free[:1]) or any(self.take_handle(side, name) for name in FIXTURES)
 
     def take_handle(self, side: Side, fixture: str) -> bool:
         """Hold the handle of a drawer or door; False if it is out of reach."""

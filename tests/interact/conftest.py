@@ -1,0 +1,43 @@
+"""Two tiny trained worlds over a square that moves with the first state: frames as they are, and tokens."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from moving_square import write_moving
+from tiny_line import tokenizer
+
+from hwm.config import DataConfig, RunConfig, TrainConfig
+from hwm.interact.world import World
+from hwm.model_config import DirectConfig, STConfig
+from hwm.runs import train
+from hwm.tokenizers.encode import tokenize
+
+TRAIN = TrainConfig(steps=2, batch_size=2, lr=1e-2, warmup_steps=1, validate_every=0, checkpoint_every=2, threads=1, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("worlds")
+    raw = write_moving(root / "raw", rng=np.random.default_rng(0), frames=80, segments=3)
+    sizes = {"num_layers": 1, "num_heads": 2, "width": 16}
+    direct = DirectConfig(grid=(32, 32), patch=8, map_hidden=16, map_channels=4, **sizes)
+    data = DataConfig(clip="sampling", train=(str(raw),), image_size=32)
+    train(RunConfig(recipe="direct-tiny", tokenizer="pixels", model=direct, data=data, train=TRAIN), root / "direct")
+    coder = tokenizer(root / "coder")
+    tokenize(raw, root / "tokens", tokenizer=str(coder), workers=1)
+    st = STConfig(vocab_size=200, factors=(8, 5, 5), grid=(4, 4), state_hidden=16, num_states=34, init_std=0.5, **sizes)
+    data = DataConfig(clip="block_pairs", train=(str(root / "tokens"),))
+    train(RunConfig(recipe="st-tiny", tokenizer=str(coder), model=st, data=data, train=TRAIN), root / "st")
+    return SimpleNamespace(root=root, raw=raw, direct=root / "direct", st=root / "st")
+
+
+@pytest.fixture(scope="session")
+def worlds(place):
+    found = {name: World(place.root / name, device="cpu") for name in ("direct", "st")}
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # two steps of training move a picture by less than a level
+        for weight in found["direct"].model.parameters():
+            weight += 0.1 * torch.randn(weight.shape, generator=generator)
+    return found

@@ -1,0 +1,52 @@
+"""The simulator in the place of a dream: the same spaces and starts, and it goes where it is told."""
+
+import numpy as np
+import pytest
+
+import hwm
+
+pytest.importorskip("gymnasium")
+pytest.importorskip("mujoco", reason="the simulator's packages are not installed")
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    from hwm.config import DataConfig, RunConfig, TrainConfig
+    from hwm.interact.world import World
+    from hwm.model_config import DirectConfig
+    from hwm.runs import train
+
+    root = tmp_path_factory.mktemp("simulated")
+    hwm.simulate(
+        root / "sim", minutes=1.5 / 60, val_minutes=1.5 / 60, size=64, workers=1, segment_seconds=(1.4, 1.5), difficulty=1.0
+    )
+    raw = root / "sim/train_v2.0_raw"
+    model = DirectConfig(grid=(32, 32), num_layers=1, num_heads=2, width=16, map_hidden=16, map_channels=4)
+    training = TrainConfig(steps=1, batch_size=1, warmup_steps=0, validate_every=0, checkpoint_every=1, threads=1, device="cpu")
+    data = DataConfig(clip="block_pairs", train=(str(raw),), image_size=32)
+    train(RunConfig(recipe="direct-tiny", tokenizer="pixels", model=model, data=data, train=training), root / "run")
+    world = World(root / "run", device="cpu")
+    return [hwm.make_env(world, data=raw, world=name, frames=6, groups=["left_arm"]) for name in ("dream", "simulator")]
+
+
+def test_dream_and_simulator_begin_in_the_same_moment_and_part(both):
+    dream, sim = both
+    assert dream.observation_space == sim.observation_space and dream.action_space == sim.action_space
+    begun = [env.reset(seed=3) for env in both]
+    (dreamed, told), (simulated, same) = begun
+    assert told == same and np.array_equal(dreamed["states"], simulated["states"])
+    levels = dreamed["frame"].astype(float), simulated["frame"].astype(float)
+    assert np.abs(levels[0] - levels[1]).mean() < 4  # the recording went through a video file
+    control = dream.unwrapped.control
+    arm = list(control.rows)
+    action = np.where(simulated["states"][arm] < (control.low + control.high)[arm] / 2, 1, -1).astype(np.float32)
+    after = [[env.step(action) for _ in range(5)][-1] for env in both]
+    commanded, measured = (found[0]["states"] for found in after)
+    asked, left = np.abs(commanded - simulated["states"])[arm].mean(), np.abs(commanded - measured)[arm].mean()
+    assert asked > 0.01 and left < asked / 2  # radians
+    others = [i for i in range(21) if i not in arm]
+    assert np.abs(measured - simulated["states"])[others].max() < 0.1
+    assert all(len(found[4]["frames"]) == 6 for found in after)
+    again, _ = sim.reset(seed=3)
+    assert np.array_equal(again["frame"], simulated["frame"])
+    sim.close()
