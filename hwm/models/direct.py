@@ -184,11 +184,12 @@ class Direct(WorldModule):
     @torch.no_grad()
     def predict(
         self, context_BFHWC: Tensor, states_BFA: Tensor,
-        *, generator: Any = None, num_samples: int = 1, sampling: Sampling | None = None,
+        *, generator: Any = None, num_samples: int = 1, sampling: Sampling | None = None, last: int = 0,
     ) -> Prediction:
         """Predict as many frames after the context as there are state rows after its own: uint8 video_BKFHWC.
 
         context_BFHWC: uint8, the context's frames.  states_BFA: raw, one row a frame, from the first of the context.
+        last: only so many of these frames, the last ones; 0: all.  None depends on another.
         Nothing is drawn: generator and sampling are not read and all samples are equal.
         Raises ValueError for a context of another shape, or rows for no frame or for more than config.reach.
         """
@@ -201,7 +202,8 @@ class Direct(WorldModule):
             )
         B, device = len(context_BFHWC), context_BFHWC.device
         last_BCHW, past_BCHW = (self._pictures(context_BFHWC[:, i]) for i in (-1, 0))
-        horizons_TB = torch.arange(1, num_frames + 1, device=device)[:, None].expand(-1, B)
+        first = num_frames - last + 1 if last else 1
+        horizons_TB = torch.arange(first, num_frames + 1, device=device)[:, None].expand(-1, B)
         features_TBE = self.features(states_BFA, torch.full_like(horizons_TB, self.context_grids - 1), horizons_TB)
         parts = features_TBE.split(max(1, FRAMES_AT_ONCE // B))
         video_TBCHW = torch.cat([self(last_BCHW[None], past_BCHW[None], part) for part in parts])

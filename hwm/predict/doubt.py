@@ -154,6 +154,31 @@ DOUBTS = (
 """Every way of doubting: a new one is a function and a line here."""
 
 
+def glance(model: Any, tokenizer: Any, step: Step, last_BHWC: Tensor) -> Evidence:
+    """What one step tells that was asked once anyway, with the options of `glancing`, of one sample: on the CPU.
+
+    last_BHWC: the frame shown before the step, uint8.  Spreads over samples say nothing of it.
+    """
+    assert step.video_BFHWC is not None
+    found, num_frames = step.prediction, step.video_BFHWC.shape[1]
+    grids = torch.zeros(num_frames, dtype=torch.int64)
+    if model.predicts != "video":
+        grids = _grid_of_F(tokenizer.clock, model.context_grids, num_frames)
+    entropy, unrest = found.entropy_BTHW, found.unrest_BKTHW
+    return Evidence(
+        {SAMPLES: step.video_BFHWC[:, None].cpu()}, last_BHWC.cpu(), grids,
+        entropy_BTHW=None if entropy is None else entropy.cpu() / math.log(tokenizer.vocab_size),
+        unrest_BTHW=None if unrest is None else unrest.cpu().mean(1),
+    )  # fmt: skip
+
+
+def glancing(model: Any, tokenizer: Any) -> dict[str, Any]:
+    """What `Dream.step` must be asked so that `glance` finds all that it can."""
+    if model.predicts == "tokens":
+        return {"codes_VC": tokenizer.codes_VC}
+    return {"unrest": True} if model.predicts == "latents" else {}
+
+
 @torch.no_grad()
 def ask(
     model: Any, tokenizer: Any, context: Tensor, states_BFA: Tensor, *, num_samples: int, generator: torch.Generator,
@@ -195,6 +220,13 @@ def ask(
     return Evidence(videos, **_on_grids(tokenizer, context, first.prediction, K, codes_VC))
 
 
+def _grid_of_F(clock: Any, context_grids: int, num_frames: int) -> Tensor:
+    """Of each frame of a prediction after that many grids, its future grid, int64 (F,)."""
+    shared = context_grids % clock.grids
+    start = clock.num_frames(shared)
+    return torch.tensor([clock.grid_of(start + f) - shared for f in range(num_frames)])
+
+
 def _on_grids(tokenizer: Any, context: Tensor, found: Prediction, K: int, codes_VC: Tensor | None) -> dict[str, Any]:
     """What is known of the grids of a prediction of B * K rows, and of what the tokenizer makes of them."""
     clock, num_grids = tokenizer.clock, context.shape[1]
@@ -223,7 +255,7 @@ def _on_grids(tokenizer: Any, context: Tensor, found: Prediction, K: int, codes_
     num_frames = clock.num_frames(whole.shape[1]) - start
     made: dict[str, Any] = {
         "last_BHWC": last_BHWC,
-        "grid_of_F": torch.tensor([clock.grid_of(start + f) - shared for f in range(num_frames)]),
+        "grid_of_F": _grid_of_F(clock, num_grids, num_frames),
         "entropy_BTHW": None if entropy is None else entropy.mean(1) / math.log(tokenizer.vocab_size),
         "latents_BKTCHW": latents_BKTCHW,
         "past_BCHW": codes(context[:, -1:])[:, 0],

@@ -196,8 +196,9 @@ class Dream:
             num = min(missing, self.model.reach - num_since)
             more = state_window(rows_BFA, first_frame=start + self.step_frames - missing, num_states=num)
             self._rows, missing = torch.cat([self._rows, more], 1), missing - num
-            self._own = _future(self._predict(self._grids, self._rows, options))
-            parts.append(self._own[:, -num:])
+            new = _future(self._predict(self._grids, self._rows, options | {"last": num}))
+            self._own = torch.cat([self._own, new], 1) if num_since and self._own is not None else new
+            parts.append(new)
         video = torch.cat(parts, 1)
         return Step(Prediction(video_BKFHWC=video[:, None]), video)
 
