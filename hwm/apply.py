@@ -217,7 +217,7 @@ def predict_video(
     expect_suffix(out, ".mp4")
     expect_apart(out, data, kept_in(folder))
     run = load_run(folder, which=which, device=device, changes=changes, base=base)
-    model, clips = world_model(run), _watched(run, data)
+    model, clips = world_model(run), watched(run, data)
     if not 0 <= clip < len(clips):
         raise BadSetting("clip", f"must be one of {data}, which has clips 0..{len(clips) - 1}, not {clip}")
     coder, step = tokenizer_of(run, tokenizer, device=device), model.frame_step
@@ -271,7 +271,7 @@ def _frames_ahead(asked: int | None, clip: int, shard: Any, start: int, *, clock
     return asked
 
 
-def _watched(run: Run, data: Path) -> Clips:
+def watched(run: Run, data: Path) -> Clips:
     """Clips of the run's own kind, or of raw video, from which every model can start."""
     dataset: Any = open_dataset(data)
     if dataset.kind == "video":

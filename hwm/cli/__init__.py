@@ -27,6 +27,7 @@ VERBS = {
     "train": ("train", "train a recipe"),
     "evaluate": ("use", "score a run on held-out data and write its report"),
     "predict": ("use", "write a video of what a run predicts"),
+    "play": ("interact", "drive a run in the browser, beside what was recorded"),
     "experiment": ("use", "train and score what a paper's table asks for, and lay it out"),
     "submit": ("use", "write a challenge submission"),
     "export": ("use", "publish a run of any family, or a tokenizer, as a folder with a model card"),

@@ -9,6 +9,7 @@ from moving_square import write_moving
 from tiny_line import tokenizer
 
 from hwm.config import DataConfig, RunConfig, TrainConfig
+from hwm.interact.drive import Studio
 from hwm.interact.world import World
 from hwm.model_config import DirectConfig, STConfig
 from hwm.runs import train
@@ -41,3 +42,17 @@ def worlds(place):
         for weight in found["direct"].model.parameters():
             weight += 0.1 * torch.randn(weight.shape, generator=generator)
     return found
+
+
+@pytest.fixture(scope="session")
+def studio(tmp_path_factory):
+    """A small run that reaches seven frames far and two recordings of 90 frames, to be driven."""
+    root = tmp_path_factory.mktemp("driven")
+    raw = write_moving(root / "raw", rng=np.random.default_rng(0), frames=90, segments=2)
+    model = DirectConfig(
+        grid=(32, 32), patch=8, context_grids=3, future_grids=2, num_states=5, num_layers=1, num_heads=2, width=16, map_hidden=16,
+        map_channels=4, reach=7,
+    )  # fmt: skip
+    data = DataConfig(clip="sampling", train=(str(raw),), image_size=32)
+    train(RunConfig(recipe="tiny", tokenizer="pixels", model=model, data=data, train=TRAIN), root / "run")
+    return Studio(root / "run", raw, device="cpu")

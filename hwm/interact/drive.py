@@ -1,0 +1,288 @@
+"""Drive a world model: the robot's states come from a person, or from the recording, and the model shows what its camera sees.
+
+A `Studio` is what all who drive share: the model, the recordings to start from, and how far and how fast each state goes in
+them.  A `Drive` is one dream of it; neither knows of the network.  What they do takes as long as the model takes, so that a
+server calls them in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hwm.apply import watched
+from hwm.data.video import VideoWriter
+from hwm.data.windows import evenly, segment_end
+from hwm.predict.doubt import DOUBTS, glance, glancing
+from hwm.predict.last_frame import shrink
+from hwm.predict.rollout import Dream, Step
+from hwm.runs import Run, load_run, world_model
+from hwm.tokenizers.at_hand import expect_made_by, image_size_of, tokenizer_of
+from hwm.training.device import choose_device
+from hwm.work.ranges import BadSetting
+
+LOOKED_AT = 100_000
+"""State rows, evenly spread, from which the range and the pace of every state are taken."""
+USUAL_PACE = 0.995
+"""Share of the recorded changes from frame to frame that are no faster than the fastest one that a drive may ask for."""
+LIVE = ("token entropy", "flow unrest", "predicted change")
+"""Ways of doubting that need no second sample, the most telling first: the first that a family has is shown."""
+MAX_RECORDED_BYTES = 256 * 2**20
+"""Of frames that wait in memory until a recording is written."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One frame of a drive.
+
+    dream, truth: uint8 (H, W, 3), truth None after the recording's end.  doubt: float32 (H, W) in a unit of its own, or None.
+    states: float32 (A,), those that the frame was predicted from.  psnr: dB against the truth where the robot does what it did
+    there, else None.  frame: of the recording, after the context.  held: how many states were asked beyond their range.
+    """
+
+    dream: np.ndarray
+    truth: np.ndarray | None
+    doubt: np.ndarray | None
+    states: np.ndarray
+    psnr: float | None
+    frame: int
+    held: int
+
+
+class Studio:
+    """A trained world model and recordings to start from.
+
+    data: raw video, or the tokens or latents that the model predicts.  The rest as in `hwm predict`.
+    low, high, pace: of every state its range in the recordings, within the robot's limits, and its usual largest change
+    in a frame, float32 (A,).
+    Raises ValueError as `hwm predict` does.
+    """
+
+    def __init__(
+        self, run: Path, data: Path, *, which: str = "best", device: str = "auto", tokenizer: str = "", base: str = "",
+        changes: tuple[str, ...] = (), seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.device, self.seed = str(choose_device(device)), seed
+        self.run: Run = load_run(run, which=which, device=self.device, changes=changes, base=base)
+        self.model, self.clips = world_model(self.run), watched(self.run, data)
+        self.dataset: Any = self.clips.dataset
+        self.coder: Any = tokenizer_of(self.run, tokenizer, device=self.device)
+        expect_made_by(self.dataset, self.coder)
+        self.robot, self.hz, self.every = self.dataset.robot, self.dataset.hz, self.model.frame_step
+        self.height, self.width = image_size_of(self.run, self.coder)
+        self.low, self.high, self.pace = self._reach()
+
+    def _reach(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        lows, highs, paces = [], [], []
+        share = max(2, LOOKED_AT // len(self.dataset.shards))
+        for shard in self.dataset.shards:
+            rows = evenly(min(share, shard.num_frames - 1), shard.num_frames - 1)
+            states = shard.read_states(np.arange(shard.num_frames))
+            change = np.abs(states[rows + 1] - states[rows])[shard.segments[rows + 1] == shard.segments[rows]]
+            lows.append(states.min(0))
+            highs.append(states.max(0))
+            paces.append(np.quantile(change, USUAL_PACE, axis=0) if len(change) else np.zeros(states.shape[1]))
+        low, high = np.min(lows, 0), np.max(highs, 0)
+        if self.robot.limits:
+            ends = np.array(self.robot.limits)
+            low, high = np.clip(low, *ends.T), np.clip(high, *ends.T)
+        return low.astype(np.float32), high.astype(np.float32), np.max(paces, 0).astype(np.float32)
+
+    def target(self, wanted: Any) -> np.ndarray:
+        """A command, as it was said, as float64 (A,).  Raises ValueError for anything but a finite number for each state."""
+        dim = self.robot.dim
+        if not isinstance(wanted, list) or len(wanted) != dim or not all(type(x) in (int, float) for x in wanted):
+            raise ValueError(f"a command is a list of {dim} numbers")
+        if not all(abs(x) < 1e300 for x in wanted):  # nor NaN
+            raise ValueError("a command must be finite")
+        return np.array(wanted, np.float64)
+
+    def about(self) -> dict[str, Any]:
+        """What a page needs to show controls, as plain values."""
+        robot = self.robot
+        rest = [i for i in range(robot.dim) if not any(i in rows for rows in robot.groups.values())]
+        groups = {name: list(rows) for name, rows in robot.groups.items()}
+        if rest:
+            groups["others" if robot.groups else "states"] = rest
+        return {
+            "run": self.run.config.recipe or self.run.folder.name, "robot": robot.name, "names": list(robot.names),
+            "units": list(robot.units), "kinds": list(robot.kinds), "groups": groups, "clips": len(self.clips), "hz": self.hz,
+            "low": self.low.tolist(), "high": self.high.tolist(), "pace": self.pace.tolist(),
+            "size": [self.height, self.width], "every": self.every, "device": self.device,
+        }  # fmt: skip
+
+
+class Drive:
+    """One dream, driven.
+
+    target: where the person wants every state to be, float32 (A,); states go there no faster than they do in the recordings.
+    follow: the recorded states are taken instead, as far as they go.  doubting: maps of doubt are made.
+    """
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio, self.follow, self.doubting = studio, True, False
+        self.clip, self.ended, self.doubt_name = 0, False, ""
+        self._film: list[Shown] | None = None
+        self.start(0)
+
+    def start(self, clip: int) -> None:
+        """Begin at a clip's context.  Raises BadSetting for a clip that is not there or whose recording ends with its context."""
+        s = self.studio
+        if not 0 <= clip < len(s.clips):
+            raise BadSetting("clip", f"must be one of 0..{len(s.clips) - 1}, got {clip}")
+        shard, first = s.dataset.shards[s.clips.index.shard[clip]], int(s.clips.index.start[clip])
+        generator = torch.Generator(s.device).manual_seed(s.seed)
+        dream = Dream(s.model, s.coder, generator=generator, step_frames=1)
+        seen, end = dream.context_frames, segment_end(shard.segments, first)
+        if s.dataset.kind != "video":
+            end = min(end, s.coder.clock.num_blocks(shard.num_frames) * s.coder.clock.block)
+        if end - first < seen:
+            raise BadSetting("clip", f"{clip} ends before the {seen} frames that the model starts from; choose another")
+        states = shard.read_states(np.arange(first, end))
+        self._shard, self._first, self._block = shard, first, (-1, np.zeros(0))
+        context: Any = shard.read(first, s.coder.clock.num_frames(s.model.context_grids) if s.dataset.kind != "video" else seen)
+        context = torch.from_numpy(np.array(context))[None]
+        if s.dataset.kind == "video":
+            context = shrink(context, height=s.height, width=s.width)
+        dream.reset(context.to(s.device), torch.from_numpy(states[:seen])[None].to(s.device))
+        self.clip, self.ended, self._dream, self._recorded, self._seen, self._done = clip, False, dream, states, seen, 0
+        self._last, self.states = self._truth(seen - 1, 1)[0], states[seen - 1].copy()
+        self._anchor = self._last
+        self.target, self.follow = self.states.copy(), len(states) > seen
+
+    def first_look(self) -> Shown:
+        """The last seen frame, from which the dream starts."""
+        return Shown(self._last, self._last, None, self.states, None, 0, 0)
+
+    def aim(self, wanted: np.ndarray) -> int:
+        """Take over: from now on states go where the person wants; how many of them were asked beyond their range.
+
+        wanted: as `Studio.target` gives it.
+        """
+        low, high = np.minimum(self.studio.low, self.states), np.maximum(self.studio.high, self.states)
+        self.target, self.follow, self.ended = np.clip(wanted, low, high).astype(np.float32), False, False
+        return int(((wanted < low - 1e-6) | (wanted > high + 1e-6)).sum())
+
+    def step(self) -> list[Shown]:
+        """Predict on: the frames of one step of the model.  At the recording's end following ends; then there may be none."""
+        num, at, s = self._dream.step_frames, self._seen + self._done, self.studio
+        if self.follow:
+            rows = self._recorded[at:]
+            self.ended = len(rows) <= num
+            if len(rows) < num:  # the rest of the recording is shorter than a step
+                self.follow = False
+                return []
+        else:
+            rows = self._moving(num)
+        asked = glancing(s.model, s.coder) if self.doubting else {}
+        step = self._dream.step(torch.from_numpy(rows)[None].to(s.device), **asked)
+        assert step.video_BFHWC is not None
+        if not s.model.reach or self._done % s.model.reach == 0:
+            self._anchor = self._last
+        video, doubts = step.video_BFHWC[0].cpu().numpy(), self._doubts(step)
+        truths = self._truth(at, num)[:: s.every]
+        found = []
+        for i, dream in enumerate(video):
+            row = rows[min(i * s.every, len(rows) - 1)]
+            truth = truths[i] if i < len(truths) else None
+            psnr = _psnr(dream, truth) if self.follow and truth is not None else None
+            found.append(Shown(dream, truth, None if doubts is None else doubts[i], row, psnr, self._done + i * s.every + 1, 0))
+        self._done, self.states, self._last = self._done + num, rows[num - 1].copy(), video[-1]
+        if self.follow:
+            self.target = self.states.copy()
+        if self._film is not None:
+            self._film += found
+        return found
+
+    def _moving(self, num: int) -> np.ndarray:
+        """The next rows of states on their way to the target, (num, A)."""
+        rows, now = np.empty((num, len(self.states)), np.float32), self.states
+        for i in range(num):
+            now = now + np.clip(self.target - now, -self.studio.pace, self.studio.pace)
+            rows[i] = now
+        return rows
+
+    def _doubts(self, step: Step) -> np.ndarray | None:
+        """Maps of the frames of a step by the first way of doubting that the family has, float32 (F, H, W)."""
+        if not self.doubting:
+            return None
+        evidence = glance(self.studio.model, self.studio.coder, step, torch.from_numpy(self._anchor)[None])
+        by_name = {doubt.name: doubt.of for doubt in DOUBTS}
+        for name in LIVE:
+            maps = by_name[name](evidence)
+            if maps is not None:
+                self.doubt_name = name
+                whole: np.ndarray = maps[0].float().numpy()
+                return whole
+        return None
+
+    def _truth(self, start: int, count: int) -> np.ndarray:
+        """Recorded frames from the clip's frame `start` on, as many as there are up to `count`, uint8 (n, H, W, 3)."""
+        s, count = self.studio, max(0, min(count, len(self._recorded) - start))
+        if not count:
+            return np.zeros((0, s.height, s.width, 3), np.uint8)
+        if s.dataset.kind == "video":
+            found = torch.from_numpy(np.array(self._shard.read(self._first + start, count)))
+            return shrink(found, height=s.height, width=s.width).numpy()
+        side, frames = s.coder.clock.block, []
+        for block in range(start // side, (start + count - 1) // side + 1):
+            if self._block[0] != block:
+                grids = torch.from_numpy(self._shard.read(self._first + block * side, side))[None].to(s.device)
+                with torch.inference_mode():
+                    self._block = block, s.coder.decode(grids)[0].cpu().numpy()
+            frames.append(self._block[1])
+        return np.concatenate(frames)[start % side :][:count]
+
+    @property
+    def recording(self) -> bool:
+        return self._film is not None
+
+    def record(self) -> None:
+        """Keep from now on what is shown."""
+        self._film = []
+
+    @property
+    def full(self) -> bool:
+        """Whether what is kept has grown so large that it should be written."""
+        return self._film is not None and len(self._film) * self._last.nbytes > MAX_RECORDED_BYTES
+
+    def write(self, folder: Path) -> list[Path]:
+        """End a recording: an mp4 and, where pyarrow is installed, a LeRobot dataset of one episode; what was written."""
+        film, self._film = self._film or [], None
+        if not film:
+            raise ValueError("nothing was shown while recording")
+        folder.mkdir(parents=True, exist_ok=True)
+        names = {path.stem for path in folder.iterdir()}
+        name = next(name for i in range(1, 10**6) if (name := f"drive-{i:03d}") not in names)
+        frames, states = np.stack([shown.dream for shown in film]), np.stack([shown.states for shown in film])
+        hz, written = max(1, round(self.studio.hz / self.studio.every)), [folder / f"{name}.mp4"]
+        larger = max(1, 256 // max(frames.shape[1:3]))
+        with VideoWriter(written[0], height=larger * frames.shape[1], width=larger * frames.shape[2], fps=hz) as writer:
+            writer.write(frames.repeat(larger, 1).repeat(larger, 2))
+        try:
+            from hwm.data.recordings.lerobot_writer import LeRobotWriter
+
+            size: dict[str, Any] = {"height": frames.shape[1], "width": frames.shape[2]}
+            with LeRobotWriter(folder / name, robot=self.studio.robot, hz=hz, **size) as dataset:
+                dataset.append([(frames, states)], task=f"driven by hand in the dream of {self.studio.run.config.recipe}")
+            written.append(folder / name)
+        except ImportError:
+            pass
+        return written
+
+
+def heat(doubt: np.ndarray, scale: float) -> np.ndarray:
+    """A map of doubt as grey levels, uint8 (H, W), `scale` and more being white."""
+    levels: np.ndarray = (np.clip(doubt / max(scale, 1e-9), 0, 1) * 255).astype(np.uint8)
+    return levels
+
+
+def _psnr(found: np.ndarray, truth: np.ndarray) -> float:
+    error = float(np.square(found.astype(np.float32) - truth).mean())
+    return min(99.0, 20 * math.log10(255) - 10 * math.log10(max(error, 1e-9)))
+

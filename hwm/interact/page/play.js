@@ -1,0 +1,160 @@
+// @ts-check
+// The socket, the pictures, and what is measured of them.
+
+import { Controls } from "/controls.js";
+
+const at = (id) => /** @type {any} */ (document.getElementById(id));
+const RETRIES = 5, HERE_EVERY = 20000, KEPT = 300;
+let socket = null, controls = null, about = null, state = {}, tries = 0, resume = false;
+let delays = [], times = [], errors = [];
+
+function say(message) { if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message)); }
+
+function connect() {
+  at("banner").hidden = true;
+  const own = new WebSocket(`ws://${location.host}/drive`);
+  own.binaryType = "arraybuffer";
+  own.onmessage = ({ data }) => { if (typeof data === "string") heard(JSON.parse(data)); else picture(data); };
+  own.onclose = ({ code, reason }) => {
+    if (own !== socket) return;
+    controls?.release();
+    at("told").textContent = `Not connected${reason ? `: ${reason}` : code === 1006 ? ": the server does not answer" : ""}.`;
+    at("banner").hidden = false;
+    if (code === 1006 && tries++ < RETRIES) setTimeout(() => { if (own === socket) connect(); }, 1000);
+  };
+  socket = own;
+}
+
+function heard(message) {
+  switch (message.say) {
+    case "hello":
+      tries = 0;
+      about = message;
+      at("run").textContent = about.run;
+      at("facts").textContent = `${about.robot}, ${about.names.length} states at ${about.hz} Hz; ${about.size[1]}×${about.size[0]} px; ${about.device}`;
+      at("clips").textContent = `0 to ${about.clips - 1}`;
+      at("clip").max = about.clips - 1;
+      controls = new Controls(at("controls"), about, command);
+      break;
+    case "state":
+      if (message.clip !== state.clip || (message.follow && !state.follow)) { errors = []; curve(); }
+      state = message;
+      at("pause").textContent = state.playing ? "Pause" : "Play";
+      at("record").setAttribute("aria-pressed", String(state.recording));
+      at("record").textContent = state.recording ? "Stop recording" : "Record";
+      at("doubt").checked = state.doubt;
+      if (document.activeElement !== at("clip")) at("clip").value = state.clip;
+      at("status").textContent = state.note || "";
+      if (!state.doubt) { at("doubtful").textContent = ""; clear(at("doubts")); }
+      break;
+    default:
+      at("status").textContent = message.text || "";
+  }
+}
+
+function command(target) { // the newest alone, no more than one every drawn frame
+  say({ do: "command", at: performance.now(), target });
+}
+
+async function picture(data) {
+  const size = new DataView(data).getUint32(0, true);
+  const facts = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, size)));
+  let place = 4 + size;
+  const images = facts.sizes.map((bytes) => { place += bytes; return bytes ? new Blob([new Uint8Array(data, place - bytes, bytes)], { type: "image/jpeg" }) : null; });
+  try {
+    const [dream, truth, doubt] = await Promise.all(images.map((image) => image && createImageBitmap(image)));
+    draw(at("dream"), dream);
+    if (truth) draw(at("truth"), truth); else clear(at("truth"));
+    if (doubt) overlay(at("doubts"), doubt); else clear(at("doubts"));
+  } finally {
+    say({ do: "shown" });
+  }
+  const now = performance.now();
+  times.push(now);
+  if (facts.stamp !== null) delays = [...delays.slice(1 - KEPT), now - facts.stamp];
+  controls?.show(facts.states, facts.follow);
+  at("driven").textContent = `${facts.follow ? "follows the recorded states" : "driven by you"}, ${(facts.frame / about.hz).toFixed(1)} s`;
+  at("compared").textContent = !images[1] ? "has ended" : facts.follow ? "the same states" : "its own states, not yours";
+  if (facts.doubt !== null) at("doubtful").textContent = `(${facts.doubt[0]}, mean ${facts.doubt[1].toFixed(3)})`;
+  if (facts.psnr !== null) { errors.push([facts.frame, facts.psnr]); at("psnr").textContent = facts.psnr.toFixed(1); curve(); }
+  else if (!facts.follow) at("psnr").textContent = "– (driven)";
+  if (facts.held) at("status").textContent = `${facts.held} states are at the end of their range`;
+  measured(facts.dropped);
+}
+
+function draw(canvas, image) {
+  if (canvas.width !== image.width || canvas.height !== image.height) [canvas.width, canvas.height] = [image.width, image.height];
+  canvas.getContext("2d", { willReadFrequently: canvas.id === "doubts" }).drawImage(image, 0, 0);
+  image.close();
+}
+
+function clear(canvas) { canvas.getContext("2d", { willReadFrequently: canvas.id === "doubts" }).clearRect(0, 0, canvas.width, canvas.height); }
+
+function overlay(canvas, image) { // grey levels become red, the more opaque the greater the doubt
+  draw(canvas, image);
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const pixels = context.getImageData(0, 0, canvas.width, canvas.height);
+  for (let i = 0; i < pixels.data.length; i += 4) {
+    const grey = pixels.data[i];
+    pixels.data.set([255, 40, 0, grey * 0.8], i);
+  }
+  context.putImageData(pixels, 0, 0);
+}
+
+function measured(dropped) {
+  const now = performance.now();
+  while (times.length && times[0] < now - 2000) times.shift();
+  const seconds = times.length > 1 ? (now - times[0]) / 1000 : 0;
+  const rate = seconds ? `${((times.length - 1) / seconds).toFixed(1)} frames/s` : "–";
+  const sorted = [...delays].sort((a, b) => a - b);
+  const q = (share) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))].toFixed(0);
+  const delay = sorted.length ? `p50 ${q(0.5)} ms, p95 ${q(0.95)} ms over ${sorted.length}` : "move a control";
+  at("measured").textContent = `${rate} · input to picture: ${delay} · ${dropped} frames not sent`;
+}
+
+function curve() {
+  const canvas = at("curve"), context = canvas.getContext("2d");
+  const style = getComputedStyle(document.documentElement);
+  [canvas.width, canvas.height] = [canvas.clientWidth * devicePixelRatio || 300, canvas.clientHeight * devicePixelRatio || 70];
+  if (errors.length < 2) return;
+  const values = errors.map(([, value]) => value), most = Math.max(...values), least = Math.min(...values), last = errors.at(-1)[0];
+  const span = Math.max(2, most - least), pad = 16 * devicePixelRatio, height = canvas.height - 2 * pad;
+  context.strokeStyle = style.getPropertyValue("--blue");
+  context.lineWidth = 2 * devicePixelRatio;
+  context.beginPath();
+  for (const [frame, value] of errors) context.lineTo(((frame - errors[0][0]) / (last - errors[0][0])) * canvas.width, pad + (1 - (value - least) / span) * height);
+  context.stroke();
+  context.fillStyle = style.getPropertyValue("--soft");
+  context.font = `${12 * devicePixelRatio}px system-ui`;
+  context.fillText(most.toFixed(1), 4, 13 * devicePixelRatio);
+  context.fillText(least.toFixed(1), 4, canvas.height - 4 * devicePixelRatio);
+}
+
+const start = () => say({ do: "start", clip: Math.min(Math.max(0, Math.floor(Number(at("clip").value) || 0)), about.clips - 1) });
+at("pause").onclick = () => say({ do: "pause", on: state.playing });
+at("step").onclick = () => say({ do: "step" });
+at("reset").onclick = start;
+at("clip").onchange = start;
+at("speed").onchange = () => say({ do: "speed", value: Number(at("speed").value) });
+at("doubt").onchange = () => say({ do: "doubt", on: at("doubt").checked });
+at("record").onclick = () => say({ do: "record", on: !state.recording });
+at("again").onclick = () => { tries = 0; connect(); };
+
+const typing = (event) => event.target instanceof HTMLInputElement && event.target.type === "number" || event.target instanceof HTMLSelectElement;
+addEventListener("keydown", (event) => {
+  if (!controls || typing(event) || event.ctrlKey || event.metaKey || event.altKey) return;
+  const other = { Space: "pause", Period: "step", Backspace: "reset" }[event.code];
+  if (other && !(event.code === "Space" && event.target instanceof HTMLButtonElement)) { if (!event.repeat) at(other).click(); event.preventDefault(); }
+  else if (controls.key(event, true)) event.preventDefault();
+});
+addEventListener("keyup", (event) => controls?.key(event, false));
+addEventListener("blur", () => controls?.release());
+document.addEventListener("visibilitychange", () => {
+  controls?.release();
+  if (document.hidden) { resume = state.playing; say({ do: "pause", on: true }); }
+  else if (socket?.readyState !== WebSocket.OPEN) { tries = 0; connect(); }
+  else if (resume) say({ do: "pause", on: false });
+});
+setInterval(() => { if (!document.hidden) say({ do: "here" }); }, HERE_EVERY);
+(function tick() { controls?.tick(); requestAnimationFrame(tick); })();
+connect();
