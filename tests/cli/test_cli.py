@@ -50,7 +50,8 @@ def test_recipes_are_listed_at_once_by_what_they_are_trained_on():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     *lines, torch = done.stdout.splitlines()
     heads = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
-    assert heads == ["two CPU cores:", "one GPU:", "several GPUs, as published:", "tokenizers:"] and torch == "False"
+    trained_on = ["two CPU cores:", "one GPU:", "several GPUs, as published:"]
+    assert heads == [*trained_on, "tokenizers:", "readers:", "twins:"] and torch == "False"
     assert max(map(len, lines)) <= 110 and any(line.startswith("  st-demo ") for line in lines[: lines.index("one GPU:")])
     assert lines[-1].startswith("Start with `hwm train st-demo`.")
 
