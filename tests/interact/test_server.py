@@ -13,14 +13,17 @@ import numpy as np
 import pytest
 
 pytest.importorskip("starlette", reason="the extra serve is not installed")
+from refusing import refused
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from hwm.cli import main
 from hwm.interact.drive import Drive
 from hwm.interact.guard import Guard, Keys, Limits, Rate
 from hwm.interact.server import application, serve
+from hwm.interact.server import listening as bound
 from hwm.interact.session import Host
 from hwm.work.signals import StopFlag
 
@@ -429,3 +432,20 @@ def test_headers_that_are_too_large_or_no_http_are_refused(listening):
     page = http.client.HTTPConnection("127.0.0.1", listening.port)
     page.request("GET", "/", headers={"Cookie": listening.cookie})
     assert page.getresponse().status == 200
+
+
+@pytest.mark.parametrize("more, fault", [
+    (["--address", "0.0.0.0"], "--address must be that of one interface"),
+    (["--address", "192.168.1.5"], "--address 192.168.1.5 is reached by other machines: add --exposed"),
+    (["--address", "my.house"], "--address must be an address such as 127.0.0.1"),
+    (["--port", "70000"], "--port must be 65535 or less"),
+    (["--sessions", "0"], "--sessions must be 1 or more"),
+])  # fmt: skip
+def test_where_it_listens_is_said_with_care(capsys, tmp_path, more, fault):
+    assert main(["play", str(tmp_path / "run"), "--data", str(tmp_path), *more]) == 2
+    assert fault in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_said():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        refused("cannot listen there .*choose another --port", lambda: bound("127.0.0.1", taken.getsockname()[1]).__enter__())
