@@ -122,7 +122,8 @@ def _doubts(errors_NA: np.ndarray, spreads_NA: np.ndarray, means: Means) -> dict
     def ratio(times_N: np.ndarray) -> float:
         return float(np.sqrt((times_N @ errors_N**2) / max(times_N @ spreads_N**2, 1e-30)))
 
-    found = {CLIPS_RANK: clip_correlation(spreads_N, errors_N, means), SCALE: resampled(ratio, len(errors_N), means).within(0, np.inf)}
+    found = {CLIPS_RANK: clip_correlation(spreads_N, errors_N, means)}
+    found[SCALE] = resampled(ratio, len(errors_N), means).within(0, np.inf)
     assert means.groups is not None
     order = np.unique(means.groups, return_inverse=True)[1]
     learned, other = order % 2 == 0, order % 2 == 1
