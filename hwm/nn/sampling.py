@@ -147,7 +147,7 @@ def uniform(num_rows: int, generator: Chance, *, num: int = 1) -> Tensor:
     if rest or num_rows % max(clips, 1):
         raise ValueError(f"{num_rows} rows of {num} draws cannot be shared evenly by {len(generator)} generators")
     parts = [torch.rand(num_rows // clips, generator=g, device=g.device, dtype=torch.float64) for g in generator]
-    return torch.stack(parts).view(clips, num, -1).transpose(1, 2).reshape(num_rows, num).clamp(max=1 - 1e-12)
+    return torch.stack(parts).view(clips, num, -1).transpose(1, 2).reshape(num_rows, num).contiguous().clamp(max=1 - 1e-12)
 
 
 def _inverse_cdf(weight_NV: Tensor, uniform_NK: Tensor) -> Tensor:
