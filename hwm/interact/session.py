@@ -35,6 +35,8 @@ CREDIT = 2
 SPEEDS = (0.05, 4.0)
 GONE = 1.0
 """Seconds without a confirmation after which the dream waits for the browser."""
+EARLY = 0.05
+"""Seconds to spare when a step of many frames is begun before those of the last one are all shown."""
 STOPPED, NOT_JSON, REFUSED, TOO_LARGE, FULL = 1001, 1007, 1008, 1009, 1013
 """Codes with which a socket is closed (RFC 6455, section 7.4.1)."""
 
@@ -86,6 +88,7 @@ class Session:
         self.command: tuple[Any, float] | None = None
         self.newest: Picture | None = None
         self.unconfirmed, self.dropped, self.scale, self.epoch, self.held, self.note = 0, 0, 0.0, 0, 0, ""
+        self.thought = 0.0  # seconds that the last step took
         now = time.monotonic()
         self.commanded = self.heard = self.confirmed = now
         self._rate = Rate(self.limits.messages, self.limits.burst)
@@ -241,12 +244,14 @@ class Session:
             if epoch != self.epoch:
                 continue
             self.steps = max(0, self.steps - 1)
-            if len(pictures) > 1 and self.playing and not ended:
-                ahead = asyncio.ensure_future(self._think())
             seconds = self.host.studio.every / (self.host.studio.hz * self.speed)
-            for picture in pictures:
+            for left, picture in zip(range(len(pictures), 0, -1), pictures):
                 if epoch != self.epoch:
                     break
+                # As late as the next step can be begun, so that it still hears what is said meanwhile.
+                soon = left * seconds < EARLY + 2 * self.thought
+                if soon and ahead is None and len(pictures) > 1 and self.playing and not ended:
+                    ahead = asyncio.ensure_future(self._think())
                 due = max(due + seconds, loop.time())
                 await asyncio.sleep(due - loop.time())
                 self._offer(picture)
@@ -266,11 +271,13 @@ class Session:
         def step() -> tuple[list[Picture], bool]:
             if epoch != self.epoch:
                 return [], False
+            began = time.monotonic()
             if wanted is not None:
                 self.held = self.drive.aim(wanted)
             pictures = [self._picture(shown) for shown in self.drive.step()]
             if pictures:
                 pictures[0].stamp = stamp
+            self.thought = time.monotonic() - began
             return pictures, (self.drive.ended and self.drive.follow) or not pictures
 
         pictures, ended = await self.host.work(step)
