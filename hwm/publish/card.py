@@ -215,7 +215,10 @@ def _scores(scores: Scores) -> str:
 
 def _use(config: RunConfig, world: bool) -> str:
     if not world:
-        lines = ["hwm tokenize RAW OUT --tokenizer THIS_FOLDER",
+        used = {"tokenizer": "hwm tokenize RAW OUT --tokenizer THIS_FOLDER"}
+        read = "hwm evaluate RUN --data DATA --video RAW"
+        reads = f"{read} --readout THIS_FOLDER" if getattr(config.model, "reads", "") == "states" else f"{read}   # with masks"
+        lines = [used.get(config.model.role, reads),
                  f"hwm train {config.recipe} --init THIS_FOLDER --out RUN --data RAW --val HELD_OUT   # fine-tuned"]  # fmt: skip
     else:
         lines = ["hwm predict THIS_FOLDER --data DATA --out rollout.mp4"] if config.model.role == "world model" else []

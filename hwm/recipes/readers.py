@@ -12,10 +12,10 @@ def robot_mask() -> RunConfig:
     Data: raw video with masks, `hwm simulate --masks`.  What it finds in predicted frames is `hwm evaluate`'s robot-mask IoU.
     """
     return RunConfig(
-        recipe="robot-mask", model=ReaderConfig(), data=DataConfig(clip="blocks", image_size=64),
+        recipe="robot-mask", model=ReaderConfig(frames=4), data=DataConfig(clip="blocks", image_size=64),
         train=TrainConfig(
-            steps=1500, batch_size=8, lr=3e-3, betas=(0.9, 0.99), weight_decay=0.01, warmup_steps=50, schedule="linear",
-            ema=0.998, validate_every=500, validate_clips=64, checkpoint_every=500, log_every=50,
+            steps=600, batch_size=8, lr=3e-3, betas=(0.9, 0.99), weight_decay=0.1, warmup_steps=50, schedule="linear",
+            ema=0.99, precision="bfloat16", validate_every=300, validate_clips=64, checkpoint_every=300, log_every=50,
         ),
     )
 
@@ -27,7 +27,7 @@ def state_readout() -> RunConfig:
     predicted frames against what it reads off true ones.
     """
     mask = robot_mask()
-    return replace(mask, recipe="state-readout", model=ReaderConfig(reads="states"))
+    return replace(mask, recipe="state-readout", model=ReaderConfig(reads="states", frames=4))
 
 
 RECIPES = (robot_mask, state_readout)

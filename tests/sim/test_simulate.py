@@ -3,12 +3,15 @@ import multiprocessing
 
 import numpy as np
 import pytest
+import torch
 from refusing import refused
 
 from hwm.data.describe import check
 from hwm.data.onex import open_dataset
 from hwm.data.testsets import open_test_set
 from hwm.data.video import count_frames, read_video
+from hwm.models.reader import overlap
+from hwm.publish.loaded import MASK_READER, reader
 from hwm.sim.simulate import simulate
 from hwm.work.files import read_json
 
@@ -163,4 +166,8 @@ def test_masks_stand_beside_the_same_video(tmp_path, tiny):
     assert {name.rpartition("/")[2].split("_")[0].split(".")[0] for name in differ} == {"generator", "checksums"}
     assert "masks" not in read_json(tmp_path / "plain" / "train_v2.0_raw" / "generator.json")["settings"]
     assert all(check(tmp_path / "marked" / f"{split}_v2.0_raw").ok for split in ROWS)
-    assert all(0.02 < shard.read_masks(0, 9).mean() < 0.6 for shard in open_dataset(tmp_path / "marked/train_v2.0_raw").shards)
+    shards = open_dataset(tmp_path / "marked" / "train_v2.0_raw").shards
+    assert all(0.02 < shard.read_masks(0, 9).mean() < 0.6 for shard in shards)
+    shipped = reader(MASK_READER, "mask", device="cpu").model
+    found = [overlap(shipped.read(torch.tensor(s.read(0, 9))[None])[0], torch.tensor(s.read_masks(0, 9))).mean() for s in shards]
+    assert np.mean(found) > 0.6  # in rooms it never saw
