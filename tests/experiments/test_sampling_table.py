@@ -139,7 +139,6 @@ def page(recordings, tmp_path_factory):
     plan = Options(out=root / "out", data=recordings, clips=2, workers=2, runs=runs, samples=4, many_steps=1, most=6)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampling_grid, "FEW_STEPS", (1,))
-        patch.setattr(sampling_grid, "TUNING_CLIPS", 2)
         declared = declare(plan)
     return plan, declared, carry_out("sampling-table", declared, plan)
 

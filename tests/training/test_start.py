@@ -22,7 +22,7 @@ from hwm.training import checkpoint
 from hwm.training.optim import lr_at
 from hwm.training.start import start_from
 
-WORLDS = [name for name in FAMILIES if name != "fsq"]
+WORLDS = [name for name, config in FAMILIES.items() if config.role not in ("tokenizer", "reader")]
 
 
 def built(name, seed, **changes):
