@@ -57,15 +57,18 @@ class Predicted:
 class World:
     """A trained world model with its tokenizer, ready for arrays.
 
-    run, which, device, tokenizer: as `hwm.load`.
+    run, which, device, tokenizer: as `hwm.load`.  changes, base: as `hwm predict` takes them, `--set` and `--base`.
     context_frames: frames that it must have seen.  step_frames: frames that one step of a dream adds.  size: height and width of
     its frames in pixels.  robot, states: name of the robot that it learned from and of that robot's states in order; empty
     where an old run does not tell.
     """
 
-    def __init__(self, run: str | Path, *, which: str = "best", device: str = "auto", tokenizer: str = "") -> None:
+    def __init__(
+        self, run: str | Path, *, which: str = "best", device: str = "auto", tokenizer: str = "", base: str = "",
+        changes: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
         self.device, self.which = str(choose_device(device)), which
-        self.run = load_run(run, which=which, device=self.device)
+        self.run = load_run(run, which=which, device=self.device, changes=changes, base=base)
         self.model, self.tokenizer = world_model(self.run), tokenizer_of(self.run, tokenizer, device=self.device)
         self.context_frames, self.step_frames = frames_per_step(self.model, self.tokenizer.clock)
         self.size = image_size_of(self.run, self.tokenizer)

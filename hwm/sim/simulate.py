@@ -91,7 +91,7 @@ def simulate(
     Raises ValueError for settings outside their ranges, for a folder that holds other data and where MuJoCo or OpenGL
     is missing; ChildProcessError when a worker was killed; Stopped after SIGTERM, SIGINT or SIGHUP.
     """
-    _require_packages()
+    expect_packages()
     from hwm.sim.jobs import Job, run_jobs
     from hwm.sim.plan import DIFFICULTIES, Settings, make_plan
     from hwm.sim.renderer import choose_backend
@@ -200,7 +200,8 @@ class _Place:
         self.partial.rename(self.final)
 
 
-def _require_packages() -> None:
+def expect_packages() -> None:
+    """Raise ValueError, with the remedy, where what simulates is not installed."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         remedy = "pip install 'humanoid-world-models[sim]'"
