@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch.distributed.checkpoint import CheckpointException
 
 from hwm.safe_load.text import expect_fields, parse_json, read_bytes
 from hwm.training.processes import ALONE, Processes
@@ -80,8 +79,6 @@ def _write_share(building: Path, final: Path, tensors: Groups, processes: Proces
         return {"files": {f"{SHARDS}/{file.name}": _entry(file) for file in own}}
     except (OSError, SafetensorError) as error:
         return {"error": str(cannot_write(final / SHARDS, error))}
-    except CheckpointException as error:  # of several processes; the first reason stands for all
-        return {"error": str(cannot_write(final / SHARDS, next(iter(error.failures.values()))[0]))}
 
 
 def _finish(building: Path, final: Path, state: dict[str, Any], tensors: Groups, files: dict[str, Any]) -> None:

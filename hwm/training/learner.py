@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from hwm.config import RunConfig
 from hwm.contracts import Batch
@@ -21,7 +20,7 @@ from hwm.training.device import autocast, seed_of
 from hwm.training.optim import Ema, adamw, load_optimizer_tensors, optimizer_tensors
 from hwm.training.parallel import Parallel
 from hwm.training.processes import ALONE, Processes
-from hwm.training.stored import Groups, Stored
+from hwm.training.stored import Groups, Stored, is_share
 
 
 class Learner:
@@ -76,8 +75,8 @@ class Learner:
                 (terms["loss"] * (counts * world / accumulate)).backward()
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.detach().float() * (counts / accumulate)
-        norm = nn.utils.get_total_norm([p.grad for p in self.moved if p.grad is not None])
-        self._norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # whole also where processes hold shares
+        norm: Any = nn.utils.get_total_norm([p.grad for p in self.moved if p.grad is not None])
+        self._norm = norm.full_tensor() if is_share(norm) else norm  # whole also where processes hold shares
         *terms_N, found = torch.stack([*sums.values(), self._norm]).tolist()
         return dict(zip(sums, self.processes.sum(terms_N))) | {"grad_norm": found}
 

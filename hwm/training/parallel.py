@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint as recomputed
@@ -45,7 +43,8 @@ class Parallel:
         if train.recompute and not getattr(model.config, "checkpointing", False):  # Wan may bring its own
             recompute_blocks(model)
         self._ddp: DistributedDataParallel | None = None
-        if self.world > 1 and train.parallel == "fsdp":
+        self._shared = self.world > 1 and train.parallel == "fsdp"
+        if self._shared:
             _shard(model, blocks, self.world, device)
         elif self.world > 1:
             # Idle weights exist (Masked-HWM's last block; reference counts include them).  Looking for them every step
@@ -70,7 +69,7 @@ class Parallel:
         quiet: AbstractContextManager[Any] = nullcontext()
         if self._ddp is not None and not last:
             quiet = self._ddp.no_sync()
-        elif isinstance(self.model, FSDPModule):
+        elif self._shared:
             self.model.set_requires_gradient_sync(last)
         with quiet:
             yield
@@ -119,6 +118,8 @@ def _while_learning(forward: Callable[..., Any], plain: Callable[..., Any]) -> C
 
 
 def _shard(model: nn.Module, blocks: list[nn.Module], world: int, device: torch.device) -> None:
+    from torch.distributed.device_mesh import init_device_mesh  # here, as it takes a second
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
     mesh = init_device_mesh(device.type, (world,))
     for block in blocks:
         fully_shard(block, mesh=mesh)

@@ -21,7 +21,6 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from hwm.safe_load.paths import shown
 from hwm.safe_load.text import expect_fields, parse_json
@@ -35,9 +34,14 @@ Groups = dict[str, dict[str, Tensor]]
 """Tensors by name, in the groups "model", "optimizer" and "ema"."""
 
 
+def is_share(tensor: Tensor) -> bool:
+    """Whether a tensor is this process's share of one, a DTensor: told by its method, as importing that class takes a second."""
+    return hasattr(tensor, "full_tensor")
+
+
 def is_sharded(groups: Groups) -> bool:
     """Whether any tensor is only this process's share of one."""
-    return any(isinstance(tensor, DTensor) for named in groups.values() for tensor in named.values())
+    return any(is_share(tensor) for named in groups.values() for tensor in named.values())
 
 
 def write_whole(path: Path, named: dict[str, Tensor]) -> None:
@@ -56,13 +60,19 @@ def write_whole(path: Path, named: dict[str, Tensor]) -> None:
 
 
 def write_shards(folder: Path, groups: Groups, *, process_group: dist.ProcessGroup | None) -> None:
-    """Write this process's shards; called by all processes.  Tensors that all hold whole are written once."""
+    """Write this process's shards; called by all processes.  Tensors that all hold whole are written once.
+
+    Raises the first error of any process.
+    """
     from torch.distributed import checkpoint as dcp
     flat = {f"{group}.{name}": tensor.detach() for group, named in groups.items() for name, tensor in named.items()}
     writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its own deprecated calls
-        dcp.save(flat, storage_writer=writer, process_group=process_group)
+        try:
+            dcp.save(flat, storage_writer=writer, process_group=process_group)
+        except dcp.CheckpointException as error:  # of several processes; the first reason stands for all
+            raise next(iter(error.failures.values()))[0] from None
 
 
 @dataclass(frozen=True)
@@ -171,9 +181,9 @@ def _copy(opened: Any, piece: _Piece, local: Tensor, offsets: tuple[int, ...]) -
     local[tuple(place)] = opened.get_slice(piece.key)[tuple(source)].to(local.device)
 
 
-def _local(target: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+def _local(target: Any) -> tuple[Tensor, tuple[int, ...]]:
     """The memory of this process behind a tensor, and where in the whole it begins."""
-    if not isinstance(target, DTensor):
+    if not is_share(target):
         return target, (0,) * target.ndim
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
     _, offsets = compute_local_shape_and_global_offset(target.shape, target.device_mesh, target.placements)
