@@ -1,12 +1,12 @@
 """A trained world model in a few lines of Python: `world = hwm.load("runs/first")`, then `world.predict` or `world.dream`.
 
-Clips go in as arrays of numpy or torch, one or a batch of them; pictures of any size in the proportions of the training data.
+Clips go in as arrays of numpy or torch, one or a batch of them; pictures of any size.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,13 @@ from hwm.evaluate.scores import Scores
 from hwm.predict import ensemble
 from hwm.predict.last_frame import draw, generator_of, shrink
 from hwm.predict.rollout import Dream, frames_per_step
+from hwm.publish.trained import located
 from hwm.runs import load_run, world_model
 from hwm.tokenizers.at_hand import image_size_of, tokenizer_of
 from hwm.training.device import choose_device
+
+Array = np.ndarray | Tensor | Sequence[Any]
+"""Numbers as numpy, torch or nested lists have them."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +80,13 @@ class World:
         self.robot, self.states = str(known.get("name", "")), tuple(name for name, _ in known.get("states", ()))
 
     def predict(
-        self, frames: Any, states: Any, *, num_frames: int, samples: int = 1, seed: int = 0, temperature: float | None = None
+        self, frames: Array, states: Array, *, num_frames: int, samples: int = 1, seed: int = 0, temperature: float | None = None
     ) -> Predicted:
         """Predict the `num_frames` frames to come.
 
         frames: what the camera saw, RGB (F, H, W, 3) or (B, F, H, W, 3), uint8 or floats from 0 to 1, at least `context_frames`
-        of them; the last ones count.
+        of them; the last ones count.  Others than of `size` are resized, and before that cut around their centre to its
+        proportions, with a warning.
         states: rows of the robot's raw states, (F + num_frames, A) or more, with the axis of clips where frames have it, the
         first belonging to the first frame: measured beside the frames, and what the robot is going to do after them.
         samples: futures of every clip.  temperature: None is the model's own, or 1 for several samples where that is 0.
@@ -106,8 +111,9 @@ class World:
         return Predicted(found[0].numpy() if alone else found.numpy())
 
     def dream(
-        self, frames: Any, states: Any, *, samples: int = 1, seed: int = 0, step_frames: int = 0, temperature: float | None = None
-    ) -> Dreaming:
+        self, frames: Array, states: Array, *, samples: int = 1, seed: int = 0, step_frames: int = 0,
+        temperature: float | None = None,
+    ) -> Dreaming:  # fmt: skip
         """Begin a dream that goes on step by step, as states come: `dream.step(states)`.
 
         frames, states: as in `predict`, a row for every frame seen.  step_frames: frames of a step, of a model that predicts any
@@ -131,19 +137,12 @@ class World:
         self, data: str | Path, *, out: str | Path, video: str | Path | None = None, tuning: str | Path | None = None,
         **scoring: Any,
     ) -> Scores:
-        """Score on held-out data and write results and report into `out`, as `hwm evaluate` does.
+        """Score on held-out data, as `hwm.evaluate` does, with this checkpoint and on this device.
 
-        data, video, tuning: as there.  scoring: fields of `hwm.evaluate.protocols.Scoring`, such as protocol="sampling".
-        Raises ValueError as `hwm.apply.evaluate_run`, and for no such field.
+        Arguments and errors are those of `hwm.evaluate`.
         """
-        from hwm.apply import evaluate_run  # which draws plots and writes pages
-
-        known = [f.name for f in fields(Scoring)]
-        if unknown := [name for name in scoring if name not in known]:
-            raise ValueError(f"{unknown[0]}: no setting of a scoring; there are {', '.join(known)}")
-        settings = Scoring(**{"which": self.which, "device": self.device} | scoring)
-        films, others = (None if place is None else Path(place) for place in (video, tuning))
-        return evaluate_run(self.run.folder, settings, data=Path(data), video=films, tuning=others, out=Path(out))
+        scoring = {"which": self.which, "device": self.device} | scoring
+        return evaluate(self.run.folder, data=data, out=out, video=video, tuning=tuning, **scoring)
 
     def sampling(self, samples: int, temperature: float | None) -> Sampling | None:
         """How that many samples are drawn, None: in the model's own way; several that are all the same say nothing."""
@@ -155,7 +154,7 @@ class World:
         """Itself: using it changes nothing, and Gymnasium copies what environments are made with."""
         return self
 
-    def _clips(self, frames: Any, states: Any) -> tuple[Tensor, Tensor, int, bool]:
+    def _clips(self, frames: Array, states: Array) -> tuple[Tensor, Tensor, int, bool]:
         """The context's frames, uint8 (B, F, H, W, 3), all rows (B, R, A), how many were seen, and whether it is one clip."""
         seen = _tensor(frames, "frames")
         wanted = "frames must be RGB of shape (F, H, W, 3), or (B, F, H, W, 3) for several clips"
@@ -163,6 +162,8 @@ class World:
             first = seen.ndim in (4, 5) and seen.shape[-3] == 3
             remedy = "colours come last" if first else f"the last {self.context_frames} pictures of one camera are needed"
             raise ValueError(f"{wanted}, got {tuple(seen.shape)}; {remedy}")
+        if not all(seen.shape[-3:]):
+            raise ValueError(f"{wanted}, got {tuple(seen.shape)}, which are no pixels")
         alone, num_seen = seen.ndim == 4, seen.shape[-4]
         if num_seen < self.context_frames:
             raise ValueError(f"the model starts from {self.context_frames} frames, got {num_seen}")
@@ -184,18 +185,18 @@ class World:
         elif seen.dtype != torch.uint8:
             name = str(seen.dtype).removeprefix("torch.")
             raise ValueError(f"frames must be uint8, or floats from 0 to 1, got {name}; bytes are frames.astype('uint8')")
-        (found_height, found_width), (height, width) = seen.shape[-3:-1], self.size
-        if (found_height, found_width) == self.size:
+        given, (height, width) = seen.shape[-3:-1], self.size
+        if given == self.size:
             return seen
-        enlarged = found_height < height
-        resized = (ensemble.resize if enlarged and found_height * width == height * found_width else shrink)(
-            seen, height=height, width=width
-        )
-        told = f"frames of {found_height}x{found_width} pixels were resized to {height}x{width}"
-        warnings.warn(told, stacklevel=4)
-        return resized
+        kept = min(given[0], round(given[1] * height / width)), min(given[1], round(given[0] * width / height))
+        (top, left), cut = ((given[i] - kept[i]) // 2 for i in range(2)), ""
+        if abs(given[1] * height / given[0] - width) >= 1:  # as `shrink` counts it
+            seen, cut = seen[:, :, top : top + kept[0], left : left + kept[1]], f"cut to their centre, {kept[0]}x{kept[1]}, and "
+        warnings.warn(f"frames of {given[0]}x{given[1]} pixels were {cut}resized to {height}x{width}", stacklevel=4)
+        smaller = seen.shape[-3] >= height
+        return (shrink if smaller else ensemble.resize)(seen, height=height, width=width)
 
-    def _rows(self, states: Any, *, alone: bool) -> Tensor:
+    def _rows(self, states: Array, *, alone: bool) -> Tensor:
         """Rows of states (B, R, A), float32."""
         found, width = _tensor(states, "states"), self.model.config.state_dim
         if found.ndim != (2 if alone else 3) or found.shape[-1] != width or found.dtype == torch.bool:
@@ -218,7 +219,7 @@ class Dreaming:
         self._world, self._dream, self._alone = world, dream, alone
         self.step_frames = dream.step_frames
 
-    def step(self, states: Any) -> Predicted:
+    def step(self, states: Array) -> Predicted:
         """The next `step_frames` frames, if the robot does this.
 
         states: rows ([B,] R, A) of the frames to come; rows beyond the step are look-ahead, missing ones repeat the last.
@@ -236,7 +237,36 @@ class Dreaming:
         return Dreaming(self._world, self._dream.copy(), self._alone)
 
 
-def _tensor(given: Any, name: str) -> Tensor:
+def load(run: str | Path, *, which: str = "best", device: str = "auto", tokenizer: str = "") -> World:
+    """A trained world model, to use from arrays: `hwm.load("runs/first").predict(frames, states, num_frames=34).mean`.
+
+    run: a run folder, a folder of `hwm export`, a name that is shipped, or user/name@revision of the hub.
+    which: "best" or "last" checkpoint.  device: auto (the first GPU where there is one), cpu, cuda or another.
+    tokenizer: where the run's own lies elsewhere.  Raises ValueError, naming what is missing, for what is no such run.
+    """
+    return World(run, which=which, device=device, tokenizer=tokenizer)
+
+
+def evaluate(
+    run: str | Path, *, data: str | Path, out: str | Path, video: str | Path | None = None, tuning: str | Path | None = None,
+    **scoring: Any,
+) -> Scores:
+    """Score a run on held-out data and write results and report into `out`, as `hwm evaluate` does.
+
+    run: as `load`, or a twin's.  data, video, tuning: as there.  scoring: fields of `hwm.evaluate.protocols.Scoring`, such as
+    protocol="sampling" or device="cpu".
+    Raises ValueError as `hwm.apply.evaluate_run`, and for no such field.
+    """
+    from hwm.apply import evaluate_run  # which draws plots and writes pages
+
+    known = [f.name for f in fields(Scoring)]
+    if unknown := [name for name in scoring if name not in known]:
+        raise ValueError(f"{unknown[0]}: no setting of a scoring; there are {', '.join(known)}")
+    films, others = (None if place is None else Path(place) for place in (video, tuning))
+    return evaluate_run(located(run), Scoring(**scoring), data=Path(data), video=films, tuning=others, out=Path(out))
+
+
+def _tensor(given: Array, name: str) -> Tensor:
     """An array of numbers, of numpy or torch or nested lists, as a tensor on the CPU."""
     if isinstance(given, Tensor):
         return given.detach().cpu()

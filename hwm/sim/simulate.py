@@ -67,7 +67,7 @@ class SimulationSummary:
 
 
 def simulate(
-    out: Path, *, minutes: float, size: int = 64, seed: int = 0, workers: int = 0,
+    out: str | Path, *, minutes: float, size: int = 64, seed: int = 0, workers: int = 0,
     difficulty: float | Literal["calm", "mixed", "lively"] = "mixed", renderer: Literal["auto", "warp", "gl"] = "auto",
     antialias: bool = False, val_minutes: float | None = None, segment_seconds: tuple[float, float] = (12.0, 20.0),
     rooms: int = 0, test_clips: int = 0, light: float = 1.0, friction: float = 1.0, camera_shift: float = 0.0,

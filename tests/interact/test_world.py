@@ -67,6 +67,13 @@ def test_pictures_of_another_size_are_resized_and_that_is_said(worlds, clip):
     assert np.array_equal(large.frames, exact.frames)
     with pytest.warns(UserWarning, match="16x16 pixels were resized to 32x32"):
         world.predict(frames[:9, ::2, ::2], states[:12], num_frames=3)
+    wide = np.pad(frames[:9], ((0, 0), (0, 0), (11, 11), (0, 0)), constant_values=99)
+    with pytest.warns(UserWarning, match="32x54 pixels were cut to their centre, 32x32, and resized to 32x32"):
+        assert np.array_equal(world.predict(wide, states[:12], num_frames=3).frames, exact.frames)
+    tall = wide.swapaxes(1, 2).repeat(2, 1).repeat(2, 2)
+    with pytest.warns(UserWarning, match="108x64 pixels were cut to their centre, 64x64, and resized to 32x32"):
+        turned = world.predict(tall, states[:12], num_frames=3)
+    assert np.array_equal(turned.frames, world.predict(frames[:9].swapaxes(1, 2), states[:12], num_frames=3).frames)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         world.predict(frames[:9], states[:12], num_frames=3)
@@ -83,7 +90,7 @@ def test_a_mistake_is_named(worlds, clip):
         (unseen, rows, "frames must be finite"),
         (frames[0], rows, r"got \(32, 32, 3\); the last 9 pictures"),
         (frames.transpose(0, 3, 1, 2), rows, "colours come last"),
-        (frames[:, :24], rows, "24x32 pixels would be squeezed"),
+        (frames[:, :0], rows, r"got \(9, 0, 32, 3\), which are no pixels"), (frames[..., :1], rows, r"got \(9, 32, 32, 1\)"),
         (frames[:5], rows, "starts from 9 frames, got 5"),
         (["a"], rows, "frames must be an array of numbers, got list"),
         ([[1], [1, 2]], rows, "list of unequal rows"),
@@ -102,7 +109,21 @@ def test_a_mistake_is_named(worlds, clip):
     refused("device .*cannot be used", hwm.load, "nothing", device="abacus")
 
 
-def test_importing_is_light():
-    code = "import hwm, sys; hwm.load, hwm.make_env; print(sorted({'torch', 'numpy', 'gymnasium'} & set(sys.modules)))"
+def test_importing_is_light_and_every_public_name_is_there():
+    code = (
+        "import hwm, sys, inspect; heavy = sorted({'torch', 'numpy', 'gymnasium', 'mujoco'} & set(sys.modules))\n"
+        "import hwm.evaluate.intervals\n"  # which gives the name to the room, before anyone asked for it
+        "print(heavy, *(f'{n} {callable(getattr(hwm, n))}' for n in hwm.__all__[1:]), set(hwm.__all__) <= set(dir(hwm)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "[] evaluate True load True make_env True simulate True True"
+    with pytest.raises(AttributeError, match="no attribute 'laod'; it offers __version__, evaluate, load, make_env"):
+        hwm.laod  # noqa: B018
+
+
+def test_scores_of_a_run_from_python(place, tmp_path):
+    scores = hwm.evaluate(place.root / "st", data=place.root / "tokens", out=tmp_path, clips=2, batch_size=2, device="cpu")
+    assert scores.of(scores.headline, "psnr").mean > 0 and (tmp_path / "report.html").is_file()
+    refused("protokol: no setting of a scoring; there are protocol, clips", hwm.evaluate, "x", data="d", out="y", protokol="hwm")
+    refused("device gpu cannot be used", hwm.evaluate, place.root / "st", data="d", out=tmp_path, device="gpu")
+    refused("no run folder", hwm.evaluate, place.root, data="d", out=tmp_path)
