@@ -7,7 +7,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from hwm.contracts import Batch, Family, Kind, Role
-from hwm.model_config.parts import MOST_STATES, Layers, Modulated, Rows, Side, Sides, StateNumbers, Weight, Width
+from hwm.model_config.parts import (
+    MOST_STATES,
+    Layers,
+    Modulated,
+    Part,
+    Rows,
+    Share,
+    Side,
+    Sides,
+    StateNumbers,
+    Steps,
+    Temperature,
+    Weight,
+    Width,
+)
 from hwm.work.ranges import Range
 
 if TYPE_CHECKING:
@@ -20,7 +34,7 @@ class DirectConfig(Modulated):
 
     module: ClassVar[str] = "hwm.models.direct:Direct"
     kind: ClassVar[Kind] = "video"
-    prediction_settings: ClassVar[tuple[str, ...]] = ("state_gate",)
+    prediction_settings: ClassVar[tuple[str, ...]] = ("steps", "temperature", "state_gate")
 
     family: Literal["direct"] = "direct"
     grid: Sides = (64, 64)
@@ -52,9 +66,21 @@ class DirectConfig(Modulated):
     edge_loss: Weight = 0.0
     """Weight of the error of gradient magnitudes beside that of the pixels, both over that of copying (ours): for PSNR alone an
     edge that may lie here or there is best left out, but the mean of its magnitudes is not nothing."""
+    own_context: Share = 0.0
+    """Share of training predictions that start from the model's own frames, where the clip is long enough, rather than from
+    recorded ones: what a rollout starts from once the reach is used up."""
+    noised: Part = 0.0
+    """Share of training predictions that are shown the frame itself under noise.  The model then also samples: noise is carried
+    to a sharp frame, where without a share every prediction is the mean of all futures."""
+    steps: Steps = 8
+    """Solver steps of a sample, with `noised`."""
+    temperature: Temperature = 0.0
+    """Scale of the noise that a sample starts from, with `noised`; 0 gives the mean of all futures, in one pass."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.noised and (self.temperature or self.steps != type(self).steps):
+            raise ValueError("model.steps and model.temperature are of samples, which need model.noised above 0 in training")
         if self.num_states != self.context_grids + self.future_grids:
             frames = f"the {self.context_grids} + {self.future_grids} frames of context and step"
             raise ValueError(f"model.num_states must be that of {frames}, got {self.num_states}")
@@ -62,6 +88,11 @@ class DirectConfig(Modulated):
             raise ValueError(f"model.future_grids {self.future_grids} is more than model.reach {self.reach}")
         if any(row >= self.state_dim for row in self.velocity_rows):
             raise ValueError(f"model.velocity_rows {list(self.velocity_rows)} must be below state_dim {self.state_dim}")
+
+    @property
+    def solver_steps(self) -> int | None:
+        """Those of a sample, where there are any."""
+        return self.steps if self.noised else None
 
     @property
     def places(self) -> int:

@@ -1,11 +1,16 @@
 """Direct: a future frame, in one pass, from the last frames seen and the robot's states of then and now.
 
-Nothing is drawn and nothing encoded: patches of two seen frames pass through a transformer under the states, and what
-comes out is the last seen frame, moved by a flow, plus a change.  The strong, cheap baseline beside which the score of
-every other family should stand (ours; no document describes it).
+Nothing is encoded: patches of two seen frames pass through a transformer under the states, and what comes out is the last
+seen frame, moved by a flow, plus a change.  The strong, cheap baseline beside which the score of every other family should
+stand (ours; no document describes it).
+
+One pass gives the mean of all futures.  With config.noised the same network also sees the future frame under noise in
+training, and then carries noise to a sharp sample, of which the mean is the first step (flow matching of pixels by a network
+that gives the picture itself: Li and He 2025, "Back to basics").
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +20,7 @@ from torch import Tensor, nn
 from hwm.contracts import Batch, Kind, Prediction, Sampling
 from hwm.model_config import DirectConfig
 from hwm.models.family import WorldModule
+from hwm.nn import flow_matching as flow
 from hwm.nn.attention import SpatialAttention
 from hwm.nn.modulation import Modulation
 from hwm.nn.parameters import decay_groups
@@ -31,6 +37,10 @@ WAVES = 4
 """Sines and cosines by which a horizon is told, and as many for its logarithm."""
 FRAMES_AT_ONCE = 256
 """Predicted frames that go through the network together."""
+NOISE = 0.5
+"""Standard deviation of the noise, of pixels in [0, 1]."""
+LEAST_LEVEL = 0.2
+"""Share of noise from which on errors are divided by its square, as those of a velocity would be; below by that of this."""
 
 
 class Block(nn.Module):
@@ -48,6 +58,24 @@ class Block(nn.Module):
         attention, mlp = self.modulation(states_TBD)
         x_TBSD = x_TBSD + self.attention(attention(self.attention_norm(x_TBSD)))
         return x_TBSD + self.mlp(mlp(self.mlp_norm(x_TBSD)))
+
+
+class Noised(nn.Module):
+    """How a frame under noise and the share of the noise enter, from nothing."""
+
+    def __init__(self, config: DirectConfig) -> None:
+        super().__init__()
+        D, P = config.width, config.patch
+        self.patches, last = nn.Linear(3 * P * P, D), nn.Linear(D, D)
+        self.level = nn.Sequential(nn.Linear(D, D), nn.SiLU(), last)
+        for parameter in (*self.patches.parameters(), *last.parameters()):
+            nn.init.zeros_(parameter)
+
+    def forward(self, noised_TBSP: Tensor, level_TB: Tensor) -> tuple[Tensor, Tensor]:
+        """What is added to the tokens (T, B, S, D) and to the condition (T, B, D); nothing where only noise is left."""
+        partly_TB = (level_TB < 1).to(noised_TBSP.dtype)
+        features_TBD = flow.time_features(1 - level_TB, self.patches.out_features).to(noised_TBSP.dtype)
+        return partly_TB[..., None, None] * self.patches(noised_TBSP), partly_TB[..., None] * self.level(features_TBD)
 
 
 class Direct(WorldModule):
@@ -77,6 +105,7 @@ class Direct(WorldModule):
             *(nn.Linear(hidden, places * C), nn.Unflatten(-1, (places, C)), nn.Linear(C, D)),
         )
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.noised = Noised(config) if config.noised else None
         self.norm = nn.LayerNorm(D)
         self.out = nn.Linear(D, (5 if config.warp else 3) * P * P)
         nn.init.normal_(self.positions, std=0.02)
@@ -107,15 +136,21 @@ class Direct(WorldModule):
         waves = (math.pi * far[..., None] * torch.arange(1, 1 + WAVES, device=h.device)).flatten(-2)
         return torch.cat([current, future, future - current, current - before, travel, far, waves.sin(), waves.cos()], -1)
 
-    def forward(self, last_TBCHW: Tensor, past_TBCHW: Tensor, features_TBE: Tensor) -> Tensor:
+    def forward(
+        self, last_TBCHW: Tensor, past_TBCHW: Tensor, features_TBE: Tensor, noised: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """Frames in [0, 1] (but for what the change adds), (T, B, 3, H, W).
 
         last_TBCHW, past_TBCHW: the last and the first frame of the context, in [0, 1]; T of 1 serves all predicted frames.
+        noised: of samples on their way the frames under noise, (T, B, 3, H, W), and its share (T, B); at 1 only noise is left.
         """
         seen_TBCHW = torch.cat([last_TBCHW, past_TBCHW], 2) - 0.5
         x_TBSD = self.patches(_to_patches(seen_TBCHW, self.config.patch)) + self.positions
         states_TBD = self.states(features_TBE)
         x_TBSD = x_TBSD + states_TBD[:, :, None] + self.state_map(features_TBE)
+        if self.noised is not None and noised is not None:
+            tokens_TBSD, condition_TBD = self.noised(_to_patches(noised[0] - 0.5, self.config.patch), noised[1])
+            x_TBSD, states_TBD = x_TBSD + tokens_TBSD, states_TBD + condition_TBD
         for block in self.blocks:
             x_TBSD = block(x_TBSD, states_TBD)
         out_TBSD = self.out(self.norm(x_TBSD)).to(last_TBCHW.dtype)
@@ -127,7 +162,8 @@ class Direct(WorldModule):
     def loss(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean over frames of their squared error divided by that of copying the last frame ("relative_mse").
 
-        With config.edge_loss also that of their gradient magnitudes ("relative_edges").
+        With config.edge_loss also that of their gradient magnitudes ("relative_edges"); with config.noised a share of the
+        frames is shown under noise, and counts in the proportion in which its noise has gone ("denoising_mse").
         Of every clip config.pairs frames are predicted, each from a place of its own: horizons, up to what the
         clip holds, drawn as the square of a uniform number, then any place from which that is inside the clip.
         Raises ValueError for clips of another shape or too short for one prediction.
@@ -139,21 +175,52 @@ class Direct(WorldModule):
         horizons_TB = (furthest * chance_2TB[0].square()).ceil().clamp(1, furthest).long()
         places_TB = num_frames - horizons_TB - (self.context_grids - 1)
         now_TB = self.context_grids - 1 + (chance_2TB[1] * places_TB).long().minimum(places_TB - 1)
-        guess, truth, last = self._frames(video_BFHWC, states_BFA, now_TB, horizons_TB)
-        error = _relative(guess, truth, last)[0].mean()
-        if not self.config.edge_loss:
-            return {"loss": error, "relative_mse": error}
-        edges = _relative(*(_edges(x) for x in (guess, truth, last)))[0].mean()
-        return {"loss": error + self.config.edge_loss * edges, "relative_mse": error, "relative_edges": edges}
+        guess, truth, last, level_TB = self._frames(video_BFHWC, states_BFA, now_TB, horizons_TB, generator)
+        error_TB = _relative(guess, truth, last)[0]
+        loss = error = error_TB.mean()
+        terms = {"relative_mse": error}
+        if share := self.config.noised:
+            mean_TB = (level_TB == 1).to(error_TB)
+            weight_TB = (1 - mean_TB) / level_TB.clamp(min=LEAST_LEVEL).square()
+            means, sums = (((error_TB * w_TB).sum() / w_TB.sum().clamp(min=1)) for w_TB in (mean_TB, weight_TB))
+            loss, terms = (1 - share) * means + share * sums, {"relative_mse": means, "denoising_mse": sums}
+        if self.config.edge_loss:
+            terms["relative_edges"] = _relative(*(_edges(x) for x in (guess, truth, last)))[0].mean()
+            loss = loss + self.config.edge_loss * terms["relative_edges"]
+        return {"loss": loss} | terms
 
     def _frames(
-        self, video_BFHWC: Tensor, states_BFA: Tensor, now_TB: Tensor, horizons_TB: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The frames `now` + `horizons` as predicted and in truth, and the last seen ones, (T, B, C, H, W) each."""
-        clip = torch.arange(len(video_BFHWC), device=video_BFHWC.device)
-        frames = (now_TB, now_TB - (self.context_grids - 1), now_TB + horizons_TB)
+        self, video_BFHWC: Tensor, states_BFA: Tensor, now_TB: Tensor, horizons_TB: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+        """The frames `now` + `horizons` as predicted and in truth, the last seen ones, and the shares (T, B) of noise.
+
+        generator: of training, where a share starts from own frames and a share is shown under noise; 1 is not shown.
+        """
+        clip, past_TB = torch.arange(len(video_BFHWC), device=video_BFHWC.device), now_TB - (self.context_grids - 1)
+        frames = (now_TB, past_TB, now_TB + horizons_TB)
         last_TBCHW, past_TBCHW, truth_TBCHW = (self._pictures(video_BFHWC[clip, frame]) for frame in frames)
-        return self(last_TBCHW, past_TBCHW, self.features(states_BFA, now_TB, horizons_TB)), truth_TBCHW, last_TBCHW
+        level_TB, noised = torch.ones_like(now_TB, dtype=last_TBCHW.dtype), None
+        if generator is not None and self.config.own_context:
+            chance_TB = torch.rand(now_TB.shape, generator=generator, device=generator.device).to(now_TB.device)
+            own_TB = (chance_TB < self.config.own_context) & (past_TB > self.context_grids - 1)
+            for seen_TBCHW, frame_TB in ((last_TBCHW, now_TB), (past_TBCHW, past_TB)):
+                seen_TBCHW[own_TB] = self._own(video_BFHWC, states_BFA, own_TB.nonzero()[:, 1], frame_TB[own_TB])
+        if generator is not None and self.config.noised:
+            chance_2TB = torch.rand((2, *now_TB.shape), generator=generator, device=generator.device).to(level_TB)
+            level_TB = torch.where(chance_2TB[0] < self.config.noised, chance_2TB[1], level_TB)
+            noise_TBCHW = torch.randn(truth_TBCHW.shape, generator=generator, device=generator.device).to(truth_TBCHW)
+            noised = torch.lerp(truth_TBCHW, 0.5 + NOISE * noise_TBCHW, level_TB[..., None, None, None]), level_TB
+        features_TBE = self.features(states_BFA, now_TB, horizons_TB)
+        return self(last_TBCHW, past_TBCHW, features_TBE, noised), truth_TBCHW, last_TBCHW, level_TB
+
+    @torch.no_grad()
+    def _own(self, video_BFHWC: Tensor, states_BFA: Tensor, clip_N: Tensor, frame_N: Tensor) -> Tensor:
+        """Frames (N, C, H, W) of clips as they are predicted from the first context of each."""
+        last_NCHW, past_NCHW = (self._pictures(video_BFHWC[clip_N, i]) for i in (self.context_grids - 1, 0))
+        now_N = torch.full_like(frame_N, self.context_grids - 1)
+        features_1NE = self.features(states_BFA[clip_N], now_N[None], (frame_N - now_N)[None])
+        return self(last_NCHW[None], past_NCHW[None], features_1NE)[0].clamp(0, 1).to(last_NCHW.dtype)
 
     @torch.no_grad()
     def first_loss(self, batch: Batch) -> float | None:
@@ -178,19 +245,21 @@ class Direct(WorldModule):
         quarters_T = torch.tensor([max(1, furthest * quarter // 4) for quarter in (1, 2, 3, 4)], device=video_BFHWC.device)
         horizons_TB = quarters_T[:, None].expand(-1, len(video_BFHWC))
         now_TB = torch.full_like(horizons_TB, self.context_grids - 1)
-        scores = _relative(*self._frames(video_BFHWC, batch.states_BFA, now_TB, horizons_TB))
+        scores = _relative(*self._frames(video_BFHWC, batch.states_BFA, now_TB, horizons_TB)[:3])
         return dict(zip(("relative_mse", "pixel_mse", "pixel_mse_copy"), (score.mean(0) for score in scores)))
 
     @torch.no_grad()
     def predict(
-        self, context_BFHWC: Tensor, states_BFA: Tensor,
-        *, generator: Any = None, num_samples: int = 1, sampling: Sampling | None = None, last: int = 0,
-    ) -> Prediction:
+        self, context_BFHWC: Tensor, states_BFA: Tensor, *, generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        num_samples: int = 1, sampling: Sampling | None = None, last: int = 0,
+    ) -> Prediction:  # fmt: skip
         """Predict as many frames after the context as there are state rows after its own: uint8 video_BKFHWC.
 
         context_BFHWC: uint8, the context's frames.  states_BFA: raw, one row a frame, from the first of the context.
         last: only so many of these frames, the last ones; 0: all.  None depends on another.
-        Nothing is drawn: generator and sampling are not read and all samples are equal.
+        sampling: its temperature scales the noise that becomes K samples, each with the same noise in all its frames; None
+        takes config.temperature.  At 0, and from a model that never learned from noise, all samples are the mean of all futures,
+        and generator, one or one for each clip and sample, is not read.
         Raises ValueError for a context of another shape, or rows for no frame or for more than config.reach.
         """
         context_BFHWC = self._check_video(context_BFHWC, num_frames=self.context_grids)
@@ -205,10 +274,30 @@ class Direct(WorldModule):
         first = num_frames - last + 1 if last else 1
         horizons_TB = torch.arange(first, num_frames + 1, device=device)[:, None].expand(-1, B)
         features_TBE = self.features(states_BFA, torch.full_like(horizons_TB, self.context_grids - 1), horizons_TB)
-        parts = features_TBE.split(max(1, FRAMES_AT_ONCE // B))
-        video_TBCHW = torch.cat([self(last_BCHW[None], past_BCHW[None], part) for part in parts])
+        temperature, noise_BCHW, K = self.temperature if sampling is None else sampling.temperature, None, 1
+        if temperature and self.noised is not None:
+            K = num_samples
+            noise_BCHW = flow.noise((B, K, *last_BCHW.shape[1:]), generator=generator or torch.Generator(device)).flatten(0, 1)
+            noise_BCHW = temperature * NOISE * noise_BCHW.to(last_BCHW)
+            last_BCHW, past_BCHW = (x.repeat_interleave(K, 0) for x in (last_BCHW, past_BCHW))
+            features_TBE = features_TBE.repeat_interleave(K, 1)
+        parts = features_TBE.split(max(1, FRAMES_AT_ONCE // len(last_BCHW)))
+        video_TBCHW = torch.cat([self._futures(last_BCHW, past_BCHW, part, noise_BCHW) for part in parts])
         video_BFHWC = (video_TBCHW * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 0, 3, 4, 2)
-        return Prediction(video_BKFHWC=video_BFHWC[:, None].expand(-1, num_samples, -1, -1, -1, -1))
+        return Prediction(video_BKFHWC=video_BFHWC.unflatten(0, (B, K)).expand(-1, num_samples, -1, -1, -1, -1))
+
+    def _futures(self, last_BCHW: Tensor, past_BCHW: Tensor, features_TBE: Tensor, noise_BCHW: Tensor | None) -> Tensor:
+        """Frames (T, B, C, H, W): their means, or that to which config.steps steps carry the noise."""
+        if noise_BCHW is None:
+            return self(last_BCHW[None], past_BCHW[None], features_TBE)
+
+        def velocity(x_TBCHW: Tensor, k: int, level: float) -> Tensor:
+            level_TB = x_TBCHW.new_full(x_TBCHW.shape[:2], level)
+            goal_TBCHW = self(last_BCHW[None], past_BCHW[None], features_TBE, (x_TBCHW, level_TB))
+            return flow.velocity_to(goal_TBCHW, x_TBCHW, x_TBCHW.new_tensor(1 - level), sigma_min=0.0)
+
+        start_TBCHW = (0.5 + noise_BCHW).expand(len(features_TBE), -1, -1, -1, -1)
+        return flow.euler(velocity, start_TBCHW, flow.Steps(self.config.steps))
 
     def _pictures(self, video: Tensor) -> Tensor:
         """uint8 (..., H, W, 3) to (..., 3, H, W) in [0, 1]."""

@@ -77,7 +77,7 @@ def test_loss_predicts_all_frames_of_a_clip_and_nothing_beyond(monkeypatch):
     whole = model._frames
     monkeypatch.setattr(model, "_frames", lambda *args: seen.append(args) or whole(*args))
     model.loss(batch, generator=gen())
-    _, _, now, horizons = seen[0]
+    _, _, now, horizons, _ = seen[0]
     assert set(horizons.flatten().tolist()) == set(range(1, 8))  # the reach, though the clip holds 9
     assert set(now.flatten().tolist()) == set(range(2, 11))
     assert set((now + horizons).flatten().tolist()) == set(range(3, 12))
