@@ -161,6 +161,7 @@ class WorldModel(Protocol):
     reach: 0 where a prediction has its own number of frames.  Above 0 one context gives any number of frames up to this
     many, as many as there are state rows after the context's.
     temperature: at which it samples by its own configuration; 0 where it has none or takes the likeliest.
+    draws: whether anything can be left to chance, at a temperature above 0; else all samples are equal.
     dropout_rate: of its training; 0 where it has none.  keeps_dropout: whether predictions have it too.
     """
 
@@ -176,6 +177,9 @@ class WorldModel(Protocol):
 
     @property
     def temperature(self) -> float: ...
+
+    @property
+    def draws(self) -> bool: ...
 
     @property
     def dropout_rate(self) -> float: ...

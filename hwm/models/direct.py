@@ -112,6 +112,11 @@ class Direct(WorldModule):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
+    @property
+    def draws(self) -> bool:
+        """Once it learned from noise."""
+        return self.noised is not None
+
     def state_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Those of both state encoders and of the modulations."""
         encoders = ("states.", "state_map.")
@@ -224,7 +229,12 @@ class Direct(WorldModule):
 
     @torch.no_grad()
     def first_loss(self, batch: Batch) -> float | None:
-        """The relative error of copying, over all places and horizons in the proportions in which they are drawn."""
+        """The relative error of copying, over all places and horizons in the proportions in which they are drawn.
+
+        None with config.own_context, where it is not the last recorded frame that is copied.
+        """
+        if self.config.own_context:
+            return None
         video_BFHWC = self._check_video(batch.video_BFHWC)
         video_BFCHW, furthest = self._pictures(video_BFHWC)[:, self.context_grids - 1 :], self._furthest(video_BFHWC.shape[1])
         total = 0.0

@@ -47,5 +47,10 @@ class WorldModule(nn.Module):
         return []
 
     @property
+    def draws(self) -> bool:
+        """They do, of whatever family but a regression."""
+        return True
+
+    @property
     def _shift_scale(self) -> Tensor:
         return next(buffer for name, buffer in self.named_buffers() if name.rpartition(".")[2] == "shift_scale")

@@ -56,7 +56,9 @@ def draw(
     context_BFHWC = context_BFHWC[:, -num_past:].to(device)
     states_BFA = states_BFA[:, num_seen - num_past : last + 1].to(device)
     # Frames that nothing is left to chance in are made once.
-    copies, num_samples = (num_samples, 1) if model.predicts == "video" and not model.temperature else (1, num_samples)
+    temperature = model.temperature if sampling is None else sampling.temperature
+    differ = model.predicts != "video" or (temperature and model.draws)
+    copies, num_samples = (1, num_samples) if differ else (num_samples, 1)
     drawn: list[list[Tensor]] = [[] for _ in range(num_clips)]
     by_clip = model.predicts == "tokens"
     for clips, members in _parts(num_clips, num_samples, members_at_once=members_at_once, by_clip=by_clip):

@@ -79,8 +79,10 @@ class Dream:
         self._grids: Tensor | None = None
         self._seen: Tensor | None = None
         self._rows: Tensor
-        # Frames since the anchor, of a model with a reach.
+        # Of a model with a reach: frames since the anchor, and the state of each generator there, so that all steps from one
+        # anchor draw alike and what is drawn does not flicker.
         self._own: Tensor | None = None
+        self._chance: list[Tensor] = []
 
     def reset(self, context: Tensor, states_BFA: Tensor) -> None:
         """Start from the context.
@@ -102,7 +104,7 @@ class Dream:
         if states_BFA.shape[:2] != (len(context), self.context_frames):
             rows = f"{self.context_frames} state rows for each of {len(context)} clips"
             raise ValueError(f"the context has {rows}, got {tuple(states_BFA.shape[:2])}")
-        self._own, self.num_clips = None, len(context)
+        self._own, self._chance, self.num_clips = None, [], len(context)
         self._grids, self._rows = self._for_samples(grids), self._for_samples(states_BFA)
         self._seen = None if seen is None else self._for_samples(seen)
 
@@ -167,6 +169,7 @@ class Dream:
             parts = [getattr(dream, name) for dream in dreams]
             setattr(other, name, None if parts[0] is None else torch.cat(parts))
         other.generator = [g for dream in dreams for g in cast(Sequence[torch.Generator], dream.generator)]
+        other._chance = [state for dream in dreams for state in dream._chance]
         other.num_clips = sum(dream.num_clips for dream in dreams)
         return other
 
@@ -179,7 +182,7 @@ class Dream:
             for name in ("_grids", "_seen", "_rows", "_own"):
                 whole = getattr(self, name)
                 setattr(other, name, None if whole is None else whole[first : first + K])
-            other.generator, other.num_clips = generators[first : first + K], 1
+            other.generator, other._chance, other.num_clips = generators[first : first + K], self._chance[first : first + K], 1
             dreams.append(other)
         return dreams
 
@@ -193,6 +196,12 @@ class Dream:
                 assert self._own is not None
                 self._grids = torch.cat([self._grids, self._own], 1)[:, -self.context_frames :]
                 self._rows, num_since = self._rows[:, -self.context_frames :], 0
+            generators = [self.generator] if isinstance(self.generator, torch.Generator) else self.generator
+            if num_since and self._chance:
+                for generator, state in zip(generators, self._chance):
+                    generator.set_state(state)
+            else:
+                self._chance = [generator.get_state() for generator in generators]
             num = min(missing, self.model.reach - num_since)
             more = state_window(rows_BFA, first_frame=start + self.step_frames - missing, num_states=num)
             self._rows, missing = torch.cat([self._rows, more], 1), missing - num

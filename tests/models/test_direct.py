@@ -7,7 +7,7 @@ import torch
 from refusing import refused
 from seeds import gen
 
-from hwm.contracts import Batch
+from hwm.contracts import Batch, Sampling
 from hwm.model_config import DirectConfig
 from hwm.models.direct import RELATIVE_FLOOR, Direct, _edges, moved
 
@@ -15,6 +15,7 @@ TINY = DirectConfig(
     grid=(8, 12), patch=4, context_grids=3, future_grids=2, reach=7, num_layers=2, num_heads=2, width=16, num_states=5,
     map_hidden=16, map_channels=4, pairs=3,
 )  # fmt: skip
+NOISED = dataclasses.replace(TINY, context_grids=2, num_states=4, noised=0.5, own_context=0.5, steps=3)
 VARIANTS = {
     "warp": TINY, "change": dataclasses.replace(TINY, warp=False),
     "joints": dataclasses.replace(TINY, state_dim=7, velocity_rows=())
@@ -195,3 +196,68 @@ def test_the_edge_loss_wants_an_edge_where_the_mean_has_none():
     pixels, edges = (torch.tensor([sum((f(g) - f(t)).square().mean() for t in truths) for g in guesses])
                      for f in (lambda x: x, _edges))  # fmt: skip
     assert size[pixels.argmin()] == 0 and size[edges.argmin()] == pytest.approx(1, abs=0.011)
+
+
+def test_samples_start_from_noise_and_their_first_step_is_the_mean():
+    batch, model = clips(NOISED), build(NOISED, std=0.05)
+    one = dataclasses.replace(NOISED, steps=1)
+    single = build(one)
+    single.load_state_dict(model.state_dict())
+    warm, still = Sampling(temperature=1.0), Sampling(temperature=0.0)
+    mean = predict(model, batch, num_samples=2)
+    assert torch.equal(mean, predict(model, batch, num_samples=2, sampling=still))
+    assert torch.equal(mean, predict(single, batch, num_samples=2, sampling=warm))
+    drawn = predict(model, batch, num_samples=2, sampling=warm)
+    assert drawn.shape == mean.shape and not torch.equal(drawn[:, 0], drawn[:, 1]) and not torch.equal(drawn, mean)
+    # A sample's frames have the same noise, so that it does not matter how many are asked for at a time.
+    assert torch.equal(predict(model, batch, num_samples=2, sampling=warm, last=2), drawn[:, :, -2:])
+    plain, batch = build(TINY, std=0.05), clips()
+    assert not plain.draws and torch.equal(predict(plain, batch), predict(plain, batch, sampling=warm))
+
+
+def test_before_training_samples_are_the_last_frame_too():
+    batch, model = clips(NOISED), build(NOISED)
+    found = predict(model, batch, num_samples=2, sampling=Sampling(temperature=1.0))
+    assert torch.equal(found, batch.video_BFHWC[:, None, 1:2].expand_as(found))
+
+
+def test_a_frame_under_noise_is_looked_at_unless_only_noise_is_left():
+    batch, model = clips(NOISED), build(NOISED, std=0.05)
+    last, past, other = (batch.video_BFHWC[:, i].movedim(-1, -3)[None] / 255 for i in (1, 0, 5))
+    last, past, other = (x.double() for x in (last, past, other))
+    now = torch.ones(1, 3, dtype=torch.int64)
+    features = model.features(batch.states_BFA, now, 4 * now)
+    mean = model(last, past, features)
+    found = {level: [model(last, past, features, (x, torch.full((1, 3), level).double())) for x in (other, last)]
+             for level in (0.1, 0.5, 1.0)}  # fmt: skip
+    assert all(torch.equal(x, mean) for x in found[1.0])
+    assert not torch.allclose(*found[0.1]) and not torch.allclose(found[0.1][0], found[0.5][0])
+
+
+def test_loss_counts_frames_under_noise_by_what_has_gone():
+    """Before training every frame's relative error is that of copying, under noise or not: so is the loss."""
+    model, batch = build(dataclasses.replace(NOISED, pairs=2000, own_context=0.0)), clips(NOISED)
+    terms = model.loss(batch, generator=gen())
+    assert list(terms) == ["loss", "relative_mse", "denoising_mse"]
+    for term in terms.values():
+        assert term.item() == pytest.approx(model.first_loss(batch), abs=0.04)
+
+
+def test_own_frames_take_the_place_of_recorded_ones_where_a_clip_is_long_enough(monkeypatch):
+    config = dataclasses.replace(NOISED, noised=0.0, steps=8, own_context=1.0, pairs=200)
+    model, batch, seen = build(config, std=0.05), clips(config), []
+    whole = model.forward
+    monkeypatch.setattr(model, "forward", lambda *args: seen.append(args) or whole(*args))
+    model.loss(batch, generator=gen())
+    (last_own, past_own), (last, past) = seen[:2], seen[2][:2]
+    recorded = model._pictures(batch.video_BFHWC)
+    own = [not any(torch.equal(frame, other) for other in recorded[clip]) for turn in last for clip, frame in enumerate(turn)]
+    assert len(seen) == 3 and 0 < sum(own) < len(own)  # the first places have no context of own frames
+    assert sum(own) == len(last_own[0][0]) == len(past_own[0][0]) and past.shape == last.shape
+    assert torch.equal(last_own[0][0], recorded[:, 1][[clip for _ in range(200) for clip in range(3)]][own])
+
+
+def test_settings_of_samples_need_a_model_that_samples():
+    refused("need model.noised above 0 in training", dataclasses.replace, TINY, temperature=1.0)
+    refused("need model.noised above 0 in training", dataclasses.replace, TINY, steps=3)
+    assert TINY.solver_steps is None and NOISED.solver_steps == 3

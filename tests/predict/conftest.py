@@ -15,7 +15,7 @@ from hwm.tokenizers.open import PIXELS, new_tokenizer
 class Mover:
     """A frame is the context's last, brighter by the change of the first state since then, and by one for being predicted."""
 
-    predicts, frame_step, reach, temperature = "video", 1, 5, 0.0
+    predicts, frame_step, reach, temperature, draws = "video", 1, 5, 0.0, False
     context_grids, future_grids, num_states = 2, 2, 4
 
     def __init__(self):
@@ -45,6 +45,10 @@ def family(strided):
         elif name == "direct":
             model, coder = Direct(DirectConfig(**common | {"grid": (32, 32)}, map_hidden=16)), PIXELS
             torch.nn.init.normal_(model.out.weight, std=0.1)
+        elif name == "direct, noised":
+            model, coder = Direct(DirectConfig(**common | {"grid": (32, 32)}, map_hidden=16, reach=12, noised=0.5)), PIXELS
+            for parameter in (*model.out.parameters(), *model.noised.parameters()):
+                torch.nn.init.normal_(parameter, std=0.1)
         elif name == "masked":
             model = MaskedHWM(MaskedConfig(vocab_size=200, steps=2, unshared_blocks=1, init_std=0.5, **common))
         else:

@@ -86,3 +86,19 @@ def test_within_reach_the_context_stays_the_anchor(family, step_frames):
     context, rows = next(seen for seen in dream.model.seen if len(seen[1]) == 7)
     assert context == [10, 10] and rows == [0, 2, 4, 6, 8, 10, 12]
     assert [19, 21] in [context for context, _ in dream.model.seen]
+
+
+def test_steps_from_one_anchor_draw_alike(family):
+    """So that what is drawn does not change with the number of frames that are asked for at a time."""
+    rest = torch.randn(1, 30, 25, generator=seeded())
+    found = []
+    for step_frames in (4, 12):
+        model, tokenizer = family("direct, noised")
+        generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+        dream = Dream(model, tokenizer, generator=generators, num_samples=2, sampling=WARM, step_frames=step_frames)
+        dream.reset(torch.full((1, 9, 32, 32, 3), 90, dtype=torch.uint8), rest[:, :9])
+        frames = [dream.step(rest[:, 9 + f : 9 + f + step_frames]).video_BFHWC for f in range(0, 20, step_frames)]
+        found.append(torch.cat(frames, 1)[:, :20].int())
+    assert (found[0] - found[1]).abs().max() <= 1 and not torch.equal(found[0][0], found[0][1])
+    # Beyond the reach there is a new anchor and new noise.
+    assert not torch.equal(found[0][:, 0], found[0][:, 12])
