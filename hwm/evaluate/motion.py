@@ -4,6 +4,7 @@ From each clip's context the twin rolls out two seconds under the recorded comma
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from hwm.evaluate.page.plots import Panel, draw
 from hwm.evaluate.page.report import render
 from hwm.evaluate.protocols import MOTION, Protocol, Scoring
 from hwm.evaluate.scores import ORIGINAL, Means, Row, Score, Scores, Table, frame_span, no_intervals
+from hwm.predict.doubt import DISAGREEMENT, Scale
 
 SECONDS = (0.1, 0.5, 1.0, 2.0)
 """How far ahead the tables look; the verdict is on the last."""
@@ -110,6 +112,8 @@ def measured(
         for span, i in frames.items():
             for metric, value in _doubts(errors[TWIN][:, i].numpy(), found[SPREAD][:, i].numpy(), means).items():
                 scores.scores.append(Score(SPREAD, metric, ORIGINAL, span, value))
+        doubts_NF, errors_NF = (x.square().mean(2).sqrt().numpy() for x in (found[SPREAD], errors[TWIN]))
+        scores.facts["doubt"] = {DISAGREEMENT: asdict(Scale.fit(doubts_NF.ravel(), errors_NF.ravel()))}
     else:
         scores.rows.pop()
     return scores

@@ -9,7 +9,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium
 import numpy as np
@@ -19,11 +19,13 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from hwm.data.onex import open_dataset
 from hwm.data.windows import ClipIndex
-from hwm.interact.control import Moment, Way, control_of
+from hwm.interact.control import DreamOptions, Moment, Moved, Options, Way, control_of, moved, twin_of
 from hwm.interact.world import World
-from hwm.predict.doubt import DOUBTS, SAMPLES, Evidence, Scale
+from hwm.models.twin import Motion
+from hwm.predict.doubt import DISAGREEMENT, DOUBTS, SAMPLES, Evidence, Scale
 from hwm.predict.last_frame import generator_of, shrink
 from hwm.predict.rollout import Dream
+from hwm.publish.trained import located
 from hwm.runs import expect_robot
 from hwm.safe_load.paths import is_file
 from hwm.work.files import read_json
@@ -40,10 +42,13 @@ class WorldEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     horizon: steps after which an episode is truncated, 0: never.
 
     Observed are the last frame, uint8 (H, W, 3), and the states beside it, float32 (A,).  `reset(options={"clip": n})` begins in
-    clip n, else the seed chooses.  info: clip; after a step frames, all of the step's, and why_ended: "" or ends, horizon, doubt.
+    clip n, else the seed chooses.  info: clip, and states_are, how the states come about (`states_are`); after a step frames, all
+    of the step's, doubt, disagreement and spread of a twin (`Moved`), and why_ended: "" or ends, horizon, doubt.
     Raises ValueError for data that are no video or of another robot or rate than the run's, and for options outside their range.
     """
 
+    states_are = "commanded"
+    """"commanded": the robot is where it was asked to be; "foreseen" by a twin; "measured" in a simulator."""
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012 - as Gymnasium declares it
 
     def __init__(
@@ -68,7 +73,7 @@ class WorldEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self.index = ClipIndex.build(self.dataset, kind="frames", overlap=False, length=world.context_frames)
         self.reward, self.ends, self.horizon, self.render_mode = reward, ends, horizon, render_mode
         self.metadata = {**type(self).metadata, "render_fps": self.dataset.hz / self.frames}
-        self.action_space = spaces.Box(-1, 1, (len(self.control.rows),), np.float32)
+        self.action_space = spaces.Box(*self.control.box(self.frames), dtype=np.float32)
         observed: Any = spaces.Dict({
             "frame": spaces.Box(0, 255, (*world.size, 3), np.uint8),
             "states": spaces.Box(-np.inf, np.inf, (self.dataset.robot.dim,), np.float32),
@@ -90,22 +95,25 @@ class WorldEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self.steps, num = 0, self.world.context_frames
         shard, first = self.dataset.shards[int(self.index.shard[clip])], int(self.index.start[clip])
         states_FA = shard.read_states(np.arange(first, first + num))
-        self.commanded_A = states_FA[-1].copy()
-        frame, states_A = self.begin(shard, first, states_FA, own)
+        commands = shard.commands if self.states_are != "commanded" else None
+        commands_FA = None if commands is None else np.array(commands[first : first + num - 1], np.float32)
+        self.commanded_A = (states_FA if commands_FA is None or not len(commands_FA) else commands_FA)[-1].copy()
+        frame, states_A = self.begin(shard, first, states_FA, commands_FA, own)
         self.seen = {"frame": frame, "states": states_A}
-        return self.seen, {"clip": clip}
+        return self.seen, {"clip": clip, "states_are": self.states_are}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Do what the action asks for `frames` frames."""
         self.expect_begun()
-        rows_FA = self.path(action)
-        frames_FHWC, states_A, doubt = self.follow(rows_FA)
-        self.commanded_A, self.steps = rows_FA[-1].copy(), self.steps + 1
-        self.seen = {"frame": frames_FHWC[-1], "states": states_A}
-        moment = Moment(frames_FHWC[-1], states_A, np.asarray(action), self.steps, doubt)
+        commands_FA = self.path(action)
+        frames_FHWC, way, doubt = self.follow(commands_FA)
+        self.commanded_A, self.steps = commands_FA[-1].copy(), self.steps + 1
+        self.seen = {"frame": frames_FHWC[-1], "states": way.states[-1]}
+        moment = Moment(frames_FHWC[-1], way.states[-1], np.asarray(action), self.steps, doubt)
         ended = bool(self.ends(moment)) if self.ends else False
         why = "ends" if ended else self.why_truncated(doubt)
-        info = {"frames": frames_FHWC, "doubt": doubt, "why_ended": why}
+        told = {"doubt": doubt, "disagreement": way.disagreement, "spread": way.spread}
+        info = {"frames": frames_FHWC, **told, "why_ended": why}
         return self.seen, float(self.reward(moment)) if self.reward else 0.0, ended, bool(why) and not ended, info
 
     def expect_begun(self) -> None:
@@ -114,7 +122,7 @@ class WorldEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             raise gymnasium.error.ResetNeeded("call reset before the first step")
 
     def path(self, action: Any) -> np.ndarray:
-        """The commanded states of the step's frames, float32 (frames, A)."""
+        """The commands of the step's frames, float32 (frames, A)."""
         return self.control.path(self.commanded_A, action, self.frames)
 
     def why_truncated(self, doubt: float) -> str:
@@ -125,12 +133,17 @@ class WorldEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         """The last frame, uint8 (H, W, 3)."""
         return self.seen["frame"] if self.render_mode == "rgb_array" and self.seen else None
 
-    def begin(self, shard: Any, first: int, states_FA: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Start from the clip whose context begins at frame `first`; its last frame and the states there."""
+    def begin(
+        self, shard: Any, first: int, states_FA: np.ndarray, commands_FA: np.ndarray | None, seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Start from the clip whose context begins at frame `first`; its last frame and the states there.
+
+        commands_FA: those of all frames of the context but the last; None: the recording has none, or they play no part.
+        """
         raise NotImplementedError
 
-    def follow(self, rows_FA: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        """Frames uint8 (F, H, W, 3) of the robot on its way along these states, its states at the end, and the doubt of it."""
+    def follow(self, commands_FA: np.ndarray) -> tuple[np.ndarray, Moved, float]:
+        """Frames uint8 (F, H, W, 3) of the robot under these commands, how it went, and the doubt of it."""
         raise NotImplementedError
 
     def recorded(self, shard: Any, first: int, num: int) -> np.ndarray:
@@ -140,58 +153,72 @@ class WorldEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
 
 class DreamEnv(WorldEnv):
-    """A trained world model to act in; the states go where they are commanded.
+    """A trained world model to act in.
 
+    twin: run of a twin of the same robot (`hwm train twin`), which foresees where commands lead; "": states go at once where they
+    are commanded.
     doubt: a way of doubting (`hwm.predict.doubt.DOUBTS`) that needs only frames: "predicted change" or "ensemble spread", the
-    latter over `samples` futures, of which the first is what is seen.  most_doubt: its mean over a step's pixels above which an
-    episode is truncated; None: where doubt was not seen when it was calibrated, in the last bin that `hwm evaluate RUN --doubt K`
-    left in the run's folder.  temperature: of the samples; None is the model's own, or 1 for several where that is 0.
+    latter over `samples` futures, of which the first is what is seen, the mean over a step's pixels; or "disagreement" of the
+    twin.  most_doubt: above it an episode is truncated; None: where doubt was not seen when it was calibrated, in the last bin
+    that `hwm evaluate RUN --doubt K`, or of a twin `hwm evaluate TWIN`, left in the run's folder.
+    temperature: of the samples; None is the model's own, or 1 for several where that is 0.
     Everything random of an episode comes from its seed alone, also in a vector environment.
     """
 
     def __init__(
-        self, run: str | Path | World, data: str | Path, *, doubt: str = "", most_doubt: float | None = None, samples: int = 1,
-        temperature: float | None = None, **options: Any,
+        self, run: str | Path | World, data: str | Path, *, twin: str | Path = "", doubt: str = "",
+        most_doubt: float | None = None, samples: int = 1, temperature: float | None = None, **options: Unpack[Options],
     ) -> None:  # fmt: skip
         super().__init__(run, data, **options)
         self.samples, self.sampling = samples, self.world.sampling(samples, temperature)
-        fit = ("predicted change", "ensemble spread")
-        self.doubt = next((way for way in DOUBTS if way.name == doubt and doubt in fit), None)
-        if doubt and self.doubt is None:
+        fit = ("predicted change", "ensemble spread", DISAGREEMENT)
+        if doubt and doubt not in fit:
             raise ValueError(f"doubt must be one of {', '.join(fit)}, got {doubt!r}")
         if samples < 1 or (doubt == "ensemble spread" and samples < 2):
             raise ValueError(f"samples must be at least 1, and 2 for a spread, got {samples}")
         if most_doubt is not None and not (doubt and most_doubt > 0):
             raise ValueError(f"most_doubt must be above 0 and goes with doubt, got {most_doubt}")
-        self.most_doubt = math.inf
-        if self.doubt:
-            self.most_doubt = calibrated_most(self.world.run.folder, self.doubt.name) if most_doubt is None else most_doubt
+        if doubt == DISAGREEMENT and not twin:
+            raise ValueError(f"doubt: {DISAGREEMENT} is a twin's; give twin")
+        self.twin = twin_of(twin, self.dataset, device=self.world.device) if twin else None
+        self.states_are = "foreseen" if twin else "commanded"
+        self.doubt, self.most_doubt = doubt, math.inf
+        if doubt:
+            folder = located(twin) if doubt == DISAGREEMENT else self.world.run.folder
+            self.most_doubt = calibrated_most(folder, doubt) if most_doubt is None else most_doubt
         self.dream: Dream
-        self.foreseen: np.ndarray | None = None
+        self.motion: Motion | None = None
+        self.foreseen: tuple[np.ndarray, Moved] | None = None
 
-    def begin(self, shard: Any, first: int, states_FA: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def begin(
+        self, shard: Any, first: int, states_FA: np.ndarray, commands_FA: np.ndarray | None, seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         world, device = self.world, torch.device(self.world.device)
-        frames_FHWC = self.recorded(shard, first, len(states_FA))
+        frames_FHWC, states_1FA = self.recorded(shard, first, len(states_FA)), torch.from_numpy(states_FA)[None].to(device)
         self.dream = Dream(
             world.model, world.tokenizer, generator=[generator_of(seed, k, device) for k in range(self.samples)],
             num_samples=self.samples, sampling=self.sampling, step_frames=self.frames if world.model.reach else 0,
         )  # fmt: skip
-        self.dream.reset(torch.from_numpy(frames_FHWC)[None].to(device), torch.from_numpy(states_FA)[None].to(device))
+        self.dream.reset(torch.from_numpy(frames_FHWC)[None].to(device), states_1FA)
         self.foreseen = None
+        if self.twin is not None:
+            self.motion = Motion(self.twin)
+            self.motion.reset(states_1FA, None if commands_FA is None else torch.from_numpy(commands_FA)[None].to(device))
         return frames_FHWC[-1], states_FA[-1]
 
-    def follow(self, rows_FA: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    def follow(self, commands_FA: np.ndarray) -> tuple[np.ndarray, Moved, float]:
         if self.foreseen is None:
-            dream_on([self], [rows_FA])
-        video_KFHWC, self.foreseen = self.foreseen, None
-        assert video_KFHWC is not None
-        return video_KFHWC[0], rows_FA[-1], self._doubt(video_KFHWC)
+            dream_on([self], [commands_FA])
+        assert self.foreseen is not None
+        (video_KFHWC, way), self.foreseen = self.foreseen, None
+        return video_KFHWC[0], way, way.disagreement if self.doubt == DISAGREEMENT else self._doubt(video_KFHWC)
 
     def _doubt(self, video_KFHWC: np.ndarray) -> float:
-        if self.doubt is None:
+        if not self.doubt:
             return 0.0
+        of = next(way.of for way in DOUBTS if way.name == self.doubt)
         videos, last = torch.from_numpy(video_KFHWC)[None], torch.from_numpy(self.seen["frame"])[None]
-        found = self.doubt.of(Evidence({SAMPLES: videos}, last, torch.zeros(videos.shape[2], dtype=torch.int64)))
+        found = of(Evidence({SAMPLES: videos}, last, torch.zeros(videos.shape[2], dtype=torch.int64)))
         assert found is not None
         return float(found.double().mean())
 
@@ -207,12 +234,11 @@ class DreamVectorEnv(SyncVectorEnv):
 
     def __init__(
         self, num_envs: int, run: str | Path | World, data: str | Path, *,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP, device: str = "auto", **options: Any,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP, **options: Unpack[DreamOptions],
     ) -> None:  # fmt: skip
-        world = run if isinstance(run, World) else World(run, device=device)
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
-        first = DreamEnv(world, data, **options)
+        first = DreamEnv(run, data, **options)
         super().__init__([lambda: copy.copy(first)] * num_envs, autoreset_mode=autoreset_mode)
 
     def step(self, actions: Any) -> Any:
@@ -232,26 +258,31 @@ class DreamVectorEnv(SyncVectorEnv):
 
 
 @torch.no_grad()
-def dream_on(envs: Sequence[DreamEnv], rows: Sequence[np.ndarray]) -> None:
-    """Predict the next step of environments over one model, those of the same age in one pass, and leave it with each."""
+def dream_on(envs: Sequence[DreamEnv], commands: Sequence[np.ndarray]) -> None:
+    """Predict the next step of environments over one model, those of the same age in one pass, and leave it with each.
+
+    Twins are small: they go one by one, so that a lane's states cannot depend on its company.
+    """
+    ways = [moved(env.motion, commands_FA) for env, commands_FA in zip(envs, commands)]
     by_age: dict[int, list[int]] = {}
     for i, env in enumerate(envs):
         by_age.setdefault(env.dream.age, []).append(i)
     for numbers in by_age.values():
         together = Dream.joined([envs[i].dream for i in numbers])
-        states_BFA = torch.from_numpy(np.stack([rows[i] for i in numbers])).to(envs[0].world.device)
+        states_BFA = torch.from_numpy(np.stack([ways[i].states for i in numbers])).to(envs[0].world.device)
         video = together.step(states_BFA).video_BFHWC
         assert video is not None
         for i, dream, video_KFHWC in zip(numbers, together.parted(), video.unflatten(0, (len(numbers), -1)).cpu().numpy()):
-            envs[i].dream, envs[i].foreseen = dream, video_KFHWC
+            envs[i].dream, envs[i].foreseen = dream, (video_KFHWC, ways[i])
 
 
 def calibrated_most(folder: Path, name: str) -> float:
-    """The doubt at which the last bin of the run's scale begins.  Raises ValueError where no evaluation left one."""
+    """The doubt at which the last bin of a run's scale begins.  Raises ValueError where no evaluation left one."""
     for results in (folder / "results.json", folder / "results_sampling.json"):
         if is_file(results):
             scales = read_json(results).get("facts", {}).get("doubt", {})
             if name in scales and (edges := Scale.from_json(scales[name]).edges):
                 return edges[-1]
-    remedy = f"run `hwm evaluate {folder} --doubt 8 --data HELD_OUT`, or give most_doubt"
+    asked = "" if name == DISAGREEMENT else " --doubt 8"
+    remedy = f"run `hwm evaluate {folder}{asked} --data HELD_OUT`, or give most_doubt"
     raise ValueError(f"{folder}: no evaluation calibrated the doubt {name!r}; {remedy}")

@@ -7,11 +7,12 @@ and from there on the robot follows the actions.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 
+from hwm.interact.control import DreamOptions, Moved, Options
 from hwm.interact.env import WorldEnv
 from hwm.interact.world import World
 from hwm.predict.last_frame import shrink
@@ -21,24 +22,33 @@ from hwm.sim.again import Again
 class SimEnv(WorldEnv):
     """The built-in robot in the rooms of data that `hwm simulate` wrote; run: the world model whose place this takes.
 
-    Observed states are measured, as in recordings.  Options as of `WorldEnv`.
+    Observed states are measured, as in recordings.  Options as of `DreamEnv`, so that one word swaps the worlds; those of a dream
+    alone (`DreamOptions`) mean nothing here, where nothing is foreseen.
     Raises ValueError for data that another source wrote.
     """
 
-    def __init__(self, run: str | Path | World, data: str | Path, **options: Any) -> None:
-        super().__init__(run, data, **options)
+    states_are = "measured"
+
+    def __init__(self, run: str | Path | World, data: str | Path, **options: Unpack[DreamOptions]) -> None:
+        shared: Any = {name: value for name, value in options.items() if name in Options.__annotations__}
+        if unknown := options.keys() - DreamOptions.__annotations__.keys() - Options.__annotations__.keys():
+            raise TypeError(f"{sorted(unknown)[0]}: no option of an environment")
+        super().__init__(run, data, **shared)
         self._again = Again(self.dataset.root)
 
-    def begin(self, shard: Any, first: int, states_FA: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def begin(
+        self, shard: Any, first: int, states_FA: np.ndarray, commands_FA: np.ndarray | None, seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         state_A = self._again.begin(shard, first + len(states_FA) - 1)
         return self._picture(), state_A
 
-    def follow(self, rows_FA: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        frames, states_A = [], self.seen["states"]
-        for row_A in rows_FA:
-            states_A = self._again.follow(row_A)
+    def follow(self, commands_FA: np.ndarray) -> tuple[np.ndarray, Moved, float]:
+        frames, states = [], []
+        for command_A in commands_FA:
+            states.append(self._again.follow(command_A))
             frames.append(self._picture())
-        return np.stack(frames)[:: self.world.model.frame_step], states_A, 0.0
+        way = Moved(np.stack(states), np.zeros_like(states[-1]))
+        return np.stack(frames)[:: self.world.model.frame_step], way, 0.0
 
     def close(self) -> None:
         """Give the camera back."""

@@ -27,6 +27,8 @@ LEAST_MOTION = 1e-3
 """Motion of latents below which a doubt is not divided any further (as in MMBench2's release)."""
 LEVELS = (0.5, 0.8, 0.95)
 """Shares of the truth that intervals are made to hold."""
+DISAGREEMENT = "disagreement"
+"""Of a twin's members about the robot's states; of its scale the errors are in standard deviations of the states, as it is."""
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,21 @@
 """Two tiny trained worlds over a square that moves with the first state: frames as they are, and tokens."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from moving_square import write_moving
+from motion_data import recordings
+from moving_square import moving, write_moving
 from tiny_line import tokenizer
 
+import hwm
 from hwm.config import DataConfig, RunConfig, TrainConfig
 from hwm.interact.drive import Studio
 from hwm.interact.world import World
-from hwm.model_config import DirectConfig, STConfig
+from hwm.model_config import DirectConfig, STConfig, TwinConfig
+from hwm.robot import EVE
 from hwm.runs import train
 from hwm.tokenizers.encode import tokenize
 
@@ -42,6 +46,20 @@ def worlds(place):
         for weight in found["direct"].model.parameters():
             weight += 0.1 * torch.randn(weight.shape, generator=generator)
     return found
+
+
+@pytest.fixture(scope="session")
+def twin(tmp_path_factory):
+    """The run of a twin of the same robot, which follows its commands a frame late, scored on the data that it learned from."""
+    root, rng = tmp_path_factory.mktemp("twin"), np.random.default_rng(1)
+    commands = [moving(rng, 70)[1] for _ in range(3)]
+    states = [np.concatenate([rows[:1], rows[:-1]]) for rows in commands]
+    raw = recordings(root / "raw", states=states, commands=commands, robot=EVE)
+    small = TwinConfig(members=3, width=8, num_layers=1, context_grids=3, future_grids=4)
+    training = replace(TRAIN, steps=30, batch_size=8, checkpoint_every=30)
+    train(RunConfig(recipe="twin", model=small, data=DataConfig(clip="motion", train=(str(raw),)), train=training), root / "run")
+    hwm.evaluate(root / "run", data=raw, out=root / "run", clips=0, device="cpu")
+    return SimpleNamespace(run=root / "run", raw=raw)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,12 @@
 """A world to act in: Gymnasium's own checks, the same bytes for the same seed in any company, rewards, ends, truncation."""
 
+import inspect
 import json
 import warnings
 
 import numpy as np
 import pytest
+import torch
 from refusing import refused
 
 import hwm
@@ -13,15 +15,18 @@ gymnasium = pytest.importorskip("gymnasium")
 from gymnasium.utils.env_checker import check_env  # noqa: E402
 from gymnasium.vector import AutoresetMode  # noqa: E402
 
-from hwm.interact.control import Moment, PictureGoal, StateGoal  # noqa: E402
-from hwm.interact.env import DreamEnv, DreamVectorEnv  # noqa: E402
+from hwm.interact.control import DreamOptions, MakeOptions, Moment, Options, PictureGoal, StateGoal  # noqa: E402
+from hwm.interact.env import DreamEnv, DreamVectorEnv, WorldEnv  # noqa: E402
+from hwm.models.twin import Motion  # noqa: E402
+from hwm.runs import load_run  # noqa: E402
 
 
-@pytest.mark.parametrize("name", ["direct", "st"])
-def test_gymnasium_finds_nothing_wrong(worlds, place, name):
+@pytest.mark.parametrize("name, control", [("direct", "commands"), ("st", "states")])
+def test_gymnasium_finds_nothing_wrong(worlds, place, twin, name, control):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # states have no bounds, which it finds unusual
-        env = hwm.make_env(worlds[name], data=place.raw, render_mode="rgb_array")
+        warnings.simplefilter("ignore")  # states have no bounds, and commands others than [-1, 1], which it finds unusual
+        followed = {"twin": twin.run} if control == "commands" else {}
+        env = hwm.make_env(worlds[name], data=place.raw, render_mode="rgb_array", control=control, **followed)
         check_env(env.unwrapped, skip_render_check=True)
     env.reset(seed=0)
     assert env.render().shape == (32, 32, 3)
@@ -37,17 +42,22 @@ def rollout(env, actions, seed):
     return np.stack([obs["frame"] for obs in seen]), np.stack([obs["states"] for obs in seen])
 
 
-@pytest.mark.parametrize("name", ["direct", "st"])
-def test_a_seed_gives_the_same_bytes_alone_and_among_eight(worlds, place, name):
-    warm = {"samples": 2, "temperature": 1.0} if name == "st" else {}
+@pytest.mark.parametrize("name, options", [
+    ("direct", {}), ("st", {"samples": 2, "temperature": 1.0}),
+    ("direct", {"twin": True, "doubt": "disagreement", "most_doubt": 1e9}),
+])  # fmt: skip
+def test_a_seed_gives_the_same_bytes_alone_and_among_eight(worlds, place, twin, name, options):
+    options = options | ({"twin": twin.run} if "twin" in options else {})
     actions = np.random.default_rng(0).uniform(-1, 1, (3, 8, 25)).astype(np.float32)
-    many = DreamVectorEnv(8, worlds[name], place.raw, **warm)
+    many = DreamVectorEnv(8, worlds[name], place.raw, **options)
     frames, states = rollout(many, actions, seed=5)
     again, _ = rollout(many, actions, seed=5)
     assert np.array_equal(frames, again) and frames.shape == (4, 8, 32, 32, 3)
     for lane in (0, 3):
-        alone = rollout(DreamEnv(worlds[name], place.raw, **warm), actions[:, lane], seed=5 + lane)
+        alone = rollout(DreamEnv(worlds[name], place.raw, **options), actions[:, lane], seed=5 + lane)
         assert np.array_equal(alone[0], frames[:, lane]) and np.array_equal(alone[1], states[:, lane])
+    one = rollout(DreamVectorEnv(1, worlds[name], place.raw, **options), actions[:, 3:4], seed=8)
+    assert np.array_equal(one[0], frames[:, 3:4]) and np.array_equal(one[1], states[:, 3:4])
     assert len({frames[:, lane].tobytes() for lane in range(8)}) > 1
 
 
@@ -105,6 +115,59 @@ def test_what_an_action_means(worlds, place):
     np.testing.assert_allclose(moved[6:13], wanted, rtol=1e-4, atol=1e-6)
 
 
+def test_commands_are_rows_in_the_units_of_the_states(worlds, place):
+    env = DreamEnv(worlds["direct"], place.raw, frames=4, control="commands", groups=["left_arm"])
+    before = env.reset(options={"clip": 1})[0]["states"]
+    rows, control = list(env.control.rows), env.control
+    assert env.action_space.shape == (4, 7)
+    np.testing.assert_allclose(env.action_space.low[2], control.low[rows], rtol=1e-6)
+    asked = np.random.default_rng(0).uniform(env.action_space.low, env.action_space.high).astype(np.float32)
+    path = env.path(asked)
+    np.testing.assert_allclose(path[:, rows], asked, rtol=1e-6)
+    others = [i for i in range(25) if i not in rows]
+    assert np.array_equal(path[:, others], np.tile(before[others], (4, 1)))
+    assert np.array_equal(env.step(asked)[0]["states"], path[-1])
+    refused("4 x 7 finite numbers in the states' range, got shape", env.step, asked[:3])
+
+
+def test_a_twin_says_where_commands_lead(worlds, twin):
+    options = {"data": twin.raw, "frames": 4, "control": "commands"}
+    world, actions = worlds["direct"], None
+    seen = {}
+    for name, more in (("foreseen", {"twin": twin.run}), ("commanded", {})):
+        env = hwm.make_env(world, **options, **more).unwrapped
+        actions = env.action_space.low + 0.6 * (env.action_space.high - env.action_space.low)
+        assert env.reset(options={"clip": 1})[1]["states_are"] == name
+        obs, _, _, _, info = env.step(actions)
+        seen[name] = obs["states"], info
+    shard, first = env.dataset.shards[env.index.shard[1]], env.index.start[1]
+    past = slice(first, first + world.context_frames)
+    motion = Motion(load_run(twin.run).model)
+    motion.reset(torch.tensor(shard.states[past])[None], torch.tensor(shard.commands[past][:-1])[None])
+    for row in actions:
+        states, spread = motion.step(torch.from_numpy(row)[None])
+    (there, info), (asked, bare) = seen["foreseen"], seen["commanded"]
+    assert np.array_equal(there, states[0].numpy()) and np.array_equal(info["spread"], spread[0].numpy())
+    size = np.sqrt(np.square(spread[0].numpy() * motion.twin.shift_scale[1].numpy()).mean())
+    assert info["disagreement"] == pytest.approx(size, rel=1e-5) and size > 0
+    assert np.array_equal(asked, actions[-1].astype(np.float32)) and bare["disagreement"] == 0 and not bare["spread"].any()
+    assert not np.array_equal(bare["frames"], info["frames"])
+
+
+def test_an_episode_breaks_off_where_the_twin_disagrees_more_than_it_ever_did(worlds, twin):
+    env = DreamEnv(worlds["direct"], twin.raw, frames=4, twin=twin.run, doubt="disagreement")
+    scale = json.loads((twin.run / "results.json").read_text())["facts"]["doubt"]["disagreement"]
+    assert env.most_doubt == scale["edges"][-1] and len(scale["rms"]) == len(scale["edges"]) + 1
+    env.reset(seed=0)
+    _, _, _, cut, info = env.step(np.zeros(25))
+    assert info["doubt"] == info["disagreement"] > 0
+    for most, why in ((info["doubt"], ""), (info["doubt"] / 2, "doubt")):
+        env = DreamEnv(worlds["direct"], twin.raw, frames=4, twin=twin.run, doubt="disagreement", most_doubt=most)
+        env.reset(seed=0)
+        _, _, ended, cut, info = env.step(np.zeros(25))
+        assert (info["why_ended"], cut, ended) == (why, bool(why), False)
+
+
 def test_goals_reward_and_end(worlds, place):
     env = DreamEnv(worlds["direct"], place.raw, horizon=3)
     start, _ = env.reset(options={"clip": 0})
@@ -149,6 +212,7 @@ def test_what_does_not_fit_is_refused(worlds, place):
         ({"control": "forces"}, "control must be"), ({"speed": 0}, "speed must be"), ({"horizon": -1}, "0 or more"),
         ({"doubt": "gut feeling"}, "doubt must be one of"), ({"doubt": "ensemble spread"}, "2 for a spread"),
         ({"most_doubt": 0.1}, "goes with doubt"), ({"render_mode": "human"}, "render_mode"),
+        ({"doubt": "disagreement"}, "is a twin's; give twin"), ({"twin": place.direct}, "holds a world model, not a twin"),
     ):  # fmt: skip
         refused(told, DreamEnv, st, raw, **options)
     refused("recorded video", DreamEnv, st, place.root / "tokens")
@@ -161,3 +225,13 @@ def test_what_does_not_fit_is_refused(worlds, place):
     refused("25 finite numbers", env.step, np.zeros(24))
     refused("world must be", hwm.make_env, st, data=raw, world="moon")
     refused("not written by", hwm.make_env, st, data=raw, world="simulator")
+
+
+def test_options_are_typed_as_they_are_taken():
+    def taken(of):
+        given = inspect.signature(of).parameters.values()
+        return {p.name for p in given if p.kind == p.KEYWORD_ONLY}
+
+    assert Options.__annotations__.keys() == taken(WorldEnv)
+    assert DreamOptions.__annotations__.keys() == taken(WorldEnv) | taken(DreamEnv)
+    assert MakeOptions.__annotations__.keys() == DreamOptions.__annotations__.keys() | taken(DreamVectorEnv)

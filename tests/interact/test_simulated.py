@@ -1,5 +1,7 @@
 """The simulator in the place of a dream: the same spaces and starts, and it goes where it is told."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,8 @@ def both(tmp_path_factory):
     data = DataConfig(clip="block_pairs", train=(str(raw),), image_size=32)
     train(RunConfig(recipe="direct-tiny", tokenizer="pixels", model=model, data=data, train=training), root / "run")
     world = World(root / "run", device="cpu")
-    return [hwm.make_env(world, data=raw, world=name, frames=6, groups=["left_arm"]) for name in ("dream", "simulator")]
+    options = {"frames": 6, "groups": ["left_arm"], "samples": 1, "render_mode": "rgb_array"}
+    return [hwm.make_env(world, data=raw, world=name, **options) for name in ("dream", "simulator")]
 
 
 def test_dream_and_simulator_begin_in_the_same_moment_and_part(both):
@@ -34,7 +37,8 @@ def test_dream_and_simulator_begin_in_the_same_moment_and_part(both):
     assert dream.observation_space == sim.observation_space and dream.action_space == sim.action_space
     begun = [env.reset(seed=3) for env in both]
     (dreamed, told), (simulated, same) = begun
-    assert told == same and np.array_equal(dreamed["states"], simulated["states"])
+    assert told == {"clip": same["clip"], "states_are": "commanded"} and same["states_are"] == "measured"
+    assert np.array_equal(dreamed["states"], simulated["states"])
     levels = dreamed["frame"].astype(float), simulated["frame"].astype(float)
     assert np.abs(levels[0] - levels[1]).mean() < 4  # the recording went through a video file
     control = dream.unwrapped.control
@@ -49,4 +53,14 @@ def test_dream_and_simulator_begin_in_the_same_moment_and_part(both):
     assert all(len(found[4]["frames"]) == 6 for found in after)
     again, _ = sim.reset(seed=3)
     assert np.array_equal(again["frame"], simulated["frame"])
-    sim.close()
+
+
+def test_gymnasium_finds_nothing_wrong_with_the_simulator(both):
+    from gymnasium.utils.env_checker import check_env
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # states have no bounds, which it finds unusual
+        check_env(both[1].unwrapped, skip_render_check=True)
+    with pytest.raises(TypeError, match="dount: no option of an environment"):
+        type(both[1].unwrapped)(both[1].unwrapped.world, both[1].unwrapped.dataset.root, dount="x")
+    both[1].close()
