@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-EXTRAS = "sim,report,wan,lerobot,hub,env,serve,test"
+EXTRAS = "sim,report,wan,lerobot,hub,env,serve,mcap,test"
 INPUTS = ("pyproject.toml", "constraints/torch.txt", "constraints/pins.txt", "run.py")
 DRIVEN = ["runs/demo/run", "--data", "runs/demo/raw/val_unseen_v2.0_raw"]
 """What `play` drives unless another run is named: what `demo` left."""

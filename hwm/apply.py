@@ -1,4 +1,4 @@
-"""A trained run in use: score it, watch it predict, submit it to the challenge's two tracks."""
+"""A trained run in use: score it, submit it to the challenge's two tracks.  `hwm.watch` shows what it predicts."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hwm.clock import SAMPLING_CONTEXT, SAMPLING_FRAMES, Clock
+from hwm.clock import SAMPLING_FRAMES
 from hwm.contracts import Sampling
 from hwm.data.clips import Clips, recorded
 from hwm.data.motion import Motion
 from hwm.data.onex import open_dataset
 from hwm.data.testsets import CompressionTestSet, SamplingTestSet, open_test_set
-from hwm.data.video import VideoWriter, expect_proportions
-from hwm.data.windows import segment_end
+from hwm.data.video import expect_proportions
 from hwm.evaluate.motion import measured, motion_page, motion_verdict
 from hwm.evaluate.networks import Lpips
 from hwm.evaluate.page import plots
-from hwm.evaluate.page.pictures import FUTURE_COLOR, PAST_COLOR
 from hwm.evaluate.page.report import write_report
 from hwm.evaluate.perceptual import InceptionFeatures, TokenizerFeatures, VideoFeatures
 from hwm.evaluate.protocols import COMPRESSION, MOTION, PROTOCOLS, Protocol, Scoring, own_protocol
@@ -32,8 +30,7 @@ from hwm.evaluate.scoring import evaluate
 from hwm.evaluate.submission import check_readme, predict_samples, write_compression_submission, write_sampling_submission
 from hwm.evaluate.ways import seed_of
 from hwm.predict import ensemble
-from hwm.predict.last_frame import draw, shrink
-from hwm.predict.rollout import frames_per_step, rollout
+from hwm.predict.last_frame import draw
 from hwm.publish.loaded import readers_of
 from hwm.publish.trained import kept_in
 from hwm.runs import COUNTS, Run, clips_for, expect_robot, load_run, token_counts, world_model
@@ -45,7 +42,7 @@ from hwm.work.claim import expect_apart, expect_suffix
 from hwm.work.files import unsealed
 from hwm.work.parts import Arrays, Finished, Work, fingerprint, listening, names_of, progress_of, sources
 from hwm.work.progress import Counter
-from hwm.work.ranges import BadSetting, check_ranges
+from hwm.work.ranges import check_ranges
 from hwm.work.share import Share
 from hwm.work.signals import StopFlag
 
@@ -196,103 +193,6 @@ def _recorded_clips(run: Run, folder: Path, protocol: Protocol) -> Clips:
     kept = np.append(np.arange(protocol.num_seen), protocol.scored)
     masks = all(shard.masks_path is not None for shard in dataset.shards)
     return Clips(dataset, kind=protocol.clip, overlap=False, kept=kept, masks=masks)
-
-
-def predict_video(
-    folder: Path,
-    *, data: Path, out: Path, clip: int = 0, frames: int | None = None, which: str = "best", temperature: float | None = None,
-    changes: tuple[str, ...] = (), seed: int = 0, device: str = "auto", tokenizer: str = "", base: str = "",
-    poll: Callable[[], None] = lambda: None,
-) -> Path:
-    """Write the recorded future (left) beside a rollout that follows the recorded states (right) and return the file.
-
-    Both sides begin with the context; the future starts where the bar below turns blue.  Of a model of every nth frame both
-    show these, each n times.  It plays in real time, at the data's rate.
-    data: tokens or latents of the run's clips, decoded for the left side, or raw video.
-    frames: of the recording, after the context; None: 60 for a model of every nth frame, else 51, or, which is then said, as
-    many as the clip's recording has.  temperature: None is the model's own.  poll: called between steps; may raise.
-    Raises ValueError, before anything is predicted, for more frames than the recording has.
-    """
-    device = str(choose_device(device))
-    expect_suffix(out, ".mp4")
-    expect_apart(out, data, kept_in(folder))
-    run = load_run(folder, which=which, device=device, changes=changes, base=base)
-    model, clips = world_model(run), watched(run, data)
-    if not 0 <= clip < len(clips):
-        raise BadSetting("clip", f"must be one of {data}, which has clips 0..{len(clips) - 1}, not {clip}")
-    coder, step = tokenizer_of(run, tokenizer, device=device), model.frame_step
-    expect_made_by(clips.dataset, coder)
-    num_context = frames_per_step(model, coder.clock)[0]
-    shard, first = clips.dataset.shards[clips.index.shard[clip]], int(clips.index.start[clip])
-    in_blocks = None if clips.dataset.kind == "video" else coder.clock
-    frames = _frames_ahead(frames, clip, shard, first + num_context, clock=in_blocks, step=step)
-    length = num_context + frames
-    states = torch.from_numpy(shard.read_states(np.arange(first, first + length)))[None].to(device)
-    if clips.dataset.kind == "video":
-        height, width = image_size_of(run, coder)
-        expect_proportions(data, clips.dataset.grid, (height, width))
-        truth = shrink(torch.from_numpy(np.array(shard.read(first, length))), height=height, width=width).to(device)
-        context = truth[None, :num_context]
-    else:
-        blocks = -(-length // coder.clock.block)
-        grids = torch.from_numpy(shard.read(first, blocks * coder.clock.block))[None].to(device)
-        truth, context = coder.decode(grids)[0, :length], grids[:, : model.context_grids]
-    found = rollout(
-        model, coder, context, states, num_frames=frames, generator=torch.Generator(device).manual_seed(seed),
-        sampling=None if temperature is None else Sampling(temperature=temperature), poll=poll,
-    )  # fmt: skip
-    assert found.video_BKFHWC is not None
-    past = truth[:num_context:step]
-    left, right = truth[::step], torch.cat([past, found.video_BKFHWC[0, 0]])
-    write_pair(out, left.cpu().numpy(), right.cpu().numpy(), num_past=len(past), hz=clips.dataset.hz, repeat=step)
-    return out
-
-
-def _frames_ahead(asked: int | None, clip: int, shard: Any, start: int, *, clock: Clock | None, step: int) -> int:
-    """How many frames of a recording a rollout from the frame `start` of a shard shows.
-
-    clock: of data in blocks, of which only whole ones are there.  Raises ValueError for more than the recording has.
-    """
-    end = segment_end(shard.segments, start - 1)
-    if clock is not None:
-        end = min(end, clock.num_blocks(shard.num_frames) * clock.block)
-    most = (end - start) // step * step
-    if most < step:
-        raise BadSetting("clip", f"{clip} has no frame after its context: its recording ends there; choose another")
-    if asked is None:
-        usual = 51 if step == 1 else SAMPLING_FRAMES - SAMPLING_CONTEXT
-        if most < usual:
-            print(f"the recording of clip {clip} ends {most} frames after the context, and so does the video", flush=True)
-        return min(most, usual)
-    if asked % step:
-        raise BadSetting("frames", f"must be a multiple of {step}, the frames from one prediction to the next, got {asked}")
-    if asked > most:
-        raise BadSetting("frames", f"must be {most} or less for clip {clip}, whose recording ends there, got {asked}")
-    return asked
-
-
-def watched(run: Run, data: Path) -> Clips:
-    """Clips of the run's own kind, or of raw video, from which every model can start."""
-    dataset: Any = open_dataset(data)
-    if dataset.kind == "video":
-        expect_robot(dataset, run.config.model, run.identity)
-        return Clips(dataset, kind=run.config.data.clip, overlap=False)
-    if world_model(run).frame_step > 1:
-        raise ValueError(f"{data}: every nth frame is shown beside the recorded video; give the raw dataset (videos as .mp4)")
-    return clips_for(run, data)
-
-
-def write_pair(out: Path, left_FHWC: np.ndarray, right_FHWC: np.ndarray, *, num_past: int, hz: int, repeat: int = 1) -> None:
-    """Write two videos side by side, small ones enlarged, above a bar that turns blue after `num_past` frames.
-
-    left_FHWC, right_FHWC: uint8.  hz: frames a second.  repeat: how often each frame is shown.
-    """
-    pair = np.concatenate([left_FHWC, np.full_like(left_FHWC[:, :, :2], 255), right_FHWC], 2)
-    larger = max(1, 256 // max(left_FHWC.shape[1:3]))
-    pair = pair.repeat(larger, 1).repeat(larger, 2)
-    pair[:num_past, -6:], pair[num_past:, -6:] = PAST_COLOR, FUTURE_COLOR
-    with VideoWriter(out, height=pair.shape[1], width=pair.shape[2], fps=hz) as writer:
-        writer.write(pair.repeat(repeat, 0))
 
 
 def submit_compression(

@@ -14,7 +14,7 @@ HOUSE = Path(hwm.__file__).parent
 FLOORS = (
     "safe_load work", "clock robot contracts", "model_config", "config", "data", "nn", "models recipes sim training",
     "publish.folder", "tokenizers", "predict prepare", "evaluate", "publish.trained publish.hub", "runs",
-    "publish.card publish.export publish.loaded", "apply doctor interact", "experiments", "cli", "__main__",
+    "publish.card publish.export publish.loaded", "watch", "apply doctor interact", "experiments", "cli", "__main__",
 )  # fmt: skip
 """From the ground up; a name stands for the module and all that lie in it."""
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}

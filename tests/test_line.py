@@ -11,9 +11,12 @@ import pytest
 import torch
 from moving_square import write_moving
 from official_tests import write_compression_test_set
+from PIL import Image, ImageSequence
 from tiny_line import tokenizer
 
+import hwm as package
 from hwm.cli import main
+from hwm.data.onex import open_dataset
 from hwm.data.video import probe, read_video
 from hwm.data.writers import RawShardWriter, write_dataset_metadata, write_tokenizer_info
 from hwm.evaluate import perceptual
@@ -22,6 +25,7 @@ from hwm.model_config import FSQConfig
 from hwm.runs import load_run
 from hwm.tokenizers.autoencoder import ContinuousTokenizer
 from hwm.tokenizers.open import load_tokenizer, save_tokenizer
+from hwm.watch.film import film
 
 SHAPE = ["model.vocab_size=200", "model.factors=[8,5,5]", "model.grid=[4,4]", "train.steps=6", "train.validate_every=3"]
 SHAPE += ["train.checkpoint_every=3", "train.sample_every=3", "train.threads=1"]
@@ -112,6 +116,33 @@ def test_a_rollout_becomes_a_video(place):
     for data in ("tokens", "raw"):
         assert main(["predict", str(place / "run"), "--data", str(place / data), "--out", str(out), "--frames", "34"]) == 0
         assert len(read_video(out)) == 51
+
+
+def test_one_prediction_is_written_for_several_viewers(place, tmp_path, capsys):
+    pytest.importorskip("mcap_protobuf")
+    log, gif = tmp_path / "x.mcap", tmp_path / "x.gif"
+    command = ["predict", str(place / "run"), "--data", str(place / "raw"), "--mcap", str(log), "--frames", "17"]
+    assert main([*command, "--out", str(gif)]) == 0
+    assert capsys.readouterr().out.split() == [str(gif), str(log), str(tmp_path / "x.layout.json")]
+    with Image.open(gif) as shown:  # equal frames are one that stands longer
+        assert sum(frame.info["duration"] for frame in ImageSequence.Iterator(shown)) == pytest.approx(1000 * 34 / 30, abs=6)
+    assert main([*command, "--samples", "3", "--temperature", "2"]) == 0
+    assert main([*command[:-4], "--samples", "3"]) == 2 and "shown with --mcap" in capsys.readouterr().err
+    assert main([*command[:-4], "--out", "x.avi"]) == 2 and "ends in .mp4 or .gif" in capsys.readouterr().err
+
+
+def test_a_film_doubts_by_the_family_or_by_its_samples_and_its_prediction_is_the_first(place):
+    how = {"data": place / "raw", "frames": 34, "temperature": 2.0, "seed": 3, "device": "cpu"}
+    alone, three = film(place / "run", doubting=True, **how), film(place / "run", doubting=True, samples=3, **how)
+    assert (alone.doubt_name, three.doubt_name) == ("token entropy", "ensemble spread") and alone.num_past == 17
+    assert alone.doubt.shape == three.doubt.shape == (34, 32, 32) and 0 < alone.doubt.max() <= 1 and three.doubt.max() > 0
+    np.testing.assert_array_equal(alone.prediction, three.prediction)
+    shard = open_dataset(place / "raw").shards[0]
+    np.testing.assert_array_equal(alone.truth, shard.read(0, 51))
+    np.testing.assert_array_equal(alone.states, shard.read_states(np.arange(51)))
+    world = package.load(place / "run", device="cpu")
+    seen = world.predict(alone.truth[:17], alone.states, num_frames=34, seed=3, temperature=2.0)
+    np.testing.assert_array_equal(alone.prediction[17:], seen.frames[0])
 
 
 def test_a_video_ends_with_its_recording_and_plays_at_the_rate_of_the_data(place, tmp_path, capsys):

@@ -15,23 +15,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from hwm.apply import watched
 from hwm.data.video import VideoWriter
 from hwm.data.windows import evenly, segment_end
-from hwm.predict.doubt import DOUBTS, glance, glancing
+from hwm.predict.doubt import glancing, live
 from hwm.predict.last_frame import shrink
 from hwm.predict.rollout import Dream, Step
 from hwm.runs import Run, load_run, world_model
 from hwm.tokenizers.at_hand import expect_made_by, image_size_of, tokenizer_of
 from hwm.training.device import choose_device
+from hwm.watch.film import watched
 from hwm.work.ranges import BadSetting
 
 LOOKED_AT = 100_000
 """State rows, evenly spread, from which the range and the pace of every state are taken."""
 USUAL_PACE = 0.995
 """Share of the recorded changes from frame to frame that are no faster than the fastest one that a drive may ask for."""
-LIVE = ("token entropy", "flow unrest", "predicted change")
-"""Ways of doubting that need no second sample, the most telling first: the first that a family has is shown."""
 MAX_RECORDED_BYTES = 256 * 2**20
 """Of frames that wait in memory until a recording is written."""
 
@@ -211,15 +209,9 @@ class Drive:
         """Maps of the frames of a step by the first way of doubting that the family has, float32 (F, H, W)."""
         if not self.doubting:
             return None
-        evidence = glance(self.studio.model, self.studio.coder, step, torch.from_numpy(self._anchor)[None])
-        by_name = {doubt.name: doubt.of for doubt in DOUBTS}
-        for name in LIVE:
-            maps = by_name[name](evidence)
-            if maps is not None:
-                self.doubt_name = name
-                whole: np.ndarray = maps[0].float().numpy()
-                return whole
-        return None
+        self.doubt_name, maps = live(self.studio.model, self.studio.coder, step, torch.from_numpy(self._anchor)[None])
+        whole: np.ndarray = maps[0].numpy()
+        return whole
 
     def _truth(self, start: int, count: int) -> np.ndarray:
         """Recorded frames from the clip's frame `start` on, as many as there are up to `count`, uint8 (n, H, W, 3)."""

@@ -174,6 +174,19 @@ def glance(model: Any, tokenizer: Any, step: Step, last_BHWC: Tensor) -> Evidenc
     )  # fmt: skip
 
 
+LIVE = ("token entropy", "flow unrest", "predicted change")
+"""Ways of doubting that need no second sample, the most telling first; the last one every family has."""
+
+
+def live(model: Any, tokenizer: Any, step: Step, last_BHWC: Tensor) -> tuple[str, Tensor]:
+    """Doubt while predicting: the first way of `LIVE` that the family has and its maps, float32 (B, F, H, W) on the CPU.
+
+    step: asked with `glancing`.  last_BHWC: as in `glance`.
+    """
+    evidence, by_name = glance(model, tokenizer, step, last_BHWC), {doubt.name: doubt.of for doubt in DOUBTS}
+    return next((name, maps.float()) for name in LIVE if (maps := by_name[name](evidence)) is not None)
+
+
 def glancing(model: Any, tokenizer: Any) -> dict[str, Any]:
     """What `Dream.step` must be asked so that `glance` finds all that it can."""
     if model.predicts == "tokens":

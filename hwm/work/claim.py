@@ -47,10 +47,11 @@ def expect_apart(out: str | Path, *read: str | Path | None) -> None:
         raise cannot_write(Path(out), error) from None
 
 
-def expect_suffix(out: str | Path, suffix: str) -> None:
-    """Raise ValueError for a name that says that the file would be of another kind than the one written, whose names end so."""
-    if Path(out).suffix.lower() != suffix:
-        raise ValueError(f"{out}: what is written here is a {suffix} file; give it a name that ends in {suffix}")
+def expect_suffix(out: str | Path, *suffixes: str) -> None:
+    """Raise ValueError for a name that says that the file would be of another kind than those written, whose names end so."""
+    if Path(out).suffix.lower() not in suffixes:
+        kinds = " or ".join(suffixes)
+        raise ValueError(f"{out}: what is written here is a {kinds} file; give it a name that ends in {kinds}")
 
 
 class Kept:

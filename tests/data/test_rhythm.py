@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from refusing import refused
 
-from hwm.apply import write_pair
 from hwm.data import video
 from hwm.data.clips import Clips
 from hwm.data.describe import check, contact_sheet
 from hwm.data.onex import open_dataset
 from hwm.tokenizers.encode import tokenize
+from hwm.watch.pair import write_pair
 
 COUNT = 85
 LOST = [k + 6 * (k >= 10) for k in range(COUNT)]

@@ -92,6 +92,28 @@ def test_the_score_is_that_of_the_challenge(place, tmp_path, capsys):
         assert words in told and words in page
 
 
+def test_predicted_tokens_are_a_dataset_of_the_release(place, tmp_path):
+    """Seen, predicted, true grids in the order of 1xgpt's `generate.py`; a predicted one is the likeliest after those before."""
+    out = tmp_path / "tokens"
+    command = ["predict", str(place / "run"), "--data", str(place / "val"), "--tokens", str(out), "--clip", "1"]
+    assert main([*command, "--frames", "60", "--temperature", "0"]) == 0
+    about = json.loads((out / "metadata.json").read_text())
+    assert (about["num_prompt_frames"], about["window_size"], about["num_images"], about["hz"]) == (1, 5, 9, 2)
+    found, run = open_dataset(out), load_run(place / "run")
+    shard, clips = found.shards[0], clips_for(run, place / "val")
+    batch, tokens = clips.batch(np.array([1])), shard.read(0, 9)
+    true, order = batch.tokens_BTHW[0, :5].numpy(), [*range(5), *range(1, 5)]
+    np.testing.assert_array_equal(tokens[[0, *range(5, 9)]], true)
+    np.testing.assert_array_equal(shard.read_states(np.arange(9)), batch.states_BFA[0, order].numpy())
+    assert shard.segments.tolist() == [0] * 5 + [1] * 4 and not [found for found in shard.check() if found.severity == "error"]
+    seen = torch.cat([torch.from_numpy(tokens[:5]), batch.tokens_BTHW[0, 5:]])[None]
+    with torch.no_grad():
+        hidden_TBSD = run.model.trunk(seen[:, :-1], run.model.states(batch.states_BFA), newest=15)
+        low, high = run.model.vocabulary.logits(hidden_TBSD[:4].transpose(0, 1).flatten(0, 2)).split(512, 1)
+    np.testing.assert_array_equal(tokens[1:5].ravel(), (low.argmax(1) + 512 * high.argmax(1)).numpy())
+    assert main(command) == 2  # a folder of that name is there
+
+
 def test_the_doctor_asks_for_no_tokenizer_that_cannot_be(place):
     config = override(recipe("st-v1.1-tiny"), [*SHAPE, "train.sample_every=2"])
     dataset = open_dataset(place / "train")
@@ -106,7 +128,9 @@ def test_the_doctor_asks_for_no_tokenizer_that_cannot_be(place):
 def test_what_v1_1_does_not_have_is_refused(place, tmp_path, capsys):
     run, data, out = str(place / "run"), str(place / "val"), str(tmp_path / "x")
     for arguments, told in (
-        (["predict", run, "--data", data, "--out", out + ".mp4"], "names no tokenizer for the pixels; give it with --tokenizer"),
+        (["predict", run, "--data", data, "--out", out + ".mp4"], "decoded by 1X's own program: give --tokens FOLDER"),
+        (["predict", run, "--data", data, "--tokens", out, "--frames", "16"], "--frames must be a multiple of 15"),
+        (["predict", run, "--data", data, "--tokens", out, "--mcap", out + ".mcap"], "--mcap: tokens of 1X v1.1 have no pic"),
         (["evaluate", run, "--data", data, "--tokenizer", "fsq-8x8x8"], "1 grids for 1 frames, the tokenizer fsq-8x8x8 3 grids"),
         (["evaluate", run, "--data", data, "--protocol", "compression"], "scored by --protocol v1.1"),
         (["train", "st-tiny", "--data", data, "--out", out], "v1.1 gives clips of kind 'frames'"),

@@ -29,11 +29,11 @@ def declare(plan: Options) -> Experiment:
     started, grid = time.monotonic(), IMAGE_SIZE[plan.size] // 8
 
     def finish(found: Found) -> None:
-        from hwm.apply import predict_video
         from hwm.evaluate.page.report import text_table
+        from hwm.watch.write import write_prediction
 
         report, video = plan.out / COMPRESSION.report, plan.out / "rollout.mp4"
-        predict_video(found.run("run"), data=found.sets("run").test, out=video)
+        write_prediction(found.run("run"), data=found.sets("run").test, out=video)
         minutes = (time.monotonic() - started) / 60
         print(f"\n{text_table(found['.'])}\n\n{minutes:.1f} minutes.  Report: {report}   rollout: {video}")
 

@@ -1,0 +1,43 @@
+"""`hwm predict`: a run's prediction beside the recording, written in every form that was asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hwm.publish.trained import kept_in
+from hwm.watch.film import film
+from hwm.watch.mcap import expect_mcap, layout_beside, write_mcap
+from hwm.watch.pair import SUFFIXES, write_pair
+from hwm.work.claim import expect_apart, expect_suffix
+
+
+def write_prediction(
+    folder: Path, *, data: Path, out: Path | None = None, mcap: Path | None = None, **options: Any
+) -> list[Path]:
+    """Predict a clip's future once, write what is asked for and return the files.
+
+    out: the recording (left) beside the prediction (right) as .mp4 or .gif.  Both sides begin with the context; the future
+    starts where the bar below turns blue.  Of a model of every nth frame both show these, each n times.  It plays in real time.
+    mcap: the same with doubt, states and commands for Foxglove or Rerun (`hwm.watch.mcap`), and a layout beside it.
+    options: of `hwm.watch.film.film`, which is told to doubt where that is shown.
+    Raises ValueError, before anything is predicted, for files that cannot be written, and as `film`.
+    """
+    if out is not None:
+        expect_suffix(out, *SUFFIXES)
+    if mcap is not None:
+        expect_suffix(mcap, ".mcap")
+        expect_mcap()
+    for place in (out, mcap):
+        if place is not None:
+            expect_apart(place, data, kept_in(folder))
+    found = film(folder, data=data, doubting=mcap is not None, **options)
+    written: list[Path] = []
+    if out is not None:
+        how: dict[str, Any] = {"num_past": found.num_past, "hz": found.hz, "repeat": found.every}
+        write_pair(out, found.truth, found.prediction, **how)
+        written.append(out)
+    if mcap is not None:
+        write_mcap(mcap, found)
+        written += [mcap, layout_beside(mcap)]
+    return written
