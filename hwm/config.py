@@ -70,7 +70,9 @@ class TrainConfig:
     """Largest global gradient norm; 0 leaves gradients alone."""
     ema: Annotated[float, Range(0, 1, below=True)] = 0.0
     """Decay of the exponential moving average of the weights, used for validation and prediction; 0: none."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    """bfloat16: products of matrices alone, where the model can be trained so.  auto: whichever multiplies faster where the
+    run begins, measured; the run then keeps it."""
     validate_every: CountOrNone = 0
     validate_clips: Count = 64
     checkpoint_every: CountOrNone = 500

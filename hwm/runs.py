@@ -39,7 +39,7 @@ from hwm.training.device import choose_device, free_on
 from hwm.training.identity import Identity, expect_data, identity_of
 from hwm.training.loop import FitResult, already_done, fit
 from hwm.training.processes import ALONE, Processes
-from hwm.training.run_folder import dealt_out, taken_up
+from hwm.training.run_folder import dealt_out, in_precision, taken_up
 from hwm.training.stored import load_weights
 from hwm.work.allowance import idle_cores, usable_cores
 from hwm.work.claim import expect_apart
@@ -231,7 +231,8 @@ def _ready(
         raise ValueError("data.train is empty: give the training data with --data FOLDER")
     expect_apart(out, *config.data.train, config.data.val, config.tokenizer, config.init)
     given = config.init
-    config = dealt_out(taken_up(fitted(config), out, prolong=prolong), out, world=world)
+    config = in_precision(fitted(config), out, processes=processes)
+    config = dealt_out(taken_up(config, out, prolong=prolong), out, world=world)
 
     def opened(folder: Folders, *, training: bool, identity: Identity) -> Clips:
         # The first process compares the files with their checksums and notes it: the others need not.

@@ -76,7 +76,7 @@ class RecipeCosts:
     @property
     def in_bfloat16(self) -> bool:
         """Whether its large products run in bfloat16, which the peaks are of."""
-        return "bfloat16" in (self.config.train.precision, getattr(self.config.model, "dtype", ""))
+        return not {"bfloat16", "auto"}.isdisjoint((self.config.train.precision, getattr(self.config.model, "dtype", "")))
 
     def hours(self, peak: float) -> float:
         """Of the whole recipe on one card of that peak."""
@@ -165,7 +165,8 @@ def _whole_step(config: RunConfig, recompute: bool = False) -> StepCosts:
     if recompute:
         recompute_blocks(built)
     size = config.data.image_size
-    return count_step(built, lambda clips: model.example(clips, image_size=size), precision=config.train.precision)
+    precision = "float32" if config.train.precision == "float32" else "bfloat16"
+    return count_step(built, lambda clips: model.example(clips, image_size=size), precision=precision)
 
 
 @dataclass(frozen=True)

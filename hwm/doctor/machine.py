@@ -18,14 +18,12 @@ from packaging.specifiers import SpecifierSet
 
 from hwm.config import RunConfig, TrainConfig
 from hwm.doctor.verdict import Verdict, count, fail, graded, ok, size, warn
-from hwm.evaluate.cost import seconds_of
-from hwm.training.device import choose_device
+from hwm.training.device import choose_device, flop_rate
 from hwm.training.launch import environment
 from hwm.training.processes import LOOPBACK, joined
 from hwm.work.allowance import cpu_quota, free_memory, usable_cores
 from hwm.work.cache import TEMPORARY, cache_folder
 from hwm.work.files import existing
-from hwm.work.progress import rate
 from hwm.work.signals import StopFlag
 from hwm.work.workers import Tell, work_off
 
@@ -114,17 +112,9 @@ def speed(train: TrainConfig) -> Verdict:
     rates = {dtype: flop_rate(chosen, dtype) for dtype in (torch.float32, torch.bfloat16)}
     found = ", ".join(f"{str(dtype).removeprefix('torch.')} {size(rate, 'FLOP/s')}" for dtype, rate in rates.items())
     if train.precision == "float32" and rates[torch.bfloat16] > 2 * rates[torch.float32]:
-        found += "; --set train.precision=bfloat16 may be faster, where the model can be trained so"
+        found += "; --set train.precision=auto may be faster, where the model can be trained so"
     slower = train.precision == "bfloat16" and rates[torch.bfloat16] < rates[torch.float32]
     return graded("arithmetic", found, 'bfloat16 is slower here: --set train.precision="float32"', warns=slower)
-
-
-def flop_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of square matrix products: the best of three goes after one to warm up."""
-    side = 4096 if device.type == "cuda" else 768
-    a = torch.ones(side, side, device=device, dtype=dtype)
-    best = min(seconds_of(lambda: [a @ a for _ in range(4)], device) for _ in range(4))
-    return rate(4 * 2 * side**3, best)
 
 
 def cores(train: TrainConfig, *, nproc: int = 1) -> Verdict:

@@ -19,11 +19,9 @@ from hwm.config import RunConfig
 from hwm.contracts import Batch
 from hwm.data.clips import Clips, sample_indices
 from hwm.doctor.costs import UTILISATION, RecipeCosts
-from hwm.doctor.machine import flop_rate
 from hwm.doctor.verdict import Verdict, fail, graded, ok, size, span
-from hwm.evaluate.cost import seconds_of
 from hwm.training import checkpoint
-from hwm.training.device import seed_of
+from hwm.training.device import flop_rate, seconds_of, seed_of
 from hwm.training.identity import record
 from hwm.training.learner import Learner
 from hwm.training.loop import Position

@@ -8,7 +8,6 @@ import ctypes
 import gc
 import re
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from hwm.evaluate.scores import Cost
+from hwm.training.device import seconds_of
 from hwm.work.progress import rate
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -80,17 +80,6 @@ def peak_memory(run: Callable[[], object], *, device: torch.device | str) -> tup
         return None, UNKNOWN
     run()
     return max(0, _resident("VmHWM") - before), ON_LINUX
-
-
-def seconds_of(run: Callable[[], object], device: torch.device) -> float:
-    """Wall time of `run`, what it left running on the GPU included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
 
 
 def _resident(name: str) -> int:

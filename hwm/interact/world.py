@@ -146,7 +146,7 @@ class World:
 
     def sampling(self, samples: int, temperature: float | None) -> Sampling | None:
         """How that many samples are drawn, None: in the model's own way; several that are all the same say nothing."""
-        if temperature is None and (samples == 1 or self.model.temperature or self.model.predicts == "video"):
+        if temperature is None and (samples == 1 or self.model.temperature or not self.model.draws):
             return None
         return Sampling(temperature=1.0 if temperature is None else temperature)
 

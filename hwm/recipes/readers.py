@@ -15,7 +15,7 @@ def robot_mask() -> RunConfig:
         recipe="robot-mask", model=ReaderConfig(frames=4), data=DataConfig(clip="blocks", image_size=64),
         train=TrainConfig(
             steps=600, batch_size=8, lr=3e-3, betas=(0.9, 0.99), weight_decay=0.1, warmup_steps=50, schedule="linear",
-            ema=0.99, precision="bfloat16", validate_every=300, validate_clips=64, checkpoint_every=300, log_every=50,
+            ema=0.99, precision="auto", validate_every=300, validate_clips=64, checkpoint_every=300, log_every=50,
         ),
     )
 

@@ -20,7 +20,9 @@ from hwm.config import RunConfig, from_toml, to_toml
 from hwm.safe_load.paths import is_file, reading
 from hwm.safe_load.text import read_json_lines
 from hwm.training import checkpoint
+from hwm.training.device import choose_device, faster_precision
 from hwm.training.identity import Identity, expect_same, record, settings_of
+from hwm.training.processes import Processes
 from hwm.work.files import sealed, unsealed, write_all, write_text
 
 DONE = "DONE"
@@ -84,6 +86,16 @@ def dealt_out(config: RunConfig, out: Path, *, world: int) -> RunConfig:
         )
     dealt = replace(config.train, batch_size=train.batch_size // factor, accumulate=train.accumulate * factor)
     return replace(config, train=dealt)
+
+
+def in_precision(config: RunConfig, out: Path, *, processes: Processes) -> RunConfig:
+    """The configuration with "auto" settled: by the run that goes on, or by what the first process finds to be faster."""
+    if config.train.precision != "auto":
+        return config
+    path = out / "config.toml"
+    faster = lambda: faster_precision(choose_device(config.train.device))  # noqa: E731
+    precision = processes.on_first(lambda: from_toml(RunConfig, path).train.precision if is_file(path) else faster())
+    return replace(config, train=replace(config.train, precision=precision))
 
 
 def mark_done(out: Path, config: RunConfig, identity: Identity, *, step: int, best: float | None, seconds: float) -> None:

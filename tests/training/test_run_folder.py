@@ -11,9 +11,10 @@ from refusing import refused
 from tiny_training import CONFIG, clips, run
 
 from hwm import runs
-from hwm.config import to_toml
+from hwm.config import RunConfig, to_toml
 from hwm.doctor import machine
-from hwm.training import loop
+from hwm.training import device, loop, run_folder
+from hwm.training.processes import ALONE
 from hwm.work.progress import rate
 
 
@@ -84,3 +85,20 @@ def test_a_new_run_leaves_busy_cores_to_others_and_one_that_goes_on_keeps_its_th
     (tmp_path / "config.toml").unlink()
     monkeypatch.setattr(runs, "idle_cores", lambda: 4)
     assert runs._among_others(free, tmp_path) == free and not capsys.readouterr().out
+
+
+def test_the_faster_precision_is_chosen_once_and_kept(tmp_path, monkeypatch):
+    config = replace(RunConfig(), train=replace(RunConfig().train, precision="auto"))
+    rates = {torch.float32: 1.0, torch.bfloat16: 1.4}
+    monkeypatch.setattr(device, "flop_rate", lambda _, dtype: rates[dtype])
+
+    def chosen(config=config):
+        device.faster_precision.cache_clear()
+        return run_folder.in_precision(config, tmp_path, processes=ALONE).train.precision
+
+    assert chosen() == "float32"  # what is converted costs more than is won
+    rates[torch.bfloat16] = 1.6
+    assert chosen() == "bfloat16" and chosen(RunConfig()) == "float32"
+    (tmp_path / "config.toml").write_text(to_toml(RunConfig()))
+    assert chosen() == "float32"  # of the run that goes on
+    device.faster_precision.cache_clear()
