@@ -3,7 +3,7 @@
 
     python3 run.py demo [options of `hwm demo`]     simulate, tokenize, train, evaluate, report
     python3 run.py test [options of pytest]         the test suite
-    python3 run.py play [options of `hwm play`]     drive what the demo trained, in the browser
+    python3 run.py play [options of `hwm play`]     drive a world model in the browser
     python3 run.py test --faults                    every fault of docs/reliability.md, and the table of results
 
 Standard library only.  Makes .venv beside this file, chooses the right build of torch, installs the package with
@@ -28,8 +28,6 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 EXTRAS = "sim,report,wan,lerobot,hub,env,serve,mcap,test"
 INPUTS = ("pyproject.toml", "constraints/torch.txt", "constraints/pins.txt", "run.py")
-DRIVEN = ["runs/demo/run", "--data", "runs/demo/raw/val_unseen_v2.0_raw"]
-"""What `play` drives unless another run is named: what `demo` left."""
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 
 
@@ -103,9 +101,6 @@ def main() -> int:
         raise SystemExit(f"run.py: needs Python 3.11 or newer, this is {sys.version.split()[0]}")
     # Faults are injected one at a time: most start processes of their own, and some measure time.
     together = ["-n", "0"] if "--faults" in sys.argv else ["-n", "2", "--dist", "worksteal"]
-    words = sys.argv[2:]
-    if sys.argv[1:2] == ["play"] and (not words or words[0].startswith("-")):
-        words = [*DRIVEN, *words]
     commands = {"play": ["-m", "hwm", "play"], "demo": ["-m", "hwm", "demo"], "test": ["-m", "pytest", *together]}
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         print(__doc__)
@@ -113,7 +108,7 @@ def main() -> int:
     ensure_environment()
     # The tests are two processes at a time: more threads than one each would wait for one another.
     threads = {"OMP_NUM_THREADS": "1"} if sys.argv[1] == "test" else {}
-    command = [str(PYTHON), *commands[sys.argv[1]], *words]
+    command = [str(PYTHON), *commands[sys.argv[1]], *sys.argv[2:]]
     return subprocess.run(command, cwd=ROOT, env={**threads, **os.environ}).returncode
 
 

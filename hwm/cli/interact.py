@@ -11,18 +11,21 @@ NEEDED = ("starlette", "uvicorn", "websockets")
 
 
 def play(
-    run: Path, /,
-    *, data: Path, out: Path = Path("drives"), port: Annotated[int, Range(0, 65_535)] = 8765, address: str = "127.0.0.1",
-    exposed: bool = False, sessions: Annotated[int, Range(1, 64)] = 4, which: Literal["best", "last"] = "best",
-    set: tuple[str, ...] = (), seed: Seed = 0, device: str = "auto", tokenizer: str = "", base: str = "",
+    run: Path | None = None, /,
+    *, data: Path | None = None, out: Path = Path("drives"), port: Annotated[int, Range(0, 65_535)] = 8765,
+    address: str = "127.0.0.1", exposed: bool = False, sessions: Annotated[int, Range(1, 64)] = 4,
+    which: Literal["best", "last"] = "best", set: tuple[str, ...] = (), seed: Seed = 0, device: str = "auto",
+    tokenizer: str = "", base: str = "",
 ) -> int:
-    """Drive a run in the browser: by keyboard, gamepad and sliders, beside what was recorded.
+    """Drive a run in the browser: by keyboard, gamepad and sliders, beside the simulator or what was recorded.
 
     Prints a link that one browser can open once, and then the next.  Nothing but this machine can reach it.
 
     Args:
-        run: Run folder of a world model, folder of `hwm export`, a name that is shipped, or user/name@revision of the hub.
-        data: Tokens or latents to start from, or raw video, as `hwm predict` takes them.
+        run: Run folder of a world model, folder of `hwm export`, a name that is shipped, or user/name@revision of the hub;
+            default: the shipped world of the built-in robot, or what the demo trained.
+        data: Raw video to start from, or tokens or latents that the model predicts; default: rooms of the built-in robot, made
+            once.  Beside the dream stands the simulator where `hwm simulate` wrote the video, else the recording.
         out: Folder for what is recorded while driving: mp4, and LeRobot datasets where pyarrow is installed.
         port: Where the page is served; 0: any that is free.
         address: Of this machine, to listen at; another than loopback, as for a phone, needs --exposed.
@@ -43,15 +46,19 @@ def play(
     from hwm.interact.drive import Studio
     from hwm.interact.guard import Limits
     from hwm.interact.server import Host, serve
+    from hwm.interact.starts import made_starts, usual_run
+    from hwm.interact.world import World
     from hwm.publish.trained import kept_in
     from hwm.work.claim import expect_apart
-    folder, _ = _found(run)
+    from hwm.work.progress import Counter
+    folder, _ = _found(run or usual_run())
     expect_apart(out, data, kept_in(folder))
     with StopFlag() as stop:
-        studio = Studio(
-            folder, data, which=which, device=device, tokenizer=tokenizer, base=base, changes=set, seed=seed
-        )
-        host = Host(studio, folder=out, limits=Limits(sessions=sessions))
+        world = World(folder, which=which, device=device, tokenizer=tokenizer, base=base, changes=set)
+        if data is None:
+            with Counter("rooms to start in, made once", unit="frames") as counter:
+                data = made_starts(world, progress=counter)
+        host = Host(Studio(world, data, seed=seed), folder=out, limits=Limits(sessions=sessions))
         serve(host, address=address, port=port, say=lambda line: print(line, flush=True), stop=stop)
     return 0
 

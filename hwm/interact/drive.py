@@ -1,6 +1,6 @@
 """Drive a world model: the robot's states come from a person, or from the recording, and the model shows what its camera sees.
 
-A `Studio` is what all who drive share: the model, the recordings to start from, and how far and how fast each state goes in
+A `Studio` is what all who drive share: the world, the recordings to start from, and how far and how fast each state goes in
 them.  A `Drive` is one dream of it; neither knows of the network.  What they do takes as long as the model takes, so that a
 server calls them in a thread of its own.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ import torch
 
 from hwm.data.video import VideoWriter
 from hwm.data.windows import evenly, segment_end
+from hwm.interact.beside import Recording, Simulator
+from hwm.interact.world import World
 from hwm.predict.doubt import glancing, live
 from hwm.predict.last_frame import shrink
 from hwm.predict.rollout import Dream, Step
-from hwm.runs import Run, load_run, world_model
-from hwm.tokenizers.at_hand import expect_made_by, image_size_of, tokenizer_of
-from hwm.training.device import choose_device
+from hwm.tokenizers.at_hand import expect_made_by
 from hwm.watch.film import watched
+from hwm.watch.pair import write_pair
 from hwm.work.ranges import BadSetting
 
 LOOKED_AT = 100_000
@@ -38,9 +40,9 @@ MAX_RECORDED_BYTES = 256 * 2**20
 class Shown:
     """One frame of a drive.
 
-    dream, truth: uint8 (H, W, 3), truth None after the recording's end.  doubt: float32 (H, W) in a unit of its own, or None.
-    states: float32 (A,), those that the frame was predicted from.  psnr: dB against the truth where the robot does what it did
-    there, else None.  frame: of the recording, after the context.  held: how many states were asked beyond their range.
+    dream, truth: uint8 (H, W, 3); truth is what is shown beside it, None after a recording's end.  doubt: float32 (H, W) in a
+    unit of its own, or None.  states: float32 (A,), those that the frame was predicted from.  psnr: dB against the truth where
+    that shows what the dream should, else None.  frame: after the context.
     """
 
     dream: np.ndarray
@@ -49,31 +51,25 @@ class Shown:
     states: np.ndarray
     psnr: float | None
     frame: int
-    held: int
 
 
 class Studio:
-    """A trained world model and recordings to start from.
+    """A trained world and recordings to start from.
 
-    data: raw video, or the tokens or latents that the model predicts.  The rest as in `hwm predict`.
+    data: raw video, or the tokens or latents that the model predicts.  seed: of the sampling.
+    beside: what stands beside a dream: "simulator" where `hwm simulate` wrote the data and is installed, else "recording".
     low, high, pace: of every state its range in the recordings, within the robot's limits, and its usual largest change
     in a frame, float32 (A,).
     Raises ValueError as `hwm predict` does.
     """
 
-    def __init__(
-        self, run: Path, data: Path, *, which: str = "best", device: str = "auto", tokenizer: str = "", base: str = "",
-        changes: tuple[str, ...] = (), seed: int = 0,
-    ) -> None:  # fmt: skip
-        self.device, self.seed = str(choose_device(device)), seed
-        self.run: Run = load_run(run, which=which, device=self.device, changes=changes, base=base)
-        self.model, self.clips = world_model(self.run), watched(self.run, data)
+    def __init__(self, world: World, data: Path, *, seed: int = 0) -> None:
+        self.world, self.seed, self.clips = world, seed, watched(world.run, data)
         self.dataset: Any = self.clips.dataset
-        self.coder: Any = tokenizer_of(self.run, tokenizer, device=self.device)
-        expect_made_by(self.dataset, self.coder)
-        self.robot, self.hz, self.every = self.dataset.robot, self.dataset.hz, self.model.frame_step
-        self.height, self.width = image_size_of(self.run, self.coder)
+        expect_made_by(self.dataset, world.tokenizer)
+        self.robot, self.hz, self.every = self.dataset.robot, self.dataset.hz, world.model.frame_step
         self.low, self.high, self.pace = self._reach()
+        self.beside = "simulator" if _can_simulate(self.dataset.root) else "recording"
 
     def _reach(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         lows, highs, paces = [], [], []
@@ -108,10 +104,10 @@ class Studio:
         if rest:
             groups["others" if robot.groups else "states"] = rest
         return {
-            "run": self.run.config.recipe or self.run.folder.name, "robot": robot.name, "names": list(robot.names),
+            "run": self.world.run.config.recipe or self.world.run.folder.name, "robot": robot.name, "names": list(robot.names),
             "units": list(robot.units), "kinds": list(robot.kinds), "groups": groups, "clips": len(self.clips), "hz": self.hz,
             "low": self.low.tolist(), "high": self.high.tolist(), "pace": self.pace.tolist(),
-            "size": [self.height, self.width], "every": self.every, "device": self.device,
+            "size": list(self.world.size), "every": self.every, "device": self.world.device, "beside": self.beside,
         }  # fmt: skip
 
 
@@ -120,42 +116,62 @@ class Drive:
 
     target: where the person wants every state to be, float32 (A,); states go there no faster than they do in the recordings.
     follow: the recorded states are taken instead, as far as they go.  doubting: maps of doubt are made.
+    beside: what stands beside it.  why: no simulator does where one should, or nothing.
     """
 
     def __init__(self, studio: Studio) -> None:
         self.studio, self.follow, self.doubting = studio, True, False
-        self.clip, self.ended, self.doubt_name = 0, False, ""
+        self.clip, self.ended, self.doubt_name, self.why = 0, False, "", ""
+        self.beside: Recording | Simulator
+        self._simulator = Simulator(studio.world, studio.dataset) if studio.beside == "simulator" else None
         self._film: list[Shown] | None = None
         self.start(0)
 
     def start(self, clip: int) -> None:
         """Begin at a clip's context.  Raises BadSetting for a clip that is not there or whose recording ends with its context."""
-        s = self.studio
+        s, world = self.studio, self.studio.world
         if not 0 <= clip < len(s.clips):
             raise BadSetting("clip", f"must be one of 0..{len(s.clips) - 1}, got {clip}")
         shard, first = s.dataset.shards[s.clips.index.shard[clip]], int(s.clips.index.start[clip])
-        generator = torch.Generator(s.device).manual_seed(s.seed)
-        dream = Dream(s.model, s.coder, generator=generator, step_frames=1)
-        seen, end = dream.context_frames, segment_end(shard.segments, first)
-        if s.dataset.kind != "video":
-            end = min(end, s.coder.clock.num_blocks(shard.num_frames) * s.coder.clock.block)
+        generator, coder = torch.Generator(world.device).manual_seed(s.seed), world.tokenizer
+        dream = Dream(world.model, coder, generator=generator, step_frames=1)
+        seen, end, of_video = dream.context_frames, segment_end(shard.segments, first), s.dataset.kind == "video"
+        if not of_video:
+            end = min(end, coder.clock.num_blocks(shard.num_frames) * coder.clock.block)
         if end - first < seen:
             raise BadSetting("clip", f"{clip} ends before the {seen} frames that the model starts from; choose another")
         states = shard.read_states(np.arange(first, end))
-        self._shard, self._first, self._block = shard, first, (-1, np.zeros(0))
-        context: Any = shard.read(first, s.coder.clock.num_frames(s.model.context_grids) if s.dataset.kind != "video" else seen)
+        context: Any = shard.read(first, seen if of_video else coder.clock.num_frames(world.model.context_grids))
         context = torch.from_numpy(np.array(context))[None]
-        if s.dataset.kind == "video":
-            context = shrink(context, height=s.height, width=s.width)
-        dream.reset(context.to(s.device), torch.from_numpy(states[:seen])[None].to(s.device))
+        if of_video:
+            context = shrink(context, height=world.size[0], width=world.size[1])
+        dream.reset(context.to(world.device), torch.from_numpy(states[:seen])[None].to(world.device))
         self.clip, self.ended, self._dream, self._recorded, self._seen, self._done = clip, False, dream, states, seen, 0
-        self._last, self.states = self._truth(seen - 1, 1)[0], states[seen - 1].copy()
+        self._last, self.states = self._stand(shard, first, seen, end), states[seen - 1].copy()
         self._anchor = self._last
         self.target, self.follow = self.states.copy(), len(states) > seen
 
+    def _stand(self, shard: Any, first: int, seen: int, end: int) -> np.ndarray:
+        """Let what stands beside begin too; its frame of that moment."""
+        recording, self.why = Recording(self.studio.world, self.studio.dataset), ""
+        last = recording.begin(shard, first, seen, end)
+        self.beside = recording
+        if self._simulator is not None:
+            try:
+                self._simulator.begin(shard, first, seen, end)
+                self.beside = self._simulator
+            except ValueError as error:
+                self.why = f"the recording stands beside: {error}"
+        return last
+
+    def close(self) -> None:
+        """Nobody drives any longer."""
+        if self._simulator is not None:
+            self._simulator.close()
+
     def first_look(self) -> Shown:
         """The last seen frame, from which the dream starts."""
-        return Shown(self._last, self._last, None, self.states, None, 0, 0)
+        return Shown(self._last, self._last, None, self.states, None, 0)
 
     def aim(self, wanted: np.ndarray) -> int:
         """Take over: from now on states go where the person wants; how many of them were asked beyond their range.
@@ -177,19 +193,20 @@ class Drive:
                 return []
         else:
             rows = self._moving(num)
-        asked = glancing(s.model, s.coder) if self.doubting else {}
-        step = self._dream.step(torch.from_numpy(rows)[None].to(s.device), **asked)
+        model = s.world.model
+        asked = glancing(model, s.world.tokenizer) if self.doubting else {}
+        step = self._dream.step(torch.from_numpy(rows)[None].to(s.world.device), **asked)
         assert step.video_BFHWC is not None
-        if not s.model.reach or self._done % s.model.reach == 0:
+        if not model.reach or self._done % model.reach == 0:
             self._anchor = self._last
         video, doubts = step.video_BFHWC[0].cpu().numpy(), self._doubts(step)
-        truths = self._truth(at, num)[:: s.every]
+        truths, same = self.beside.go(rows[:num], self.follow)[:: s.every], self.beside.same(self.follow)
         found = []
         for i, dream in enumerate(video):
             row = rows[min(i * s.every, len(rows) - 1)]
             truth = truths[i] if i < len(truths) else None
-            psnr = _psnr(dream, truth) if self.follow and truth is not None else None
-            found.append(Shown(dream, truth, None if doubts is None else doubts[i], row, psnr, self._done + i * s.every + 1, 0))
+            psnr = _psnr(dream, truth) if same and truth is not None else None
+            found.append(Shown(dream, truth, None if doubts is None else doubts[i], row, psnr, self._done + i * s.every + 1))
         self._done, self.states, self._last = self._done + num, rows[num - 1].copy(), video[-1]
         if self.follow:
             self.target = self.states.copy()
@@ -209,26 +226,10 @@ class Drive:
         """Maps of the frames of a step by the first way of doubting that the family has, float32 (F, H, W)."""
         if not self.doubting:
             return None
-        self.doubt_name, maps = live(self.studio.model, self.studio.coder, step, torch.from_numpy(self._anchor)[None])
+        world = self.studio.world
+        self.doubt_name, maps = live(world.model, world.tokenizer, step, torch.from_numpy(self._anchor)[None])
         whole: np.ndarray = maps[0].numpy()
         return whole
-
-    def _truth(self, start: int, count: int) -> np.ndarray:
-        """Recorded frames from the clip's frame `start` on, as many as there are up to `count`, uint8 (n, H, W, 3)."""
-        s, count = self.studio, max(0, min(count, len(self._recorded) - start))
-        if not count:
-            return np.zeros((0, s.height, s.width, 3), np.uint8)
-        if s.dataset.kind == "video":
-            found = torch.from_numpy(np.array(self._shard.read(self._first + start, count)))
-            return shrink(found, height=s.height, width=s.width).numpy()
-        side, frames = s.coder.clock.block, []
-        for block in range(start // side, (start + count - 1) // side + 1):
-            if self._block[0] != block:
-                grids = torch.from_numpy(self._shard.read(self._first + block * side, side))[None].to(s.device)
-                with torch.inference_mode():
-                    self._block = block, s.coder.decode(grids)[0].cpu().numpy()
-            frames.append(self._block[1])
-        return np.concatenate(frames)[start % side :][:count]
 
     @property
     def recording(self) -> bool:
@@ -244,7 +245,8 @@ class Drive:
         return self._film is not None and len(self._film) * self._last.nbytes > MAX_RECORDED_BYTES
 
     def write(self, folder: Path) -> list[Path]:
-        """End a recording: an mp4 and, where pyarrow is installed, a LeRobot dataset of one episode; what was written."""
+        """End a recording: an mp4, beside what really happened where that was known throughout, and, where pyarrow is installed,
+        a LeRobot dataset of one episode of the dream; what was written."""
         film, self._film = self._film or [], None
         if not film:
             raise ValueError("nothing was shown while recording")
@@ -253,19 +255,30 @@ class Drive:
         name = next(name for i in range(1, 10**6) if (name := f"drive-{i:03d}") not in names)
         frames, states = np.stack([shown.dream for shown in film]), np.stack([shown.states for shown in film])
         hz, written = max(1, round(self.studio.hz / self.studio.every)), [folder / f"{name}.mp4"]
+        truths = [shown.truth for shown in film if shown.truth is not None and shown.psnr is not None]
         larger = max(1, 256 // max(frames.shape[1:3]))
-        with VideoWriter(written[0], height=larger * frames.shape[1], width=larger * frames.shape[2], fps=hz) as writer:
-            writer.write(frames.repeat(larger, 1).repeat(larger, 2))
+        if len(truths) == len(film):
+            write_pair(written[0], np.stack(truths), frames, num_past=0, hz=hz)
+        else:
+            with VideoWriter(written[0], height=larger * frames.shape[1], width=larger * frames.shape[2], fps=hz) as writer:
+                writer.write(frames.repeat(larger, 1).repeat(larger, 2))
         try:
             from hwm.data.recordings.lerobot_writer import LeRobotWriter
 
             size: dict[str, Any] = {"height": frames.shape[1], "width": frames.shape[2]}
             with LeRobotWriter(folder / name, robot=self.studio.robot, hz=hz, **size) as dataset:
-                dataset.append([(frames, states)], task=f"driven by hand in the dream of {self.studio.run.config.recipe}")
+                dataset.append([(frames, states)], task=f"driven by hand in the dream of {self.studio.world.run.config.recipe}")
             written.append(folder / name)
         except ImportError:
             pass
         return written
+
+
+def _can_simulate(root: Path) -> bool:
+    from hwm.sim.again import simulated
+    from hwm.sim.simulate import NEEDED
+
+    return simulated(root) and all(find_spec(name) for name in NEEDED)
 
 
 def heat(doubt: np.ndarray, scale: float) -> np.ndarray:

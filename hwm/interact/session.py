@@ -124,6 +124,8 @@ class Session:
             self.host.sessions.discard(self)
             if tasks:
                 await asyncio.wait(tasks)
+                with contextlib.suppress(RuntimeError):  # the server stops too
+                    await self.host.work(self.drive.close)
             if self.socket.client_state is WebSocketState.CONNECTED and self.socket.application_state is WebSocketState.CONNECTED:
                 with contextlib.suppress(RuntimeError, WebSocketDisconnect, asyncio.TimeoutError, OSError):
                     reason = closing.reason.encode()[:120].decode(errors="ignore")
@@ -206,7 +208,7 @@ class Session:
 
     async def _begun(self) -> None:
         """Show where the dream starts, and what is switched how."""
-        self.scale, self.note, self.command = 0.0, "", None
+        self.scale, self.note, self.command = 0.0, self.drive.why, None
         self._offer(self._picture(self.drive.first_look()))
         await self._state()
 
@@ -218,7 +220,7 @@ class Session:
         drive = self.drive
         await self._say(
             "state", playing=self.playing, speed=self.speed, follow=drive.follow, doubt=drive.doubting,
-            recording=drive.recording, clip=drive.clip, note=self.note,
+            recording=drive.recording, clip=drive.clip, beside=drive.beside.name, note=self.note,
         )  # fmt: skip
 
     async def _play(self) -> None:

@@ -63,6 +63,20 @@ def twin(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def simulated(worlds, tmp_path_factory):
+    """Three seconds of the built-in robot, made as starts are where nobody gives any."""
+    pytest.importorskip("mujoco", reason="the simulator's packages are not installed")
+    from hwm.interact import starts
+
+    with pytest.MonkeyPatch.context() as patch:
+        place = tmp_path_factory.mktemp("cache")
+        patch.setattr(starts, "cache_folder", lambda: place)
+        patch.setattr(starts, "SECONDS", 2.8)
+        patch.setattr(starts, "SEGMENTS", (2.7, 2.9))
+        return starts.made_starts(worlds["direct"])
+
+
+@pytest.fixture(scope="session")
 def studio(tmp_path_factory):
     """A small run that reaches seven frames far and two recordings of 90 frames, to be driven."""
     root = tmp_path_factory.mktemp("driven")
@@ -73,4 +87,4 @@ def studio(tmp_path_factory):
     )  # fmt: skip
     data = DataConfig(clip="sampling", train=(str(raw),), image_size=32)
     train(RunConfig(recipe="tiny", tokenizer="pixels", model=model, data=data, train=TRAIN), root / "run")
-    return Studio(root / "run", raw, device="cpu")
+    return Studio(World(root / "run", device="cpu"), raw)

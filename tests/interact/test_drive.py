@@ -21,7 +21,7 @@ def drive(studio):
 def test_following_the_recording_is_its_rollout(studio, drive):
     shard = studio.dataset.shards[0]
     video, states = (torch.from_numpy(np.array(x))[None] for x in (shard.read(0, 3), shard.read_states(np.arange(20))))
-    own = rollout(studio.model, studio.coder, video, states, num_frames=17, generator=torch.Generator())
+    own = rollout(studio.world.model, studio.world.tokenizer, video, states, num_frames=17, generator=torch.Generator())
     found = [shown for _ in range(17) for shown in drive.step()]
     assert np.abs(np.stack([shown.dream for shown in found]).astype(int) - own.video_BKFHWC[0, 0].numpy()).max() <= 1
     assert (np.stack([shown.truth for shown in found]) == shard.read(3, 17)).all()
@@ -112,4 +112,4 @@ def test_what_a_page_shows_of_the_robot(studio):
     about = studio.about()
     assert about["run"] == "tiny" and about["size"] == [32, 32] and about["clips"] == len(studio.clips)
     assert sorted(i for rows in about["groups"].values() for i in rows) == list(range(25))
-    assert isinstance(studio.coder, Pixels) and len(about["low"]) == len(about["pace"]) == 25
+    assert isinstance(studio.world.tokenizer, Pixels) and len(about["low"]) == len(about["pace"]) == 25

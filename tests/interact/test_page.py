@@ -40,8 +40,8 @@ def test_a_person_drives_in_a_browser(studio, tmp_path):
         drawn = f"(c => [c.width, {levels_of}])({canvas})"
         width, levels = browser.js(drawn)
         assert width == 32 and levels > 2
-        browser.js("document.getElementById('doubt').click()")
-        browser.until(lambda: "predicted change" in text(browser, "doubtful"), seconds=30)
+        browser.js("(o => { o.value = 'doubt'; o.onchange() })(document.getElementById('overlay'))")
+        browser.until(lambda: "predicted change" in text(browser, "overlaid"), seconds=30)
         browser.go(browser.js("location.href"))  # the same browser comes again without the link
         browser.until(lambda: "follows the recorded states" in str(text(browser, "driven")), seconds=60)
         bad = [said for said in browser.said if "exceptionDetails" in said or said.get("entry", {}).get("level") == "error"]

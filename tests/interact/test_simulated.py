@@ -8,28 +8,12 @@ import pytest
 import hwm
 
 pytest.importorskip("gymnasium")
-pytest.importorskip("mujoco", reason="the simulator's packages are not installed")
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
-    from hwm.config import DataConfig, RunConfig, TrainConfig
-    from hwm.interact.world import World
-    from hwm.model_config import DirectConfig
-    from hwm.runs import train
-
-    root = tmp_path_factory.mktemp("simulated")
-    hwm.simulate(
-        root / "sim", minutes=1.5 / 60, val_minutes=1.5 / 60, size=64, workers=1, segment_seconds=(1.4, 1.5), difficulty=1.0
-    )
-    raw = root / "sim/train_v2.0_raw"
-    model = DirectConfig(grid=(32, 32), num_layers=1, num_heads=2, width=16, map_hidden=16, map_channels=4)
-    training = TrainConfig(steps=1, batch_size=1, warmup_steps=0, validate_every=0, checkpoint_every=1, threads=1, device="cpu")
-    data = DataConfig(clip="block_pairs", train=(str(raw),), image_size=32)
-    train(RunConfig(recipe="direct-tiny", tokenizer="pixels", model=model, data=data, train=training), root / "run")
-    world = World(root / "run", device="cpu")
+def both(worlds, simulated):
     options = {"frames": 6, "groups": ["left_arm"], "samples": 1, "render_mode": "rgb_array"}
-    return [hwm.make_env(world, data=raw, world=name, **options) for name in ("dream", "simulator")]
+    return [hwm.make_env(worlds["direct"], data=simulated, world=name, **options) for name in ("dream", "simulator")]
 
 
 def test_dream_and_simulator_begin_in_the_same_moment_and_part(both):

@@ -35,6 +35,7 @@ function heard(message) {
       at("clips").textContent = `0 to ${about.clips - 1}`;
       at("clip").max = about.clips - 1;
       controls = new Controls(at("controls"), about, command);
+      at("overlay").onchange();
       break;
     case "state":
       if (message.clip !== state.clip || (message.follow && !state.follow)) { errors = []; curve(); }
@@ -42,10 +43,10 @@ function heard(message) {
       at("pause").textContent = state.playing ? "Pause" : "Play";
       at("record").setAttribute("aria-pressed", String(state.recording));
       at("record").textContent = state.recording ? "Stop recording" : "Record";
-      at("doubt").checked = state.doubt;
+      at("beside").textContent = state.beside === "simulator" ? "Simulator" : "Recording";
+      at("against").textContent = state.beside;
       if (document.activeElement !== at("clip")) at("clip").value = state.clip;
       at("status").textContent = state.note || "";
-      if (!state.doubt) { at("doubtful").textContent = ""; clear(at("doubts")); }
       break;
     default:
       at("status").textContent = message.text || "";
@@ -65,7 +66,7 @@ async function picture(data) {
     const [dream, truth, doubt] = await Promise.all(images.map((image) => image && createImageBitmap(image)));
     draw(at("dream"), dream);
     if (truth) draw(at("truth"), truth); else clear(at("truth"));
-    if (doubt) overlay(at("doubts"), doubt); else clear(at("doubts"));
+    overlay(doubt, facts);
   } finally {
     say({ do: "shown" });
   }
@@ -74,31 +75,42 @@ async function picture(data) {
   if (facts.stamp !== null) delays = [...delays.slice(1 - KEPT), now - facts.stamp];
   controls?.show(facts.states, facts.follow);
   at("driven").textContent = `${facts.follow ? "follows the recorded states" : "driven by you"}, ${(facts.frame / about.hz).toFixed(1)} s`;
-  at("compared").textContent = !images[1] ? "has ended" : facts.follow ? "the same states" : "its own states, not yours";
-  if (facts.doubt !== null) at("doubtful").textContent = `(${facts.doubt[0]}, mean ${facts.doubt[1].toFixed(3)})`;
+  at("compared").textContent = !images[1] ? "has ended" : state.beside === "simulator" ? (facts.follow ? "does what was recorded" : "does what you say") : facts.follow ? "the same states" : "its own states, not yours";
   if (facts.psnr !== null) { errors.push([facts.frame, facts.psnr]); at("psnr").textContent = facts.psnr.toFixed(1); curve(); }
   else if (!facts.follow) at("psnr").textContent = "– (driven)";
   if (facts.held) at("status").textContent = `${facts.held} states are at the end of their range`;
   measured(facts.dropped);
 }
 
+const pen = (canvas) => canvas.getContext("2d", { willReadFrequently: true });
+
 function draw(canvas, image) {
   if (canvas.width !== image.width || canvas.height !== image.height) [canvas.width, canvas.height] = [image.width, image.height];
-  canvas.getContext("2d", { willReadFrequently: canvas.id === "doubts" }).drawImage(image, 0, 0);
+  pen(canvas).drawImage(image, 0, 0);
   image.close();
 }
 
-function clear(canvas) { canvas.getContext("2d", { willReadFrequently: canvas.id === "doubts" }).clearRect(0, 0, canvas.width, canvas.height); }
+function clear(canvas) { pen(canvas).clearRect(0, 0, canvas.width, canvas.height); }
 
-function overlay(canvas, image) { // grey levels become red, the more opaque the greater the doubt
-  draw(canvas, image);
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  const pixels = context.getImageData(0, 0, canvas.width, canvas.height);
-  for (let i = 0; i < pixels.data.length; i += 4) {
-    const grey = pixels.data[i];
-    pixels.data.set([255, 40, 0, grey * 0.8], i);
+function overlay(doubt, facts) { // red over the dream, the more opaque the more it doubts or errs
+  const canvas = at("doubts"), dream = at("dream"), kind = at("overlay").value;
+  const shown = kind === "doubt" ? doubt : kind === "error" && facts.psnr !== null;
+  at("overlaid").textContent = "";
+  if (!shown) return clear(canvas);
+  if (kind === "doubt") draw(canvas, doubt); else [canvas.width, canvas.height] = [dream.width, dream.height];
+  const pixels = pen(canvas).getImageData(0, 0, canvas.width, canvas.height), red = pixels.data;
+  let sum = 0;
+  if (kind === "error") {
+    const [own, other] = [dream, at("truth")].map((each) => pen(each).getImageData(0, 0, canvas.width, canvas.height).data);
+    for (let i = 0; i < red.length; i += 4) {
+      const off = (Math.abs(own[i] - other[i]) + Math.abs(own[i + 1] - other[i + 1]) + Math.abs(own[i + 2] - other[i + 2])) / 3;
+      sum += off;
+      red[i] = 3 * off; // clamped: a third of the range is as red as it gets
+    }
   }
-  context.putImageData(pixels, 0, 0);
+  for (let i = 0; i < red.length; i += 4) [red[i], red[i + 1], red[i + 2], red[i + 3]] = [255, 40, 0, red[i] ** 2 / 320];
+  pen(canvas).putImageData(pixels, 0, 0);
+  at("overlaid").textContent = kind === "doubt" ? ` · red: ${facts.doubt[0]}, mean ${facts.doubt[1].toFixed(3)}` : ` · red: error, mean ${(4 * sum / red.length).toFixed(1)} of 255 levels`;
 }
 
 function measured(dropped) {
@@ -136,7 +148,7 @@ at("step").onclick = () => say({ do: "step" });
 at("reset").onclick = start;
 at("clip").onchange = start;
 at("speed").onchange = () => say({ do: "speed", value: Number(at("speed").value) });
-at("doubt").onchange = () => say({ do: "doubt", on: at("doubt").checked });
+at("overlay").onchange = () => say({ do: "doubt", on: at("overlay").value === "doubt" });
 at("record").onclick = () => say({ do: "record", on: !state.recording });
 at("again").onclick = () => { tries = 0; connect(); };
 
