@@ -19,6 +19,7 @@ from torch import nn
 from hwm.clock import WAN, subsample
 from hwm.contracts import Prediction
 from hwm.nn.flow_matching import noise
+from hwm.work.server import warm
 
 
 def pytest_addoption(parser):
@@ -125,6 +126,18 @@ class FaultRun:
             put_rows_into(table, rows, said=circumstances())
         elif table:
             terminalreporter.write_line(f"{table}: left as it is, because only a part of the faults was asked for")
+
+
+IMPORTED = ("hwm.apply", "torch._dynamo", "torch.distributed.checkpoint", "matplotlib.backends.backend_agg", "mujoco_warp",
+            "hwm.models.wan.transformer")  # fmt: skip
+"""What takes seconds to import and many processes of the suite need."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def processes_start_at_once(request):
+    """Where many tests run, all the processes that they start fork from a server that has imported everything."""
+    if len(request.session.items) > 300:
+        warm(*IMPORTED)
 
 
 @pytest.fixture(autouse=True)

@@ -53,6 +53,12 @@ def _status(key):
     return int(line.split()[1]) * 1024
 
 
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
 def evil_pickle(canary, *, protocol=2):
     return pickle.dumps({"a": Touch(canary)}, protocol=protocol)
 

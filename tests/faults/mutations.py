@@ -199,22 +199,22 @@ MUTATIONS = (
     Mutation(
         "JSON is not deep", "hwm/safe_load/text.py",
         "if fault := _excess(value):", "if fault := \"\":",
-        "tests/faults/test_untrusted.py::test_json",
+        "tests/faults/test_bombs.py::test_json",
     ),
     Mutation(
         "a name stands once", "hwm/safe_load/text.py",
         "if len(table) != len(pairs):", "if False:",
-        "tests/faults/test_untrusted.py::test_json",
+        "tests/faults/test_bombs.py::test_json",
     ),
     Mutation(
         "a member is as large as it may be", "hwm/safe_load/archives.py",
         "if size > max_bytes:", "if False:",
-        "tests/faults/test_untrusted.py::test_a_deflated_member_of_a_gigabyte",
+        "tests/faults/test_bombs.py::test_a_deflated_member_of_a_gigabyte",
     ),
     Mutation(
         "a video is in proportion to its file", "hwm/data/video.py",
         "max_bytes = min(max_bytes, in_proportion(path))", "pass",
-        "tests/faults/test_untrusted.py::test_a_video_out_of_proportion_to_its_file_is_not_read_whole",
+        "tests/faults/test_bombs.py::test_a_video_out_of_proportion_to_its_file_is_not_read_whole",
     ),
     Mutation(
         "weights are finite", "hwm/safe_load/weights.py",

@@ -12,15 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_parallel import processes
+from ranks import ranks
 from tiny_line import alive
-from tiny_training import checkpoint_bytes
+from tiny_training import among_others, checkpoint_bytes, resaved
 
 from hwm.training import checkpoint
 from hwm.training.processes import STALE_STORE
 
-HERE = Path(__file__).parent
-TINY = HERE.parent / "training" / "tiny_training.py"
+TINY = Path(__file__).parents[1] / "training" / "tiny_training.py"
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--monitor-interval=0.2", "--max-restarts=3"]
 QUIET = {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", STALE_STORE: "1"}
 
@@ -137,12 +136,13 @@ def expect_same_tensors(out: Path, expected: dict[str, dict[str, torch.Tensor]])
 @pytest.mark.fault("F11", "weights and optimiser bit-equal after each hop")
 @pytest.mark.parametrize("more", [[], pytest.param([(2, "fsdp"), (2, "ddp")], marks=pytest.mark.full)])
 def test_from_two_processes_to_one_to_three_nothing_changes(tmp_path, record_property, more):
-    processes(2, TINY, tmp_path / "0", "train.steps=3", "train.parallel=fsdp")
+    ranks(2, among_others, tmp_path / "0", "train.steps=3", "train.parallel=fsdp", log=tmp_path / "logs-0")
     expected, hops = tensors(tmp_path / "0"), [(1, "ddp"), (3, "fsdp"), *more]
     assert len(list((tmp_path / "0" / "checkpoints" / "step-3" / "shards").iterdir())) == 2
     for number, (world, parallel) in enumerate(hops):
-        processes(world, HERE / "reshard.py", tmp_path / str(number), tmp_path / str(number + 1), parallel)
-        expect_same_tensors(tmp_path / str(number + 1), expected)
+        source, target = tmp_path / str(number), tmp_path / str(number + 1)
+        ranks(world, resaved, source, target, parallel, log=tmp_path / f"logs-{number + 1}")
+        expect_same_tensors(target, expected)
     told = " -> ".join(f"{world} {parallel}" for world, parallel in hops)
     record_property("measured", f"2 shares -> {told}: model, optimiser and average bit-equal")
 
@@ -156,7 +156,7 @@ def test_a_run_goes_on_with_any_number_of_processes(tmp_path, record_property):
     run(tmp_path / "one", "train.schedule=constant", "train.steps=9", "train.ema=0.0")
     for world, end, parallel in [(2, 3, "fsdp"), (3, 6, "fsdp"), (1, 9, "ddp")]:
         changes = ["train.schedule=constant", f"train.steps={end}", "train.ema=0.0", f"train.parallel={parallel}"]
-        processes(world, TINY, tmp_path / "many", *changes)
+        ranks(world, among_others, tmp_path / "many", *changes, log=tmp_path / f"logs-{end}")
     one, many = (losses(tmp_path / name) for name in ("one", "many"))
     assert len(one) == 9 and one == pytest.approx(many, rel=1e-4)
     record_property("measured", f"2 -> 3 -> 1 processes: losses within {max(abs(a - b) for a, b in zip(one, many)):.1e} of one")

@@ -1,21 +1,17 @@
-"""Every family trained, validated and asked by several processes, compared with one process; run by test_parallel.
+"""Every family, tiny, and how it is trained, validated and asked by several processes, compared with one process.
 
-    RANK=... WORLD_SIZE=... MASTER_ADDR=... MASTER_PORT=... python families.py MODE ...
-
-MODE: ddp, fsdp, fsdp+recompute.  Each process takes one micro-batch of a step; the gradient must be that of the sum, and
-validation and prediction with shared weights what they are with whole ones, before and after averaged weights were in.
+Each process takes one micro-batch of a step; the gradient must be that of the sum, and validation and prediction with shared
+weights what they are with whole ones, before and after averaged weights were in.
 """
 
 from __future__ import annotations
 
-import os
-import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from hwm.config import RunConfig, TrainConfig, to_toml
 from hwm.contracts import Batch
@@ -50,9 +46,6 @@ FAMILIES: dict[str, Any] = {
     "fsq": FSQConfig(levels=(3, 3), spatial_stride=4, channels=8, depth=1), "reader-mask": READER,
     "reader-states": replace(READER, reads="states"),
 }
-if "WAN_BASE" in os.environ:  # an adapter in float32 on a frozen base in bfloat16 with float32 islands
-    FAMILIES["wan-lora"] = replace(WAN, base=os.environ["WAN_BASE"], dtype="bfloat16", lora_rank=2, condition_dropout=0.0)
-
 
 def write_base(folder: Path) -> None:
     """A tiny Wan in diffusers' layout, to be adapted."""
@@ -93,8 +86,8 @@ def gen(number: int) -> torch.Generator:
     return torch.Generator().manual_seed(number)
 
 
-def whole(tensor: torch.Tensor | None) -> torch.Tensor | None:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+def whole(tensor: Any) -> torch.Tensor | None:
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def answers(model: Any, config: Any) -> dict[str, torch.Tensor]:
@@ -146,7 +139,7 @@ def compare(name: str, config: Any, mode: str, processes: Any) -> None:
     plain = reference.ema
     for average in (*ema.average.values(), *plain.average.values()):
         average.mul_(1.01)
-    for averaged in (False, True, False):
+    for averaged in (False, True, False) if "fsdp" in mode else (True,):  # shares are gathered and given up each time
         learner.ema, reference.ema = (ema, plain) if averaged else (None, None)
         with learner.evaluating():
             here = answers(shared, config)
@@ -157,12 +150,16 @@ def compare(name: str, config: Any, mode: str, processes: Any) -> None:
     terms["loss"].backward()
 
 
-if __name__ == "__main__":
+def among_others(modes: Sequence[str], chosen: Sequence[str], base: Path) -> None:
+    """As one of several processes: compare the chosen families in all modes ("ddp", "fsdp", "fsdp+recompute").
+
+    "wan-lora" is one more: an adapter in float32 on a frozen base in bfloat16 with float32 islands.
+    """
+    adapted = replace(WAN, base=str(base), dtype="bfloat16", lora_rank=2, condition_dropout=0.0)
     torch.set_num_threads(1)
-    modes, chosen = sys.argv[1].split(","), sys.argv[2].split(",") if len(sys.argv) > 2 else list(FAMILIES)
     with joined(device="cpu", timeout=300) as processes:
         for mode in modes:
             for name in chosen:
-                compare(name, FAMILIES[name], mode, processes)
+                compare(name, (FAMILIES | {"wan-lora": adapted})[name], mode, processes)
                 if processes.first:
                     print(f"{mode} {name} equal", flush=True)

@@ -1,15 +1,11 @@
 """Several processes learn what one learns: every family, whole copies and shares, kept and recomputed activations."""
 
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from families import FAMILIES, batch_of, build, gen, write_base
+from families import FAMILIES, among_others, batch_of, build, gen, write_base
+from ranks import ranks
 from tiny_training import CONFIG
 
 from hwm.training.identity import decisive
@@ -17,45 +13,14 @@ from hwm.training.parallel import Parallel
 from hwm.training.processes import ALONE
 from hwm.training.run_folder import dealt_out
 
-HERE = Path(__file__).parent
-LONG = 900
-"""Seconds after which processes hang for certain, also on a machine that does much else."""
 
-
-def processes(world: int, *command: object, **variables: str) -> list[str]:
-    """Run a script in `world` processes that find each other; what each printed.  Fails if one does."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    common |= {"TORCH_CPP_LOG_LEVEL": "ERROR", **variables}
-    started = [
-        subprocess.Popen(
-            [sys.executable, *map(str, command)],
-            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=HERE,
-        )
-        for rank in range(world)
-    ]
-    try:
-        said = [process.communicate(timeout=LONG)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0] * world, "\n".join(said)
-    return said
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(2 * LONG)
+@pytest.mark.timeout(900)
 def test_gradients_scores_and_predictions_of_two_processes_are_those_of_one(tmp_path):
     write_base(tmp_path / "base")
     modes, chosen = ["ddp", "fsdp+recompute"], ["st-sampled", "masked-base", "flow-split", "flow-context", "wan-lora", "fsq"]
-    first, _ = processes(2, "families.py", ",".join(modes), ",".join(chosen), WAN_BASE=str(tmp_path / "base"))
-    assert first.splitlines() == [f"{mode} {name} equal" for mode in modes for name in chosen]
+    told = ranks(2, among_others, modes, chosen, tmp_path / "base", log=tmp_path)
+    equal = [line for line in told.splitlines() if line.endswith(" equal")]
+    assert equal == [f"{mode} {name} equal" for mode in modes for name in chosen]
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))

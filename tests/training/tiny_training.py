@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from hwm.config import RunConfig, TrainConfig, override
 from hwm.contracts import Batch
 from hwm.model_config import STConfig
 from hwm.models.st_transformer import STTransformer
-from hwm.training.loop import FitResult, fit
+from hwm.training import checkpoint
+from hwm.training.identity import record
+from hwm.training.learner import Learner
+from hwm.training.loop import FitResult, _restore, fit
 from hwm.training.processes import joined
 from hwm.work.signals import stop_with_parent
 
@@ -82,21 +86,36 @@ def checkpoint_bytes(out: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-if __name__ == "__main__":
+def among_others(out: Path, *changes: str) -> FitResult:
+    """Train as one of several processes, slowly enough to be disturbed."""
 
     def slow_clips(index: int) -> Batch:
         time.sleep(float(os.environ.get("SECONDS_A_BATCH", "0.005")))
         return clips(index)
 
-    timeout = next((float(a.partition("=")[2]) for a in sys.argv if a.startswith("train.timeout=")), 120.0)
-    stop_with_parent()
+    timeout = next((float(change.partition("=")[2]) for change in changes if change.startswith("train.timeout=")), 120.0)
     with joined(device="cpu", timeout=timeout) as processes:
-        result = run(
-            Path(sys.argv[1]),
-            *sys.argv[2:],
-            train_batch=slow_clips,
-            log=lambda line: print(line, flush=True),
-            processes=processes,
-        )
+        return run(out, *changes, train_batch=slow_clips, log=lambda line: print(line, flush=True), processes=processes)
+
+
+def resaved(source: Path, target: Path, parallel: str) -> None:
+    """Load the newest checkpoint of a run of three steps and save it again, as one of several processes."""
+    torch.set_num_threads(1)
+    config = override(CONFIG, ["train.steps=3", f"train.parallel={parallel}"])
+    with joined(device="cpu", timeout=60) as processes:
+        model = build()
+        with torch.no_grad():  # what is not loaded shows
+            for parameter in model.parameters():
+                parameter.add_(1.0)
+        learner = Learner(model, config, device=torch.device("cpu"), processes=processes)
+        place = source / "checkpoints"
+        position = _restore(place, learner, config=config, identity={}, say=lambda line: None, processes=processes)
+        state = asdict(position) | record(config, {}) | {"best_step": 0}
+        checkpoint.save(target / "checkpoints", state, learner.tensors(), keep=1, processes=processes)
+
+
+if __name__ == "__main__":
+    stop_with_parent()
+    result = among_others(Path(sys.argv[1]), *sys.argv[2:])
     sys.stdout.flush()
     os._exit(128 + result.signal if result.signal else 0)

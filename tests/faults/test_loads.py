@@ -1,4 +1,4 @@
-"""Long trainings keep their pace and their memory; a checkpoint with its manifest is nearly as quick as one without."""
+"""Loads: long trainings and videos keep pace and memory; a checkpoint with its manifest is nearly as quick as one without."""
 
 import itertools
 import json
@@ -10,13 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from tiny_line import ENVIRONMENT
+from tiny_line import ENVIRONMENT, ROOT, tokenizer
 
+from hwm.data.writers import RawShardWriter, write_dataset_metadata
 from hwm.training import checkpoint
-
-HERE = Path(__file__).parent
 
 # --- L5 --------------------------------------------------------------------------------------------------------------
 
@@ -45,7 +45,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /
 
 def long_run(out: Path, steps: int, every: int) -> list[list[float]]:
     """(step, processor seconds, bytes in memory, open files) every `every` steps of a tiny training."""
-    command = [sys.executable, "-c", LONG, str(HERE.parent / "training"), str(out), str(steps), str(every)]
+    command = [sys.executable, "-c", LONG, str(ROOT / "tests" / "training"), str(out), str(steps), str(every)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -124,3 +124,45 @@ def test_a_checkpoint_of_400_megabytes(tmp_path, record_property):
     ours, theirs = pair(tmp_path, 400, 5)
     record_property("measured", f"{ours:.2f} s against {theirs:.2f} s: {ours / theirs:.2f} times (medians of 5)")
     assert ours <= 1.3 * theirs
+
+
+# --- L6 --------------------------------------------------------------------------------------------------------------
+
+MEASURE = """
+import resource, sys
+from hwm.tokenizers.encode import tokenize
+for name in sys.argv[3:]:
+    tokenize(f"{sys.argv[1]}/raw{name}", f"{sys.argv[1]}/out{name}", tokenizer=f"{sys.argv[1]}/coder", size=int(sys.argv[2]))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def peaks(root, size, *names):
+    """Largest resident memory of a process, in MB, after it has tokenized each of these."""
+    command = [sys.executable, "-c", MEASURE, str(root), str(size), *map(str, names)]
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, check=True)
+    return [float(line) for line in done.stdout.split()]
+
+
+def record(root, *, seconds, side):
+    """Flat pictures that change, quick to write, as long as asked."""
+    with RawShardWriter(root, shard=0, height=side, width=side) as writer:
+        for second in range(seconds):
+            frames = np.empty((30, side, side, 3), np.uint8)
+            frames[:] = (second * 30 + np.arange(30)).reshape(30, 1, 1, 1) % 256
+            writer.append(frames, np.zeros((30, 25), np.float32), second // 60)
+    write_dataset_metadata(root, num_shards=1, num_images=30 * seconds)
+    return root
+
+
+@pytest.mark.fault("L6", "memory does not grow with the length of the video")
+@pytest.mark.parametrize("side, size, short, long", [
+    (64, 32, 5, 50), pytest.param(512, 64, 60, 900, marks=[pytest.mark.full, pytest.mark.timeout(1200)])
+])
+def test_memory_does_not_grow_with_the_video(tmp_path, side, size, short, long, record_property):
+    tokenizer(tmp_path / "coder", channels=4)
+    for seconds in (short, long):
+        record(tmp_path / f"raw{seconds}", seconds=seconds, side=side)
+    first, second = peaks(tmp_path, size, short, long)
+    assert second - first < 40, "states of an hour are 11 MB"
+    record_property("measured", f"{side} x {side}: {first:.0f} MB for {short} s of video, {second:.0f} MB for {long} s")

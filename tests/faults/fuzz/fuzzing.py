@@ -1,7 +1,7 @@
 """A fuzzer of the files that the product opens: tiny real ones are damaged and opened by the functions behind the verbs.
 
-    python tests/faults/fuzzing.py PLACE SEED FIRST STOP [--long]     inputs of these numbers
-    python tests/faults/fuzzing.py PLACE SEED 123 124 [--long]        one of them again
+    python tests/faults/fuzz/fuzzing.py PLACE SEED FIRST STOP [--long]     inputs of these numbers
+    python tests/faults/fuzz/fuzzing.py PLACE SEED 123 124 [--long]        one of them again
 
 Prints a line of JSON for each that did not end well.  The files are made in PLACE, a folder, where they are not there.
 
@@ -29,8 +29,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS / room) for room in ("", "faults", "training", "models/wan", "tokenizers")]
+TESTS = Path(__file__).parents[2]
+sys.path[:0] = [str(TESTS / room) for room in ("", "faults", "faults/fuzz", "training", "models/wan", "tokenizers")]
 
 import fuzz_files  # noqa: E402
 from fuzz_files import is_read, seal_again  # noqa: E402
