@@ -12,7 +12,7 @@ from torch import Tensor
 from hwm.evaluate.calibration import Calibration
 from hwm.evaluate.doubting import Doubting
 from hwm.evaluate.intervals import Interval
-from hwm.evaluate.metrics import METRICS, Metric, mean_squared_error, psnr, sharpness, shown
+from hwm.evaluate.metrics import CHANGE, METRICS, Metric, mean_squared_error, psnr, sharpness, shown
 from hwm.evaluate.perceptual import PerceptualScorer
 from hwm.evaluate.protocols import CEILING, SURE_SHARPNESS, TRUE_FRAMES, mean_of
 from hwm.evaluate.scenes import Scene
@@ -46,7 +46,7 @@ class Measures:
         self.readers = readers
         self.calibration = Calibration(seed=seed) if ways.members and ways.members[-1] > 1 else None
         self.gallery = Gallery(num_examples, num_clips)
-        self._pixels, self._sure = Columns(), Columns()
+        self._pixels, self._sure, self._changes = Columns(), Columns(), Columns()
 
     @torch.no_grad()
     def measure(self, scene: Scene) -> Arrays:
@@ -72,7 +72,7 @@ class Measures:
         scene, ways, samples = drawn.scene, self.ways, None
         looked_at = {way.row.name: frames[way.row.name] for way in ways.all if way.looked_at and way.row.name in frames}
         networks = self.perceptual.measure(looked_at, scene.view, first_clip=scene.first, poll=self.poll)
-        found = under("perceptual", networks)
+        found = under("perceptual", networks) | under("changes", _changes(frames, ways))
         if self.calibration is not None:
             samples = drawn.samples(ways.members[-1])[:, :, -1]
             ranked = self.calibration.measure(samples, scene.last()[1], first_clip=scene.first)
@@ -87,6 +87,7 @@ class Measures:
         """Take in what was measured of the next scene."""
         self.times.add(arrays)
         self._pixels.add(inside("pixels", arrays))
+        self._changes.add(inside("changes", arrays))
         self.perceptual.add(inside("perceptual", arrays))
         self.gallery.add(inside("gallery", arrays))
         if self.tokens is not None:
@@ -104,7 +105,7 @@ class Measures:
         more = [self.perceptual.summary(self.ways.headline, reference=reference, span=span, seed=self.seed)]
         if self.tokens is not None:
             more.append(self.tokens.summary(means))
-        more.append(self._sure_scores(means, reference))
+        more += [self._sure_scores(means, reference), (self._change_scores(means, reference), [])]
         for scores, compared in more:
             found, differences = found + scores, differences + compared
         found = [replace(s, value=s.value.within(*shown(s.metric).limits)) for s in found]
@@ -130,6 +131,11 @@ class Measures:
         }
 
 
+    def _change_scores(self, means: Means, reference: str) -> list[Score]:
+        """By how much other states change the prediction, over every span."""
+        of_row = self._changes.inside("row").items()
+        return [Score(row, CHANGE, reference, span, means.one(x_N)) for row, x_NF in of_row for span, x_N in spans(x_NF)]
+
     def _sure_scores(self, means: Means, reference: str) -> tuple[list[Score], list[Difference]]:
         """Sharpness of the last frame where the samples agree, and what the headline and the blend have of one sample's."""
         own = self._sure.inside("row")
@@ -137,6 +143,12 @@ class Measures:
         scores = [Score(row, value=means.one(values), **place) for row, values in own.items()]
         pairs = [(first, second) for first, second, metrics in self.ways.pairs if SURE_SHARPNESS in metrics and second in own]
         return scores, [means.difference(a, b, own[a], own[b], **place) for a, b in pairs]
+
+
+def _changes(frames: dict[str, Tensor], ways: Ways) -> Arrays:
+    """Of the rows with other states the root mean squared difference to the one beside which they stand, levels, (B, F)."""
+    others = [row.name for row in ways.controls.values() if row.name in frames]
+    return {f"row/{row}": mean_squared_error(frames[row], frames[ways.control]).sqrt().numpy() for row in others}
 
 
 def _sure_sharpness(frames: dict[str, Tensor], scene: Scene, samples_BKHWC: Tensor) -> Arrays:

@@ -324,7 +324,10 @@ READ = (
 
 
 _COMPARED = "A Fréchet distance compares sets of frames: it sees that a copied frame is sharp, not that it is the wrong one."
+CHANGE = "change"
 OTHERS = (
+    Metric(CHANGE, "changes by", "levels", 1, limits=(0, 255),
+           about="Changes by: root mean square over the pixels of what other states change in the prediction, of 255 levels."),
     Metric(SURE_SHARPNESS, SURE_SHARPNESS, "", 3, "one",
            about="Sharpness where sure: of the half of each picture's pixels in which the samples differ least."),
     Metric("TFD", "TFD", "", 4, "lower",

@@ -5,7 +5,7 @@ from math import isnan
 from typing import Any
 
 from hwm.evaluate.intervals import Interval
-from hwm.evaluate.metrics import METRICS, READ, STATE_ERROR, Metric, shown
+from hwm.evaluate.metrics import CHANGE, METRICS, READ, STATE_ERROR, Metric, shown
 from hwm.evaluate.protocols import PROTOCOLS, mean_of
 from hwm.evaluate.scores import ALL, ALL_GRIDS, LAST, ORIGINAL, RECONSTRUCTION, TOKENS, Cost, Difference, Score, Scores, Table
 
@@ -71,10 +71,18 @@ def groups_table(scores: Scores, reference: str, span: str) -> Table | None:
     return Table(found.title, [name.removeprefix(f"{STATE_ERROR}, ") for name in found.head], found.rows, found.strong)
 
 
+def changes_table(scores: Scores) -> Table | None:
+    """By how much other states change the prediction; None where no pictures were scored."""
+    place = {"reference": scores.settings["reference"], "span": scores.settings["span"]}
+    if not scores.select(metric=CHANGE, **place):
+        return None
+    return scores_table(scores, f"what other states change, {places(scores, place['span'])}", [CHANGE], **place)
+
+
 def left_out(scores: Scores, reference: str, span: str) -> list[str]:
     """What a table of pictures leaves out, a sentence for each score that is not of all clips."""
-    found = scores.select(reference=reference, span=span)
-    return list(dict.fromkeys(f"{shown(s.metric).title}: {s.note}." for s in found if s.note and s.metric in OF_PICTURES))
+    found, metrics = scores.select(reference=reference, span=span), [metric.name for metric in METRICS + READ]
+    return list(dict.fromkeys(f"{shown(s.metric).title}: {s.note}." for s in found if s.note and s.metric in metrics))
 
 
 def networks_tables(scores: Scores) -> list[Table]:
@@ -154,7 +162,8 @@ def text_table(scores: Scores) -> str:
     tables = [pictures_table(scores, reference, span) for reference in references]
     tables += filter(None, (groups_table(scores, reference, span) for reference in references))
     remarks = dict.fromkeys(line for reference in references for line in left_out(scores, reference, span))
-    tables += tokens_tables(scores) + networks_tables(scores) + list(filter(None, [doubts_table(scores)]))
+    tables += tokens_tables(scores) + networks_tables(scores)
+    tables += list(filter(None, [doubts_table(scores), changes_table(scores)]))
     about = f"{scores.headline} minus ({places(scores, span)})"
     paired = differences_table(scores, verdict_differences(scores), about)
     tables.append(Table(about, ["", judged(scores).head, "clips higher"], [row[:3] for row in paired.rows]))

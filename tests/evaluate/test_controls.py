@@ -55,6 +55,8 @@ def test_every_control_is_a_row_beside_the_true_states(world):
             for name, row in rows.items()}  # fmt: skip
     # The speed of these clips never changes, so that late states are as good; state 1 moves nothing.
     assert lost["late-8"] == lost["permuted:noise"] == nats["late-8"].value.mean == 0
+    change = {name: scores.of(row, "change", reference="reconstruction").mean for name, row in rows.items()}
+    assert change["late-8"] == change["permuted:noise"] == 0 and change["zeroed:drive"] == change["zeroed"] > 1
     assert lost["zeroed:drive"] == lost["zeroed"] > 1 and nats["zeroed:drive"].value.mean == nats["zeroed"].value.mean < 0
 
 

@@ -113,6 +113,7 @@ def test_scores_in_closed_form(score):
     # Neutral states promise no change: copying, with the noise of the mean.
     expected = psnr_of(float(rise.square().mean()) + NOISE**2 / 4)
     assert psnr("mean of 4, states zeroed", "pooled psnr") == pytest.approx(expected, abs=0.3)
+    assert psnr("mean of 4, states zeroed", "change") == pytest.approx(float(rise.abs().mean()), abs=0.1)  # the noise is the same
     assert psnr("mean of 4, states permuted") < psnr(mean_of(4)) - 3
     gain = scores.difference(mean_of(8), ONE_SAMPLE).value
     assert gain.mean == pytest.approx(10 * math.log10(8), abs=0.6) and gain.excludes_zero()

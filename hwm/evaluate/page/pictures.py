@@ -17,8 +17,6 @@ PANEL_SIZE = 224
 """Smaller frames are enlarged by a whole factor up to about this many pixels."""
 GAP, STRIP, HOLD = 6, 6, 8
 """Pixels between panels, height of the time bar, and frames for which the last picture stands."""
-CONTROLS = 0.06
-"""Height that a player's controls need below its pictures, as a part of its width."""
 FULL_SCALE = 64
 """Levels of 0..255 that are shown brightest in maps of spread and of error."""
 RAMP = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float64)
@@ -67,11 +65,15 @@ def comparison(example: Example, headline: str) -> dict[str, np.ndarray]:
     return found | {"error": np.concatenate((np.zeros_like(seen), wrong))}
 
 
+def enlargement(panel: np.ndarray) -> int:
+    """The whole factor by which a panel (F, H, W, 3) is enlarged."""
+    return max(1, PANEL_SIZE // panel.shape[1])
+
+
 def side_by_side(panels: Iterable[np.ndarray], num_seen: int) -> np.ndarray:
     """Panels (F, H, W, 3) beside each other, enlarged, over a bar that grows in grey, then in blue; the last picture stands."""
     shown = list(panels)
-    num_frames, height = shown[0].shape[:2]
-    scale = max(1, PANEL_SIZE // height)
+    (num_frames, height), scale = shown[0].shape[:2], enlargement(shown[0])
     gap = np.full((num_frames, height * scale, GAP, 3), PAPER, np.uint8)
     frames = np.concatenate([part for panel in shown for part in (panel.repeat(scale, 1).repeat(scale, 2), gap)][:-1], 2)
     bar = np.full((num_frames, STRIP, frames.shape[2], 3), PAPER, np.uint8)

@@ -1,10 +1,11 @@
 """The results of an evaluation as JSON and as one page with curves, tables and videos, readable anywhere.
 
-The page is made from the table of scores and the pictures; it loads nothing and runs no script.  It names no metric and no
-row, so that new ones appear by themselves.
+The page is made from the table of scores and the pictures; it loads nothing, and runs nothing but `player.js` inside it, which
+plays its videos.  It names no metric and no row, so that new ones appear by themselves.
 """
 
 import base64
+import hashlib
 import json
 import platform
 import shlex
@@ -19,7 +20,8 @@ import torch
 
 import hwm
 from hwm.evaluate import table
-from hwm.evaluate.metrics import METRICS, Metric, shown
+from hwm.evaluate.intervals import Interval
+from hwm.evaluate.metrics import CHANGE, METRICS, Metric, shown
 from hwm.evaluate.page import pictures, plots
 from hwm.evaluate.protocols import UNIGRAM, Protocol
 from hwm.evaluate.scores import ALL, ALL_GRIDS, LAST, TOKENS, Example, Scores
@@ -99,8 +101,14 @@ def render(template: str, **values: Any) -> str:
     )  # fmt: skip
     environment.filters["json"] = lambda value: json.dumps(value, indent=1)
     environment.filters["uri"] = lambda data, kind: f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    environment.filters["allowed"] = allowed
     environment.filters["width"] = lambda png: round(int.from_bytes(png[16:20], "big") * PLOT_SCALE)
     return environment.get_template(template).render(**values)
+
+
+def allowed(script: str) -> str:
+    """The source of a page's policy by which this script may run, and no other."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" if script else "'none'"
 
 
 def page(scores: Scores, protocol: Protocol, record: Json) -> str:
@@ -124,6 +132,7 @@ def page(scores: Scores, protocol: Protocol, record: Json) -> str:
         references={reference for reference, _ in found},
         full_scale=pictures.FULL_SCALE,
         fps=pictures.slow(scores.settings.get("hz")),
+        player=(Path(__file__).parent / "player.js").read_text(encoding="utf-8"),
         rows={row.name: row.about for row in scores.rows if row.about},
         tiles=list(_tiles(scores, protocol)),
         videos=[_video(example, scores) for example in scores.examples] if moving else [],
@@ -133,6 +142,8 @@ def page(scores: Scores, protocol: Protocol, record: Json) -> str:
         tables=tables.pop(span),
         other_tables=[t for others in tables.values() for t in others],
         differences=table.differences_table(scores, scores.differences, "paired differences over clips"),
+        changes=table.changes_table(scores),
+        of_changes=shown(CHANGE).about,
         networks=table.networks_tables(scores),
         tokens=table.tokens_tables(scores),
         doubts=table.doubts_table(scores),
@@ -162,8 +173,7 @@ def _tiles(scores: Scores, protocol: Protocol) -> Iterator[tuple[str, str, str]]
 
     def against(title: str, one: str, other: str, metric: Metric = first) -> tuple[str, str, str]:
         found, digits = scores.difference(one, other, metric.name).value, metric.digits
-        interval = "" if found.low is None else f"{found.low:.{digits}f} to {found.high:.{digits}f}"
-        return title, f"{found.mean:+.{digits}f} {metric.unit}", interval
+        return title, f"{found.mean:+.{digits}f} {metric.unit}", _ends(found, digits)
 
     if s["reference"] == TOKENS:
         compared = {(d.second, d.metric) for d in scores.differences}
@@ -176,6 +186,9 @@ def _tiles(scores: Scores, protocol: Protocol) -> Iterator[tuple[str, str, str]]
         yield f"PSNR, {table.places(scores, s['span'])}", f"{psnr:.2f} dB", f"copying {copied:.2f} dB"
         yield against("over copying", headline, copy)
         yield against("over permuted states", s["control"], s["controls"]["permuted"])
+    if found := scores.select(row=s["controls"]["permuted"], metric=CHANGE, reference=s["reference"], span=s["span"]):
+        change, digits = found[0].value, shown(CHANGE).digits
+        yield "other states change it by", f"{change.mean:.{digits}f} levels", f"{_ends(change, digits)} of 255".strip()
     if single := table.one_sample(scores):
         yield against(f"over {single}", headline, single)
     for metric in [m.name for m in rest if m.better == "one"] + list(s["perceptual"]):
@@ -191,16 +204,23 @@ def _tiles(scores: Scores, protocol: Protocol) -> Iterator[tuple[str, str, str]]
         yield "cross-entropy of the tokens", f"{found['cross-entropy']:.3f} nats", accuracy
 
 
+def _ends(value: Interval, digits: int) -> str:
+    """An interval in words, empty without."""
+    return "" if value.low is None else f"{value.low:.{digits}f} to {value.high:.{digits}f}"
+
+
 def _video(example: Example, scores: Scores) -> Json:
     panels = pictures.comparison(example, scores.headline)
     frames = pictures.side_by_side(panels.values(), len(example.pictures[pictures.SEEN]))
     own, copied = example.psnr[scores.headline], example.psnr[scores.settings["copy"]]
     caption = f"clip {example.clip}: last frame {own:.2f} dB, {own - copied:+.2f} dB over copying"
     names = ["prediction" if name == scores.headline else name for name in panels]
-    height, width = frames.shape[1:3]
+    first = next(iter(panels.values()))
+    high, wide = (side * pictures.enlargement(first) for side in first.shape[1:3])
     return {
         "panels": names, "mp4": pictures.mp4(frames, fps=pictures.slow(scores.settings.get("hz"))), "caption": caption,
-        "poster": pictures.jpeg(frames[-1]), "width": width, "height": height + round(pictures.CONTROLS * width),
+        "poster": pictures.jpeg(frames[-1]), "frames": len(first), "seen": len(example.pictures[pictures.SEEN]),
+        "wide": wide, "high": high, "gap": pictures.GAP,
     }  # fmt: skip
 
 

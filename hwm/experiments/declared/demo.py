@@ -15,7 +15,7 @@ from hwm.work.ranges import Range
 class Options(Plan):
     """What the demo takes."""
 
-    val_share: ClassVar[float] = 1 / 5
+    val_share: ClassVar[float] = 4 / 15
     phases: ClassVar[int] = 4
 
     minutes: Annotated[float, Range(0, 1e6, above=True)] = 7.5

@@ -1,18 +1,22 @@
 """The page of an evaluation by its properties, from tables of scores made here."""
 
 import base64
+import hashlib
 import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from browser import CHROMIUM, Browser
 
 from hwm.data.video import read_video
 from hwm.evaluate import metrics
 from hwm.evaluate.intervals import Interval, few
+from hwm.evaluate.page import report
 from hwm.evaluate.page.pictures import (
     GAP,
     HOLD,
@@ -50,19 +54,21 @@ COPY = "copy last frame"
 
 
 class Page(HTMLParser):
-    """Text outside of style, attributes that load something, and whether tags are closed in order."""
+    """Text outside of style and script, attributes that load something, and whether tags are closed in order."""
 
     VOID = ("meta", "img", "br")
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.sources, self.links, self.words = [], [], [], []
+        self.open, self.sources, self.links, self.words, self.policy, self.scripts = [], [], [], [], "", []
         self.feed(text)
         assert self.open == []
         self.text = " ".join(" ".join(self.words).split())
 
     def handle_starttag(self, tag, attrs):
-        assert tag not in ("script", "link", "iframe", "object") and not any(name.startswith("on") for name, _ in attrs)
+        assert tag not in ("link", "iframe", "object") and not any(name.startswith("on") for name, _ in attrs)
+        assert tag != "script" or not attrs
+        self.policy += dict(attrs).get("content", "") if dict(attrs).get("http-equiv") == "Content-Security-Policy" else ""
         self.sources += [value for name, value in attrs if name in ("src", "poster")]
         self.links += [value for name, value in attrs if name == "href"]
         if tag not in self.VOID:
@@ -72,7 +78,9 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if "script" in self.open:
+            self.scripts.append(data)
+        elif "style" not in self.open:
             self.words.append(data)
 
 
@@ -104,6 +112,9 @@ def scores_of(protocol, *, width=0.5, gain=1.0, loss=1.0):
             for metric in ("cross-entropy", "accuracy"):
                 for span in (ALL_GRIDS, grid_span(1), grid_span(2)):
                     add(row, metric, TOKENS, span)
+    for row in states:
+        for span in [LAST, ALL] if several else [LAST]:
+            add(row, "change", protocol.references[0], span)
     if several:
         add(headline, "coverage", TOKENS, ALL_GRIDS)
         scores.append(Score(headline, "top-500 cross-entropy, floor", TOKENS, ALL_GRIDS, Interval(3.25, 3.0, 3.5)))
@@ -167,6 +178,12 @@ def test_the_page_is_whole_loads_nothing_and_takes_names_as_text(written):
         head, _, data = source.partition(",")
         assert re.fullmatch(r"data:(image/png|image/jpeg|video/mp4);base64", head)
         assert base64.b64decode(data, validate=True)
+    player = (Path(report.__file__).parent / "player.js").read_text() if len(protocol.scored) > 1 else ""
+    assert "".join(found.scripts) == player and len(found.scripts) <= 1  # and nothing else may run or be loaded:
+    digest = base64.b64encode(hashlib.sha256(player.encode()).digest()).decode()
+    source = f"'sha256-{digest}'" if player else "'none'"
+    policy = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src"
+    assert found.policy == f"{policy} {source}"
     assert "url(" not in html and "tiny <b>" in found.text and f"hwm evaluate {HOSTILE}" in found.text
     assert protocol.title in found.text and scores.headline in found.text
 
@@ -251,6 +268,44 @@ def test_one_frame_is_shown_as_pictures_and_several_as_videos(written, tmp_path)
     frames, expected = read_video(tmp_path / "v.mp4"), side_by_side(panels.values(), 17)
     assert frames.shape == expected.shape == (17 + len(protocol.scored) + HOLD, 220 + STRIP, 4 * 220 + 3 * GAP, 3)
     assert np.abs(frames.astype(int) - expected).mean() < 20
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_videos_are_stepped_through_in_a_browser(written, tmp_path):
+    pytest.importorskip("websockets", reason="the extra serve is not installed")
+    scores, html, _, protocol = written
+    if protocol.ensembles:
+        return
+    (tmp_path / "page.html").write_text(html)
+    browser = Browser(tmp_path)
+
+    def levels():
+        """The mean level of the red of every panel of the first video."""
+        data = "c.getContext('2d').getImageData(0, 0, c.width, c.height).data.filter((_, i) => i % 4 == 0)"
+        mean = f"(c => {{ const d = {data}; return d.reduce((a, b) => a + b) / d.length; }})"
+        return browser.js(f"[...document.querySelector('figure').querySelectorAll('canvas')].map({mean})")
+
+    def at(words):
+        browser.until(lambda: browser.js("document.querySelector('output').textContent") == words)
+
+    try:
+        browser.go(f"file://{tmp_path}/page.html")
+        browser.until(lambda: browser.js("document.querySelectorAll('figure canvas').length") == 2 * 4)
+        assert browser.js("document.querySelectorAll('video[controls]').length") == 0
+        browser.js("document.querySelector('.bar input').value = 17; document.querySelector('.bar input').oninput()")
+        at("seen 17 of 17")
+        pictures = scores.examples[0].pictures
+        expected = [pictures["seen"][-1][..., 0].mean()] * 3
+        browser.until(lambda: np.abs(np.array(levels()[:3]) - expected).max() < 6 and levels()[3] < 6)
+        browser.js("document.querySelector('.bar [title=\"one frame on\"]').click()")
+        at(f"predicted 1 of {len(protocol.scored)}, 0.03 s ahead")
+        expected = [pictures[name][0][..., 0].mean() for name in ("truth", HOSTILE)]
+        browser.until(lambda: np.abs(np.array(levels()[1:3]) - expected).max() < 6 and levels()[3] > 20)
+        browser.js("document.querySelector('.bar [title=\"one frame back\"]').click()")
+        at("seen 17 of 17")
+        assert not [said for said in browser.said if said.get("entry", {}).get("level") != "warning"]  # of reading pixels back
+    finally:
+        browser.close()
 
 
 def test_wide_tables_scroll_in_a_box_of_their_own(written):
