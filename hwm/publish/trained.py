@@ -105,8 +105,7 @@ def open_trained(name: str | Path, *, which: str = "best") -> Trained:
     place = checkpoint.find(folder, which=which)
     state = checkpoint.load_state(place)
     expect_config(state, config, run=folder)
-    identity = state.get("identity", {})
-    return Trained(folder, config, state["step"], identity, checkpoint.stored(place), place / "model.safetensors")
+    return Trained(folder, config, state["step"], state["identity"], checkpoint.stored(place), place / "model.safetensors")
 
 
 def start_of(name: str) -> dict[str, Any]:

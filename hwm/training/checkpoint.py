@@ -190,10 +190,11 @@ def newest_state(checkpoints: Path) -> dict[str, Any] | None:
     for step in _steps(checkpoints):
         folder = checkpoints / f"step-{step}"
         try:
-            if _manifest(folder)["files"]["state.json"]["sha256"] == sha256(folder / "state.json"):
-                return load_state(folder)
+            whole = _manifest(folder)["files"]["state.json"]["sha256"] == sha256(folder / "state.json")
         except (ValueError, OSError, KeyError):
             continue  # told when the checkpoint is opened
+        if whole:
+            return load_state(folder)
     return None
 
 
@@ -223,9 +224,8 @@ def load_state(folder: Path) -> dict[str, Any]:
     """The plain values of a checkpoint that was verified."""
     path = folder / "state.json"
     state = parse_json(_read_small(path), where=path)
-    new = isinstance(state, dict) and "settings" in state
-    kept = {"settings": dict, "identity": dict} if new else {"config": str}  # a hash, in earlier versions
-    expect_fields(state, path, step=int, validated=int, best_step=int, best=(int, float, NoneType), **kept)
+    expect_fields(state, path, step=int, validated=int, best_step=int, best=(int, float, NoneType))
+    expect_fields(state, path, settings=dict, identity=dict, remedy="written by a version that kept neither: train anew")
     return state
 
 

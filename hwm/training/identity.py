@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import hwm
-from hwm.config import MAX_CONFIG_BYTES, RunConfig, from_toml, to_dict
-from hwm.data.dataset import hash_of
-from hwm.safe_load.text import read_toml
+from hwm.config import RunConfig, to_dict
 
 FREE = {f"train.{k}" for k in ("log_every", "checkpoint_every", "keep_checkpoints", "sample_every", "tensorboard")} | {
     f"train.{k}" for k in ("threads", "device", "parallel", "recompute", "compile", "timeout")
@@ -65,14 +63,12 @@ def expect_data(dataset: Any, identity: Identity) -> None:
         raise ValueError(f"{dataset.root}: {fault}; tokenize it with that one")
 
 
-def decisive(config: RunConfig, *, places: bool = False) -> dict[str, Any]:
-    """The settings that decide what is learned, under dotted keys.  places: also where things lie, as old versions had it."""
+def decisive(config: RunConfig) -> dict[str, Any]:
+    """The settings that decide what is learned, under dotted keys."""
     flat = _dotted(to_dict(config))
     # Only their product decides: how many clips a step learns from.  How they are dealt out depends on the machine.
-    if places:
-        flat["data.train"] = "".join(config.data.train[:1])  # it was one folder in those versions
     flat["train.batch_size x train.accumulate"] = flat.pop("train.batch_size") * flat.pop("train.accumulate")
-    free = FREE | ({"train.steps"} if config.train.schedule == "constant" else set()) | (set() if places else {*PLACES})
+    free = FREE | {*PLACES} | ({"train.steps"} if config.train.schedule == "constant" else set())
     return {key: value for key, value in flat.items() if key not in free}
 
 
@@ -93,20 +89,12 @@ def expect_same(state: Mapping[str, Any], config: RunConfig, identity: Identity,
 
     state: the checkpoint's plain values.  `train.steps` may grow where the schedule does not depend on it (constant).
     """
-    if (difference := _difference(settings_of(state, run), config)) is not None:
+    if (difference := _difference(state["settings"], config)) is not None:
         key, there, here = difference
         why = "only a complete run, or one of train.schedule = 'constant', can be prolonged"
         why = why if key == "train.steps" else "continue it as it is"
         raise ValueError(f"{run / 'config.toml'}: this run has {key} = {there!r}, not {here!r}: {why}, or choose another folder")
-    if "settings" not in state:  # of a version that knew data by their paths alone
-        before = from_toml(RunConfig, run / "config.toml").data
-        trained = (list(before.train), list(config.data.train))
-        for key, old, new in (("train", *trained), ("val", [before.val], [config.data.val])):
-            if [(bool(p), Path(p).resolve()) for p in old] != [(bool(p), Path(p).resolve()) for p in new]:
-                why = "it was made before data had fingerprints: go on once with the data in their old place"
-                there, here = " and ".join(old), " and ".join(new)
-                raise ValueError(f"{run}: this run has data.{key} = {there!r}, not {here!r}; {why}, or choose another folder")
-    known = state.get("identity", {})
+    known = state["identity"]
     for name, what in WHAT.items():
         if None not in (known.get(name), identity.get(name)) and known[name] != identity[name]:
             where = " and ".join(config.data.train) if name == "train" else config.data.val
@@ -121,26 +109,10 @@ def expect_same(state: Mapping[str, Any], config: RunConfig, identity: Identity,
 
 def expect_config(state: Mapping[str, Any], config: RunConfig, *, run: Path) -> None:
     """Raise ValueError unless a run's config.toml is what its checkpoint was trained with."""
-    if (difference := _difference(settings_of(state, run), config)) is not None:
+    if (difference := _difference(state["settings"], config)) is not None:
         key, there, here = difference
         fault = f"says {key} = {here!r}, its checkpoint was trained with {there!r}"
         raise ValueError(f"{run / 'config.toml'}: {fault}; put the file back as it was")
-
-
-def settings_of(state: Mapping[str, Any], run: Path) -> dict[str, Any]:
-    """The settings that a checkpoint was trained with."""
-    if "settings" in state:
-        return dict(state["settings"])
-    if not (run / "config.toml").exists():
-        raise ValueError(f"{run / 'config.toml'}: missing beside checkpoints; put it back, or choose another folder")
-    config = from_toml(RunConfig, run / "config.toml")  # of a version that kept a hash
-    known = _dotted(read_toml(run / "config.toml", max_bytes=MAX_CONFIG_BYTES, kind="config file"))
-    found = decisive(config, places=True)
-    of_then = {key: value for key, value in found.items() if key in known or " x " in key}  # settings came since
-    if state.get("config") not in {hash_of(found), hash_of(of_then)}:
-        fault = "is not what its checkpoints were trained with; put it back as it was, or choose another folder"
-        raise ValueError(f"{run / 'config.toml'}: {fault}")
-    return decisive(config)
 
 
 def _difference(there: dict[str, Any], config: RunConfig) -> tuple[str, Any, Any] | None:

@@ -297,7 +297,7 @@ def _restore(
     folder = checkpoints / name
     state, stored = checkpoint.load_state(folder), checkpoint.stored(folder)
     expect_same(state, config, identity, run=checkpoints.parent)
-    if (version := state.get("identity", {}).get("hwm", hwm.__version__)) != hwm.__version__:
+    if (version := state["identity"].get("hwm", hwm.__version__)) != hwm.__version__:
         say(f"{folder}: was trained by hwm {version}, this is {hwm.__version__}")
     learner.load(stored, where=folder)
     position = Position(state["step"], state["validated"], state["best_step"], state["best"])

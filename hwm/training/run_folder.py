@@ -21,7 +21,7 @@ from hwm.safe_load.paths import is_file, reading
 from hwm.safe_load.text import read_json_lines
 from hwm.training import checkpoint
 from hwm.training.device import choose_device, faster_precision
-from hwm.training.identity import Identity, expect_same, record, settings_of
+from hwm.training.identity import Identity, expect_same, record
 from hwm.training.processes import Processes
 from hwm.work.files import sealed, unsealed, write_all, write_text
 
@@ -37,8 +37,6 @@ def settle(out: Path, config: RunConfig, identity: Identity) -> None:
     path, state = out / "config.toml", checkpoint.newest_state(out / "checkpoints")
     if state is not None:
         expect_same(state, config, identity, run=out)
-        if "settings" not in state:  # its checkpoints, of an earlier version, know this very file by a hash
-            return
     elif path.exists():
         from_toml(RunConfig, path)  # what is not of a run that failed to start is not replaced
     text = to_toml(config)
@@ -54,7 +52,7 @@ def taken_up(config: RunConfig, out: Path, *, prolong: bool) -> RunConfig:
     """
     if (state := checkpoint.newest_state(out / "checkpoints")) is None:
         return config
-    settings, begun, train = settings_of(state, out), state.get("identity", {}).get("init"), config.train
+    settings, begun, train = state["settings"], state["identity"].get("init"), config.train
     if begun and not config.init:
         config = replace(config, init=str(begun["name"]), anew=tuple(settings.get("anew", ())))
     length, since = settings.get("train.steps"), settings.get("train.since", 0)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,10 @@ from tiny_training import CONFIG, run
 from hwm.cli import main
 from hwm.config import RunConfig as Config
 from hwm.config import changed, from_toml, to_toml
-from hwm.data.dataset import hash_of
-from hwm.model_config import STConfig
 from hwm.robot import ROBOTS
 from hwm.runs import clips_for, load_run, open_clips, train
 from hwm.training import checkpoint
-from hwm.training.identity import FREE, decisive, expect_config, settings_of
+from hwm.training.identity import FREE, decisive, expect_config
 
 STEPS = {"train.steps": 1, "train.validate_every": 0, "train.schedule": "constant", "train.accumulate": 1}
 
@@ -180,11 +179,12 @@ def test_a_setting_that_an_older_version_did_not_have_is_as_usual(place):
     refused("train.weight_decay", expect_config, state, changed(config, {"train.weight_decay": 0.5}), run=Path("r"))
 
 
-def test_a_run_of_before_a_setting_came_is_opened(tmp_path):
-    config = Config(model=STConfig())
-    then = {key: value for key, value in decisive(config, places=True).items() if key != "model.ordered_states"}
-    lines = [line for line in to_toml(config).splitlines(keepends=True) if not line.startswith("ordered_states")]
-    (tmp_path / "config.toml").write_text("".join(lines))
-    assert settings_of({"config": hash_of(then)}, tmp_path)["model.ordered_states"] is config.model.ordered_states
-    (tmp_path / "config.toml").write_text("".join(lines).replace("seed = 0", "seed = 1"))
-    refused("config.toml: is not what its checkpoints were trained with", settings_of, {"config": hash_of(then)}, tmp_path)
+def test_a_run_of_a_version_that_kept_no_settings_is_refused(place):
+    (folder,) = Path("r/checkpoints").glob("step-*")
+    state = {key: value for key, value in checkpoint.load_state(folder).items() if key not in ("settings", "identity")}
+    weights = checkpoint.stored(folder).read("model")
+    checkpoint.save(Path("r/checkpoints"), state | {"config": "0" * 64}, {"model": weights}, keep=1)
+    before = Path("r/config.toml").read_bytes()
+    for call in (partial(load_run, "r"), partial(train, configured("d", train__steps=2), "r")):
+        refused("state.json: expected dict under 'settings', found nothing; .*train anew", call)
+    assert Path("r/config.toml").read_bytes() == before
