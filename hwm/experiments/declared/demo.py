@@ -28,7 +28,7 @@ class Options(Plan):
 
 
 def declare(plan: Options) -> Experiment:
-    """One run, scored as its family is, `direct` 17 frames ahead, and against the recorded video too, and a video of a rollout."""
+    """One run, scored as its family is (`direct`: 17 frames ahead), against the recorded video too, and a video of a rollout."""
     started, side = time.monotonic(), IMAGE_SIZE[plan.size]
     config = config_of(Train(plan.recipe))
     grid, own = side if config.model.kind == "video" else side // 8, own_protocol(config.data.clip)
