@@ -1,7 +1,7 @@
 """The list of faults, bad inputs and loads that the suite injects: what is done, in a line; targets stand at the tests.
 
 F: faults from outside.  B: bad inputs.  L: loads.  A test belongs to a line by `@pytest.mark.fault("F1", "target")`.
-Numbers that are absent belong to parts that this project does not have yet (a server, a browser page, LeRobot data).
+Numbers that are absent belong to what this project does not have.
 """
 
 FAULTS = {
@@ -19,6 +19,8 @@ FAULTS = {
     "F16": "clock set back, file times shuffled, foreign files in the run folder",
     "F17": "every connection of a socket forbidden",
     "F18": "read-only home and package, no HOME, odd locale, a path with spaces and non-ASCII letters",
+    "F19": "the page's server: the model fails, a step takes long, the server is killed",
+    "F20": "the page's browsers: tabs closed, many reloads, two tabs, a key held while the window loses the focus",
     "B1": "videos: empty, cut, flipped, odd sizes, rates, formats, more or fewer frames than states",
     "B2": "bombs: small files that unpack to gigabytes", "B3": "robot states: not finite, wrong width or type, constant",
     "B4": "tokens: outside the codebook, negative, wrong type, grid or count",
@@ -30,6 +32,9 @@ FAULTS = {
     "B10": "any file of ours damaged in any way: bytes, structure, numbers, headers, members, links, too few file descriptors",
     "B11": "code: what keeps a promise is taken out of a copy of the package, one promise at a time",
     "B12": "submissions: wrong count, shape, type, NaN, double ids",
+    "B13": "the page's server: wrong host, origin, token, path; what is no message, too long, too often; who never reads",
+    "L1": "one who drives, 10 minutes", "L2": "one who drives beside four whose dreams are paused",
+    "L3": "browsers that come and go, 20 a second for a minute",
     "L4": "an index of 306 000 clips: open, shuffle, first batch", "L5": "10 000 training steps of a tiny model",
     "L6": "tokenizing 512 x 512 H.264, a minute and a quarter of an hour", "L7": "a checkpoint of 400 MB with its manifest",
     "L8": "--help of the command and of every verb", "L9": "an evaluation of 1000 rollouts, killed and run again"

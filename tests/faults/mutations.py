@@ -252,6 +252,58 @@ MUTATIONS = (
         "if not np.isfinite(states).all():", "if False:",
         "tests/faults/test_bad_data.py::test_bad_states_are_left_out_and_named",
     ),
+    # --- the page's server
+    Mutation(
+        "requests name the server's own host", "hwm/interact/guard.py",
+        "        if host not in self.hosts:", "        if False:",
+        "tests/interact/test_guard.py::test_a_name_that_was_made_to_point_here_is_refused",
+    ),
+    Mutation(
+        "sockets come from its own page", "hwm/interact/guard.py",
+        """ and self._one(scope, b"origin") == f"http://{host}":""", ":",
+        "tests/interact/test_guard.py::test_a_socket_of_another_site_is_refused",
+    ),
+    Mutation(
+        "without the cookie there is nothing", "hwm/interact/guard.py",
+        """        if not known:\n            return await _answer(send, 403, "Open""",
+        """        if False:\n            return await _answer(send, 403, "Open""",
+        "tests/interact/test_guard.py::test_without_the_cookie_there_is_nothing",
+    ),
+    Mutation(
+        "a link is good once", "hwm/interact/guard.py",
+        "        self.token, cookie = secrets.token_urlsafe(32), secrets", "        cookie = secrets",
+        "tests/interact/test_guard.py::test_a_token_is_good_once",
+    ),
+    Mutation(
+        "messages have a greatest size", "hwm/interact/session.py",
+        """            if len(text.encode("utf-8", "surrogatepass")) > self.limits.message_bytes:""", "            if False:",
+        "tests/interact/test_session.py::test_what_is_no_message_ends_the_session",
+    ),
+    Mutation(
+        "messages have a rate", "hwm/interact/session.py",
+        "            if not self._rate.allows():", "            if False:",
+        "tests/interact/test_session.py::test_a_flood_ends_the_session",
+    ),
+    Mutation(
+        "commands are finite numbers", "hwm/interact/drive.py",
+        "        if not all(abs(x) < 1e300 for x in wanted):", "        if False:",
+        "tests/interact/test_drive.py::test_a_command_is_a_finite_number_for_each_state",
+    ),
+    Mutation(
+        "pictures wait for who takes them", "hwm/interact/session.py",
+        "            while self.unconfirmed >= CREDIT:", "            while False:",
+        "tests/interact/test_session.py::test_who_does_not_confirm_gets_two_pictures_and_no_heap_of_them",
+    ),
+    Mutation(
+        "a model that fails ends nobody", "hwm/interact/session.py",
+        "            except Exception as error:", "            except ValueError as error:",
+        "tests/interact/test_session.py::test_a_model_that_fails_is_told_and_can_be_started_again",
+    ),
+    Mutation(
+        "who has gone makes place", "hwm/interact/session.py",
+        "            self.host.sessions.discard(self)\n", "",
+        "tests/interact/test_session.py::test_only_so_many_drive_and_places_are_given_back",
+    ),
     # --- submissions, configurations
     Mutation(
         "an index stands once for a token", "hwm/evaluate/submission.py",

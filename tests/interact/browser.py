@@ -1,6 +1,7 @@
 """Debian's chromium, headless, driven over its DevTools protocol: pages, keys, screenshots."""
 
 import base64
+import copy
 import json
 import shutil
 import subprocess
@@ -67,13 +68,28 @@ class Browser:
             time.sleep(0.05)
         return found
 
+    def another(self):
+        """A window of the same browser, which knows its cookies."""
+        made, other = self.call("Target.createTarget", url="about:blank", newWindow=True), copy.copy(self)
+        other.said, other._number = [], 0
+        other._open(next(page for page in self._get("list") if page["id"] == made["targetId"])["webSocketDebuggerUrl"])
+        return other
+
+    def press(self, name, share=0.5):
+        """Press with the mouse on an element, at this share of its width, and let go."""
+        box = f"(b => [b.x + {share} * b.width, b.y + b.height / 2])({name}.getBoundingClientRect())"
+        self.js(f"{name}.scrollIntoView({{block: 'center'}})")
+        x, y = self.js(box)
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
     def key(self, code, *, down):
         letter = code[-1]
         self.call("Input.dispatchKeyEvent", type="keyDown" if down else "keyUp", code=code, key=letter.lower())
 
-    def screenshot(self, path, *, full=False):
-        found = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=full)
-        path.write_bytes(base64.b64decode(found["data"]))
+    def look(self, *, full=False):
+        """What the screen shows, as PNG."""
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png", captureBeyondViewport=full)["data"])
 
     def close(self):
         self.socket.close()

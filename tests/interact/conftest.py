@@ -1,5 +1,8 @@
 """Two tiny trained worlds over a square that moves with the first state: frames as they are, and tokens."""
 
+import threading
+import time
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -88,3 +91,61 @@ def studio(tmp_path_factory):
     data = DataConfig(clip="sampling", train=(str(raw),), image_size=32)
     train(RunConfig(recipe="tiny", tokenizer="pixels", model=model, data=data, train=TRAIN), root / "run")
     return Studio(World(root / "run", device="cpu"), raw)
+
+
+@pytest.fixture
+def served(studio, tmp_path):
+    """Makes a server in this process, and a browser that knows its cookie; both as one."""
+    pytest.importorskip("starlette", reason="the extra serve is not installed")
+    from drivers import HOST, ORIGIN, SOCKET, Driver
+    from starlette.testclient import TestClient
+
+    from hwm.interact.guard import Limits
+    from hwm.interact.server import application
+    from hwm.interact.session import Host
+
+    def make(**limits):
+        host = Host(studio, folder=tmp_path, limits=Limits(**limits))
+        app = application(host, hosts=frozenset({HOST}), cookie="hwm-8000")
+        browser = TestClient(app, base_url=ORIGIN, follow_redirects=False)
+        assert browser.get("/", params={"token": host.keys.token}).status_code == 303
+
+        @contextmanager
+        def drive(**headers):
+            with browser.websocket_connect(SOCKET, headers={"origin": ORIGIN} | headers) as session:
+                yield Driver(session)
+
+        return SimpleNamespace(host=host, app=app, browser=browser, drive=drive)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def listening(studio, tmp_path_factory):
+    """Starts real servers on loopback: each its host, port and cookie.  They are stopped at the end."""
+    pytest.importorskip("starlette", reason="the extra serve is not installed")
+    from hwm.interact.guard import Limits
+    from hwm.interact.server import serve
+    from hwm.interact.session import Host
+    from hwm.work.signals import StopFlag
+
+    started, folder = [], tmp_path_factory.mktemp("drives")
+
+    def start(port=0, driven=studio, **limits):
+        host, said, stop = Host(driven, folder=folder, limits=Limits(**limits)), [], StopFlag()
+        thread = threading.Thread(target=serve, args=(host,), kwargs={"port": port, "say": said.append, "stop": stop})
+        thread.start()
+        started.append((thread, stop))
+        deadline = time.monotonic() + 20
+        while not said and time.monotonic() < deadline:
+            time.sleep(0.01)
+        port = int(said[0].split("/")[2].rsplit(":", 1)[1])
+        cookie, link = f"hwm-{port}={host.keys.redeem(host.keys.token)}", f"http://127.0.0.1:{port}/?token={host.keys.token}"
+        return SimpleNamespace(host=host, port=port, cookie=cookie, origin=f"http://127.0.0.1:{port}", link=link, stop=stop)
+
+    yield start
+    for _, stop in started:
+        stop.signal = 15
+    for thread, _ in started:
+        thread.join(10)
+        assert not thread.is_alive()

@@ -4,31 +4,41 @@
 import { Controls } from "/controls.js";
 
 const at = (id) => /** @type {any} */ (document.getElementById(id));
-const RETRIES = 5, HERE_EVERY = 20000, KEPT = 300;
+const RETRIES = 120, HERE_EVERY = 20000, KEPT = 300, LATE = 2000;
 let socket = null, controls = null, about = null, state = {}, tries = 0, resume = false;
 let delays = [], times = [], errors = [];
 
 function say(message) { if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message)); }
 
 function connect() {
-  at("banner").hidden = true;
   const own = new WebSocket(`ws://${location.host}/drive`);
   own.binaryType = "arraybuffer";
   own.onmessage = ({ data }) => { if (typeof data === "string") heard(JSON.parse(data)); else picture(data); };
   own.onclose = ({ code, reason }) => {
     if (own !== socket) return;
     controls?.release();
-    at("told").textContent = `Not connected${reason ? `: ${reason}` : code === 1006 ? ": the server does not answer" : ""}.`;
-    at("banner").hidden = false;
-    if (code === 1006 && tries++ < RETRIES) setTimeout(() => { if (own === socket) connect(); }, 1000);
+    lost(reason || { 1006: "the server does not answer", 1012: "the server stops" }[code] || "it ended");
+    if ((code === 1006 || code === 1012) && tries++ < RETRIES) setTimeout(() => { if (own === socket) retry(); }, 1000);
   };
   socket = own;
+}
+
+function lost(why) {
+  at("told").textContent = `Not connected: ${why}.`;
+  at("banner").hidden = false;
+}
+
+async function retry() { // a server that was started anew knows no earlier browser
+  const answer = await fetch("/icon.svg").catch(() => null);
+  if (answer?.status === 403) lost("the server was started anew; open the link that its terminal shows now");
+  else connect();
 }
 
 function heard(message) {
   switch (message.say) {
     case "hello":
       tries = 0;
+      at("banner").hidden = true;
       about = message;
       at("run").textContent = about.run;
       at("facts").textContent = `${about.robot}, ${about.names.length} states at ${about.hz} Hz; ${about.size[1]}×${about.size[0]} px; ${about.device}`;
@@ -115,7 +125,7 @@ function overlay(doubt, facts) { // red over the dream, the more opaque the more
 
 function measured(dropped) {
   const now = performance.now();
-  while (times.length && times[0] < now - 2000) times.shift();
+  while (times.length > 1 && times[0] < now - 2000) times.shift();
   const seconds = times.length > 1 ? (now - times[0]) / 1000 : 0;
   const rate = seconds ? `${((times.length - 1) / seconds).toFixed(1)} frames/s` : "–";
   const sorted = [...delays].sort((a, b) => a - b);
@@ -167,6 +177,11 @@ document.addEventListener("visibilitychange", () => {
   else if (socket?.readyState !== WebSocket.OPEN) { tries = 0; connect(); }
   else if (resume) say({ do: "pause", on: false });
 });
+setInterval(() => { // a step may take long: that is said
+  const waits = performance.now() - (times.at(-1) ?? performance.now());
+  const late = socket?.readyState === WebSocket.OPEN && state.playing && !document.hidden && waits > LATE;
+  if (late || at("late").textContent) at("late").textContent = late ? `no picture for ${(waits / 1000).toFixed(0)} s: the model is at work` : "";
+}, 500);
 setInterval(() => { if (!document.hidden) say({ do: "here" }); }, HERE_EVERY);
 (function tick() { controls?.tick(); requestAnimationFrame(tick); })();
 connect();
