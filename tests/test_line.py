@@ -25,7 +25,7 @@ from hwm.model_config import FSQConfig
 from hwm.runs import load_run
 from hwm.tokenizers.autoencoder import ContinuousTokenizer
 from hwm.tokenizers.open import load_tokenizer, save_tokenizer
-from hwm.watch.film import film
+from hwm.watch.film import films
 
 SHAPE = ["model.vocab_size=200", "model.factors=[8,5,5]", "model.grid=[4,4]", "train.steps=6", "train.validate_every=3"]
 SHAPE += ["train.checkpoint_every=3", "train.sample_every=3", "train.threads=1"]
@@ -133,7 +133,7 @@ def test_one_prediction_is_written_for_several_viewers(place, tmp_path, capsys):
 
 def test_a_film_doubts_by_the_family_or_by_its_samples_and_its_prediction_is_the_first(place):
     how = {"data": place / "raw", "frames": 34, "temperature": 2.0, "seed": 3, "device": "cpu"}
-    alone, three = film(place / "run", doubting=True, **how), film(place / "run", doubting=True, samples=3, **how)
+    (alone,), (three,) = (films(place / "run", doubting=True, samples=samples, **how) for samples in (1, 3))
     assert (alone.doubt_name, three.doubt_name) == ("token entropy", "ensemble spread") and alone.num_past == 17
     assert alone.doubt.shape == three.doubt.shape == (34, 32, 32) and 0 < alone.doubt.max() <= 1 and three.doubt.max() > 0
     np.testing.assert_array_equal(alone.prediction, three.prediction)
@@ -143,6 +143,9 @@ def test_a_film_doubts_by_the_family_or_by_its_samples_and_its_prediction_is_the
     world = package.load(place / "run", device="cpu")
     seen = world.predict(alone.truth[:17], alone.states, num_frames=34, seed=3, temperature=2.0)
     np.testing.assert_array_equal(alone.prediction[17:], seen.frames[0])
+    first, other = films(place / "run", clips=(0, 2), **how | {"frames": 17})  # a clip's film is what it is alone
+    np.testing.assert_array_equal(first.prediction, alone.prediction[:34])
+    assert not np.array_equal(other.truth, first.truth) and other.about["clip"] == "2" and first.doubt is None
 
 
 def test_a_video_ends_with_its_recording_and_plays_at_the_rate_of_the_data(place, tmp_path, capsys):

@@ -84,7 +84,7 @@ def _own_folder(folder: Path, name: str) -> Path:
 def predict(
     run: Path, /,
     *, data: Path, out: Path | None = None, mcap: Path | None = None, tokens: Path | None = None,
-    clip: Annotated[int, Range(0, 10**12)] = 0, frames: Annotated[int | None, Range(1, 10**6)] = None,
+    clip: Annotated[tuple[int, ...], Range(0, 10**12, some=True)] = (0,), frames: Annotated[int | None, Range(1, 10**6)] = None,
     samples: Annotated[int | None, Range(2, 10_000)] = None, which: Literal["best", "last"] = "best", temperature: Warmth = None,
     set: tuple[str, ...] = (), seed: Seed = 0, device: str = "auto", tokenizer: str = "", base: str = "",
 ) -> int:
@@ -97,7 +97,7 @@ def predict(
         mcap: Log for Foxglove or Rerun: truth, prediction, uncertainty, error, states and commands on one clock, and beside it
             NAME.layout.json, which Foxglove imports.  Needs the extra mcap.
         tokens: Of 1X v1.1: new folder for the seen, predicted and true tokens as that release lays them out.
-        clip: Number of the clip to start from.
+        clip: Number of the clip to start from; several stand beside each other, each with the recording above its prediction.
         frames: Frames after the context, at the data's rate; default: 51, or 60 for a model of every fourth frame, or fewer where
             the recording of the clip ends before; of 1X v1.1 a multiple of 15, by default 120.
         samples: With --mcap: futures, whose spread is the uncertainty; default: one, and what its family knows of its doubt.
@@ -113,19 +113,21 @@ def predict(
         raise ValueError("--samples: their spread is shown with --mcap; a video shows one sample")
     if tokens is not None and (unread := [f"--{name}" for name, given in (("out", out), ("mcap", mcap)) if given]):
         raise ValueError(f"{', '.join(unread)}: tokens of 1X v1.1 have no pictures here; give --tokens alone")
+    if tokens is not None and len(clip) != 1:
+        raise ValueError(f"--clip must be one for --tokens, got {len(clip)}")
     if tokens is not None and tokenizer:
         raise ValueError("--tokenizer: tokens of 1X v1.1 are not decoded here; leave it out")
     run, _ = _found(run)
     with StopFlag() as stop:
-        how: dict[str, Any] = {"data": data, "clip": clip, "frames": frames, "which": which, "temperature": temperature}
+        how: dict[str, Any] = {"data": data, "frames": frames, "which": which, "temperature": temperature}
         how |= {"changes": set, "seed": seed, "device": device, "base": base, "poll": stop.check}
         if tokens is not None:
             from hwm.watch.tokens import write_tokens
-            written = [write_tokens(run, out=tokens, **how)]
+            written = [write_tokens(run, out=tokens, clip=clip[0], **how)]
         else:
             from hwm.watch.write import write_prediction
             out = Path("prediction.mp4") if out is None and mcap is None else out
-            written = write_prediction(run, out=out, mcap=mcap, samples=samples or 1, tokenizer=tokenizer, **how)
+            written = write_prediction(run, out=out, mcap=mcap, clips=clip, samples=samples or 1, tokenizer=tokenizer, **how)
     print(*written, sep="\n")
     return 0
 

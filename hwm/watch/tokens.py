@@ -37,8 +37,8 @@ def write_tokens(
     """Predict the grids to come after a clip's context, from predicted ones on, and write them as a v1.1 dataset.
 
     out: a new folder.  frames: of the recording, a multiple of the run's stride; None: as far as a clip of the run goes.
-    The rest as in `hwm.watch.film.film`.
-    Raises ValueError for data of another kind, and as `film`.
+    The rest as in `hwm.watch.film.films`.
+    Raises ValueError for data of another kind, and as `films`.
     """
     device = str(choose_device(device))
     expect_apart(out, data, kept_in(folder))

@@ -13,7 +13,7 @@ from hwm.data.clips import Clips
 from hwm.data.describe import check, contact_sheet
 from hwm.data.onex import open_dataset
 from hwm.tokenizers.encode import tokenize
-from hwm.watch.pair import write_pair
+from hwm.watch.panels import write_panels
 
 COUNT = 85
 LOST = [k + 6 * (k >= 10) for k in range(COUNT)]
@@ -88,7 +88,7 @@ def test_pictures_are_not_squeezed(raw_root, tmp_path):
     contact_sheet(root, tmp_path / "sheet.png", columns=2, rows=1)
     from PIL import Image
 
-    write_pair(tmp_path / "pair.mp4", *np.zeros((2, 3, 32, 48, 3), np.uint8), num_past=1, hz=30)
+    write_panels(tmp_path / "pair.mp4", [list(np.zeros((2, 3, 32, 48, 3), np.uint8))], num_past=1, hz=30)
     assert video.probe(tmp_path / "pair.mp4")[:2] == (5 * 32, 5 * (2 * 48 + 2))
     rows = np.asarray(Image.open(tmp_path / "sheet.png"))[:, :128].max(axis=(1, 2))
     assert 84 <= (rows > 10).sum() <= 86 and not rows[:20].any() and not rows[-20:].any()

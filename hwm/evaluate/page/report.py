@@ -186,8 +186,8 @@ def _tiles(scores: Scores, protocol: Protocol) -> Iterator[tuple[str, str, str]]
         yield f"PSNR, {table.places(scores, s['span'])}", f"{psnr:.2f} dB", f"copying {copied:.2f} dB"
         yield against("over copying", headline, copy)
         yield against("over permuted states", s["control"], s["controls"]["permuted"])
-    if found := scores.select(row=s["controls"]["permuted"], metric=CHANGE, reference=s["reference"], span=s["span"]):
-        change, digits = found[0].value, shown(CHANGE).digits
+    if changed := scores.select(row=s["controls"]["permuted"], metric=CHANGE, reference=s["reference"], span=s["span"]):
+        change, digits = changed[0].value, shown(CHANGE).digits
         yield "other states change it by", f"{change.mean:.{digits}f} levels", f"{_ends(change, digits)} of 255".strip()
     if single := table.one_sample(scores):
         yield against(f"over {single}", headline, single)
