@@ -125,7 +125,7 @@ def evaluate_run(
             data=held_out.dataset.fingerprint, **others, **read_by, weights=[*lpips, *([inception] if inception else [])]
         )
         work = Work(out / protocol.results, made_of, share, flag)
-        features: list[VideoFeatures] = [] if unseen else [TokenizerFeatures(device=device, still=len(protocol.scored) == 1)]
+        features: list[VideoFeatures] = [] if unseen else [TokenizerFeatures(device=device, still=not protocol.in_a_row)]
         if inception is not None:
             features.append(InceptionFeatures(inception, device=device))
         counted, missing = model.predicts == "tokens" and not protocol.ensembles, [plots.missing()]
@@ -141,8 +141,9 @@ def evaluate_run(
                 scores = evaluate(
                     model, coder, held_out, protocol, scoring,
                     video=filmed, masks=filmed.masks if filmed else None, readers=readers,
-                    tuning_clips=tuned_on, segments=held_out.segments(), state_groups=held_out.dataset.robot.groups,
-                    unigram_counts=counts, features=features,
+                    tuning_clips=tuned_on, segments=held_out.segments(),
+                    starts=held_out.beginnings(protocol.num_seen) if of_video else None,
+                    state_groups=held_out.dataset.robot.groups, unigram_counts=counts, features=features,
                     lpips=Lpips(lpips[0], lpips[1] if len(lpips) > 1 else None, device=device) if lpips else None, device=device,
                     progress=counter, alive=counter.alive, say=counter.say, work=work,
                 )  # fmt: skip
@@ -192,7 +193,7 @@ def _recorded_clips(run: Run, folder: Path, protocol: Protocol) -> Clips:
         dataset = dataset.resized(run.config.data.image_size)
     kept = np.append(np.arange(protocol.num_seen), protocol.scored)
     masks = all(shard.masks_path is not None for shard in dataset.shards)
-    return Clips(dataset, kind=protocol.clip, overlap=False, kept=kept, masks=masks)
+    return Clips(dataset, kind=protocol.clip, overlap=False, length=int(kept[-1]) + 1, kept=kept, masks=masks)
 
 
 def submit_compression(

@@ -44,8 +44,10 @@ def demo(
 def simulate(
     out: Path, /,
     *, minutes: float = 2.0, size: int = 64, seed: int = 0, workers: Workers = 0, difficulty: float = 0.3,
-    val_minutes: float | None = None, rooms: int = 0, test_clips: int = 0, renderer: Literal["auto", "warp", "gl"] = "auto",
+    val_minutes: float | None = None, segment_seconds: tuple[float, float] = (12.0, 20.0), rooms: int = 0, test_clips: int = 0,
+    renderer: Literal["auto", "warp", "gl"] = "auto",
     light: float = 1.0, friction: float = 1.0, camera_shift: float = 0.0, masks: bool = False, commands: bool = False,
+    starts: int = 0, branches: int = 8,
 ) -> int:
     """Write a dataset of the built-in robot: training, seen-room and unseen-room validation sets.
 
@@ -57,6 +59,7 @@ def simulate(
         workers: Processes; 0: one per core.
         difficulty: From 0 (arms only) to 1 (the whole body moves all the time).
         val_minutes: Minutes of each validation set; default: an eighth of the training set, but enough for ten recordings.
+        segment_seconds: Shortest and longest recording in seconds.
         rooms: Rooms in the training set; 0: about two segments a room.
         test_clips: Clips of a sampling-track test set to write as well.
         renderer: auto: ray tracing for small frames, OpenGL for large ones where it works.
@@ -65,14 +68,18 @@ def simulate(
         camera_shift: Metres that the head camera sits higher, likewise.
         masks: Also write, beside the video, which pixels show the robot's body, for `hwm evaluate` to score against.
         commands: Write also what was asked of the robot in every frame, as `hwm train twin` needs it.
+        starts: Moments, in rooms of their own, from which the robot goes on in several ways: what would be seen if it did
+            something else, for `hwm evaluate --protocol sampling` to score against.
+        branches: In how many ways it goes on from each.
     """
     from hwm.sim.simulate import simulate as run
     from hwm.work.progress import Counter
     with Counter("simulating", unit="frames") as counter:
         summary = run(
             out, minutes=minutes, size=size, seed=seed, workers=workers, difficulty=difficulty, val_minutes=val_minutes,
-            rooms=rooms, test_clips=test_clips, renderer=renderer, light=light, friction=friction, camera_shift=camera_shift,
-            masks=masks, commands=commands, progress=counter,
+            segment_seconds=segment_seconds, rooms=rooms, test_clips=test_clips, renderer=renderer, light=light,
+            friction=friction, camera_shift=camera_shift, masks=masks, commands=commands, starts=starts, branches=branches,
+            progress=counter,
         )
     print(f"{summary.frames} frames in {summary.seconds:.1f} s ({summary.frames_per_second:.0f} frames/s)")
     for path in summary.paths:

@@ -1,5 +1,7 @@
 """Clips for training and scoring: the pictures of a window of frames, in the dataset's kind, with their robot states."""
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -75,6 +77,25 @@ class Clips:
         """A number for the segment of every clip, int64 (N,), different in different shards."""
         ids = [int(self.dataset.shards[s].segments[f]) for s, f in zip(self.index.shard, self.index.start)]
         return self.index.shard.astype(np.int64) * 2**32 + np.array(ids)
+
+
+    def beginnings(self, num_frames: int) -> np.ndarray | None:
+        """A number for how every clip of video begins, int64 (N,): the same where all of the first frames and states are.
+
+        None where no two clips begin alike, to the last bit, as those of recordings of one world never do.
+        """
+        if self.dataset.kind != "video":
+            return None
+        places = [(self.dataset.shards[s], int(f)) for s, f in zip(self.index.shard, self.index.start)]
+        stride = self.index.stride
+        rows = np.arange(num_frames) * stride
+        begin = [hashlib.sha256(shard.read_states(first + rows).tobytes()).digest() for shard, first in places]
+        often = Counter(begin)
+        for i, (shard, first) in enumerate(places):
+            if often[begin[i]] > 1:  # alike in states: are they in frames?
+                begin[i] = hashlib.sha256(begin[i] + shard.read(first, num_frames * stride)[::stride].tobytes()).digest()
+        numbers = {digest: number for number, digest in enumerate(dict.fromkeys(begin))}
+        return np.array([numbers[digest] for digest in begin]) if len(numbers) < len(begin) else None
 
 
 @dataclass(frozen=True)

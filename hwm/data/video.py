@@ -13,6 +13,7 @@ import shutil
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from itertools import pairwise
 from operator import methodcaller
 from pathlib import Path
@@ -33,6 +34,7 @@ from hwm.work.cache import cache_folder
 from hwm.work.claim import expect_suffix
 from hwm.work.files import atomic_path, without_read_ahead
 
+CODEC = "libx264"
 MAX_BATCH_BYTES = 16 * 2**20
 MAX_VIDEO_BYTES = 2**30
 Made = TypeVar("Made")
@@ -54,14 +56,30 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         self._atomic = atomic_path(self.path)
         self._container: Any = av.open(str(self._atomic.__enter__()), "w", format="mp4")
-        stream = self._container.add_stream("libx264", rate=self.fps)
-        stream.height, stream.width, stream.pix_fmt = self.height, self.width, "yuv420p"
-        stream.codec_context.thread_count = 1
+        self._stream = self._container.add_stream(CODEC, rate=self.fps)
+        self._encoder = self._configured(self._stream.codec_context)
+        return self
+
+    def _configured(self, encoder: Any) -> Any:
+        encoder.height, encoder.width, encoder.pix_fmt = self.height, self.width, "yuv420p"
+        encoder.thread_count = 1
         # mbtree does not repeat bit for bit on small frames, and lets what stands still flicker.
         own = {"x264-params": "mbtree=0"}
-        stream.options = {"crf": "18", "preset": "veryfast", "g": "30", "bf": "0", "threads": "1", **own}
-        self._stream = stream
-        return self
+        encoder.options = {"crf": "18", "preset": "veryfast", "g": "30", "bf": "0", "threads": "1", **own}
+        return encoder
+
+    def part(self) -> None:
+        """Encode what follows as if nothing had been before: equal frames after a part are decoded as equal frames."""
+        self._mux(None)
+        begun: Any = av.CodecContext.create(CODEC, "w")
+        begun.time_base, begun.framerate, begun.flags = Fraction(1, self.fps), self.fps, self._encoder.flags
+        self._encoder = self._configured(begun)
+
+    def _mux(self, frame: Frame | None) -> None:
+        """Write what the encoder makes of a frame; None: what it still holds."""
+        for packet in self._encoder.encode(frame):
+            packet.stream = self._stream
+            self._container.mux(packet)
 
     def write(self, frames_FHWC: np.ndarray) -> None:
         """Append frames, uint8 (F, height, width, 3)."""
@@ -71,7 +89,7 @@ class VideoWriter:
         for picture in np.ascontiguousarray(frames_FHWC):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts = self.num_frames
-            self._container.mux(self._stream.encode(frame))
+            self._mux(frame)
             self.num_frames += 1
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -79,7 +97,7 @@ class VideoWriter:
             if kind is None:
                 if not self.num_frames:
                     raise ValueError(f"{self.path}: no frame was written")
-                self._container.mux(self._stream.encode())
+                self._mux(None)
             self._container.close()
         except BaseException as failure:
             self._atomic.__exit__(type(failure), failure, failure.__traceback__)

@@ -38,8 +38,8 @@ class ClipIndex:
 
         kind: "blocks" are single blocks of `dataset.clock.block` frames, "block_pairs" two consecutive ones (the
         compression clip), "frames" and "motion" are `length` frames, one every `stride`, from any frame that is a multiple of
-        `every`, "sampling" are 77 consecutive ones from such a frame.  aligned: blocks start at multiples of the
-        block length, as tokens demand; False, for raw video only, lets them start anywhere.
+        `every`, "sampling" are 77 consecutive ones, or `length` of them if that is more, from such a frame.
+        aligned: blocks start at multiples of the block length, as tokens demand; False, for raw video only: anywhere.
         overlap: whether clips may share frames.  Without, aligned clips lie on a fixed lattice from the start of the shard, pairs
         being blocks (0, 1), (2, 3), ...: this rule gives the 306 000 training pairs of the Revontuli report (reference F row 5; a
         greedy choice per segment would give 312 000).  Other clips use each frame of a segment at most once, from its first frame
@@ -49,7 +49,7 @@ class ClipIndex:
         block = dataset.clock.block
         in_blocks = kind in ("blocks", "block_pairs")
         if kind == "sampling":
-            length, stride = SAMPLING_FRAMES, 1
+            length, stride = max(length, SAMPLING_FRAMES), 1
         elif in_blocks:
             length, stride = block * (2 if kind == "block_pairs" else 1), 1
         if min(length, stride, every) < 1:

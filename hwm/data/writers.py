@@ -151,6 +151,10 @@ class RawShardWriter:
         self._states.append(np.array(states_FA, np.float32))
         self._segments.append(segments)
 
+    def part(self) -> None:
+        """Encode what follows as if nothing had been before (`VideoWriter.part`)."""
+        self._video.part()
+
     def append_commands(self, commands_FA: np.ndarray) -> None:
         """Append the commands of frames, a row like their states' each; of all frames of a shard or of none."""
         self._commands.append(np.array(commands_FA, np.float32))

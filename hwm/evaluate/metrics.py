@@ -83,6 +83,37 @@ def moving_error(pred: Tensor, view: View) -> Tensor:
     return (difference * where).sum((-2, -1)).double() / (where.sum((-2, -1)) * pred.shape[-1])
 
 
+def _errors_of_all(pred: Tensor, view: View) -> tuple[Tensor, Tensor] | None:
+    """Mean squared error to the own truth, (B, F), and to those of the clips that begin alike, (B, K - 1, F).
+
+    nan where no future differs from the own one; None where clips share no beginning.
+    """
+    if view.others is None:
+        return None
+    own = mean_squared_error(pred, view.truth)
+    differ = mean_squared_error(view.truth[:, None].expand_as(view.others), view.others).amax(1) > 0
+    return own.masked_fill(~differ, torch.nan), mean_squared_error(pred[:, None].expand_as(view.others), view.others)
+
+
+def told_apart(pred: Tensor, view: View) -> Tensor | None:
+    """1 where a picture is nearer to its own truth than to any truth of the clips that begin alike, else 0, float64 (B, F).
+
+    (ours) Of n nearest ones each counts as 1 / n.  nan and None as `_errors_of_all`.
+    """
+    if (errors := _errors_of_all(pred, view)) is None:
+        return None
+    own, others = errors
+    nearest = (own <= others.amin(1)).double() / (1 + (others == own[:, None]).sum(1))
+    return nearest.masked_fill(own.isnan(), torch.nan)
+
+
+def margin(pred: Tensor, view: View) -> Tensor | None:
+    """PSNR in dB against the own truth less that against the nearest other one, float64 (B, F); as `told_apart` (ours)."""
+    if (errors := _errors_of_all(pred, view)) is None:
+        return None
+    return psnr_of_mse(errors[0]) - psnr_of_mse(errors[1].amin(1))
+
+
 def ssim(pred: Tensor, truth: Tensor) -> Tensor:
     """Structural similarity of each picture, averaged over channels, float64 of shape (...).
 
@@ -296,6 +327,7 @@ class Metric:
         return "" if self.score is _as_it_is else f"pooled {self.name}"
 
 
+TOLD_APART, MARGIN, UNBRANCHED = "told apart", "margin", "go on like all others of their start and are left out"
 METRICS = (
     Metric("psnr", "PSNR", "dB", 2, "higher", mean_squared_error, psnr_of_mse, (0, PSNR_CAP),
            f"PSNR is the mean over pictures, of which identical ones count as {PSNR_CAP:g} dB; pooled: of the mean error."),
@@ -307,6 +339,11 @@ METRICS = (
     Metric("gmsd", "GMSD", "", 3, "lower", gmsd, about="GMSD: gradient magnitude similarity deviation, lower is better."),
     Metric("sharpness", "sharpness", "", 3, "one", sharpness,
            about="Sharpness: gradient energy over the truth's, 1 is as sharp; noise counts as detail."),
+    Metric(TOLD_APART, TOLD_APART, limits=(0, 1), of_view=told_apart, left_out=UNBRANCHED,
+           about="Told apart: share of clips whose prediction resembles what truly followed their own states more than what "
+           "followed those of any other clip of the same start, by mean squared error; by chance one of as many as there are."),
+    Metric(MARGIN, MARGIN, "dB", 2, limits=(-PSNR_CAP, PSNR_CAP), of_view=margin, left_out=UNBRANCHED,
+           about="Margin: PSNR against the own truth less that against the nearest of the others."),
 )  # fmt: skip
 """Every score of pictures that an evaluation makes: a new one is a function and a line here."""
 

@@ -3,6 +3,7 @@
 One loop (`scoring.evaluate`) scores every family by any of them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -57,9 +58,14 @@ class Protocol:
             here, there = (f"{seen} + {future} frames, one every {step}" for seen, future, step in (wanted, (*grids, stride)))
             raise ValueError(f"{run}: --protocol {self.name} is of {here}; the run has {there}")
 
-    def at(self, ahead: int) -> "Protocol":
-        """The same with that frame alone scored which lies `ahead` frames after the last seen one; 0: as it is."""
-        return replace(self, scored=(self.num_seen - 1 + ahead,)) if ahead else self
+    def at(self, ahead: Sequence[int]) -> "Protocol":
+        """The same with those frames alone scored which lie so many frames after the last seen one; of none: as it is."""
+        return replace(self, scored=tuple(sorted({self.num_seen - 1 + frames for frames in ahead}))) if ahead else self
+
+    @property
+    def in_a_row(self) -> bool:
+        """Whether what is scored are several frames of a video, those that follow the seen ones."""
+        return len(self.scored) > 1 and self.scored == tuple(range(self.num_seen, self.scored[-1] + 1))
 
     def refuse(self, given: dict[str, Any]) -> None:
         """Raise ValueError for options that would do nothing here.  given: values of options, an empty one is not given."""
@@ -161,8 +167,9 @@ class Scoring:
     """sampling: sizes of the ensembles."""
     tuning_clips: Annotated[int, Range(2, 10**6)] = 16
     """sampling: number of clips to choose blur and blend on; with --doubt those that its intervals are learned on."""
-    ahead: Annotated[int, Range(0, SAMPLING_FRAMES - SAMPLING_CONTEXT)] = 0
-    """sampling: frames from the last seen one to the one that is scored; 0: as in the challenge, 60."""
+    ahead: Annotated[tuple[int, ...], Range(1, 10**6)] = ()
+    """sampling: frames from the last seen one to those that are scored, of one rollout; the verdict is on the last.  More than 60
+    take longer recordings.  Default: as in the challenge, 60."""
     doubt: Annotated[int, Range(0, 10_000)] = 0
     """compression, hwm: predictions by which ways of doubting are scored, at least 2; 0: they are not."""
     temperature: Warmth = None

@@ -44,6 +44,16 @@ def from_another_segment(num: int, groups: np.ndarray | None, seed: int) -> np.n
     return source
 
 
+def siblings(starts: np.ndarray) -> np.ndarray:
+    """Of every clip the others that begin as it does, int64 (N, K - 1), of K clips that most have in common.
+
+    starts: a number for how each begins.  A clip with fewer others stands in its own row for those that are missing.
+    """
+    found = [np.flatnonzero((starts == start) & (np.arange(len(starts)) != i)) for i, start in enumerate(starts)]
+    most = max(map(len, found))
+    return np.array([np.pad(own, (0, most - len(own)), constant_values=i) for i, own in enumerate(found)])
+
+
 def copy_last_grid(context: Tensor, *, num_grids: int) -> Tensor:
     """The last context grid, tokens (B, T, H, W) or latents (B, T, C, H, W), `num_grids` times."""
     return context[:, -1:].repeat_interleave(num_grids, 1)
@@ -53,13 +63,15 @@ class View(NamedTuple):
     """Frames of some clips as one reference has them: the seen and the scored ones, uint8 (B, F, H, W, 3).
 
     masks: which pixels of the scored frames, as recorded, show the robot's body, bool (B, F, h, w); None where the data do not
-    tell.  states: its raw states in those frames, (B, F, A); None where there are fewer rows.
+    tell.  states: its raw states in those frames, (B, F, A); None where there are fewer rows.  others: the scored frames of K - 1
+    clips that begin alike and go on with other states, uint8 (B, K - 1, F, H, W, 3); None where clips share no beginning.
     """
 
     past: Tensor
     truth: Tensor
     masks: Tensor | None = None
     states: Tensor | None = None
+    others: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -95,15 +107,16 @@ class Scenes:
 
     masks: gives of these frames which pixels show the robot's body; None where the video does not tell.
     score_size: side of the square pictures that recorded video is scored at; 0: as recorded.  controls: of the states.
+    alike: of every clip of video those that begin like it, (N, K - 1); None: none do.
     """
 
     def __init__(
         self, model: Any, tokenizer: Any, clips: Any, protocol: Protocol, *, video: Callable[[np.ndarray], Tensor] | None = None,
         masks: Callable[[np.ndarray], Tensor] | None = None, score_size: int = 0, controls: Sequence[Control] = (),
-        device: torch.device | str = "cpu",
+        alike: np.ndarray | None = None, device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
         self.model, self.tokenizer, self.clips, self.protocol, self.device = model, tokenizer, clips, protocol, device
-        self._video, self._masks, self._score_size, self._controls = video, masks, score_size, controls
+        self._video, self._masks, self._score_size, self._controls, self._alike = video, masks, score_size, controls, alike
 
     @cached_property
     def decoder(self) -> FrameDecoder:
@@ -125,6 +138,9 @@ class Scenes:
             shown = batch.masks_BFHW if recorded is None or self._masks is None else self._masks(numbers)
             known = {"masks": self._scored(shown), "states": self._scored(batch.states_BFA, of_all=True)}
             seen["views"] = {reference: view._replace(**known) for reference, view in seen["views"].items()}
+        if self._alike is not None and clips is self.clips and batch.video_BFHWC is not None:
+            also = self._of_video(clips.batch(self._alike[numbers].ravel()))[1]["views"][ORIGINAL].truth
+            seen["views"][ORIGINAL] = seen["views"][ORIGINAL]._replace(others=also.unflatten(0, (len(numbers), -1)))
         found = {TRUE: states_BFA}
         if others is not None:
             how = {"neutral_A": self.model.neutral_state_A.cpu(), "others_BFA": clips.batch(others).states_BFA[:, :num_states]}

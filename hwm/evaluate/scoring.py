@@ -23,7 +23,7 @@ from hwm.evaluate.measures import Measures
 from hwm.evaluate.metrics import METRICS, Metric
 from hwm.evaluate.perceptual import Lpips, PerceptualScorer, VideoFeatures
 from hwm.evaluate.protocols import COPY_FRAME, COPY_GRID, Protocol, Scoring
-from hwm.evaluate.scenes import Scene, Scenes, from_another_segment, spread
+from hwm.evaluate.scenes import Scene, Scenes, from_another_segment, siblings, spread
 from hwm.evaluate.scores import ALL, ALL_GRIDS, LAST, TOKENS, Cost, Scores, no_intervals
 from hwm.evaluate.token_scores import TokenScorer
 from hwm.evaluate.tuning import Tuner, set_apart
@@ -40,7 +40,8 @@ def evaluate(
     model: Any, tokenizer: Any, clips: Any, protocol: Protocol, scoring: Scoring = Scoring(),  # noqa: B008
     *, video: Callable[[np.ndarray], Tensor] | None = None, masks: Callable[[np.ndarray], Tensor] | None = None,
     readers: Sequence[Metric] = (), tuning_clips: Any = None,
-    segments: Sequence[int] | np.ndarray | None = None, state_groups: Mapping[str, Sequence[int]] = MappingProxyType({}),
+    segments: Sequence[int] | np.ndarray | None = None, starts: np.ndarray | None = None,
+    state_groups: Mapping[str, Sequence[int]] = MappingProxyType({}),
     unigram_counts: Tensor | None = None, kept_logits: int | None = None,
     features: Sequence[VideoFeatures] = (), lpips: Lpips | None = None, cost_repeats: int = 3, num_examples: int | None = None,
     device: torch.device | str = "cpu", progress: Callable[[int, int], None] | None = None,
@@ -57,6 +58,8 @@ def evaluate(
     tuning_clips: other clips to choose blur and blend of ensembles on, and to learn intervals of doubt; None: the first of
     `clips`, whose segments are not scored.
     segments: the segment of every clip; intervals then resample segments, and permuted states are of another segment.
+    starts: a number for how every clip of video begins; those with the same one count as of one segment, and their futures are
+    held against each other's.
     state_groups: dimensions of the robot's state by the names that scoring.controls may use.
     unigram_counts: see `token_scores.unigram_counts`, from training tokens.
     kept_logits: of models of tokens; None: the protocol's number.
@@ -80,6 +83,10 @@ def evaluate(
     num_examples = protocol.examples if num_examples is None else num_examples
     if model.predicts != tokenizer.kind:
         raise ValueError(f"the model predicts {model.predicts}, which the tokenizer {tokenizer.name} does not decode")
+    alike = None if starts is None else siblings(starts)
+    if starts is not None:
+        own = np.arange(len(starts)) if segments is None else np.asarray(segments)
+        segments = own[np.unique(starts, return_index=True)[1]][np.unique(starts, return_inverse=True)[1]]
     chosen, groups, to_tune = _chosen(clips, tuning_clips, segments, protocol, scoring)
     others = chosen[from_another_segment(len(chosen), groups, seed)]
     at_once = CLIPS_AT_ONCE if of_ensembles else scoring.batch_size
@@ -96,7 +103,7 @@ def evaluate(
         size, kept_logits = tokenizer.vocab_size, min(kept_logits, tokenizer.vocab_size)
         counted: dict[str, Any] = {"unigram_counts": unigram_counts, "controls": ways.controls, "forced": protocol.forced}
         tokens = TokenScorer(vocab_size=size, top_k=kept_logits, **counted)
-    shown: dict[str, Any] = {"video": video, "masks": masks, "controls": others_of}
+    shown: dict[str, Any] = {"video": video, "masks": masks, "controls": others_of, "alike": alike}
     shown |= {"score_size": scoring.score_size, "device": device}
     scenes = Scenes(model, tokenizer, clips, protocol, **shown)
     predictor = Predictor(
@@ -108,6 +115,7 @@ def evaluate(
     settings = _settings(protocol, first, ways, predictor, tokens) | {
         "num_clips": len(chosen),
         "num_segments": None if groups is None else len(np.unique(groups)),
+        **({} if alike is None else {"branches": alike.shape[1] + 1}),
         "seed": seed,
         "sampling": asdict(sampling),
         "own_sampling": is_own,
@@ -121,7 +129,7 @@ def evaluate(
     settings["fingerprint"] = key = fingerprint(
         model, settings=settings,
         scoring=asdict(scoring) | {"inception": None, "lpips": (), "readout": "", "device": torch.device(device).type},
-        clips=[chosen, others, groups, first.context, first.future, *first.states.values()],
+        clips=[chosen, others, groups, alike, first.context, first.future, *first.states.values()],
         masks=first.view.masks if first.views else None,
         truth=first.view.truth if first.future is None else None, tuning=[tuning_clips is not None, to_tune],
         counts=unigram_counts, examples=num_examples, sources=list(work.sources),
@@ -221,6 +229,7 @@ def _settings(protocol: Protocol, scene: Scene, ways: Ways, predictor: Predictor
             "context_frames": past.shape[1],
             "future_frames": truth.shape[1] if scene.future is not None else protocol.scored[-1] + 1 - protocol.num_seen,
             "scored_frames": truth.shape[1],
+            **({} if protocol.in_a_row else {"ahead": [frame + 1 - protocol.num_seen for frame in protocol.scored]}),
             "recorded_size": list(scene.context.shape[2:4]) if scene.future is None else list(truth.shape[2:4]),
             "score_size": list(truth.shape[2:4]),
             "image_size": list(predictor.image_size(scene)),

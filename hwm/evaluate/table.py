@@ -5,7 +5,7 @@ from math import isnan
 from typing import Any
 
 from hwm.evaluate.intervals import Interval
-from hwm.evaluate.metrics import CHANGE, METRICS, READ, STATE_ERROR, Metric, shown
+from hwm.evaluate.metrics import CHANGE, MARGIN, METRICS, READ, STATE_ERROR, TOLD_APART, Metric, shown
 from hwm.evaluate.protocols import PROTOCOLS, mean_of
 from hwm.evaluate.scores import ALL, ALL_GRIDS, LAST, ORIGINAL, RECONSTRUCTION, TOKENS, Cost, Difference, Score, Scores, Table
 
@@ -28,7 +28,9 @@ def ahead(scores: Scores) -> str:
 
 def places(scores: Scores, span: str) -> str:
     """A span in words: "17 frames (0.57 s) ahead", "frames 1–17"."""
-    return {LAST: f"{ahead(scores)} ahead", ALL: f"frames 1–{ahead(scores).partition(' ')[0]}"}.get(span, span)
+    some = scores.settings.get("ahead")
+    mean = f"frames {', '.join(map(str, some))}" if some else f"frames 1–{ahead(scores).partition(' ')[0]}"
+    return {LAST: f"{ahead(scores)} ahead", ALL: mean}.get(span, span)
 
 
 def short(reference: str) -> str:
@@ -193,7 +195,18 @@ def verdict(scores: Scores) -> list[str]:
         gain = scores.difference(scores.headline, single).value
         sharp = scores.of(scores.headline, "sharpness").mean
         sentences.append(f"Averaging gains {_size(gain)} over {single}, at {sharp:.0%} of the truth's sharpness.")
+    if found := scores.select(row=scores.headline, metric=TOLD_APART, reference=s["reference"], span=s["span"]):
+        share, gap = found[0].value, scores.of(scores.headline, MARGIN)
+        sentences.append(
+            f"Of {s['branches']} futures of one start it resembles its own most in {_percent(share)} of clips, by chance in "
+            f"{100 / s['branches']:.1f} %, with a margin of {gap.text(2, sign=True)} dB over the nearest other one."
+        )
     return sentences + _doubts(s)
+
+
+def _percent(share: Interval) -> str:
+    """A share with its interval, in percent."""
+    return Interval(*(None if x is None else 100 * x for x in (share.mean, share.low, share.high))).text(0) + " %"  # type: ignore[arg-type]
 
 
 def _of_tokens(scores: Scores, metric: Metric, clips: str) -> list[str]:

@@ -285,7 +285,7 @@ def ensembles(members: Sequence[int], *, controls: Sequence[Control]) -> Ways:
         return gaussian_blur(sample(drawn), sigma=_tuned(drawn).sigma_sample)
 
     def seen(drawn: Drawn) -> Tensor:
-        return drawn.scene.view.past[:, -1:]
+        return drawn.scene.view.past[:, -1:].expand_as(drawn.scene.view.truth)
 
     def other(states: str) -> Callable[[Drawn, Tensor], Tensor]:
         return lambda drawn, _: ensemble.mean(drawn.samples(control, states))

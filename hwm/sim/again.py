@@ -22,8 +22,9 @@ EQUAL = 1e-3
 
 
 def simulated(root: Path) -> bool:
-    """Whether `hwm simulate` wrote this dataset."""
-    return is_file(root / ABOUT) and read_json(root / ABOUT).get("generator") == GENERATOR
+    """Whether `hwm simulate` wrote this dataset, as recordings of one way each."""
+    about = read_json(root / ABOUT) if is_file(root / ABOUT) else {}
+    return about.get("generator") == GENERATOR and about.get("split") != "branches"
 
 
 class Again:

@@ -1,7 +1,7 @@
 """Simulation jobs: a worker records one shard, or the clips of one test recording, into files."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from hwm.data.video import VideoWriter
 from hwm.data.writers import RawShardWriter, shard_finished
 from hwm.safe_load.text import expect_fields
 from hwm.sim.plan import TEST_STATES, Clips, Settings, Shard
-from hwm.sim.record import Recording, Segment
+from hwm.sim.record import Recording, Rows, Segment
 from hwm.sim.renderer import GLRenderer, WarpRenderer, make_renderer
 from hwm.work.files import read_json, write_array, write_json
 from hwm.work.signals import StopFlag
@@ -79,16 +79,28 @@ class Studio:
     def _shard(self, job: Job, shard: Shard, advance: Advance) -> list[dict]:
         size, flat, reports = job.settings.size, shard.split != "train", []
         with RawShardWriter(job.root, shard=shard.index, height=size, width=size, flat=flat) as writer:
-            for number, segment in enumerate(shard.segments):
-                recording, renderer = self.open(segment, job.settings)
-                for frames, states, masks in recording.frames(renderer):
+            for number, (recording, rows) in enumerate(self._recorded(job, shard)):
+                for frames, states, masks in rows:
                     writer.append(frames, states, number, masks)
                     advance(len(frames))
                 if job.settings.commands:
                     writer.append_commands(np.stack(recording.commands))
-                renderer.close()
+                if shard.split == "branches":
+                    writer.part()
                 reports.append({"shard": shard.index, "segment": number, **_describe(recording)})
         return reports
+
+    def _recorded(self, job: Job, shard: Shard) -> Iterator[tuple[Recording, Iterable[Rows]]]:
+        """Segment by segment its recording and its rows."""
+        if shard.split == "branches":
+            recording, renderer = self.open(shard.segments[0], job.settings)
+            yield from ((recording, [rows]) for rows in recording.branches(len(shard.segments), renderer))
+            renderer.close()
+            return
+        for segment in shard.segments:
+            recording, renderer = self.open(segment, job.settings)
+            yield recording, recording.frames(renderer)
+            renderer.close()
 
     def _clips(self, job: Job, clips: Clips, advance: Advance) -> list[dict]:
         """Cut a recording into clips of 97 states: 17 frames to see, 77 in the truth; the rest is not rendered."""
@@ -130,6 +142,7 @@ def _describe(recording: Recording) -> dict:
         "episode": segment.episode,
         "frames": segment.num_frames,
         "full_body": segment.full_body,
+        **({"start": segment.start} if segment.start else {}),
         "skills": [list(span) for span in recording.skills],
     }
 

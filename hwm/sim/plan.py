@@ -23,14 +23,19 @@ DIFFICULTIES: dict[str, float] = {"calm": 0.0, "mixed": 0.3, "lively": 1.0}
 Copying the last frame scores, at 64 x 64 and one ray per pixel, 20.4 dB over 16 frames and 17.7 dB over 60 in calm
 segments, 18.9 and 15.5 dB in full-body ones (10 rooms, 15 s each), so about 17.0 dB over 60 frames when mixed.
 """
-Split = Literal["train", "val", "val_unseen", "test"]
+Split = Literal["train", "val", "val_unseen", "test", "branches"]
 SPLITS: tuple[Split, ...] = ("train", "val", "val_unseen", "test")
+"""Those whose episodes have neighbouring seeds."""
 
 MAX_SEED = 100_000
 ROOMS_PER_SEED = 10_000
-FIRST_ROOM = {"train": 0, "val_unseen": 1_000_000_000, "test": 2_000_000_000}
+FIRST_ROOM = {"train": 0, "val_unseen": 1_000_000_000, "test": 2_000_000_000, "branches": 3_000_000_000}
 """Room seeds of the splits, in ranges that never meet, whatever the seed."""
 EPISODES_PER_SPLIT = 1_000_000
+FIRST_BRANCHING = MAX_SEED * len(SPLITS) * EPISODES_PER_SPLIT
+"""Seed of the first episode that branches, after all others."""
+LATEST_START = 120
+"""Frames of work that may pass before the frames from which the robot goes on in several ways."""
 PLAN_STREAM = 5
 SMALLEST, LARGEST = 64, 2048
 """Pixels.  The video encoder does not always repeat bit for bit on smaller frames."""
@@ -49,6 +54,7 @@ class Settings:
     """Everything that decides the bytes of a dataset.  minutes and val_minutes: robot time.  difficulty: 0 to 1.
 
     light, friction, camera_shift: see `Shift`.  commands: whether the commands of every frame are written beside its state.
+    starts, branches: moments in rooms of their own from which the robot goes on in so many ways.
     """
 
     minutes: Annotated[float, Range(SHORTEST_SPLIT / 60, 1e6)]
@@ -56,7 +62,7 @@ class Settings:
     size: Annotated[int, Range(SMALLEST, LARGEST)]
     seed: Annotated[int, Range(0, MAX_SEED - 1)]
     difficulty: Annotated[float, Range(0, 1)]
-    segment_seconds: tuple[float, float]
+    segment_seconds: Annotated[tuple[float, float], Range(0, 1e6, above=True)]
     rooms: Annotated[int, Range(0, ROOMS_PER_SEED)]
     test_clips: Annotated[int, Range(0, EPISODES_PER_SPLIT)]
     backend: str
@@ -66,14 +72,16 @@ class Settings:
     camera_shift: Annotated[float, Range(-0.3, 0.3)] = 0.0
     masks: bool = False
     commands: bool = False
+    starts: Annotated[int, Range(0, ROOMS_PER_SEED)] = 0
+    branches: Annotated[int, Range(2, 64)] = 8
 
     def __post_init__(self) -> None:
         check_ranges(type(self), vars(self))
         if self.size % 2:
             raise BadSetting("size", f"must be an even number of pixels, got {self.size}")
         low, high = self.segment_seconds
-        if not 0 < low <= high:
-            raise ValueError(f"segment_seconds must be 0 < shortest <= longest, got {self.segment_seconds}")
+        if low > high:
+            raise BadSetting("segment_seconds", f"must be the shortest and the longest, got {low:g} and {high:g}")
 
     @property
     def shift(self) -> Shift:
@@ -89,7 +97,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Shard:
-    """Segments that one worker records into one shard."""
+    """Segments that one worker records into one shard; of the split "branches" they go on from the same moment."""
 
     split: Split
     index: int
@@ -131,7 +139,7 @@ def make_plan(settings: Settings) -> tuple[list[Shard], list[Clips]]:
         else:
             places = [_new_room(settings, split, k) for k in range(len(lengths))]
         shards.append(Shard(split, 0, tuple(_segments(settings, split, lengths, places))))
-    return shards, _test_clips(settings)
+    return shards + _branches(settings), _test_clips(settings)
 
 
 def _lengths(rng: np.random.Generator, minutes: float, low: float, high: float) -> list[int]:
@@ -153,6 +161,22 @@ def _segments(settings: Settings, split: Split, lengths: list[int], rooms: list[
         Segment(room=room, episode=first + k, num_frames=length, full_body=bool(full_body[k]))
         for k, (length, room) in enumerate(zip(lengths, rooms))
     ]
+
+
+def _branches(settings: Settings) -> list[Shard]:
+    """A shard a start, of as many segments as there are ways to go on: 17 frames that all share, then 60 of their own."""
+    if not settings.starts:
+        return []
+    first = FIRST_BRANCHING + settings.seed * EPISODES_PER_SPLIT
+    rng = np.random.default_rng([PLAN_STREAM, settings.seed, len(SPLITS)])
+    full_body = np.diff(np.floor(np.arange(settings.starts + 1) * settings.difficulty + rng.random())) > 0
+    before = rng.integers(0, LATEST_START, settings.starts)
+    return [
+        Shard("branches", k, settings.branches * (
+            Segment(_new_room(settings, "branches", k), first + k, SAMPLING_FRAMES, bool(full_body[k]), int(before[k])),
+        ))
+        for k in range(settings.starts)
+    ]  # fmt: skip
 
 
 def _new_room(settings: Settings, split: Split, number: int) -> int:

@@ -1,8 +1,9 @@
 """Write a dataset of the built-in robot in the 1X v2.0 raw layout (reference A.5, A.6).
 
 Under OUT appear train_v2.0_raw (shards in sub-folders), val_v2.0_raw (the training rooms, new episodes),
-val_unseen_v2.0_raw (rooms that training never shows) and, with test clips, test_v2.0 and test_v2.0_truth.  Each
-folder appears when it is complete; what was interrupted goes on shard by shard with the same command.
+val_unseen_v2.0_raw (rooms that training never shows) and, with test clips, test_v2.0 and test_v2.0_truth, with starts
+branches_v2.0_raw (from each start, in a room of its own, several futures).  Each folder appears when it is complete; what
+was interrupted goes on shard by shard with the same command.
 """
 
 import shutil
@@ -30,6 +31,7 @@ FOLDERS = {
     "val_unseen": "val_unseen_v2.0_raw",
     "test": "test_v2.0",
     "truth": "test_v2.0_truth",
+    "branches": "branches_v2.0_raw",
 }
 NEEDED = ("mujoco", "mujoco_warp", "warp")
 SECONDS_PER_PIXEL, SECONDS_PER_FRAME = 1.5e-6, 2.5e-3
@@ -53,8 +55,8 @@ def validation(minutes: float, segment_seconds: tuple[float, float], *, share: f
 class SimulationSummary:
     """frames: written by this call (what was there before is kept and not counted).  seconds: wall time.
 
-    paths: folders of train, val, val_unseen and, where asked for, the test set's truth and the test set, in this order,
-    in which they also appear.
+    paths: folders of train, val, val_unseen and, where asked for, the test set's truth, the test set and the branches, in this
+    order, in which they also appear.
     """
 
     frames: int
@@ -71,7 +73,8 @@ def simulate(
     difficulty: float | Literal["calm", "mixed", "lively"] = "mixed", renderer: Literal["auto", "warp", "gl"] = "auto",
     antialias: bool = False, val_minutes: float | None = None, segment_seconds: tuple[float, float] = (12.0, 20.0),
     rooms: int = 0, test_clips: int = 0, light: float = 1.0, friction: float = 1.0, camera_shift: float = 0.0,
-    masks: bool = False, commands: bool = False, progress: Callable[[int, int], None] | None = None,
+    masks: bool = False, commands: bool = False, starts: int = 0, branches: int = 8,
+    progress: Callable[[int, int], None] | None = None,
 ) -> SimulationSummary:  # fmt: skip
     """Simulate the robot at work and write training, validation and test data.
 
@@ -84,8 +87,9 @@ def simulate(
     segment.  rooms: in the training set; 0: one for two segments.  test_clips: clips of a sampling-track test set.
     light, friction, camera_shift: worlds other than the usual ones, in the same rooms: factors of all light and of all
     friction, metres that the head camera sits higher.
-    masks: beside the video of train, val and val_unseen, write which pixels show the robot's body.
+    masks: beside the video, but of test clips, write which pixels show the robot's body.
     commands: write the commands of every frame beside its state, but of test clips; all else has the same bytes.
+    starts, branches: record, from so many moments in rooms of their own, so many ways in which the robot goes on.
     progress: called with frames done and in all.
 
     Raises ValueError for settings outside their ranges, for a folder that holds other data and where MuJoCo or OpenGL
@@ -104,13 +108,14 @@ def simulate(
         seed=seed, difficulty=DIFFICULTIES[difficulty] if isinstance(difficulty, str) else float(difficulty),
         segment_seconds=segment_seconds, rooms=rooms, test_clips=test_clips, backend=choose_backend(renderer, size),
         antialias=antialias, light=light, friction=friction, camera_shift=camera_shift, masks=masks, commands=commands,
+        starts=starts, branches=branches,
     )  # fmt: skip
     shards, clips = make_plan(settings)
     workers = workers or usable_cores()
     places = {split: _Place(Path(out) / FOLDERS[split], settings.to_dict()) for split in FOLDERS}
     jobs = [Job(settings, shard, places[shard.split].partial) for shard in shards]
     jobs += [Job(settings, work, places["test"].partial, places["truth"].partial) for work in clips]
-    used = ["train", "val", "val_unseen", *(["truth", "test"] if clips else [])]
+    used = ["train", "val", "val_unseen", *(["truth", "test"] if clips else []), *(["branches"] if starts else [])]
     total = done = 0
     kept: list[Kept] = []
 

@@ -191,7 +191,8 @@ def row_styles(scores: Scores) -> dict[str, Json]:
 def over(scores: Scores, metric: str, reference: str, span: Callable[[int], str]) -> dict[str, list[tuple[float, Interval]]]:
     """Every row's scores over frames or grids.  span: gives the span of a number, `frame_span` or `grid_span`."""
     ends = max(scores.settings.get("future_frames", 0), scores.settings.get("future_grids", 0)) + 1
-    numbers = {span(k): float(k) for k in range(1, ends)}
+    ahead = scores.settings.get("ahead", range(1, ends)) if span is frame_span else range(1, ends)
+    numbers = {span(k): float(frames) for k, frames in enumerate(ahead, 1)}
     found: dict[str, list[tuple[float, Interval]]] = {}
     for score in scores.select(metric=metric, reference=reference):
         if score.span in numbers and math.isfinite(score.value.mean):

@@ -113,7 +113,7 @@ def allowed(script: str) -> str:
 
 def page(scores: Scores, protocol: Protocol, record: Json) -> str:
     """The page as one string of HTML.  record: what results.json holds."""
-    recipe, moving, span = record["config"].get("recipe", ""), len(protocol.scored) > 1, scores.settings["span"]
+    recipe, moving, span = record["config"].get("recipe", ""), protocol.in_a_row, scores.settings["span"]
     calibration = scores.facts.get("calibration")
     metrics, networks = dict.fromkeys(score.metric for score in scores.scores), scores.settings["perceptual"]
     found = dict.fromkeys((s.reference, s.span) for s in scores.scores if s.metric in table.OF_PICTURES)

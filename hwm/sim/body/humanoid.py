@@ -5,7 +5,8 @@ Grasp assistance: closed fingers push an object, and a constraint that is switch
 Friction alone drops most objects at this time step.  A grasp succeeds only if the palm is close enough; misses stay misses.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,6 +152,27 @@ class Humanoid:
                 self.grip.take_nearest(side)
             elif closure < LETS_GO_BELOW:
                 self.grip.release(side)
+
+    def moment(self) -> Callable[[], None]:
+        """What brings the world and all set-points back to this very moment, to the last bit and as often as it is called."""
+        mujoco, data, held = self._mujoco, self._mujoco.MjData(self.model), dict(self.grip.held)
+        mujoco.mj_copyData(data, self.model, self.data)
+        welds, own = self.model.eq_data.copy(), ("time", "rng", "tracks", "place", "_tremor", "_travel", "_driving")
+        kept = copy.deepcopy({name: getattr(self, name) for name in own})
+
+        def back() -> None:
+            mujoco.mj_copyData(self.data, self.model, data)
+            self.model.eq_data[:] = welds
+            self.grip.held = dict(held)
+            vars(self).update(copy.deepcopy(kept))
+
+        return back
+
+    def think_again(self, rng: np.random.Generator) -> None:
+        """Let another operator take over, who lets go of everything; what moves goes on until it is told otherwise."""
+        self.rng = rng
+        self._tremor.rng = rng
+        self.grip.release()
 
     def _see(self) -> None:
         """Bring poses of bodies, camera and lights up to the configuration after the last step."""

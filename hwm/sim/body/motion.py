@@ -66,13 +66,13 @@ class Tremor:
     """
 
     def __init__(self, rng: np.random.Generator, sigma: np.ndarray, *, memory: float = 0.7) -> None:
-        self._rng, self._sigma, self._memory = rng, sigma, memory
+        self.rng, self._sigma, self._memory = rng, sigma, memory
         self._raw, self.now = np.zeros_like(sigma), np.zeros_like(sigma)
 
     def step(self, seconds: float) -> np.ndarray:
         """Advance and return the noise."""
         share = seconds / self._memory
-        self._raw += self._sigma * np.sqrt(2 * share) * self._rng.standard_normal(len(self._raw)) - self._raw * share
+        self._raw += self._sigma * np.sqrt(2 * share) * self.rng.standard_normal(len(self._raw)) - self._raw * share
         self.now = self.now + (self._raw - self.now) * min(1, 4 * share)
         return self.now
 
