@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hwm.data.onex import probe_kind
 from hwm.sim.simulate import simulate
@@ -30,18 +31,18 @@ class Sets:
 
 
 def simulated(
-    out: Path, *, minutes: float, val_minutes: float, size: int, seed: int, workers: int, light: float = 1.0,
-    friction: float = 1.0, camera_shift: float = 0.0, commands: bool = False,
+    out: Path, *, minutes: float, val_minutes: float, size: int, seed: int, workers: int,
+    segment_seconds: tuple[float, float] = SEGMENT_SECONDS, **told: Any,
 ) -> Path:  # fmt: skip
     """The built-in robot at work, simulated into `out`: raw datasets for training and validation; returns `out`.
 
+    told: further settings of `simulate`.
     Raises ValueError as `simulate`, also where `out` holds what was simulated with other settings.
     """
     with Counter("simulating", unit="frames") as counter:
         simulate(
-            out, minutes=minutes, val_minutes=val_minutes, segment_seconds=SEGMENT_SECONDS, rooms=MOST_ROOMS, size=size,
-            seed=seed, workers=workers, progress=counter, light=light, friction=friction, camera_shift=camera_shift,
-            commands=commands,
+            out, minutes=minutes, val_minutes=val_minutes, segment_seconds=segment_seconds, rooms=MOST_ROOMS, size=size,
+            seed=seed, workers=workers, progress=counter, **told,
         )
     return out
 
@@ -78,6 +79,12 @@ def recorded(raw: Path, *, training: bool = True) -> Sets:
         name = "train" if sets or not any(raw.glob("train_v*/metadata.json")) else "val"
         raise ValueError(f"{raw}: holds no dataset called {name}_v...; give a folder of `hwm simulate`, or of 1X raw data")
     return sets
+
+
+def branching(raw: Path) -> Path | None:
+    """The dataset in `raw`, or in a folder of it, of several futures of each start (`hwm simulate --starts`); None for none."""
+    found = sorted(place for pattern in ("branches_v*", "*/branches_v*") for place in raw.glob(f"{pattern}/metadata.json"))
+    return found[0].parent if found else None
 
 
 def encoded(

@@ -14,7 +14,7 @@ from hwm.evaluate.doubting import Doubting
 from hwm.evaluate.intervals import Interval
 from hwm.evaluate.metrics import CHANGE, METRICS, Metric, mean_squared_error, psnr, sharpness, shown
 from hwm.evaluate.perceptual import PerceptualScorer
-from hwm.evaluate.protocols import CEILING, SURE_SHARPNESS, TRUE_FRAMES, mean_of
+from hwm.evaluate.protocols import CEILING, EARLIER, SURE_SHARPNESS, TRUE_FRAMES, mean_of
 from hwm.evaluate.scenes import Scene
 from hwm.evaluate.scores import ALL, LAST, RECONSTRUCTION, Difference, Example, Means, Row, Score, frame_span
 from hwm.evaluate.token_scores import ROWS, TokenScorer
@@ -25,6 +25,7 @@ from hwm.work.parts import Arrays, Columns, Times, inside, seconds, under
 
 OTHER_ROWS = [*ROWS, Row(CEILING, "ceiling", "the true future, through the tokenizer")]
 OTHER_ROWS += [Row(TRUE_FRAMES, "ceiling", "what readers read off the true frames themselves")]
+OTHER_ROWS += [Row(EARLIER, "ceiling", "the truth as it was 300 frames before: how far real frames wander by themselves")]
 """Rows that are not made of frames that were predicted."""
 
 
@@ -32,18 +33,19 @@ class Measures:
     """Measures scenes, one by one or shared out, and makes the table of all of them.
 
     doubting: None where ways of doubting are not scored.  readers: metrics beside `METRICS`, of the true frames as well.
-    tokens: None where no distribution of tokens is looked at.  num_examples: of `num_clips` that are kept to look at.
+    each: whether rows are compared frame by frame as well.  tokens: None where no distribution of tokens is looked at.
+    num_examples: of `num_clips` that are kept to look at.
     seed: breaks ties of ranks.  poll: called now and then; may raise.
     """
 
     def __init__(
         self, predictor: Predictor, ways: Ways, *, tokens: TokenScorer | None, perceptual: PerceptualScorer,
         tuning: Tuning | None, doubting: Doubting | None, num_clips: int, num_examples: int, seed: int, poll: Callable[[], None],
-        readers: Sequence[Metric] = (),
+        readers: Sequence[Metric] = (), each: bool = False,
     ) -> None:  # fmt: skip
         self.predictor, self.ways, self.tokens, self.perceptual = predictor, ways, tokens, perceptual
         self.tuning, self.doubting, self.poll, self.seed, self.times = tuning, doubting, poll, seed, Times()
-        self.readers = readers
+        self.readers, self.each = readers, each
         self.calibration = Calibration(seed=seed) if ways.members and ways.members[-1] > 1 else None
         self.gallery = Gallery(num_examples, num_clips)
         self._pixels, self._sure, self._changes = Columns(), Columns(), Columns()
@@ -101,7 +103,7 @@ class Measures:
     def summary(self, groups: np.ndarray | None, *, reference: str, span: str) -> dict[str, Any]:
         """Rows, scores, differences and facts of all scenes.  reference, span: what networks looked at."""
         means, looked = Means(groups, self.seed), self.perceptual.seconds
-        found, differences = of_frames(self._pixels, self.ways, means, self.readers)
+        found, differences = of_frames(self._pixels, self.ways, means, self.readers, each=self.each)
         more = [self.perceptual.summary(self.ways.headline, reference=reference, span=span, seed=self.seed)]
         if self.tokens is not None:
             more.append(self.tokens.summary(means))
@@ -237,11 +239,11 @@ class Gallery:
 
 
 def of_frames(
-    columns: Columns, ways: Ways, means: Means, readers: Sequence[Metric] = ()
+    columns: Columns, ways: Ways, means: Means, readers: Sequence[Metric] = (), *, each: bool = False
 ) -> tuple[list[Score], list[Difference]]:
     """Every metric of every row against every reference, over every span, and the paired differences.
 
-    columns: what was measured of each frame, (N, F), by "metric/reference/row".
+    columns: what was measured of each frame, (N, F), by "metric/reference/row".  each: see `Measures`.
     """
     scores, found = [], {}
     for metric in (*METRICS, *readers):
@@ -252,8 +254,8 @@ def of_frames(
                 note = without(values_N, metric)
                 scores.append(Score(row, metric.name, reference, span, means.one(values_N), note))
             if values_NF.shape[1] > 1:
-                each = means.each(values_NF)
-                scores += [Score(row, metric.name, reference, frame_span(f + 1), value) for f, value in enumerate(each)]
+                numbered = enumerate(means.each(values_NF), 1)
+                scores += [Score(row, metric.name, reference, frame_span(f), value) for f, value in numbered]
             if metric.pooled:
                 pooled = {LAST: measured_NF[:, -1], ALL: measured_NF}
                 for span, _ in spans(values_NF):
@@ -266,7 +268,7 @@ def of_frames(
         for first, second, metrics in ways.pairs:
             also = [metric.name for metric in readers if not metric.part]
             for name in [name for name in (*metrics, *also) if (reference, second, name) in found]:
-                own, other = dict(spans(found[reference, first, name])), dict(spans(found[reference, second, name]))
+                own, other = (dict(spans(found[reference, row, name], each=each)) for row in (first, second))
                 place = {"metric": name, "reference": reference}
                 differences += [means.difference(first, second, own[span], other[span], span=span, **place) for span in own]
     return scores, differences
@@ -278,11 +280,12 @@ def without(values_N: Tensor, metric: Metric) -> str:
     return f"{missing} of {len(values_N)} clips {metric.left_out}" if missing else ""
 
 
-def spans(values_NF: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The last frame, and where there are several the mean over all that have a number: (N,) by span."""
+def spans(values_NF: Tensor, *, each: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """The last frame, and where there are several the mean over all that have a number, and each by itself: (N,) by span."""
     yield LAST, values_NF[:, -1]
     if values_NF.shape[1] > 1:
         yield ALL, values_NF.nanmean(1)
+        yield from ((frame_span(f), values_N) for f, values_N in enumerate(values_NF.unbind(1) if each else (), 1))
 
 
 def saturation(scores: Sequence[Score], ways: Ways) -> dict[str, Any] | None:

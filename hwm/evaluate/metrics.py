@@ -83,6 +83,16 @@ def moving_error(pred: Tensor, view: View) -> Tensor:
     return (difference * where).sum((-2, -1)).double() / (where.sum((-2, -1)) * pred.shape[-1])
 
 
+def colour_drift(pred: Tensor, truth: Tensor) -> Tensor:
+    """Root mean square over the channels of the difference of mean colours, in levels of 255, float64 of shape (...) (ours).
+
+    pred, truth: uint8 (..., H, W, C).
+    """
+    _check(pred, truth)
+    means = [x.flatten(-3, -2).to(torch.int32).sum(-2).to(torch.float64) / math.prod(x.shape[-3:-1]) for x in (pred, truth)]
+    return (means[0] - means[1]).square().mean(-1).sqrt()
+
+
 def _errors_of_all(pred: Tensor, view: View) -> tuple[Tensor, Tensor] | None:
     """Mean squared error to the own truth, (B, F), and to those of the clips that begin alike, (B, K - 1, F).
 
@@ -327,7 +337,8 @@ class Metric:
         return "" if self.score is _as_it_is else f"pooled {self.name}"
 
 
-TOLD_APART, MARGIN, UNBRANCHED = "told apart", "margin", "go on like all others of their start and are left out"
+COLOUR, TOLD_APART, MARGIN = "colour drift", "told apart", "margin"
+UNBRANCHED = "go on like all others of their start and are left out"
 METRICS = (
     Metric("psnr", "PSNR", "dB", 2, "higher", mean_squared_error, psnr_of_mse, (0, PSNR_CAP),
            f"PSNR is the mean over pictures, of which identical ones count as {PSNR_CAP:g} dB; pooled: of the mean error."),
@@ -339,6 +350,8 @@ METRICS = (
     Metric("gmsd", "GMSD", "", 3, "lower", gmsd, about="GMSD: gradient magnitude similarity deviation, lower is better."),
     Metric("sharpness", "sharpness", "", 3, "one", sharpness,
            about="Sharpness: gradient energy over the truth's, 1 is as sharp; noise counts as detail."),
+    Metric(COLOUR, COLOUR, "levels", 1, "lower", colour_drift,
+           about="Colour drift: between the mean colours of a picture and of the truth, root mean square over the channels."),
     Metric(TOLD_APART, TOLD_APART, limits=(0, 1), of_view=told_apart, left_out=UNBRANCHED,
            about="Told apart: share of clips whose prediction resembles what truly followed their own states more than what "
            "followed those of any other clip of the same start, by mean squared error; by chance one of as many as there are."),

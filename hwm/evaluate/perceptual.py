@@ -13,7 +13,7 @@ On the features of the Inception network it is the FID (Heusel et al. 2017, sect
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from torch import Tensor
 from hwm.clock import Clock
 from hwm.evaluate.intervals import FEWEST, Interval, few, interval, intervals, paired_difference, resamples, symmetric_interval
 from hwm.evaluate.networks import load_inception
+from hwm.evaluate.protocols import EARLIER
 from hwm.evaluate.scenes import View
 from hwm.evaluate.scores import Difference, Score, frame_span
 from hwm.tokenizers.open import load_tokenizer
@@ -37,6 +38,8 @@ MOST_GROUPS = 64
 """Groups of clips whose moments are kept apart; more segments than this share groups (ours)."""
 NUM_RESAMPLES = 64
 """Resamples of a Frechet distance: enough for its standard error, to within a tenth (ours)."""
+EARLIER_BY = 300
+"""Frames from recorded ones to those beside which they show how far real frames wander by themselves (ours)."""
 MOST_RESAMPLED_FEATURES = 256
 """Wider features get no interval: their distance takes seconds (ours)."""
 
@@ -112,11 +115,16 @@ class PerceptualScorer:
     """Measures batches and sums them up: moments of every feature, row and group of segments, LPIPS of every row and clip.
 
     segments: (N,) the segment of every clip; None: each clip its own.  seconds: time spent by this object.
+    ahead: of scored frames that do not follow one another, how far each lies ahead: distances are then measured over time too, of
+    the rows `followed`.
     """
 
     def __init__(
-        self, features: Sequence[VideoFeatures], lpips: Lpips | None, *, segments: np.ndarray | None, num_clips: int
-    ) -> None:
+        self, features: Sequence[VideoFeatures], lpips: Lpips | None, *, segments: np.ndarray | None, num_clips: int,
+        ahead: Sequence[int] = (), followed: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        self.ahead, self.followed = list(ahead), {_TRUTH, *followed} if len(ahead) > 1 else set[str]()
+        self._times: dict[tuple[str, str], list[Moments]] = {}
         self.features, self.lpips, self.seconds = features, lpips, 0.0
         self.segments = np.arange(num_clips) if segments is None else segments
         _, rank = np.unique(self.segments, return_inverse=True)
@@ -139,6 +147,10 @@ class PerceptualScorer:
                 poll()
                 found_BND = features(past, frames).cpu()
                 found |= under(f"moments/{features.name}/{name}", _packed(found_BND, group))
+                if name in self.followed and found_BND.shape[-1] <= MOST_RESAMPLED_FEATURES:
+                    by_frame = found_BND.unflatten(1, (len(self.ahead), -1)).movedim(1, 0)
+                    each = [Moments.of(features_BND.flatten(0, 1)) for features_BND in by_frame]
+                    found |= under(f"times/{features.name}/{name}", _stacked(each))
         if self.lpips is not None:
             for name, frames in rows.items():
                 poll()
@@ -154,6 +166,11 @@ class PerceptualScorer:
             parts = self._moments.setdefault((metric, name), [None] * self.num_groups)
             for g, new in _unpacked(inside(key, arrays)).items():
                 parts[g] = new if (old := parts[g]) is None else old + new
+        for key in dict.fromkeys(key.rpartition("/")[0] for key in arrays if key.startswith("times/")):
+            _, metric, name = key.split("/", 2)
+            more = _moments(inside(key, arrays))
+            before = self._times.get((metric, name))
+            self._times[metric, name] = more if before is None else [a + b for a, b in zip(before, more)]
 
     def summary(self, headline: str, *, reference: str, span: str, seed: int) -> tuple[list[Score], list[Difference]]:
         """Scores of every row, and the headline's paired differences to every other row.  reference, span: what was measured."""
@@ -166,6 +183,7 @@ class PerceptualScorer:
                 if name != headline:
                     change = found[headline].minus(distance).interval()
                     differences.append(Difference(headline, name, features.name, *place, change, share_higher=None))
+            scores += self._over_time(features.name, reference)
         values = {name: value_NF.numpy() for name, value_NF in self._columns.inside("lpips").items()}
         for name, value in values.items():
             scores.append(Score(name, LPIPS, *place, interval(value.mean(1), groups=self.segments, seed=seed)))
@@ -178,6 +196,17 @@ class PerceptualScorer:
                 differences.append(Difference(headline, name, LPIPS, *place, change, float((own > other).mean())))
         self.seconds += time.perf_counter() - started
         return scores, differences
+
+    def _over_time(self, metric: str, reference: str) -> Iterator[Score]:
+        """Distances of the followed rows to the truth frame by frame, and of the truth to that of `EARLIER_BY` frames before."""
+        found = {name: moments for (kind, name), moments in self._times.items() if kind == metric}
+        truth = found.pop(_TRUTH, [])
+        for place, (ahead, there) in enumerate(zip(self.ahead, truth), 1):
+            pairs = {name: moments[place - 1] for name, moments in found.items()}
+            if ahead - EARLIER_BY in self.ahead:
+                pairs[EARLIER] = truth[self.ahead.index(ahead - EARLIER_BY)]
+            for name, here in pairs.items():
+                yield Score(name, metric, reference, frame_span(place), Interval(frechet_distance(here, there)), "of one frame")
 
     def _distances(self, metric: str, *, seed: int) -> dict[str, _Distance]:
         """Distances to the truth by row, resampled alike for all rows and the truth."""
@@ -206,21 +235,29 @@ def _packed(features_BND: Tensor, group: np.ndarray) -> Arrays:
             return {"features": features_BND.float().flatten(0, 1).numpy()}
     groups = np.unique(group)
     parts = [Moments.of(features_BND[torch.from_numpy(group == g)].flatten(0, 1)) for g in groups]
+    return {"groups": groups, **_stacked(parts)}
+
+
+def _stacked(parts: Sequence[Moments]) -> Arrays:
+    """Moments as arrays."""
     return {
-        "groups": groups,
         "counts": np.array([part.count for part in parts]),
         "sums": torch.stack([part.sum_D for part in parts]).numpy(),
         "outers": torch.stack([part.outer_DD for part in parts]).numpy(),
     }
 
 
+def _moments(arrays: Arrays) -> list[Moments]:
+    """Moments that `_stacked` made arrays of."""
+    sums, outers = (torch.from_numpy(arrays[key]) for key in ("sums", "outers"))
+    return [Moments(count, *more) for count, *more in zip(arrays["counts"].tolist(), sums, outers)]
+
+
 def _unpacked(arrays: Arrays) -> dict[int, Moments]:
     """Moments by group."""
     if "features" in arrays:
         return {0: Moments.of(torch.from_numpy(arrays["features"]))}
-    numbers = zip(arrays["groups"].tolist(), arrays["counts"].tolist())
-    sums, outers = (torch.from_numpy(arrays[key]) for key in ("sums", "outers"))
-    return {group: Moments(count, sums[i], outers[i]) for i, (group, count) in enumerate(numbers)}
+    return dict(zip(arrays["groups"].tolist(), _moments(arrays)))
 
 
 @dataclass(frozen=True)

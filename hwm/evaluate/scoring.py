@@ -165,7 +165,11 @@ def evaluate(
             tuning = tuner.choose("the first clips, whose segments are not scored" if tuning_clips is None else "other clips")
 
     measures = Measures(
-        predictor, ways, tokens=tokens, perceptual=PerceptualScorer(features, lpips, segments=groups, num_clips=len(chosen)),
+        predictor, ways, tokens=tokens, each=not protocol.in_a_row,
+        perceptual=PerceptualScorer(
+            features, lpips, segments=groups, num_clips=len(chosen), ahead=settings.get("ahead", ()),
+            followed=(ways.headline, COPY_FRAME),
+        ),
         tuning=tuning, doubting=doubting, readers=readers, num_clips=len(chosen), num_examples=num_examples, seed=seed, poll=poll,
     )  # fmt: skip
 

@@ -317,7 +317,7 @@ def ensembles(members: Sequence[int], *, controls: Sequence[Control]) -> Ways:
         MEAN,
     ]  # fmt: skip
     pairs = [(headline, other) for other in (COPY_FRAME, COPY_BLURRED, MEAN_OF_CONTEXT, protocols.STILL, protocols.BLURRED)]
-    pairs += [(protocols.mean_of(n), COPY_FRAME) for n in members[:-1]]
+    pairs += [(row, COPY_FRAME) for row in (*map(protocols.mean_of, members[:-1]), protocols.STILL)]
     pairs += [(beside, row.name) for row in others.values()]
     pairs += [(protocols.mean_of(n), ONE_SAMPLE) for n in members if n > 1]
     differences: list[tuple[str, str, tuple[str, ...]]] = [(first, second, ("psnr",)) for first, second in pairs]

@@ -175,6 +175,7 @@ class Score:
 
     recorded: whether it is held against the recorded video too.  passes: of the network for a sample, for the time left.
     world: one of the experiment's other worlds, in which it is scored.  tuned: whether what is tuned is tuned on validation data.
+    clips: to score, where they are not as many as the plan says; 0: all.  branches: of several futures of each start.
     """
 
     run: str
@@ -183,6 +184,8 @@ class Score:
     passes: int = 1
     world: str = ""
     tuned: bool = False
+    clips: int | None = None
+    branches: bool = False
 
 
 @dataclass(frozen=True)
@@ -345,7 +348,7 @@ class Found:
 
     def scoring(self, key: str) -> tuple[Scoring, dict[str, Any]]:
         """The settings of a scoring, and the folders it needs."""
-        from hwm.prepare import recorded
+        from hwm.prepare import branching, recorded
 
         plan, score = self.plan, self.experiment.scorings[key]
         run, config = self.experiment.runs[score.run], self.config(score.run)
@@ -353,14 +356,14 @@ class Found:
         ours = named in plan.tokenizers or isinstance(run, Train)  # given, or named by a recipe; no other is opened unasked
         by_itself = not ours or (named == config.tokenizer and known_everywhere(named))
         scoring = replace(
-            score.scoring, clips=plan.clips, seed=plan.seed, device=plan.device, inception=plan.inception, trust=plan.trust,
-            tokenizer="" if by_itself else named,
+            score.scoring, clips=plan.clips if score.clips is None else score.clips, seed=plan.seed, device=plan.device,
+            inception=plan.inception, trust=plan.trust, tokenizer="" if by_itself else named,
         )  # fmt: skip
         adapted = getattr(config.model, "base", "")
         base = {"base": plan.base or (adapted if isinstance(run, Train) else "")} if adapted else {}
         of_video = self.protocol(key).ensembles or config.model.kind in ("video", "motion")
         raw = self.worlds[score.world].raw
-        unseen = recorded(raw, training=False).test if of_video or score.recorded else None
+        unseen = branching(raw) if score.branches else recorded(raw, training=False).test if of_video or score.recorded else None
         folders = {"data": unseen} if of_video else {"data": self.sets(score.run, score.world).test, "video": unseen}
         if score.tuned:
             folders["tuning"] = recorded(self.raw, training=False).val if of_video else self.sets(score.run).val

@@ -18,8 +18,8 @@ IMAGE_SIZE = {"tiny": 64, "medium": 128, "full": 256}
 """Side of simulated frames in pixels."""
 
 
-World = Path | Mapping[str, float]
-"""Other data, or what the simulator is told of the rooms: light, friction or camera_shift."""
+World = Path | Mapping[str, Any]
+"""Other data, or what the simulator is told beside the plan: light, friction, camera_shift, val_minutes, masks, starts ..."""
 
 
 class Supplies:
@@ -44,8 +44,8 @@ class Supplies:
         val_minutes = validation(plan.minutes, SEGMENT_SECONDS, share=plan.val_share)
         minutes = SHORTEST_SPLIT / 60 if self.world else plan.minutes
         return self.data or simulated(
-            plan.out / self._own("raw"), minutes=minutes, val_minutes=val_minutes, size=IMAGE_SIZE[plan.size],
-            seed=plan.seed, workers=plan.processes, commands=plan.commands, **told,
+            plan.out / self._own("raw"), minutes=minutes, size=IMAGE_SIZE[plan.size], seed=plan.seed, workers=plan.processes,
+            commands=plan.commands, **{"val_minutes": val_minutes, **told},
         )  # fmt: skip
 
     def _own(self, folder: str) -> str:

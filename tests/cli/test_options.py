@@ -21,8 +21,8 @@ FUNCTIONS = [function_of(verb) for verb in VERBS if verb != "experiment"]
 CONFIGS = [RunConfig, DataConfig, TrainConfig, Scoring, *typing.get_args(ModelConfig)]
 PLANS = [options for *_, options in declarations().values()]
 ELSEWHERE = {
-    "simulate": {"minutes", "size", "seed", "difficulty", "val_minutes", "rooms", "segment_seconds", "test_clips", "light", "friction",
-                 "camera_shift", "starts", "branches"},
+    "simulate": {"minutes", "size", "seed", "difficulty", "val_minutes", "rooms", "segment_seconds", "test_clips", "light",
+                 "friction", "camera_shift", "starts", "branches"},
     "demo": {"seed"}, "train": {"seed"},
 }  # fmt: skip
 """Parameters of a verb that become fields of sim.plan.Settings or RunConfig, whose ranges hold."""
