@@ -21,7 +21,7 @@ class Follower(torch.nn.Module):
     """Predicts what the first state says, but for `error` levels."""
 
     predicts, frame_step, reach, temperature, dropout_rate, neutral_state_A = "video", 1, 60, 0.0, 0.0, torch.zeros(2)
-    context_grids, future_grids, num_states = 17, 1, 77
+    context_grids, future_grids, num_states, draws = 17, 1, 77, False
 
     def __init__(self, error=0.0):
         super().__init__()
