@@ -71,10 +71,12 @@ def draw(
         dream.reset(context_BFHWC[these], states_BFA[these, :num_past])
         found: dict[int, Tensor] = {}
         for first in range(0, max(horizons), step_frames):
-            video_RFHWC = dream.step(states_BFA[these, num_past + first :]).video_BFHWC
+            # A model with a reach need not give the frames before those that are wanted, where it gets there in one step.
+            needed = max(horizons) - min(horizons) + 1 if model.reach and max(horizons) <= step_frames else 0
+            video_RFHWC = dream.step(states_BFA[these, num_past + first :], last=needed).video_BFHWC
             assert video_RFHWC is not None
-            inside = [horizon for horizon in horizons if first < horizon <= first + step_frames]
-            found |= {horizon: video_RFHWC[:, (horizon - first) // model.frame_step - 1] for horizon in inside}
+            inside, until = [horizon for horizon in horizons if first < horizon <= first + step_frames], first + step_frames
+            found |= {horizon: video_RFHWC[:, (horizon - until) // model.frame_step - 1] for horizon in inside}
         video_RFHWC = torch.stack([found[horizon] for horizon in horizons], 1)
         for clip, video_KFHWC in zip(clips, video_RFHWC.unflatten(0, (len(clips), len(members)))):
             drawn[clip].append(video_KFHWC.cpu())

@@ -109,12 +109,13 @@ class Dream:
         self._seen = None if seen is None else self._for_samples(seen)
 
     @torch.no_grad()
-    def step(self, states_BFA: Tensor, **options: Any) -> Step:
+    def step(self, states_BFA: Tensor, *, last: int = 0, **options: Any) -> Step:
         """Predict the next `step_frames` frames.
 
         states_BFA: raw rows (n, A) of the frames to come for each of B clips, or of B * K samples.  Rows beyond `step_frames`
         are look-ahead; where rows are missing the last one is repeated, as for training clips at the end of a segment
-        (reference F row 3).  options: for `model.predict`, such as targets_BTHW.
+        (reference F row 3).  last: only so many of the step's frames, the last ones, of a model with a reach within that; there is
+        then no going on from there.  0: all.  options: for `model.predict`, such as targets_BTHW.
         Raises ValueError for states of another number of clips, or without a tokenizer where one is needed.
         """
         if len(states_BFA) not in (self.num_clips, self.num_clips * self.num_samples):
@@ -125,7 +126,7 @@ class Dream:
         options |= {"generator": self.generator, "sampling": self.sampling}
         rows_BFA = torch.cat([self._rows, states_BFA.to(self._rows)], 1)
         if self.model.reach:
-            return self._reaching(rows_BFA, options)
+            return self._reaching(rows_BFA, options, last)
         if self._grids is None:
             if self.tokenizer is None:
                 raise ValueError("predicted frames become the next context through the tokenizer: give the one of the context")
@@ -186,14 +187,14 @@ class Dream:
             dreams.append(other)
         return dreams
 
-    def _reaching(self, rows_BFA: Tensor, options: dict[str, Any]) -> Step:
-        """A step from the anchor, in two parts where the reach ends inside it."""
+    def _reaching(self, rows_BFA: Tensor, options: dict[str, Any], last: int) -> Step:
+        """A step from the anchor, in two parts where the reach ends inside it.  last: as in `step`, 0: all."""
         assert self._grids is not None
         start, parts, missing = self._rows.shape[1], [], self.step_frames
         while missing:
             num_since = self._rows.shape[1] - self.context_frames
             if num_since == self.model.reach:
-                assert self._own is not None
+                assert self._own is not None and self._own.shape[1] >= self.context_frames, "frames were left out"
                 self._grids = torch.cat([self._grids, self._own], 1)[:, -self.context_frames :]
                 self._rows, num_since = self._rows[:, -self.context_frames :], 0
             generators = [self.generator] if isinstance(self.generator, torch.Generator) else self.generator
@@ -205,7 +206,7 @@ class Dream:
             num = min(missing, self.model.reach - num_since)
             more = state_window(rows_BFA, first_frame=start + self.step_frames - missing, num_states=num)
             self._rows, missing = torch.cat([self._rows, more], 1), missing - num
-            new = _future(self._predict(self._grids, self._rows, options | {"last": num}))
+            new = _future(self._predict(self._grids, self._rows, options | {"last": min(num, last or num)}))
             self._own = torch.cat([self._own, new], 1) if num_since and self._own is not None else new
             parts.append(new)
         video = torch.cat(parts, 1)
