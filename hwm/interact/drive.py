@@ -25,7 +25,7 @@ from hwm.predict.last_frame import shrink
 from hwm.predict.rollout import Dream, Step
 from hwm.tokenizers.at_hand import expect_made_by
 from hwm.watch.film import watched
-from hwm.watch.pair import write_pair
+from hwm.watch.panels import write_panels
 from hwm.work.ranges import BadSetting
 
 LOOKED_AT = 100_000
@@ -258,7 +258,7 @@ class Drive:
         truths = [shown.truth for shown in film if shown.truth is not None and shown.psnr is not None]
         larger = max(1, 256 // max(frames.shape[1:3]))
         if len(truths) == len(film):
-            write_pair(written[0], np.stack(truths), frames, num_past=0, hz=hz)
+            write_panels(written[0], [[np.stack(truths), frames]], num_past=0, hz=hz)
         else:
             with VideoWriter(written[0], height=larger * frames.shape[1], width=larger * frames.shape[2], fps=hz) as writer:
                 writer.write(frames.repeat(larger, 1).repeat(larger, 2))

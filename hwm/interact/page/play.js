@@ -102,25 +102,32 @@ function draw(canvas, image) {
 
 function clear(canvas) { pen(canvas).clearRect(0, 0, canvas.width, canvas.height); }
 
-function overlay(doubt, facts) { // red over the dream, the more opaque the more it doubts or errs
+const FULL_SCALE = 64; // levels of error that are shown brightest
+const RAMP = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]]; // inferno, as in the report
+
+function overlay(doubt, facts) { // over the dream, the brighter and more opaque the more it doubts or errs
   const canvas = at("doubts"), dream = at("dream"), kind = at("overlay").value;
   const shown = kind === "doubt" ? doubt : kind === "error" && facts.psnr !== null;
   at("overlaid").textContent = "";
   if (!shown) return clear(canvas);
   if (kind === "doubt") draw(canvas, doubt); else [canvas.width, canvas.height] = [dream.width, dream.height];
-  const pixels = pen(canvas).getImageData(0, 0, canvas.width, canvas.height), red = pixels.data;
+  const pixels = pen(canvas).getImageData(0, 0, canvas.width, canvas.height), level = pixels.data;
   let sum = 0;
   if (kind === "error") {
     const [own, other] = [dream, at("truth")].map((each) => pen(each).getImageData(0, 0, canvas.width, canvas.height).data);
-    for (let i = 0; i < red.length; i += 4) {
-      const off = (Math.abs(own[i] - other[i]) + Math.abs(own[i + 1] - other[i + 1]) + Math.abs(own[i + 2] - other[i + 2])) / 3;
+    for (let i = 0; i < level.length; i += 4) {
+      const off = Math.hypot(own[i] - other[i], own[i + 1] - other[i + 1], own[i + 2] - other[i + 2]) / Math.sqrt(3);
       sum += off;
-      red[i] = 3 * off; // clamped: a third of the range is as red as it gets
+      level[i] = 255 * off / FULL_SCALE; // clamped
     }
   }
-  for (let i = 0; i < red.length; i += 4) [red[i], red[i + 1], red[i + 2], red[i + 3]] = [255, 40, 0, red[i] ** 2 / 320];
+  for (let i = 0; i < level.length; i += 4) {
+    const place = level[i] / 256 * (RAMP.length - 1), below = Math.floor(place), part = place - below;
+    for (let c = 0; c < 3; c++) level[i + c] = RAMP[below][c] * (1 - part) + RAMP[below + 1][c] * part;
+    level[i + 3] = Math.min(235, 85 * place); // what is right stays clear
+  }
   pen(canvas).putImageData(pixels, 0, 0);
-  at("overlaid").textContent = kind === "doubt" ? ` · red: ${facts.doubt[0]}, mean ${facts.doubt[1].toFixed(3)}` : ` · red: error, mean ${(4 * sum / red.length).toFixed(1)} of 255 levels`;
+  at("overlaid").textContent = kind === "doubt" ? ` · ${facts.doubt[0]}, mean ${facts.doubt[1].toFixed(3)}` : ` · error, mean ${(4 * sum / level.length).toFixed(1)} of 255 levels, palest ${FULL_SCALE}`;
 }
 
 function measured(dropped) {
