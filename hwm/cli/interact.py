@@ -15,7 +15,7 @@ def play(
     *, data: Path | None = None, out: Path = Path("drives"), port: Annotated[int, Range(0, 65_535)] = 8765,
     address: str = "127.0.0.1", exposed: bool = False, sessions: Annotated[int, Range(1, 64)] = 4,
     which: Literal["best", "last"] = "best", set: tuple[str, ...] = (), seed: Seed = 0, device: str = "auto",
-    tokenizer: str = "", base: str = "",
+    tokenizer: str = "", base: str = "", twin: str = "",
 ) -> int:
     """Drive a run in the browser: by keyboard, gamepad and sliders, beside the simulator or what was recorded.
 
@@ -37,6 +37,8 @@ def play(
         device: auto (the first GPU where there is one), cpu, cuda or another.
         tokenizer: The run's tokenizer, a name or folder, where it lies elsewhere.
         base: The pretrained model that the run adapts, a folder or hub name.
+        twin: Run of a twin of the robot (`hwm train twin`), which foresees where commands lead; without one the dream takes
+            commands for states.
     """
     from importlib.util import find_spec
     if missing := [name for name in NEEDED if find_spec(name) is None]:
@@ -58,7 +60,7 @@ def play(
         if data is None:
             with Counter("rooms to start in, made once", unit="frames") as counter:
                 data = made_starts(world, progress=counter)
-        host = Host(Studio(world, data, seed=seed), folder=out, limits=Limits(sessions=sessions))
+        host = Host(Studio(world, data, seed=seed, twin=twin), folder=out, limits=Limits(sessions=sessions))
         serve(host, address=address, port=port, say=lambda line: print(line, flush=True), stop=stop)
     return 0
 

@@ -19,7 +19,9 @@ import torch
 from hwm.data.video import VideoWriter
 from hwm.data.windows import evenly, segment_end
 from hwm.interact.beside import Recording, Simulator
+from hwm.interact.control import moved, twin_of
 from hwm.interact.world import World
+from hwm.models.twin import Motion
 from hwm.predict.doubt import glancing, live
 from hwm.predict.last_frame import shrink
 from hwm.predict.rollout import Dream, Step
@@ -57,17 +59,19 @@ class Studio:
     """A trained world and recordings to start from.
 
     data: raw video, or the tokens or latents that the model predicts.  seed: of the sampling.
+    twin: run of a twin of the same robot, which foresees where commands lead; "": states go at once where they are commanded.
     beside: what stands beside a dream: "simulator" where `hwm simulate` wrote the data and is installed, else "recording".
     low, high, pace: of every state its range in the recordings, within the robot's limits, and its usual largest change
     in a frame, float32 (A,).
     Raises ValueError as `hwm predict` does.
     """
 
-    def __init__(self, world: World, data: Path, *, seed: int = 0) -> None:
+    def __init__(self, world: World, data: Path, *, seed: int = 0, twin: str | Path = "") -> None:
         self.world, self.seed, self.clips = world, seed, watched(world.run, data)
         self.dataset: Any = self.clips.dataset
         expect_made_by(self.dataset, world.tokenizer)
         self.robot, self.hz, self.every = self.dataset.robot, self.dataset.hz, world.model.frame_step
+        self.twin = twin_of(twin, self.dataset, device=world.device) if twin else None
         self.low, self.high, self.pace = self._reach()
         self.beside = "simulator" if _can_simulate(self.dataset.root) else "recording"
 
@@ -107,7 +111,7 @@ class Studio:
             "run": self.world.run.config.recipe or self.world.run.folder.name, "robot": robot.name, "names": list(robot.names),
             "units": list(robot.units), "kinds": list(robot.kinds), "groups": groups, "clips": len(self.clips), "hz": self.hz,
             "low": self.low.tolist(), "high": self.high.tolist(), "pace": self.pace.tolist(),
-            "size": list(self.world.size), "every": self.every, "device": self.world.device, "beside": self.beside,
+            "size": list(self.world.size), "every": self.every, "device": self.world.device, "twin": self.twin is not None,
         }  # fmt: skip
 
 
@@ -148,8 +152,9 @@ class Drive:
         dream.reset(context.to(world.device), torch.from_numpy(states[:seen])[None].to(world.device))
         self.clip, self.ended, self._dream, self._recorded, self._seen, self._done = clip, False, dream, states, seen, 0
         self._last, self.states = self._stand(shard, first, seen, end), states[seen - 1].copy()
+        self._motion: Motion | None = None
         self._anchor = self._last
-        self.target, self.follow = self.states.copy(), len(states) > seen
+        self.target, self._commanded, self.follow = self.states.copy(), self.states.copy(), len(states) > seen
 
     def _stand(self, shard: Any, first: int, seen: int, end: int) -> np.ndarray:
         """Let what stands beside begin too; its frame of that moment."""
@@ -191,8 +196,10 @@ class Drive:
             if len(rows) < num:  # the rest of the recording is shorter than a step
                 self.follow = False
                 return []
+            commands = rows[:num]
         else:
-            rows = self._moving(num)
+            commands = self._moving(num)
+            rows = self._foreseen(commands)
         model = s.world.model
         asked = glancing(model, s.world.tokenizer) if self.doubting else {}
         step = self._dream.step(torch.from_numpy(rows)[None].to(s.world.device), **asked)
@@ -200,7 +207,7 @@ class Drive:
         if not model.reach or self._done % model.reach == 0:
             self._anchor = self._last
         video, doubts = step.video_BFHWC[0].cpu().numpy(), self._doubts(step)
-        truths, same = self.beside.go(rows[:num], self.follow)[:: s.every], self.beside.same(self.follow)
+        truths, same = self.beside.go(commands, self.follow)[:: s.every], self.beside.same(self.follow)
         found = []
         for i, dream in enumerate(video):
             row = rows[min(i * s.every, len(rows) - 1)]
@@ -208,6 +215,7 @@ class Drive:
             psnr = _psnr(dream, truth) if same and truth is not None else None
             found.append(Shown(dream, truth, None if doubts is None else doubts[i], row, psnr, self._done + i * s.every + 1))
         self._done, self.states, self._last = self._done + num, rows[num - 1].copy(), video[-1]
+        self._commanded = commands[-1].copy()
         if self.follow:
             self.target = self.states.copy()
         if self._film is not None:
@@ -215,12 +223,21 @@ class Drive:
         return found
 
     def _moving(self, num: int) -> np.ndarray:
-        """The next rows of states on their way to the target, (num, A)."""
-        rows, now = np.empty((num, len(self.states)), np.float32), self.states
+        """The next commands on their way to the target, (num, A)."""
+        rows, now = np.empty((num, len(self.states)), np.float32), self._commanded
         for i in range(num):
             now = now + np.clip(self.target - now, -self.studio.pace, self.studio.pace)
             rows[i] = now
         return rows
+
+    def _foreseen(self, commands_FA: np.ndarray) -> np.ndarray:
+        """The states to which they lead, as the twin foresees them; without one the robot is where it is asked to be."""
+        twin = self.studio.twin
+        if twin is not None and self._motion is None:  # up to here the robot did what was recorded
+            self._motion, at = Motion(twin), self._seen + self._done
+            past = torch.from_numpy(self._recorded[max(0, at - twin.context_grids) : at])[None]
+            self._motion.reset(past.to(self.studio.world.device))
+        return moved(self._motion, commands_FA).states
 
     def _doubts(self, step: Step) -> np.ndarray | None:
         """Maps of the frames of a step by the first way of doubting that the family has, float32 (F, H, W)."""

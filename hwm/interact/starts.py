@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hwm import __version__
 from hwm.interact.world import World
@@ -43,9 +45,11 @@ def made_starts(world: World, *, progress: Callable[[int, int], None] | None = N
         raise BadSetting("data", f"is needed: recordings of {of}, of which the simulator makes none")
     expect_packages()
     side = max(64, -(-max(world.size) // 2) * 2)
-    out = cache_folder() / "hwm" / f"starts-{__version__}-{side}"
-    simulate(
-        out, minutes=SECONDS / 60, val_minutes=0.03, size=side, seed=SEED, workers=1, segment_seconds=SEGMENTS,
-        rooms=round(2 * SECONDS / sum(SEGMENTS)), commands=True, progress=progress,
-    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "minutes": SECONDS / 60, "val_minutes": 0.03, "size": side, "seed": SEED, "segment_seconds": SEGMENTS,
+        "rooms": round(2 * SECONDS / sum(SEGMENTS)), "commands": True,
+    }  # fmt: skip
+    mark = hashlib.sha256(repr((__version__, settings)).encode()).hexdigest()[:8]
+    out = cache_folder() / "hwm" / f"starts-{side}-{mark}"
+    simulate(out, **settings, workers=1, progress=progress)
     return out / FOLDERS["train"]

@@ -8,7 +8,8 @@ from refusing import refused
 from hwm.data.clips import Clips
 from hwm.data.onex import open_dataset
 from hwm.data.video import read_video
-from hwm.interact.drive import Drive
+from hwm.interact.drive import Drive, Studio
+from hwm.models.twin import Motion
 from hwm.predict.rollout import rollout
 from hwm.tokenizers.open import Pixels
 
@@ -113,3 +114,19 @@ def test_what_a_page_shows_of_the_robot(studio):
     assert about["run"] == "tiny" and about["size"] == [32, 32] and about["clips"] == len(studio.clips)
     assert sorted(i for rows in about["groups"].values() for i in rows) == list(range(25))
     assert isinstance(studio.world.tokenizer, Pixels) and len(about["low"]) == len(about["pace"]) == 25
+
+
+def test_with_a_twin_the_dream_is_given_the_states_that_it_foresees(worlds, twin, place):
+    late = Drive(Studio(worlds["direct"], place.raw, twin=twin.run))
+    plain = Drive(Studio(worlds["direct"], place.raw))
+    for drive in (late, plain):
+        for _ in range(3):
+            drive.step()
+        drive.aim(drive.studio.high.astype(float))
+    (foreseen,), (commanded,) = late.step(), plain.step()
+    motion = Motion(late.studio.twin)
+    at = late.studio.world.context_frames + 3
+    motion.reset(torch.from_numpy(late.studio.dataset.shards[0].read_states(np.arange(at - 3, at)))[None])
+    expected, _ = motion.step(torch.from_numpy(commanded.states)[None])
+    assert foreseen.states == pytest.approx(expected[0].numpy(), abs=1e-5) and late.studio.about()["twin"]
+    assert np.abs(foreseen.states - commanded.states).max() > 1e-3 and not plain.studio.about()["twin"]

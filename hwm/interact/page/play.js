@@ -41,7 +41,7 @@ function heard(message) {
       at("banner").hidden = true;
       about = message;
       at("run").textContent = about.run;
-      at("facts").textContent = `${about.robot}, ${about.names.length} states at ${about.hz} Hz; ${about.size[1]}×${about.size[0]} px; ${about.device}`;
+      at("facts").textContent = `${about.robot}, ${about.names.length} states at ${about.hz} Hz; ${about.size[1]}×${about.size[0]} px; ${about.device}${about.twin ? "; a twin foresees the states" : ""}`;
       at("clips").textContent = `0 to ${about.clips - 1}`;
       at("clip").max = about.clips - 1;
       controls = new Controls(at("controls"), about, command);
