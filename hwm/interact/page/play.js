@@ -4,7 +4,7 @@
 import { Controls } from "/controls.js";
 
 const at = (id) => /** @type {any} */ (document.getElementById(id));
-const RETRIES = 120, HERE_EVERY = 20000, KEPT = 300, LATE = 2000;
+const RETRIES = 120, HERE_EVERY = 20000, KEPT = 300, LATE = 2000, AT_END = "at the end of their range";
 let socket = null, controls = null, about = null, state = {}, tries = 0, resume = false;
 let delays = [], times = [], errors = [];
 
@@ -88,7 +88,7 @@ async function picture(data) {
   at("compared").textContent = !images[1] ? "has ended" : state.beside === "simulator" ? (facts.follow ? "does what was recorded" : "does what you say") : facts.follow ? "the same states" : "its own states, not yours";
   if (facts.psnr !== null) { errors.push([facts.frame, facts.psnr]); at("psnr").textContent = facts.psnr.toFixed(1); curve(); }
   else if (!facts.follow) at("psnr").textContent = "– (driven)";
-  if (facts.held) at("status").textContent = `${facts.held} states are at the end of their range`;
+  if (facts.held || at("status").textContent.endsWith(AT_END)) at("status").textContent = facts.held ? `${facts.held} of the states ${AT_END}` : "";
   measured(facts.dropped);
 }
 
