@@ -127,7 +127,7 @@ MUTATIONS = (
     Mutation(
         "a killed process is replaced", "hwm/training/launch.py",
         "RESTARTS = 3", "RESTARTS = 0",
-        "tests/training/test_launch.py::test_a_rank_that_is_killed_is_replaced_and_the_run_goes_on",
+        "tests/training/test_launch.py::test_a_killed_rank_is_replaced_and_a_stop_loses_no_step",
     ),
     Mutation(
         "a folder has one process", "hwm/work/claim.py",
