@@ -16,11 +16,13 @@ from hwm.work.ranges import check_ranges
 
 if TYPE_CHECKING:  # the configurations, which import nothing slow, read `Kind` here
     from collections.abc import Iterable, Sequence
+    from typing import Self
 
     import torch
     from torch import Tensor, nn
 
     from hwm.clock import Clock
+    from hwm.robot import Embodiment
 
 Kind = Literal["tokens", "latents", "video", "motion"]
 """What a model learns from and predicts, and what the tokenizer before it gives: ids, latents, or the frames themselves.
@@ -262,6 +264,15 @@ class Family:
     def reads_states(self) -> bool:
         """Whether it is told or learns the robot's states, whose statistics it then keeps."""
         return self.role in ("world model", "twin")
+
+    def for_robot(self, robot: Embodiment) -> Self:
+        """The same for a robot with other states than the family's own; what is set to another number stays as it is set."""
+        mine, usual = vars(self), vars(type(self)())
+        if not self.reads_states or robot.dim == usual["state_dim"] or mine["state_dim"] not in (usual["state_dim"], robot.dim):
+            return self
+        velocities = tuple(i for i, kind in enumerate(robot.kinds) if kind == "velocity")
+        own: dict[str, Any] = {"state_dim": robot.dim, "state_plain": robot.raw, "velocity_rows": velocities}
+        return replace(self, **{name: value for name, value in own.items() if name in mine and mine[name] == usual[name]})
 
     @property
     def solver_steps(self) -> int | None:

@@ -29,7 +29,7 @@ from hwm.models.build import build_model
 from hwm.predict.rollout import Dream, FrameDecoder
 from hwm.publish.folder import ROBOT
 from hwm.publish.trained import begin, open_trained, start_of
-from hwm.robot import EVE, normalisation
+from hwm.robot import normalisation
 from hwm.safe_load.paths import is_file, shown
 from hwm.safe_load.text import read_bytes
 from hwm.tokenizers.at_hand import TOKENIZER
@@ -118,25 +118,12 @@ def expect_robot(dataset: Any, model: Any, identity: Identity) -> None:
 
 
 def fitted(config: RunConfig) -> RunConfig:
-    """The configuration for the robot of its training data, where that has other states than the family's own robot.
-
-    Recipes are for EVE.  What is set to another number than the family's own stays as it is set.
-    """
-    model: Any = config.model
-    usual: Any = type(model)()
-    robot = EVE
-    if config.data.train:
-        robot = read_robot(config.data.train[0])
-        if model.kind == "motion":
-            robot = Motion(open_dataset(config.data.train[0], verified=False)).robot
-    if not model.reads_states or robot.dim == usual.state_dim or model.state_dim not in (usual.state_dim, robot.dim):
+    """The configuration for the robot of its training data: recipes are for EVE (`Family.for_robot`)."""
+    if not config.data.train:
         return config
-    changes: dict[str, Any] = {"state_dim": robot.dim}
-    if hasattr(model, "state_plain") and model.state_plain == usual.state_plain:
-        changes["state_plain"] = robot.raw
-    if hasattr(model, "velocity_rows") and model.velocity_rows == usual.velocity_rows:
-        changes["velocity_rows"] = tuple(i for i, kind in enumerate(robot.kinds) if kind == "velocity")
-    return replace(config, model=replace(model, **changes))
+    folder, of_motion = config.data.train[0], config.model.kind == "motion"
+    robot = Motion(open_dataset(folder, verified=False)).robot if of_motion else read_robot(folder)
+    return replace(config, model=config.model.for_robot(robot))
 
 
 def train(config: RunConfig, out: str | Path, *, processes: Processes = ALONE, prolong: bool = False) -> FitResult:
