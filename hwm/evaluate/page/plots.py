@@ -77,10 +77,12 @@ def draw(
     if missing():
         return b""
     from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     look: Any = {"font.size": 9, "axes.edgecolor": MUTED, "axes.labelcolor": INK, "axes.axisbelow": True, "grid.color": GRID}
     look |= {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "xtick.color": MUTED, "ytick.color": MUTED}
+    look |= {"figure.facecolor": "white"}
     columns = min(across, len(panels))
     lines = -(-len(panels) // columns)
     wide = columns > 1 or any(len(name) > 30 for panel in panels for name, _ in panel.rows)
@@ -109,7 +111,7 @@ def draw(
         (axis.set_xlim if panel.rows else axis.set_ylim)(*panel.limits)
     _legend_below(figure, axes[: len(panels)], note)
     data = io.BytesIO()
-    figure.savefig(data, format="png", facecolor="white", metadata={"Software": None})
+    FigureCanvasAgg(figure).print_png(data, metadata={"Software": None})  # `savefig` would draw twice
     return data.getvalue()
 
 
