@@ -27,13 +27,13 @@ from hwm.data.together import open_together
 from hwm.evaluate.token_scores import unigram_counts
 from hwm.models.build import build_model
 from hwm.predict.rollout import Dream, FrameDecoder
-from hwm.publish.folder import ROBOT
+from hwm.publish.folder import ROBOT, is_published
 from hwm.publish.trained import begin, open_trained, start_of
 from hwm.robot import normalisation
 from hwm.safe_load.paths import is_file, shown
 from hwm.safe_load.text import read_bytes
 from hwm.tokenizers.at_hand import TOKENIZER
-from hwm.tokenizers.open import is_own, keep_copy, open_tokenizer, own_names
+from hwm.tokenizers.open import keep_copy, open_tokenizer, own_names
 from hwm.training import checkpoint
 from hwm.training.device import choose_device, free_on
 from hwm.training.identity import Identity, expect_data, identity_of
@@ -160,7 +160,7 @@ def _complete(out: Path, config: RunConfig, clips: Clips, identity: Identity) ->
     frequencies of the tokens.
     """
     name, is_tokenizer = config.tokenizer, config.model.role == "tokenizer"
-    if name and not is_tokenizer and name not in own_names() and is_own(Path(name)):
+    if name and not is_tokenizer and name not in own_names() and is_published(name):
         keep_copy(Path(name), out / TOKENIZER)
     else:
         shutil.rmtree(out / TOKENIZER, ignore_errors=True)  # of an earlier start in this folder

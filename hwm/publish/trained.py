@@ -94,9 +94,6 @@ def open_trained(name: str | Path, *, which: str = "best") -> Trained:
     if is_published(folder):
         published = read_published(folder)
         return Trained(folder, published.config, published.step, published.identity, stored_weights(folder), folder / WEIGHTS)
-    if is_file(folder / WEIGHTS) and is_file(folder / "config.toml"):  # a tokenizer of the first layout
-        model, _ = tokenizers.tokenizer_config(folder)
-        return Trained(folder, RunConfig(recipe=folder.name, model=model), 0, {}, stored_weights(folder), folder / WEIGHTS)
     if not is_file(folder / "config.toml"):
         fault = f"{shown(name)}: no run folder (no config.toml in it), no folder of `hwm export`"
         fault += f" and no name that is shipped ({', '.join(shipped())})"

@@ -8,11 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from hwm.clock import Clock
-from hwm.config import RunConfig, from_toml
+from hwm.config import RunConfig
 from hwm.contracts import Kind, LatentTokenizer, Tokenizer
-from hwm.data.checksums import verify
 from hwm.model_config import FSQConfig
-from hwm.publish.folder import Published, is_published, read_published, write_published
+from hwm.publish.folder import CONFIG, SUMS, Published, is_published, read_published, write_published
 from hwm.safe_load.paths import is_dir, is_file
 from hwm.safe_load.sizes import on_paper, room_for
 from hwm.safe_load.weights import load_safetensors, read_header, select
@@ -112,11 +111,6 @@ def own_names() -> list[str]:
     return [PIXELS.name, *shipped()]
 
 
-def is_own(folder: Path) -> bool:
-    """Whether the folder is of one of the library's own tokenizers."""
-    return is_published(folder) or is_file(folder / "config.toml")
-
-
 def keep_copy(folder: Path, target: Path) -> None:
     """Make `target` a copy of one of the library's own tokenizers, whole or absent."""
     fingerprint = load_tokenizer(folder).fingerprint()
@@ -127,9 +121,8 @@ def keep_copy(folder: Path, target: Path) -> None:
         pass  # none, or a damaged one
     shutil.rmtree(target, ignore_errors=True)
     with new_folder(target) as temporary:
-        for name in ("config.json", "config.toml", "model.safetensors", "checksums.json"):
-            if is_file(folder / name):
-                shutil.copyfile(folder / name, temporary / name)
+        for name in (CONFIG, "model.safetensors", SUMS):
+            shutil.copyfile(folder / name, temporary / name)
 
 
 def new_tokenizer(config: FSQConfig, *, name: str) -> FSQTokenizer | ContinuousTokenizer:
@@ -140,43 +133,29 @@ def new_tokenizer(config: FSQConfig, *, name: str) -> FSQTokenizer | ContinuousT
 def load_tokenizer(name_or_folder: str | Path, *, device: str = "cpu") -> FSQTokenizer | ContinuousTokenizer:
     """Load one of the library's own tokenizers, quantised or continuous, by shipped name or from an exported folder.
 
-    Raises ValueError when there is none, when a file differs from its recorded checksum, or when keys, shapes or types
-    differ from what the configuration says.
+    Raises ValueError when there is none, when it holds a world model, when a file differs from its recorded checksum, or when
+    keys, shapes or types differ from what the configuration says.
     """
     folder = WEIGHTS / str(name_or_folder)
     if not is_dir(folder):
         folder = Path(name_or_folder)
-    config, config_file = tokenizer_config(folder)
-    weights_file = folder / "model.safetensors"
+    if not is_published(folder):
+        known = ", ".join(shipped()) or "none"
+        raise ValueError(f"{folder}: no tokenizer; give a shipped name ({known}) or a folder of `hwm export RUN FOLDER`")
+    config, weights_file = read_published(folder).config.model, folder / "model.safetensors"
+    if not isinstance(config, FSQConfig):
+        raise ValueError(f"{folder}: holds a world model, not a tokenizer")
 
     def make() -> FSQTokenizer | ContinuousTokenizer:
         return new_tokenizer(config, name=folder.name)
 
-    remedy = f"it does not fit {config_file.name}; export the tokenizer again"
+    remedy = f"it does not fit {CONFIG}; export the tokenizer again"
     paper = on_paper(make, where=weights_file, remedy=remedy, **room_for(read_header(weights_file)))
     shapes = {key: tuple(value.shape) for key, value in paper.state_dict().items()}
     weights = select(load_safetensors(weights_file), shapes, path=weights_file, remedy=remedy)
     tokenizer = make()
     tokenizer.load_state_dict(weights)
     return tokenizer.to(device).eval()
-
-
-def tokenizer_config(folder: Path) -> tuple[FSQConfig, Path]:
-    """The configuration of one of the library's own tokenizers and its file; the whole folder is compared with its checksums.
-
-    Raises ValueError where there is none, a file differs from its checksum, or the folder holds a world model.
-    """
-    if is_published(folder):
-        model = read_published(folder).config.model
-        if not isinstance(model, FSQConfig):
-            raise ValueError(f"{folder}: holds a world model, not a tokenizer")
-        return model, folder / "config.json"
-    if not is_file(folder / "config.toml") or not is_file(folder / "model.safetensors"):
-        known = ", ".join(shipped()) or "none"
-        raise ValueError(f"{folder}: no tokenizer; give a shipped name ({known}) or a folder of `hwm export RUN FOLDER`")
-    if faults := verify(folder, remedy="export or fetch it again"):  # of the first layout, as the shipped ones have it
-        raise faults[0]
-    return from_toml(FSQConfig, folder / "config.toml"), folder / "config.toml"
 
 
 def save_tokenizer(tokenizer: VideoAutoencoder, folder: str | Path) -> Path:
