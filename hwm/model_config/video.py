@@ -61,6 +61,8 @@ class DirectConfig(Modulated):
     map_channels: Width = 32
     warp: bool = True
     """Move the last frame by a predicted flow before the change is added, rather than add the change alone."""
+    refine: Annotated[int, Range(0, 4096)] = 0
+    """Channels of convolutions over the whole picture at the end, which join what patches say each for itself; 0: none."""
     pairs: Rows = 2
     """Frames of a clip that are predicted in training, each from a place of its own."""
     edge_loss: Weight = 0.0
@@ -84,6 +86,8 @@ class DirectConfig(Modulated):
         if self.num_states != self.context_grids + self.future_grids:
             frames = f"the {self.context_grids} + {self.future_grids} frames of context and step"
             raise ValueError(f"model.num_states must be that of {frames}, got {self.num_states}")
+        if self.refine and any(side % 2 for side in self.grid):
+            raise ValueError(f"model.refine works at half the size: model.grid {self.grid} must be even")
         if self.future_grids > self.reach:
             raise ValueError(f"model.future_grids {self.future_grids} is more than model.reach {self.reach}")
         if any(row >= self.state_dim for row in self.velocity_rows):

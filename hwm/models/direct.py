@@ -78,6 +78,27 @@ class Noised(nn.Module):
         return partly_TB[..., None, None] * self.patches(noised_TBSP), partly_TB[..., None] * self.level(features_TBD)
 
 
+DETAILS = 8
+"""Channels that patches hand to the convolutions beside the picture."""
+
+
+class Refine(nn.Module):
+    """What three convolutions at half the size add to a picture that was put together from patches, from nothing."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = nn.Conv2d(channels, channels, 3, padding=1)
+        first, self.last = nn.Conv2d(4 * (9 + DETAILS), channels, 3, padding=1), nn.Conv2d(channels, 4 * 3, 3, padding=1)
+        self.layers = nn.Sequential(nn.PixelUnshuffle(2), first, nn.SiLU(), inner, nn.SiLU(), self.last, nn.PixelShuffle(2))
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+
+    def forward(self, *parts_TBCHW: Tensor) -> Tensor:
+        whole_TBCHW = torch.cat(parts_TBCHW, 2)
+        refined: Tensor = self.layers(whole_TBCHW.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        return refined.unflatten(0, whole_TBCHW.shape[:2])
+
+
 class Direct(WorldModule):
     """The world model over frames as they are.
 
@@ -107,7 +128,8 @@ class Direct(WorldModule):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.noised = Noised(config) if config.noised else None
         self.norm = nn.LayerNorm(D)
-        self.out = nn.Linear(D, (5 if config.warp else 3) * P * P)
+        self.refine = Refine(config.refine) if config.refine else None
+        self.out = nn.Linear(D, (3 + 2 * config.warp + DETAILS * bool(config.refine)) * P * P)
         nn.init.normal_(self.positions, std=0.02)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
@@ -160,9 +182,16 @@ class Direct(WorldModule):
             x_TBSD = block(x_TBSD, states_TBD)
         out_TBSD = self.out(self.norm(x_TBSD)).to(last_TBCHW.dtype)
         out_TBCHW = _to_pixels(out_TBSD, self.config.patch, self.config.grid)
-        change_TBCHW, flow_TBCHW = out_TBCHW.tensor_split([3], 2)
+        change_TBCHW, flow_TBCHW, details_TBCHW = out_TBCHW.tensor_split([3, 3 + 2 * self.config.warp], 2)
         last_TBCHW = last_TBCHW.expand_as(change_TBCHW)
-        return (moved(last_TBCHW, FLOW_SCALE * flow_TBCHW) if self.config.warp else last_TBCHW) + change_TBCHW
+        moved_TBCHW = moved(last_TBCHW, FLOW_SCALE * flow_TBCHW) if self.config.warp else last_TBCHW
+        whole_TBCHW = moved_TBCHW + change_TBCHW
+        if self.refine is None:
+            return whole_TBCHW
+        noisy_TBCHW = torch.zeros_like(whole_TBCHW)
+        if noised is not None:
+            noisy_TBCHW = noisy_TBCHW + (noised[1] < 1)[..., None, None, None] * (noised[0] - whole_TBCHW)
+        return whole_TBCHW + self.refine(whole_TBCHW - 0.5, moved_TBCHW - 0.5, noisy_TBCHW, details_TBCHW).to(whole_TBCHW.dtype)
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean over frames of their squared error divided by that of copying the last frame ("relative_mse").
