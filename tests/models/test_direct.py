@@ -9,7 +9,7 @@ from seeds import gen
 
 from hwm.contracts import Batch, Sampling
 from hwm.model_config import DirectConfig
-from hwm.models.direct import RELATIVE_FLOOR, Direct, _edges, moved
+from hwm.models.direct import DETAILS, RELATIVE_FLOOR, Direct, _edges, moved
 
 TINY = DirectConfig(
     grid=(8, 12), patch=4, context_grids=3, future_grids=2, reach=7, num_layers=2, num_heads=2, width=16, num_states=5,
@@ -18,7 +18,7 @@ TINY = DirectConfig(
 NOISED = dataclasses.replace(TINY, context_grids=2, num_states=4, noised=0.5, own_context=0.5, steps=3)
 VARIANTS = {
     "warp": TINY, "change": dataclasses.replace(TINY, warp=False),
-    "joints": dataclasses.replace(TINY, state_dim=7, velocity_rows=())
+    "joints": dataclasses.replace(TINY, state_dim=7, velocity_rows=()), "refined": dataclasses.replace(TINY, refine=8),
 }
 
 
@@ -255,6 +255,19 @@ def test_own_frames_take_the_place_of_recorded_ones_where_a_clip_is_long_enough(
     assert len(seen) == 3 and 0 < sum(own) < len(own)  # the first places have no context of own frames
     assert sum(own) == len(last_own[0][0]) == len(past_own[0][0]) and past.shape == last.shape
     assert torch.equal(last_own[0][0], recorded[:, 1][[clip for _ in range(200) for clip in range(3)]][own])
+
+
+def test_convolutions_at_the_end_see_across_patches():
+    """A pixel beside a patch's border changes with what stands in the next patch of the picture that patches make."""
+    model, batch = build(dataclasses.replace(TINY, refine=8)), clips()
+    torch.nn.init.normal_(model.refine.last.weight, std=0.5)
+    parts = [torch.zeros(1, 1, channels, 8, 12, dtype=torch.float64) for channels in (3, 3, 3, DETAILS)]
+    plain = model.refine(*parts)
+    parts[0] = parts[0].index_fill(4, torch.tensor([4]), 1.0)  # the first column of the second patch
+    changed = (model.refine(*parts) - plain).abs().sum((0, 1, 2, 3))
+    assert plain.shape == (1, 1, 3, 8, 12) and (changed[2:4] > 0).all()
+    found = predict(model, batch)
+    assert not torch.equal(found, batch.video_BFHWC[:, None, 2:3].expand_as(found))  # biases alone already add something
 
 
 def test_settings_of_samples_need_a_model_that_samples():
