@@ -114,8 +114,8 @@ class Dream:
 
         states_BFA: raw rows (n, A) of the frames to come for each of B clips, or of B * K samples.  Rows beyond `step_frames`
         are look-ahead; where rows are missing the last one is repeated, as for training clips at the end of a segment
-        (reference F row 3).  last: only so many of the step's frames, the last ones, of a model with a reach within that; there is
-        then no going on from there.  0: all.  options: for `model.predict`, such as targets_BTHW.
+        (reference F row 3).  last: only so many of the step's frames, the last ones, of a model with a reach within that; nothing
+        goes on from there then.  0: all.  options: for `model.predict`, such as targets_BTHW.
         Raises ValueError for states of another number of clips, or without a tokenizer where one is needed.
         """
         if len(states_BFA) not in (self.num_clips, self.num_clips * self.num_samples):
