@@ -17,7 +17,7 @@ def direct_tiny() -> RunConfig:
     """
     train = replace(TINY_TRAINING, steps=1200, batch_size=24, lr=1.5e-3, weight_decay=0.05, warmup_steps=100, ema=0.998)
     return RunConfig(
-        recipe="direct-tiny", tokenizer="pixels", model=DirectConfig(), data=DataConfig(clip="sampling", image_size=64),
+        recipe="direct-tiny", tokenizer="pixels", model=DirectConfig(refine=48), data=DataConfig(clip="sampling", image_size=64),
         train=replace(train, precision="auto", validate_every=400, checkpoint_every=100, sample_every=400),
     )
 
@@ -29,7 +29,7 @@ def direct_medium() -> RunConfig:
     """
     tiny = direct_tiny()
     assert isinstance(tiny.model, DirectConfig)
-    model = replace(tiny.model, grid=(128, 128), num_layers=8, num_heads=8, width=512, map_hidden=1024, pairs=4)
+    model = replace(tiny.model, grid=(128, 128), num_layers=8, num_heads=8, width=512, map_hidden=1024, refine=64, pairs=4)
     train = replace(MEDIUM_TRAINING, batch_size=64, lr=4e-4, weight_decay=0.05)
     data = replace(tiny.data, image_size=128)
     return replace(tiny, recipe="direct-medium", model=model, data=data, train=train)
