@@ -99,7 +99,7 @@ def predict(
         tokens: Of 1X v1.1: new folder for the seen, predicted and true tokens as that release lays them out.
         clip: Number of the clip to start from; several stand beside each other, each with the recording above its prediction.
         frames: Frames after the context, at the data's rate; default: 51, or 60 for a model of every fourth frame, or fewer where
-            the recording of the clip ends before; of 1X v1.1 a multiple of 15, by default 120.
+            the recording of the clip ends before; of 1X v1.1 a multiple of 15, by default to the end of the clip.
         samples: With --mcap: futures, whose spread is the uncertainty; default: one, and what its family knows of its doubt.
         which: The best checkpoint, or the last.
         temperature: 0 takes the most likely future; default: the model's own.
