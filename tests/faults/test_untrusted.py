@@ -43,19 +43,6 @@ def canary(tmp_path):
     assert not path.exists()
 
 
-def load_adapter(folder):
-    """The adapter of a folder, into a tiny transformer."""
-    diffusers = pytest.importorskip("diffusers")
-    from hwm.models.wan import lora
-
-    sizes = {"num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4, "text_dim": 8}
-    model = diffusers.WanTransformer3DModel(**sizes, freq_dim=16, ffn_dim=32, num_layers=1)
-    return lora.load_adapter(model, folder)
-
-
-ADAPTER = "adapter_model.safetensors"
-
-
 # --- B7: programs in disguise ----------------------------------------------------------------------------------------
 
 
@@ -127,7 +114,6 @@ def _entries(place):
     yield (lambda: load_run(place / "run")), place / "run" / "config.toml"
     yield (lambda: from_toml(RunConfig, place / "c.toml")), place / "c.toml"
     yield (lambda: read_embodiment(place / "robot.toml")), place / "robot.toml"
-    yield (lambda: load_adapter(place / "adapter")), place / "adapter" / ADAPTER
     yield (lambda: validate_compression_submission(place / "s.zip")), place / "s.zip"
     yield (lambda: check_sampling_submission(place / "s.zip")), place / "s.zip"
 
@@ -310,7 +296,7 @@ def test_a_playlist_is_no_video(tmp_path):
 @pytest.mark.parametrize("path", ["x" * 4096, "a\0b", "x/" * 2000 + "y", "no/such"], ids=["long", "nul", "deep", "absent"])
 def test_paths_that_no_file_can_have_are_refused_by_every_entry(path, record_property):
     calls = [load_state_dict, load_safetensors, open_dataset, open_test_set, open_tokenizer, read_embodiment,
-             lambda p: from_toml(RunConfig, p), validate_compression_submission, check_sampling_submission, load_adapter,
+             lambda p: from_toml(RunConfig, p), validate_compression_submission, check_sampling_submission,
              read_video, lambda p: open_tokenizer(p, trust=True)]  # fmt: skip
     for call in calls:
         refused(lambda call=call: call(path), length=9000)

@@ -95,11 +95,9 @@ def _tiny(place: Path, data: Path) -> RunConfig:
 
 def _long(place: Path) -> None:
     from test_export import PLAIN, learnt, publish
-    from test_lora import adapted
     from test_wan import autoencoder
 
     from hwm.models.build import build_model
-    from hwm.models.wan.lora import save_adapter
 
     coder, data = str(place / "coder"), str(place / "encoded")
     _done(["tokenize", str(place / "raw"), data, "--tokenizer", coder, "--workers", "1"])
@@ -113,7 +111,6 @@ def _long(place: Path) -> None:
     write_text_embedding(text, torch.randn(8), source="a test")
     config = replace(PLAIN, base=str(base), text=str(text), lora_rank=2)
     publish(*learnt(RunConfig(recipe="wan", model=config, train=TrainConfig())), place / "wan")
-    save_adapter(adapted(), place / "adapter")
     autoencoder().save_pretrained(place / "vae")
 
 
@@ -221,9 +218,6 @@ def entries(place: Path) -> Iterator[tuple[str, Path, dict[str, tuple[Call, floa
 
 
 def _long_entries(place: Path) -> Iterator[tuple[str, Path, dict[str, tuple[Call, float]]]]:
-    from test_lora import transformer
-
-    from hwm.models.wan.lora import load_adapter
     from hwm.models.wan.transformer import load_transformer
 
     data = ["--data", str(place / "encoded")]
@@ -245,7 +239,6 @@ def _long_entries(place: Path) -> Iterator[tuple[str, Path, dict[str, tuple[Call
         "check": (lambda root, out: check_model_folder(root, "transformer"), 1),
     }  # fmt: skip
     yield "wan-text", place / "wan-text", {"read": (lambda root, out: read_text_embedding(root / "text.safetensors"), 1)}
-    yield "adapter", place / "adapter", {"load": (lambda root, out: load_adapter(transformer(), root), 1)}
     yield "vae", place / "vae", {"open": (lambda root, out: open_tokenizer(str(root)), 1)}
 
 

@@ -1,22 +1,11 @@
-"""The adapter on tiny random transformers of diffusers' own class: what it touches, its files, merging, the base's print."""
-
-import json
+"""The adapter on tiny random transformers of diffusers' own class: what it touches, its file, merging, the base's print."""
 
 import pytest
 import torch
 from refusing import refused
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from hwm.models.wan.lora import (
-    FILE,
-    add_lora,
-    check_no_adapter,
-    fingerprint_of,
-    has_adapter,
-    load_adapter,
-    save_adapter,
-)
+from hwm.models.wan.lora import FILE, add_lora, check_no_adapter, fingerprint_of, save_adapter
 
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("peft")
@@ -106,117 +95,25 @@ def test_a_bfloat16_base_keeps_its_types_and_the_adapter_is_float32(tmp_path):
     for name, parameter in model.named_parameters():
         expected = torch.float32 if ".lora_" in name else types[name.replace(".base_layer.", ".")]
         assert parameter.dtype == expected, name
-    for parameter in weights_of(model).values():
-        torch.nn.init.normal_(parameter, std=0.3)
-    save_adapter(model, tmp_path / "adapter")
-    again = diffusers.WanTransformer3DModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    load_adapter(again, tmp_path / "adapter")
-    assert {p.dtype for p in weights_of(again).values()} == {torch.float32}
-    assert torch.equal(output(again), output(model)) and not torch.equal(output(again), before)
 
 
-@pytest.mark.parametrize("attached", [False, True])
-def test_stored_and_loaded_exactly(tmp_path, attached):
+def test_the_file_holds_the_adapter_exactly(tmp_path):
     model = adapted()
     assert save_adapter(model, tmp_path) == tmp_path / FILE
     (tmp_path / "plain").touch()
     assert (tmp_path / FILE).stat().st_mode == (tmp_path / "plain").stat().st_mode, "others may read it too"
-    other = transformer()
-    if attached:
-        add_lora(other, rank=3, alpha=6.0)
-    held = weights_of(other)
-    assert load_adapter(other, tmp_path) == 10 * LAYERS
-    live, stored = weights_of(other), weights_of(model)
-    assert live.keys() == stored.keys() and all(torch.equal(live[name], stored[name]) for name in live)
-    assert all(p.requires_grad and p.dtype == torch.float32 for p in live.values())
-    assert all(live[name] is held[name] for name in held), "an optimizer keeps its parameters"
-    assert torch.equal(output(other), output(model)) and not torch.equal(output(other), output(transformer()))
+    live, stored = weights_of(model), load_file(tmp_path / FILE)
+    names = {f"transformer.{name.replace('.default.', '.')}": name for name in live}
+    assert stored.keys() == names.keys() and all(torch.equal(stored[key], live[name]) for key, name in names.items())
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
 
 
-def test_diffusers_reads_our_file_and_we_read_that_of_its_pipeline(tmp_path):
-    from peft.utils import get_peft_model_state_dict
-
+def test_diffusers_reads_our_file(tmp_path):
     model = adapted()
-    save_adapter(model, tmp_path / "ours")
+    save_adapter(model, tmp_path)
     theirs = transformer()
-    theirs.load_lora_adapter(str(tmp_path / "ours"), use_safetensors=True)
+    theirs.load_lora_adapter(str(tmp_path), use_safetensors=True)
     assert torch.allclose(output(theirs), output(model), atol=1e-6)
-    diffusers.WanPipeline.save_lora_weights(
-        tmp_path / "theirs", transformer_lora_layers=get_peft_model_state_dict(model),
-        transformer_lora_adapter_metadata={**model.peft_config["default"].to_dict(), "target_modules": ["to_q"]}
-    )
-    with pytest.raises(ValueError, match=r"adapts the layers \['to_q'\]"):
-        load_adapter(transformer(), tmp_path / "theirs")
-    settings = model.peft_config["default"].to_dict()
-    diffusers.WanPipeline.save_lora_weights(
-        tmp_path / "theirs", transformer_lora_layers=get_peft_model_state_dict(model),
-        transformer_lora_adapter_metadata={**settings, "target_modules": list(settings["target_modules"])}
-    )
-    ours = transformer()
-    assert load_adapter(ours, tmp_path / "theirs") == 10 * LAYERS
-    assert torch.equal(output(ours), output(model))
-
-
-@pytest.fixture
-def stored(tmp_path):
-    """The file of an adapter, and a function that writes it again with changes to tensors, settings or base."""
-    path = save_adapter(adapted(), tmp_path)
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-
-    def rewrite(change=lambda state: state, *, base=None, **settings):
-        old = {key.removeprefix("transformer."): v for key, v in json.loads(metadata["lora_adapter_metadata"]).items()}
-        new = {f"transformer.{key}": v for key, v in {**old, **settings}.items()}
-        changed = {**metadata, "lora_adapter_metadata": json.dumps(new)}
-        changed["base_fingerprint"] = changed["base_fingerprint"] if base is None else base
-        save_file(change(load_file(path)), path, metadata=changed)
-
-    return path, rewrite
-
-
-KEY = "transformer.blocks.1.ffn.net.2.lora_B.weight"
-
-
-def without(state):
-    return {key: value for key, value in state.items() if key != KEY}
-
-
-@pytest.mark.parametrize("change, settings, message", [
-    (without, {}, "lora_B.weight missing"),
-    (lambda state: {**state, "transformer.proj_out.lora_A.weight": torch.zeros(3, 24)}, {}, "proj_out.* unexpected"),
-    (lambda state: {**state, KEY: torch.zeros(24, 4)}, {}, r"\(24, 4\), expected floats \(24, 3\)"),
-    (dict, {"r": 4}, "r is 4, but the attached adapter's is 3"),
-    (dict, {"lora_alpha": 3}, "lora_alpha is 3, but the attached adapter's is 6"),
-    (dict, {"target_modules": ["to_q", "to_k"]}, "adapts the layers"),
-    (dict, {"target_modules": "all-linear"}, "adapts the layers all-linear"),
-    (dict, {"use_dora": True}, r"no plain LoRA \(use_dora\)"), (dict, {"r": None}, "no rank and alpha"),
-    (dict, {"base": "0" * 64}, "another base model")
-])
-def test_what_does_not_fit_is_refused_and_changes_nothing(stored, change, settings, message):
-    path, rewrite = stored
-    model = transformer()
-    add_lora(model, rank=3, alpha=6)
-    before = {name: p.clone() for name, p in model.named_parameters()}
-    rewrite(change, **settings)
-    assert str(path) in refused(message, load_adapter, model, path.parent)
-    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
-
-
-def test_another_base_is_refused_before_anything_is_attached(stored):
-    path, rewrite = stored
-    other = transformer(seed=1)
-    with pytest.raises(ValueError, match="was trained on another base model"):
-        load_adapter(other, path.parent)
-    assert not has_adapter(other)
-    with pytest.raises(ValueError, match="expected floats"):
-        load_adapter(transformer(ffn_dim=48), path.parent)
-    with pytest.raises(ValueError, match="missing|unexpected"):
-        load_adapter(transformer(num_layers=1), path.parent)
-    rewrite(base="")  # as other tools write it
-    assert load_adapter(other, path.parent) == 10 * LAYERS
-    path.unlink()
-    with pytest.raises(ValueError, match="no such weight file"):
-        load_adapter(transformer(), path.parent)
 
 
 def test_a_merged_transformer_can_be_saved_and_a_live_one_is_refused(tmp_path):
