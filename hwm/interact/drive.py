@@ -8,7 +8,6 @@ server calls them in a thread of its own.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,43 +15,30 @@ from typing import Any
 import numpy as np
 import torch
 
-from hwm.data.video import VideoWriter
 from hwm.data.windows import evenly, segment_end
 from hwm.interact.beside import Recording, Simulator
 from hwm.interact.control import moved, twin_of
+from hwm.interact.film import Shown, keep
 from hwm.interact.world import World
 from hwm.models.twin import Motion
+from hwm.predict import ensemble
 from hwm.predict.doubt import glancing, live
-from hwm.predict.last_frame import shrink
+from hwm.predict.last_frame import generator_of, shrink
 from hwm.predict.rollout import Dream, Step
 from hwm.tokenizers.at_hand import expect_made_by
 from hwm.watch.film import watched
-from hwm.watch.panels import write_panels
 from hwm.work.ranges import BadSetting
 
 LOOKED_AT = 100_000
 """State rows, evenly spread, from which the range and the pace of every state are taken."""
 USUAL_PACE = 0.995
 """Share of the recorded changes from frame to frame that are no faster than the fastest one that a drive may ask for."""
+WAYS = ("", "glance", "spread")
+"""How maps of doubt are made: not; of the step itself (`hwm.predict.doubt.live`); as the spread of samples of it."""
+SAMPLES = 4
+"""Of a spread: each takes as long as the step itself, or less where there are cores to spare (ours)."""
 MAX_RECORDED_BYTES = 256 * 2**20
 """Of frames that wait in memory until a recording is written."""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One frame of a drive.
-
-    dream, truth: uint8 (H, W, 3); truth is what is shown beside it, None after a recording's end.  doubt: float32 (H, W) in a
-    unit of its own, or None.  states: float32 (A,), those that the frame was predicted from.  psnr: dB against the truth where
-    that shows what the dream should, else None.  frame: after the context.
-    """
-
-    dream: np.ndarray
-    truth: np.ndarray | None
-    doubt: np.ndarray | None
-    states: np.ndarray
-    psnr: float | None
-    frame: int
 
 
 class Studio:
@@ -112,6 +98,7 @@ class Studio:
             "units": list(robot.units), "kinds": list(robot.kinds), "groups": groups, "clips": len(self.clips), "hz": self.hz,
             "low": self.low.tolist(), "high": self.high.tolist(), "pace": self.pace.tolist(),
             "size": list(self.world.size), "every": self.every, "device": self.world.device, "twin": self.twin is not None,
+            "draws": bool(self.world.model.draws),
         }  # fmt: skip
 
 
@@ -119,12 +106,12 @@ class Drive:
     """One dream, driven.
 
     target: where the person wants every state to be, float32 (A,); states go there no faster than they do in the recordings.
-    follow: the recorded states are taken instead, as far as they go.  doubting: maps of doubt are made.
+    follow: the recorded states are taken instead, as far as they go.
     beside: what stands beside it.  why: no simulator does where one should, or nothing.
     """
 
     def __init__(self, studio: Studio) -> None:
-        self.studio, self.follow, self.doubting = studio, True, False
+        self.studio, self.follow, self.doubting = studio, True, ""
         self.clip, self.ended, self.doubt_name, self.why = 0, False, "", ""
         self.beside: Recording | Simulator
         self._simulator = Simulator(studio.world, studio.dataset) if studio.beside == "simulator" else None
@@ -178,6 +165,17 @@ class Drive:
         """The last seen frame, from which the dream starts."""
         return Shown(self._last, self._last, None, self.states, None, 0)
 
+    def doubt(self, way: str) -> None:
+        """From now on make maps of doubt, in one of `WAYS`.
+
+        Raises ValueError for another, and for a spread where nothing is drawn.
+        """
+        if way not in WAYS:
+            raise ValueError(f"by must be one of {', '.join(map(repr, WAYS))}")
+        if way == "spread" and not self.studio.world.model.draws:
+            raise ValueError("this model leaves nothing to chance: its samples are all the same")
+        self.doubting = way
+
     def aim(self, wanted: np.ndarray) -> int:
         """Take over: from now on states go where the person wants; how many of them were asked beyond their range.
 
@@ -201,12 +199,13 @@ class Drive:
             commands = self._moving(num)
             rows = self._foreseen(commands)
         model = s.world.model
-        asked = glancing(model, s.world.tokenizer) if self.doubting else {}
+        spread = self._spread(rows) if self.doubting == "spread" else None
+        asked = glancing(model, s.world.tokenizer) if self.doubting == "glance" else {}
         step = self._dream.step(torch.from_numpy(rows)[None].to(s.world.device), **asked)
         assert step.video_BFHWC is not None
         if not model.reach or self._done % model.reach == 0:
             self._anchor = self._last
-        video, doubts = step.video_BFHWC[0].cpu().numpy(), self._doubts(step)
+        video, doubts = step.video_BFHWC[0].cpu().numpy(), self._glance(step) if self.doubting == "glance" else spread
         truths, same = self.beside.go(commands, self.follow)[:: s.every], self.beside.same(self.follow)
         found = []
         for i, dream in enumerate(video):
@@ -239,14 +238,26 @@ class Drive:
             self._motion.reset(past.to(self.studio.world.device))
         return moved(self._motion, commands_FA).states
 
-    def _doubts(self, step: Step) -> np.ndarray | None:
+    def _glance(self, step: Step) -> np.ndarray:
         """Maps of the frames of a step by the first way of doubting that the family has, float32 (F, H, W)."""
-        if not self.doubting:
-            return None
         world = self.studio.world
         self.doubt_name, maps = live(world.model, world.tokenizer, step, torch.from_numpy(self._anchor)[None])
         whole: np.ndarray = maps[0].numpy()
         return whole
+
+    def _spread(self, rows_FA: np.ndarray) -> np.ndarray:
+        """Standard deviation of every pixel over samples of the step that is to come, of values in [0, 1], float32 (F, H, W).
+
+        They begin where the dream is, each with noise of its own that is the same in every step.
+        """
+        world, device = self.studio.world, torch.device(self.studio.world.device)
+        samples = Dream.joined([self._dream.copy([generator_of(self.studio.seed, k, device)]) for k in range(SAMPLES)])
+        samples.sampling = world.sampling(SAMPLES, None)
+        video = samples.step(torch.from_numpy(rows_FA)[None].expand(SAMPLES, -1, -1).to(device)).video_BFHWC
+        assert video is not None
+        self.doubt_name = f"spread of {SAMPLES} samples"
+        found: np.ndarray = (ensemble.spread(video[None].cpu()) / 255)[0].numpy()
+        return found
 
     @property
     def recording(self) -> bool:
@@ -262,33 +273,10 @@ class Drive:
         return self._film is not None and len(self._film) * self._last.nbytes > MAX_RECORDED_BYTES
 
     def write(self, folder: Path) -> list[Path]:
-        """End a recording: an mp4, beside what really happened where that was known throughout, and, where pyarrow is installed,
-        a LeRobot dataset of one episode of the dream; what was written."""
+        """End a recording; what was written, as by `keep`.  Raises ValueError where nothing was shown."""
         film, self._film = self._film or [], None
-        if not film:
-            raise ValueError("nothing was shown while recording")
-        folder.mkdir(parents=True, exist_ok=True)
-        names = {path.stem for path in folder.iterdir()}
-        name = next(name for i in range(1, 10**6) if (name := f"drive-{i:03d}") not in names)
-        frames, states = np.stack([shown.dream for shown in film]), np.stack([shown.states for shown in film])
-        hz, written = max(1, round(self.studio.hz / self.studio.every)), [folder / f"{name}.mp4"]
-        truths = [shown.truth for shown in film if shown.truth is not None and shown.psnr is not None]
-        larger = max(1, 256 // max(frames.shape[1:3]))
-        if len(truths) == len(film):
-            write_panels(written[0], [[np.stack(truths), frames]], num_past=0, hz=hz)
-        else:
-            with VideoWriter(written[0], height=larger * frames.shape[1], width=larger * frames.shape[2], fps=hz) as writer:
-                writer.write(frames.repeat(larger, 1).repeat(larger, 2))
-        try:
-            from hwm.data.recordings.lerobot_writer import LeRobotWriter
-
-            size: dict[str, Any] = {"height": frames.shape[1], "width": frames.shape[2]}
-            with LeRobotWriter(folder / name, robot=self.studio.robot, hz=hz, **size) as dataset:
-                dataset.append([(frames, states)], task=f"driven by hand in the dream of {self.studio.world.run.config.recipe}")
-            written.append(folder / name)
-        except ImportError:
-            pass
-        return written
+        hz = max(1, round(self.studio.hz / self.studio.every))
+        return keep(film, folder, robot=self.studio.robot, hz=hz, run=self.studio.world.run.config.recipe)
 
 
 def _can_simulate(root: Path) -> bool:

@@ -190,7 +190,8 @@ class Session:
             case "speed":
                 self.speed = _number(said, "value", *SPEEDS)
             case "doubt":
-                self.drive.doubting = _flag(said)
+                self.drive.doubt(str(said.get("by")))
+                self.scale = 0.0
             case "record":
                 await self._record(_flag(said))
             case _:

@@ -5,11 +5,13 @@ import pytest
 import torch
 from refusing import refused
 
+from hwm.contracts import Sampling
 from hwm.data.clips import Clips
 from hwm.data.onex import open_dataset
 from hwm.data.video import read_video
 from hwm.interact.drive import Drive, Studio
 from hwm.models.twin import Motion
+from hwm.predict.last_frame import generator_of
 from hwm.predict.rollout import rollout
 from hwm.tokenizers.open import Pixels
 
@@ -80,7 +82,8 @@ def test_a_start_is_one_of_the_clips(studio, drive):
 def test_doubt_is_the_change_since_the_frame_seen_last(studio, drive):
     assert drive.step()[0].doubt is None
     drive.start(0)
-    seen, drive.doubting = drive.first_look().truth.astype(float), True
+    drive.doubt("glance")
+    seen = drive.first_look().truth.astype(float)
     last = seen
     for i in range(8):
         (shown,) = drive.step()
@@ -89,6 +92,26 @@ def test_doubt_is_the_change_since_the_frame_seen_last(studio, drive):
             seen = last
         assert shown.doubt == pytest.approx(np.sqrt(np.square(shown.dream - seen).mean(-1)) / 255, abs=1e-5)
         last = shown.dream.astype(float)
+
+
+def test_a_spread_is_that_of_samples_from_where_the_dream_is(worlds, place, studio):
+    refused("leaves nothing to chance", Drive(studio).doubt, "spread")
+    refused("by must be one of", Drive(studio).doubt, "guess")
+    drawing, plain = (Drive(Studio(worlds["st"], place.raw)) for _ in range(2))
+    plain.step()
+    drawing.step()
+    drawing.doubt("spread")
+    one, other = drawing.step(), plain.step()
+    assert all((x.dream == y.dream).all() for x, y in zip(one, other))  # the dream itself goes on as ever
+    found = np.stack([shown.doubt for shown in one])
+    assert drawing.doubt_name == "spread of 4 samples" and found.min() >= 0 and found.max() > 0.01
+    samples = []
+    for k in range(4):
+        again = Drive(Studio(worlds["st"], place.raw))
+        again.step()
+        again._dream.generator, again._dream.sampling = generator_of(0, k, torch.device("cpu")), Sampling(temperature=1.0)
+        samples.append(np.stack([shown.dream for shown in again.step()]).astype(float) / 255)
+    assert found == pytest.approx(np.sqrt(np.var(samples, 0, ddof=1).mean(-1)), abs=1e-4)
 
 
 def test_a_recording_is_what_was_shown(studio, drive, tmp_path):

@@ -62,7 +62,7 @@ def test_a_key_drives_and_its_way_to_the_picture_is_measured(browser):
     time.sleep(0.4)
     assert browser.js(f"{SLIDER}.value") == aimed
     browser.key("KeyQ", down=False)
-    browser.js("(o => { o.value = 'doubt'; o.onchange() })(document.getElementById('overlay'))")
+    browser.js("(o => { o.value = 'glance'; o.onchange() })(document.getElementById('overlay'))")
     browser.until(lambda: "predicted change" in text(browser, "overlaid"), seconds=30)
 
 

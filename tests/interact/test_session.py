@@ -19,7 +19,7 @@ def test_a_driver_sees_the_recording_then_what_he_does(served, studio):
         assert header["frame"] == 0 and dream[:2] == truth[:2] == b"\xff\xd8" and not doubt and header["stamp"] is None
         header, _ = driver.picture()
         assert header["follow"] and header["psnr"] > 0
-        driver.say(do="doubt", on=True)
+        driver.say(do="doubt", by="glance")
         driver.say(do="command", at=123.5, target=studio.high.tolist())
         header, (_, _, doubt) = driver.picture(lambda header: header["stamp"] is not None)
         assert header["stamp"] == 123.5 and not header["follow"] and header["psnr"] is None
@@ -100,7 +100,8 @@ ZEROS = json.dumps([0] * 25)
 @pytest.mark.parametrize("sent", [
     "{}", '{"do":null}', '{"do":"quit"}', '{"do":["start"]}', '{"do":"__init__"}', '{"do":"start"}', '{"do":"start","clip":-1}',
     '{"do":"start","clip":0.5}', '{"do":"start","clip":99999}', '{"do":"start","clip":"0"}', '{"do":"speed","value":0}',
-    '{"do":"speed","value":NaN}', '{"do":"pause","on":1}', '{"do":"doubt"}', '{"do":"record","on":"yes"}',
+    '{"do":"speed","value":NaN}', '{"do":"pause","on":1}', '{"do":"doubt"}', '{"do":"doubt","by":"spread"}',
+    '{"do":"record","on":"yes"}',
     '{"do":"record","on":false}' + " ", f'{{"do":"command","target":{ZEROS}}}', f'{{"do":"command","at":-1,"target":{ZEROS}}}',
     f'{{"do":"command","at":Infinity,"target":{ZEROS}}}', '{"do":"command","at":1}', '{"do":"command","at":1,"target":[0]}',
     f'{{"do":"command","at":1,"target":{ZEROS.replace("0]", "NaN]")}}}',

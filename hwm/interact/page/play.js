@@ -45,6 +45,7 @@ function heard(message) {
       at("clips").textContent = `0 to ${about.clips - 1}`;
       at("clip").max = about.clips - 1;
       controls = new Controls(at("controls"), about, command);
+      at("overlay").querySelector("[value=spread]").hidden = !about.draws;
       at("overlay").onchange();
       break;
     case "state":
@@ -107,10 +108,10 @@ const RAMP = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255,
 
 function overlay(doubt, facts) { // over the dream, the brighter and more opaque the more it doubts or errs
   const canvas = at("doubts"), dream = at("dream"), kind = at("overlay").value;
-  const shown = kind === "doubt" ? doubt : kind === "error" && facts.psnr !== null;
+  const shown = kind === "error" ? facts.psnr !== null : doubt;
   at("overlaid").textContent = "";
   if (!shown) return clear(canvas);
-  if (kind === "doubt") draw(canvas, doubt); else [canvas.width, canvas.height] = [dream.width, dream.height];
+  if (kind !== "error") draw(canvas, doubt); else [canvas.width, canvas.height] = [dream.width, dream.height];
   const pixels = pen(canvas).getImageData(0, 0, canvas.width, canvas.height), level = pixels.data;
   let sum = 0;
   if (kind === "error") {
@@ -165,7 +166,7 @@ at("step").onclick = () => say({ do: "step" });
 at("reset").onclick = start;
 at("clip").onchange = start;
 at("speed").onchange = () => say({ do: "speed", value: Number(at("speed").value) });
-at("overlay").onchange = () => say({ do: "doubt", on: at("overlay").value === "doubt" });
+at("overlay").onchange = () => say({ do: "doubt", by: at("overlay").value === "error" ? "" : at("overlay").value });
 at("record").onclick = () => say({ do: "record", on: !state.recording });
 at("again").onclick = () => { tries = 0; connect(); };
 
