@@ -21,27 +21,9 @@ def assert_equal(found, expected):
         assert torch.equal(found[key], expected[key]) and found[key].dtype == expected[key].dtype, key
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pt"])
-@pytest.mark.parametrize("new_format", [True, False])
-def test_files_of_torch_save_are_read(tmp_path, suffix, new_format):
-    path = tmp_path / f"weights{suffix}"
-    torch.save(STATE, path, _use_new_zipfile_serialization=new_format)
-    assert_equal(load_state_dict(path), STATE)
-
-
-def test_safetensors_and_a_nested_state_dict_are_read(tmp_path):
+def test_safetensors_are_read(tmp_path):
     save_file(STATE, tmp_path / "w.safetensors")
     assert_equal(load_state_dict(tmp_path / "w.safetensors"), STATE)
-    torch.save({"epoch": 3, "state_dict": STATE, "optimizer": {"lr": 0.1}}, tmp_path / "w.pth")
-    assert_equal(load_state_dict(tmp_path / "w.pth"), STATE)
-
-
-def test_parameters_come_out_as_plain_tensors(tmp_path):
-    layer = nn.Linear(3, 2)
-    torch.save(dict(layer.named_parameters()), tmp_path / "w.pth")
-    found = load_state_dict(tmp_path / "w.pth")
-    assert all(type(value) is torch.Tensor and not value.requires_grad for value in found.values())
-    assert_equal(found, {key: value.detach() for key, value in layer.named_parameters()})
 
 
 def test_a_whole_model_is_refused(tmp_path):

@@ -60,7 +60,7 @@ def saved(value, **options):
 
 @pytest.mark.parametrize(("kind", "legacy"), [(k, old) for k in STATES for old in (False, True) if not (old and "newer" in k)])
 def test_the_tensors_are_those_of_pytorch_s_own_reader(tmp_path, kind, legacy):
-    path = tmp_path / "w.pth"
+    path = tmp_path / ("w.pt" if legacy else "w.pth")
     path.write_bytes(saved(STATES[kind], _use_new_zipfile_serialization=not legacy))
     found, expected = load_state_dict(path), torch.load(path, weights_only=True)
     expected = expected.get("state_dict", expected)
