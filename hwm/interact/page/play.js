@@ -4,7 +4,7 @@
 import { Controls } from "/controls.js";
 
 const at = (id) => /** @type {any} */ (document.getElementById(id));
-const RETRIES = 120, HERE_EVERY = 20000, KEPT = 300, LATE = 2000, AT_END = "at the end of their range";
+const RETRIES = 120, HERE_EVERY = 20000, KEPT = 300, LATE = 2000;
 let socket = null, controls = null, about = null, state = {}, tries = 0, resume = false;
 let delays = [], times = [], errors = [];
 
@@ -85,11 +85,11 @@ async function picture(data) {
   times.push(now);
   if (facts.stamp !== null) delays = [...delays.slice(1 - KEPT), now - facts.stamp];
   controls?.show(facts.states, facts.follow);
-  at("driven").textContent = `${facts.follow ? "follows the recorded states" : "driven by you"}, ${(facts.frame / about.hz).toFixed(1)} s`;
+  const held = facts.held && !facts.follow ? ` · ${facts.held} of the states at the end of their range` : "";
+  at("driven").textContent = `${facts.follow ? "follows the recorded states" : "driven by you"}, ${(facts.frame / about.hz).toFixed(1)} s${held}`;
   at("compared").textContent = !images[1] ? "has ended" : state.beside === "simulator" ? (facts.follow ? "does what was recorded" : "does what you say") : facts.follow ? "the same states" : "its own states, not yours";
   if (facts.psnr !== null) { errors.push([facts.frame, facts.psnr]); at("psnr").textContent = facts.psnr.toFixed(1); curve(); }
   else if (!facts.follow) at("psnr").textContent = "– (driven)";
-  if (facts.held || at("status").textContent.endsWith(AT_END)) at("status").textContent = facts.held ? `${facts.held} of the states ${AT_END}` : "";
   measured(facts.dropped);
 }
 
@@ -128,7 +128,7 @@ function overlay(doubt, facts) { // over the dream, the brighter and more opaque
     level[i + 3] = Math.min(235, 85 * place); // what is right stays clear
   }
   pen(canvas).putImageData(pixels, 0, 0);
-  at("overlaid").textContent = kind === "doubt" ? ` · ${facts.doubt[0]}, mean ${facts.doubt[1].toFixed(3)}` : ` · error, mean ${(4 * sum / level.length).toFixed(1)} of 255 levels, palest ${FULL_SCALE}`;
+  at("overlaid").textContent = kind !== "error" ? ` · ${facts.doubt[0]}, mean ${facts.doubt[1].toFixed(3)}` : ` · error, mean ${(4 * sum / level.length).toFixed(1)} of 255 levels, palest ${FULL_SCALE}`;
 }
 
 function measured(dropped) {
