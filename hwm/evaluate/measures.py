@@ -12,7 +12,7 @@ from torch import Tensor
 from hwm.evaluate.calibration import Calibration
 from hwm.evaluate.doubting import Doubting
 from hwm.evaluate.intervals import Interval
-from hwm.evaluate.metrics import CHANGE, METRICS, Metric, mean_squared_error, psnr, sharpness, shown
+from hwm.evaluate.metrics import CHANGE, ENTROPY, METRICS, Metric, mean_squared_error, psnr, sharpness, shown
 from hwm.evaluate.perceptual import PerceptualScorer
 from hwm.evaluate.protocols import CEILING, EARLIER, SURE_SHARPNESS, TRUE_FRAMES, mean_of
 from hwm.evaluate.scenes import Scene
@@ -60,6 +60,8 @@ class Measures:
         pixels = -time.perf_counter()
         found |= under("pixels", _pixels(rows, scene, self.readers, poll=self.poll))
         pixels += time.perf_counter()
+        if self.each and drawn.entropies:
+            found[f"pixels/{ENTROPY}/{next(iter(rows))}/{mean_of(1)}"] = torch.stack(drawn.entropies).numpy()
         if rows:
             found |= self._looked_at(next(iter(rows.values())), drawn)
         return found | seconds(

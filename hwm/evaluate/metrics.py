@@ -337,7 +337,7 @@ class Metric:
         return "" if self.score is _as_it_is else f"pooled {self.name}"
 
 
-COLOUR, TOLD_APART, MARGIN = "colour drift", "told apart", "margin"
+COLOUR, ENTROPY, TOLD_APART, MARGIN = "colour drift", "entropy", "told apart", "margin"
 UNBRANCHED = "go on like all others of their start and are left out"
 METRICS = (
     Metric("psnr", "PSNR", "dB", 2, "higher", mean_squared_error, psnr_of_mse, (0, PSNR_CAP),
@@ -352,6 +352,8 @@ METRICS = (
            about="Sharpness: gradient energy over the truth's, 1 is as sharp; noise counts as detail."),
     Metric(COLOUR, COLOUR, "levels", 1, "lower", colour_drift,
            about="Colour drift: between the mean colours of a picture and of the truth, root mean square over the channels."),
+    Metric(ENTROPY, ENTROPY, "nats", of_view=lambda frames, view: None,
+           about="Entropy: of models of tokens, mean of that step's tokens whose frame is scored, of the first sample."),
     Metric(TOLD_APART, TOLD_APART, limits=(0, 1), of_view=told_apart, left_out=UNBRANCHED,
            about="Told apart: share of clips whose prediction resembles what truly followed their own states more than what "
            "followed those of any other clip of the same start, by mean squared error; by chance one of as many as there are."),

@@ -100,15 +100,20 @@ class Predictor:
         if decode:
             self.frames(scene, prediction, expected=expected)
 
-    def samples(self, scene: Scene, num_samples: int, *, states: str = TRUE, still: bool = False) -> Tensor:
-        """K samples of the scored frames of recorded video, the same noise whatever the states: uint8 (B, K, F, H, W, 3)."""
+    def samples(
+        self, scene: Scene, num_samples: int, *, states: str = TRUE, still: bool = False, entropies: list[Tensor] | None = None
+    ) -> Tensor:
+        """K samples of the scored frames of recorded video, the same noise whatever the states: uint8 (B, K, F, H, W, 3).
+
+        entropies: as in `draw`.
+        """
         started = time.perf_counter()
         height, width = scene.view.truth.shape[2:4]
         video_BKFHWC = draw(
             self.model, self.tokenizer, scene.context, scene.states[states], frames=self.scenes.protocol.scored,
             image_size=self.image_size(scene), out_size=(height, width), num_samples=num_samples,
             seeds=[seed_of(self.seed, int(number)) for number in scene.numbers], members_at_once=self.members_at_once,
-            sampling=STILL if still else self.sampling, device=self.device, poll=self.poll,
+            sampling=STILL if still else self.sampling, device=self.device, poll=self.poll, entropies=entropies,
         )  # fmt: skip
         self.seconds += time.perf_counter() - started
         return video_BKFHWC
@@ -123,10 +128,14 @@ def seed_of(seed: int, number: int) -> int:
 
 
 class Drawn:
-    """What is predicted of one scene; every prediction is made once.  tuning: of blur and blend."""
+    """What is predicted of one scene; every prediction is made once.  tuning: of blur and blend.
+
+    entropies: clip by clip what a model of tokens tells of its first sample (`draw`).
+    """
 
     def __init__(self, predictor: Predictor, scene: Scene, tuning: Tuning | None = None) -> None:
         self.predictor, self.scene, self.tuning = predictor, scene, tuning
+        self.entropies: list[Tensor] = []
         self._kept: dict[Any, Any] = {}
 
     def _once(self, *key: Any, make: Callable[[], Any]) -> Any:
@@ -155,7 +164,8 @@ class Drawn:
 
     def samples(self, num_samples: int, states: str = TRUE, *, still: bool = False) -> Tensor:
         """An ensemble's, uint8 (B, K, F, H, W, 3)."""
-        make = lambda: self.predictor.samples(self.scene, num_samples, states=states, still=still)  # noqa: E731
+        told = self.entropies if states == TRUE and not still and not self.entropies else None
+        make = lambda: self.predictor.samples(self.scene, num_samples, states=states, still=still, entropies=told)  # noqa: E731
         return self._once("samples", num_samples, states, still, make=make)
 
 

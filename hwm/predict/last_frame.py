@@ -21,7 +21,7 @@ def draw(
     model: WorldModel, tokenizer: AnyTokenizer, context_BFHWC: Tensor, states_BFA: Tensor, *, frames: Sequence[int],
     seeds: Sequence[int], num_samples: int = 1, members_at_once: int = 8, sampling: Sampling | None = None,
     image_size: tuple[int, int] | None = None, out_size: tuple[int, int] | None = None, device: torch.device | str = "cpu",
-    poll: Callable[[], None] = lambda: None,
+    poll: Callable[[], None] = lambda: None, entropies: list[Tensor] | None = None,
 ) -> Tensor:  # fmt: skip
     """Predict frames of every clip, K samples of them, on the CPU: uint8 (B, K, F, h, w, 3).
 
@@ -32,6 +32,8 @@ def draw(
     sampling: None is the model's own.  Where that leaves nothing to chance all samples are equal.
     image_size, out_size: height and width that the model works on, to which the context is made small (`shrink`), and of the
     result (`ensemble.resize`); None leaves them as they are.  device: of the model.  poll: called before each step; may raise.
+    entropies: of models of tokens takes, clip by clip, of its first sample the mean entropy in nats of the tokens of that step
+    which each frame is of, float64 (F,).
 
     Models of latents or frames draw from a generator for each clip and sample: a sample depends neither on the other clips nor
     on K nor on members_at_once (but for rounding), so a small ensemble is the beginning of a larger one.  Models of tokens
@@ -69,14 +71,19 @@ def draw(
         )  # fmt: skip
         these, step_frames = slice(clips.start, clips.stop), dream.step_frames
         dream.reset(context_BFHWC[these], states_BFA[these, :num_past])
-        found: dict[int, Tensor] = {}
+        found, unsure = dict[int, Tensor](), dict[int, Tensor]()
         for first in range(0, max(horizons), step_frames):
             # A model with a reach need not give the frames before those that are wanted, where it gets there in one step.
             needed = max(horizons) - min(horizons) + 1 if model.reach and max(horizons) <= step_frames else 0
-            video_RFHWC = dream.step(states_BFA[these, num_past + first :], last=needed).video_BFHWC
+            step = dream.step(states_BFA[these, num_past + first :], last=needed)
+            video_RFHWC, entropy = step.video_BFHWC, step.prediction.entropy_BTHW
             assert video_RFHWC is not None
             inside, until = [horizon for horizon in horizons if first < horizon <= first + step_frames], first + step_frames
             found |= {horizon: video_RFHWC[:, (horizon - until) // model.frame_step - 1] for horizon in inside}
+            if entropies is not None and entropy is not None:
+                unsure |= dict.fromkeys(inside, entropy.flatten(1).double().mean(1).cpu())
+        if entropies is not None and unsure and members.start == 0:
+            entropies += torch.stack([unsure[horizon] for horizon in horizons], 1)[:: len(members)]
         video_RFHWC = torch.stack([found[horizon] for horizon in horizons], 1)
         for clip, video_KFHWC in zip(clips, video_RFHWC.unflatten(0, (len(clips), len(members)))):
             drawn[clip].append(video_KFHWC.cpu())

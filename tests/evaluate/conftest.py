@@ -123,6 +123,7 @@ class Mover(torch.nn.Module):
             nll_BTHW=nll,
             top_indices_BTHWK=indices,
             top_values_BTHWK=values,
+            entropy_BTHW=-(probs * probs.log()).sum(-1),
             codes_BTHWC=None if codes_VC is None else probs @ codes_VC,
         )
 

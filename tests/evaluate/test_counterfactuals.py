@@ -1,12 +1,14 @@
 """Futures of one start held against each other, in a world in which a frame is as bright as its state says."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from scored import Filmed, score
 
 from hwm.contracts import Prediction
-from hwm.evaluate.metrics import MARGIN, METRICS, TOLD_APART, margin, told_apart
+from hwm.evaluate.metrics import ENTROPY, MARGIN, METRICS, TOLD_APART, margin, told_apart
 from hwm.evaluate.protocols import COPY_FRAME, SAMPLING, mean_of
 from hwm.evaluate.scenes import View, siblings
 from hwm.evaluate.scores import frame_span
@@ -26,7 +28,7 @@ class Follower(torch.nn.Module):
     def __init__(self, error=0.0):
         super().__init__()
         self.error = torch.nn.Parameter(torch.tensor(error))
-        self.config = type("Config", (), {"grid": (SIDE, SIDE)})
+        self.config = SimpleNamespace(grid=(SIDE, SIDE))
 
     def predict(self, context_BFHWC, states_BFA, *, generator, num_samples=1, sampling=None, last=0):
         levels = (bright(states_BFA)[:, 17:] + self.error.detach()).round().to(torch.uint8)
@@ -90,6 +92,18 @@ def test_who_is_wrong_alike_everywhere_is_not_told_apart(branched):
     """Thirty levels too bright at the end, each but the last way looks like the next one."""
     scores = scored(Follower(30.0), branched)
     assert scores.of(mean_of(1), TOLD_APART).mean == 1 / WAYS
+
+
+def test_a_model_of_tokens_tells_its_entropy_along_a_rollout(world, branched):
+    """Each of 16 ids but one with a fifteenth of the doubt."""
+    doubt, video = 0.3, branched.grids[:8].repeat_interleave(4, 2).repeat_interleave(4, 3)
+    options, model = {"members": (1,), "tuning_clips": 2, "temperature": 0.0}, world.Mover(doubt)
+    model.config = SimpleNamespace(grid=(SIDE, SIDE))
+    scores = score(model, world.tokenizer, Filmed(video, branched.states[:8]), SAMPLING.at((1, 40)), **options)
+    wanted = -(1 - doubt) * np.log(1 - doubt) - doubt * np.log(doubt / 15)
+    found = {s.span: s.value.mean for s in scores.select(metric=ENTROPY)}
+    assert found == pytest.approx(dict.fromkeys(("last frame", "all frames", frame_span(1), frame_span(2)), wanted), abs=1e-6)
+    assert {s.row for s in scores.select(metric=ENTROPY)} == {mean_of(1)}
 
 
 def test_without_shared_starts_nothing_is_told_apart(branched):

@@ -16,6 +16,7 @@ from hwm.evaluate.metrics import (
     MOVING,
     PSNR_CAP,
     ROUNDING_ENERGY,
+    colour_drift,
     gmsd,
     moving,
     moving_error,
@@ -60,6 +61,13 @@ def test_psnr_closed_forms():
     metric = METRICS[0]
     pooled = metric.score(metric.of(pred[1:], truth[1:]).mean()).item()
     assert metric.pooled == "pooled psnr" and pooled == pytest.approx(10 * math.log10(255**2 / ((1 + 155**2) / 2)))
+
+
+def test_colour_drift_is_that_of_mean_colours():
+    truth = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
+    pred = truth.clone()
+    pred[0, :2, :, 0], pred[1, ..., 1] = 6, 3  # half of the pixels, one of three channels
+    assert colour_drift(pred, truth).tolist() == pytest.approx([math.sqrt(3), math.sqrt(3)])
 
 
 def test_leading_axes_are_kept():

@@ -21,7 +21,8 @@ Reading = tuple[str, Interval]
 """A row and its number."""
 ABOUT = (
     "Reading: that row of a model (a sample, the mean of several, temperature 0) which does best by the number itself. Gains "
-    "and losses are paired over clips, intervals over recordings; a goal is reached where the mean reaches it."
+    "and losses are paired over clips, intervals over recordings; a goal is reached where the mean reaches it. By chance an own "
+    "future is the nearest in one of as many as there are."
 )
 
 
@@ -152,7 +153,7 @@ def over_copying(scores: Scores, frames: int) -> Reading | None:
     place = {"metric": "psnr", "span": place_of(scores, frames)}
     differences = [d for d in scores.differences if d.second == COPY_FRAME and d.metric == place["metric"]]
     found = {d.first: d.value for d in differences if d.span == place["span"]}
-    return max(found.items(), key=lambda item: item[1].mean) if found else None
+    return max(sorted(found.items(), key=lambda item: item[0] != ONE_SAMPLE), key=lambda item: item[1].mean, default=None)
 
 
 def cost_of_permuted(scores: Scores, frames: int) -> Reading | None:

@@ -1,14 +1,16 @@
 """A minute of rollout: how long runs follow the robot, beside copying and beside how far real frames wander by themselves."""
 
+from collections.abc import Sequence
+
 from hwm.evaluate.intervals import Interval
-from hwm.evaluate.metrics import COLOUR, MASK_IOU, STATE_ERROR, shown
+from hwm.evaluate.metrics import COLOUR, ENTROPY, MASK_IOU, STATE_ERROR, shown
 from hwm.evaluate.protocols import COPY_FRAME, EARLIER, ONE_SAMPLE, TRUE_FRAMES
 from hwm.evaluate.scores import Scores, Table, frame_span
 from hwm.experiments.experiment import Experiment, Found, Section
 from hwm.experiments.following import HZ, Following
 
 Curve = list[tuple[float, Interval]]
-METRICS = ("psnr", "moving psnr", MASK_IOU, STATE_ERROR, COLOUR, "sharpness", "entropy", "TFD of pictures")
+METRICS = ("psnr", "moving psnr", MASK_IOU, STATE_ERROR, COLOUR, "sharpness", ENTROPY, "TFD of pictures")
 """What is shown over time, where it is measured."""
 BESIDE = (COPY_FRAME, TRUE_FRAMES, EARLIER)
 """Rows that are the same for all runs."""
@@ -28,7 +30,7 @@ def declare(plan: Following) -> Experiment:
 
     def sections(found: Found) -> list[Section]:
         there = [metric for metric in METRICS if any(curve(found[key], ONE_SAMPLE, metric) for key in keys.values())]
-        plots = {shown(metric).title: lambda found, metric=metric: plot(found, keys, metric) for metric in there}
+        plots = {"Over time": lambda found: plot(found, keys, there)}
         tables = [lambda found, metric=metric: table(found, keys, metric) for metric in there]
         return [Section("A minute", ABOUT, plots, tables, links=keys)]
 
@@ -54,11 +56,17 @@ def curves(found: Found, keys: dict[str, str], metric: str) -> dict[str, Curve]:
     return {label: own for label, own in {**of_runs, **{row: curve(first, row, metric) for row in BESIDE}}.items() if own}
 
 
-def plot(found: Found, keys: dict[str, str], metric: str) -> bytes:
-    """A score of all runs over time."""
+def plot(found: Found, keys: dict[str, str], metrics: Sequence[str]) -> bytes:
+    """Scores of all runs over time."""
     from hwm.evaluate.page.plots import Panel, draw
 
-    return draw([Panel("", "seconds ahead", shown(metric).head, curves(found, keys, metric), log=True, ticks=SHOWN)], height=3.6)
+    panels = []
+    for metric in metrics:
+        own = curves(found, keys, metric)
+        latest = max(second for points in own.values() for second, _ in points)
+        ticks = [second for second in SHOWN if second <= latest]
+        panels.append(Panel("", "seconds ahead", shown(metric).head, own, log=True, ticks=ticks))
+    return draw(panels)
 
 
 def table(found: Found, keys: dict[str, str], metric: str) -> Table:
