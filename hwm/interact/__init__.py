@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 if find_spec("gymnasium"):
     from gymnasium.envs.registration import register
 
-    _VECTOR = "hwm.interact.env:DreamVectorEnv"
-    register(id="hwm/Dream-v0", entry_point="hwm.interact.env:DreamEnv", vector_entry_point=_VECTOR)
-    register(id="hwm/Sim-v0", entry_point="hwm.interact.simulated:SimEnv")
+    _DREAM, _SIM = "hwm.interact.env:Dream", "hwm.interact.simulated:Sim"
+    register(id="hwm/Dream-v0", entry_point=f"{_DREAM}Env", vector_entry_point=f"{_DREAM}VectorEnv")
+    register(id="hwm/Sim-v0", entry_point=f"{_SIM}Env", vector_entry_point=f"{_SIM}VectorEnv")
 
 if TYPE_CHECKING:
     import gymnasium
@@ -50,7 +50,7 @@ def make_env(
     """A Gymnasium environment that acts in a world model, or with the same spaces in the built-in simulator.
 
     run: as `hwm.load`, or what it gave.  data: recorded video, in whose clips episodes begin.  num_envs: above 0 a vector
-    environment of so many.  options: as `hwm.interact.env.DreamEnv` and, of a vector environment, autoreset_mode.
+    environment of so many.  options: as `hwm.interact.env.DreamEnv` and, of a vector environment, `DreamVectorEnv`.
     Raises ValueError as they do, and where Gymnasium is not installed.
     """
     if not find_spec("gymnasium"):

@@ -208,3 +208,4 @@ class MakeOptions(DreamOptions, total=False):
     """What only many environments make use of."""
 
     autoreset_mode: Any
+    together: bool | None

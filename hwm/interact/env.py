@@ -227,18 +227,23 @@ class DreamEnv(WorldEnv):
 
 
 class DreamVectorEnv(SyncVectorEnv):
-    """Many of them in one model, whose next steps are predicted together; each is, by its seed, what it is alone.
+    """Many of them in one model; each is, by its seed, what it is alone.
 
     Episodes begin again in any of Gymnasium's ways (`autoreset_mode`); the other options are those of `DreamEnv`.
+    together: next steps are predicted in one pass, two to four times as fast; else one by one.  None: together where no byte was
+    seen to change by it, in models of tokens and of frames.  Those of latents differ in their last bits, which moves a pixel here
+    and there by one level.
     """
 
     def __init__(
         self, num_envs: int, run: str | Path | World, data: str | Path, *,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP, **options: Unpack[DreamOptions],
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP, together: bool | None = None,
+        **options: Unpack[DreamOptions],
     ) -> None:  # fmt: skip
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         first = DreamEnv(run, data, **options)
+        self.together = first.world.model.predicts != "latents" if together is None else together
         super().__init__([lambda: copy.copy(first)] * num_envs, autoreset_mode=autoreset_mode)
 
     def step(self, actions: Any) -> Any:
@@ -253,26 +258,26 @@ class DreamVectorEnv(SyncVectorEnv):
         awake = [(env, action) for env, action, rests in zip(envs, actions, resting) if not rests]
         for env, _ in awake:
             env.expect_begun()
-        dream_on([env for env, _ in awake], [env.path(action) for env, action in awake])
+        dream_on([env for env, _ in awake], [env.path(action) for env, action in awake], together=self.together)
         return super().step(actions)
 
 
 @torch.no_grad()
-def dream_on(envs: Sequence[DreamEnv], commands: Sequence[np.ndarray]) -> None:
-    """Predict the next step of environments over one model, those of the same age in one pass, and leave it with each.
+def dream_on(envs: Sequence[DreamEnv], commands: Sequence[np.ndarray], *, together: bool = True) -> None:
+    """Predict the next step of environments over one model, and leave it with each; together: those of one age in one pass.
 
     Twins are small: they go one by one, so that a lane's states cannot depend on its company.
     """
     ways = [moved(env.motion, commands_FA) for env, commands_FA in zip(envs, commands)]
     by_age: dict[int, list[int]] = {}
     for i, env in enumerate(envs):
-        by_age.setdefault(env.dream.age, []).append(i)
+        by_age.setdefault(env.dream.age if together else i, []).append(i)
     for numbers in by_age.values():
-        together = Dream.joined([envs[i].dream for i in numbers])
+        joined = Dream.joined([envs[i].dream for i in numbers])
         states_BFA = torch.from_numpy(np.stack([ways[i].states for i in numbers])).to(envs[0].world.device)
-        video = together.step(states_BFA).video_BFHWC
+        video = joined.step(states_BFA).video_BFHWC
         assert video is not None
-        for i, dream, video_KFHWC in zip(numbers, together.parted(), video.unflatten(0, (len(numbers), -1)).cpu().numpy()):
+        for i, dream, video_KFHWC in zip(numbers, joined.parted(), video.unflatten(0, (len(numbers), -1)).cpu().numpy()):
             envs[i].dream, envs[i].foreseen = dream, (video_KFHWC, ways[i])
 
 

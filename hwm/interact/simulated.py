@@ -11,6 +11,7 @@ from typing import Any, Unpack
 
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from hwm.interact.control import DreamOptions, Moved, Options
 from hwm.interact.env import WorldEnv
@@ -57,3 +58,17 @@ class SimEnv(WorldEnv):
     def _picture(self) -> np.ndarray:
         height, width = self.world.size
         return shrink(torch.from_numpy(self._again.picture())[None], height=height, width=width)[0].numpy()
+
+
+class SimVectorEnv(SyncVectorEnv):
+    """Many of them, one after the other, in the place of a `DreamVectorEnv`; of its arguments together changes nothing."""
+
+    def __init__(
+        self, num_envs: int, run: str | Path | World, data: str | Path, *,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP, together: bool | None = None,
+        **options: Unpack[DreamOptions],
+    ) -> None:  # fmt: skip
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        world = run if isinstance(run, World) else World(run, device=options.get("device", "auto"))
+        super().__init__([lambda: SimEnv(world, data, **options)] * num_envs, autoreset_mode=autoreset_mode)

@@ -61,6 +61,17 @@ def test_a_seed_gives_the_same_bytes_alone_and_among_eight(worlds, place, twin, 
     assert len({frames[:, lane].tobytes() for lane in range(8)}) > 1
 
 
+def test_lanes_go_together_or_one_by_one_to_the_same_bytes(worlds, place, monkeypatch):
+    world, passes = worlds["st"], []
+    of = world.model.predict
+    monkeypatch.setattr(world.model, "predict", lambda grids, *a, **o: passes.append(len(grids)) or of(grids, *a, **o))
+    actions = np.random.default_rng(0).uniform(-1, 1, (2, 3, 25)).astype(np.float32)
+    found = [rollout(DreamVectorEnv(3, world, place.raw, together=how), actions, seed=1) for how in (None, False)]
+    assert passes == [3, 3] + 6 * [1] and np.array_equal(found[0][0], found[1][0])
+    monkeypatch.setattr(type(world.model), "predicts", "latents")  # whose last bits depend on the company
+    assert DreamVectorEnv(3, world, place.raw).together is False
+
+
 def test_episodes_begin_again_in_each_of_the_three_ways(worlds, place):
     options = {"data": place.raw, "ends": lambda m: m.step == 2 and m.action[0] > 0, "reward": lambda m: float(m.step)}
     action = np.zeros((2, 25), np.float32)

@@ -39,6 +39,19 @@ def test_dream_and_simulator_begin_in_the_same_moment_and_part(both):
     assert np.array_equal(again["frame"], simulated["frame"])
 
 
+def test_many_simulators_are_each_what_one_is_alone(both):
+    sim = both[1]
+    options = {"data": sim.unwrapped.dataset.root, "frames": 2, "groups": ["left_arm"], "num_envs": 2, "horizon": 1}
+    many, dreamed = (hwm.make_env(sim.unwrapped.world, world=name, **options) for name in ("simulator", "dream"))
+    assert many.action_space == dreamed.action_space and many.observation_space == dreamed.observation_space
+    begun, _ = many.reset(seed=2)
+    alone, _ = sim.reset(seed=3)
+    assert np.array_equal(begun["frame"][1], alone["frame"]) and np.array_equal(begun["states"][1], alone["states"])
+    _, _, _, cut, info = many.step(np.zeros(many.action_space.shape, np.float32))
+    assert cut.all() and info["why_ended"].tolist() == ["horizon"] * 2 and info["frames"].shape == (2, 2, 32, 32, 3)
+    many.close()
+
+
 def test_gymnasium_finds_nothing_wrong_with_the_simulator(both):
     from gymnasium.utils.env_checker import check_env
 
