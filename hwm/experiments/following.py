@@ -7,7 +7,7 @@ from typing import Annotated
 
 import numpy as np
 
-from hwm.clock import SAMPLING_CONTEXT
+from hwm.clock import SAMPLING_CONTEXT, SAMPLING_FRAMES
 from hwm.evaluate.protocols import Scoring
 from hwm.experiments.experiment import Plan, Score, Train, run_folder
 from hwm.experiments.supplies import World
@@ -59,7 +59,7 @@ class Following(Plan):
         """The rooms in which is scored: of the data that were given none but their own, else new ones, as long as is asked."""
         if self.data is not None:
             return {}
-        long = (SAMPLING_CONTEXT + 1) / HZ + self.seconds
+        long = (max(SAMPLING_FRAMES, SAMPLING_CONTEXT + round(self.seconds * HZ)) + 1) / HZ  # one to spare for rounding
         told = {"val_minutes": (self.cohort + ASIDE) * long / 60, "segment_seconds": (long, long), "masks": True}
         return {WORLD: {**told, "starts": self.starts, "branches": self.branches}}
 

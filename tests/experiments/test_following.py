@@ -8,7 +8,7 @@ import pytest
 from refusing import refused
 
 from hwm.cli import main
-from hwm.clock import SAMPLING_CONTEXT
+from hwm.clock import SAMPLING_CONTEXT, SAMPLING_FRAMES
 from hwm.evaluate.intervals import Interval
 from hwm.evaluate.metrics import MASK_IOU, TOLD_APART
 from hwm.evaluate.protocols import COPY_FRAME, EARLIER, ONE_SAMPLE, STILL
@@ -91,7 +91,9 @@ def test_new_rooms_are_as_long_as_is_asked_and_runs_are_taken_as_they_are(tmp_pa
     plan = Following(out=tmp_path, recipes=("direct-tiny",), seconds=20, cohort=3, starts=0)
     told = plan.worlds[WORLD]
     assert plan.longest == 600 and plan.ahead[-2:] == (540, 600) and plan.world == WORLD and told["masks"]
-    assert round(told["segment_seconds"][0] * 30) >= SAMPLING_CONTEXT + 600 and "what-if" not in str(goals.declare(plan).scorings)
+    short = Following(out=tmp_path, seconds=0.5).worlds[WORLD]["segment_seconds"]
+    assert round(told["segment_seconds"][0] * 30) == SAMPLING_CONTEXT + 601 and round(short[0] * 30) == SAMPLING_FRAMES + 1
+    assert "what-if" not in str(goals.declare(plan).scorings)
     assert list(rollout.declare(plan).scorings) == ["rollout/direct-tiny"]
     assert rollout.declare(plan).scorings["rollout/direct-tiny"] == goals.declare(plan).scorings["rollout/direct-tiny"]
     refused("give trained runs as --runs", Following(out=tmp_path).wanted)
