@@ -123,6 +123,7 @@ def slug(words: str) -> str:
 
 def known_everywhere(tokenizer: str) -> bool:
     """Whether a run finds this tokenizer by itself: a shipped one, or one of the library's, of which it keeps a copy."""
+    from hwm.publish.folder import is_published
     from hwm.tokenizers.open import own_names
 
-    return not tokenizer or tokenizer in own_names() or (Path(tokenizer) / "config.toml").is_file()
+    return not tokenizer or tokenizer in own_names() or is_published(tokenizer)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,6 @@ from hwm.experiments.compare import Column, Compare
 from hwm.experiments.declared import families, hwm_tables
 from hwm.experiments.experiment import Found, Train
 from hwm.experiments.published import TABLES
-from hwm.prepare import encoded
 from hwm.recipes import recipe
 from hwm.runs import train
 from hwm.work.jobs import Job, run_jobs
@@ -193,8 +193,8 @@ def tables(recordings, tmp_path_factory):
     """Both families' twins, one of them trained elsewhere, as the paper's tables."""
     out = tmp_path_factory.mktemp("tables")
     elsewhere = out / "elsewhere"
-    sets = encoded(recordings, out / "tokens", tokenizer="fsq-8x8x8", size=64)
-    values = (f'data.train="{sets.train}"', f'data.val="{sets.val}"', "train.steps=1", "train.threads=1")
+    tokens = shutil.copytree(recordings / "tokens", out / "tokens")
+    values = (f'data.train="{tokens}/train_v2.0"', f'data.val="{tokens}/val_v2.0"', "train.steps=1", "train.threads=1")
     train(override(recipe("masked-hwm-full-tiny"), [*SMALL, *values]), elsewhere)
     plan = hwm_tables.Options(
         out=out / "out", data=recordings, steps=2, clips=2, workers=2, variants=("full",), runs=(str(elsewhere),), set=SMALL
