@@ -154,6 +154,8 @@ class Dream:
         own = self.generator
         if generator is None:
             generator = own.clone_state() if isinstance(own, torch.Generator) else [g.clone_state() for g in own]
+        else:
+            other._chance = []  # what was drawn at the anchor was another's
         other.generator = generator
         return other
 

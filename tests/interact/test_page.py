@@ -130,7 +130,7 @@ def test_a_server_that_has_gone_is_said_and_so_is_another_in_its_place(window, l
     window.until(lambda: "follows" in text(window, "driven"), seconds=60)
     first.stop.signal = 15
     began = time.monotonic()
-    window.until(lambda: "Not connected: the server stops" in text(window, "told"))
+    window.until(lambda: "Not connected: the server" in text(window, "told"))
     seconds = time.monotonic() - began
     window.until(lambda: "does not answer" in text(window, "told"))
     second = listening(port=first.port)
