@@ -100,5 +100,8 @@ def test_steps_from_one_anchor_draw_alike(family):
         frames = [dream.step(rest[:, 9 + f : 9 + f + step_frames]).video_BFHWC for f in range(0, 20, step_frames)]
         found.append(torch.cat(frames, 1)[:, :20].int())
     assert (found[0] - found[1]).abs().max() <= 1 and not torch.equal(found[0][0], found[0][1])
+    # A copy with a generator of its own draws from it at once.
+    copies = [dream.copy([torch.Generator().manual_seed(seed) for seed in (3, 4)]).step(rest[:, 29:]).video_BFHWC for _ in "ab"]
+    assert torch.equal(*copies) and not torch.equal(copies[0], dream.copy().step(rest[:, 29:]).video_BFHWC)
     # Beyond the reach there is a new anchor and new noise.
     assert not torch.equal(found[0][:, 0], found[0][:, 12])
