@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hwm.evaluate.protocols import SURE_SHARPNESS
+from hwm.evaluate.protocols import COLOUR, ENTROPY, MARGIN, MASK_IOU, STATE_ERROR, SURE_SHARPNESS, TOLD_APART
 
 if TYPE_CHECKING:
     from hwm.evaluate.scenes import View
@@ -337,7 +337,6 @@ class Metric:
         return "" if self.score is _as_it_is else f"pooled {self.name}"
 
 
-COLOUR, ENTROPY, TOLD_APART, MARGIN = "colour drift", "entropy", "told apart", "margin"
 UNBRANCHED = "go on like all others of their start and are left out"
 METRICS = (
     Metric("psnr", "PSNR", "dB", 2, "higher", mean_squared_error, psnr_of_mse, (0, PSNR_CAP),
@@ -363,7 +362,6 @@ METRICS = (
 """Every score of pictures that an evaluation makes: a new one is a function and a line here."""
 
 
-MASK_IOU, STATE_ERROR = "robot mask IoU", "state error"
 READ = (
     Metric(MASK_IOU, MASK_IOU, limits=(0, 1), left_out="do not show the robot and are left out",
            about="Robot mask IoU: overlap, intersection over union, of the pixels in which a small network finds the robot's "

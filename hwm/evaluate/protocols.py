@@ -139,8 +139,11 @@ STILL = "one prediction at temperature 0"
 """Of models of tokens the most likely future, of models of latents the mean of all."""
 
 
+# Names of scores.
 SURE_SHARPNESS = "sharpness where sure"
-"""Name of a score: over the pixels in which the samples of an ensemble differ least."""
+"""Over the pixels in which the samples of an ensemble differ least."""
+COLOUR, ENTROPY, TOLD_APART, MARGIN = "colour drift", "entropy", "told apart", "margin"
+MASK_IOU, STATE_ERROR = "robot mask IoU", "state error"
 
 
 def mean_of(num_members: int) -> str:

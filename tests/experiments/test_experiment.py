@@ -104,7 +104,7 @@ def test_all_are_listed_with_a_line_each(capsys):
 
 def test_a_room_holds_at_most_twenty_files():
     for room in ("hwm/experiments", "hwm/experiments/declared"):
-        assert len([file for file in Path(room).iterdir() if file.is_file()]) <= 20
+        assert len([file for file in Path(room).iterdir() if file.is_file() and file.stat().st_size]) <= 20  # empty: none
 
 
 # --- Jobs ------------------------------------------------------------------------------------------------------------

@@ -7,8 +7,7 @@ from typing import Any
 
 from hwm.clock import SAMPLING_CONTEXT, SAMPLING_FRAMES
 from hwm.evaluate.intervals import Interval
-from hwm.evaluate.metrics import MASK_IOU, TOLD_APART
-from hwm.evaluate.protocols import COPY_FRAME, EARLIER, ONE_SAMPLE, SAMPLING, Scoring
+from hwm.evaluate.protocols import COPY_FRAME, EARLIER, MASK_IOU, ONE_SAMPLE, SAMPLING, TOLD_APART, Scoring
 from hwm.evaluate.scores import Scores, Table, frame_span
 from hwm.experiments.experiment import Experiment, Found, Score, Section
 from hwm.experiments.following import HZ, Following

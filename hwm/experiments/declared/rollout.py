@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from hwm.evaluate.intervals import Interval
-from hwm.evaluate.metrics import COLOUR, ENTROPY, MASK_IOU, STATE_ERROR, shown
-from hwm.evaluate.protocols import COPY_FRAME, EARLIER, ONE_SAMPLE, TRUE_FRAMES
+from hwm.evaluate.protocols import COLOUR, COPY_FRAME, EARLIER, ENTROPY, MASK_IOU, ONE_SAMPLE, STATE_ERROR, TRUE_FRAMES
 from hwm.evaluate.scores import Scores, Table, frame_span
 from hwm.experiments.experiment import Experiment, Found, Section
 from hwm.experiments.following import HZ, Following
@@ -58,6 +57,7 @@ def curves(found: Found, keys: dict[str, str], metric: str) -> dict[str, Curve]:
 
 def plot(found: Found, keys: dict[str, str], metrics: Sequence[str]) -> bytes:
     """Scores of all runs over time."""
+    from hwm.evaluate.metrics import shown
     from hwm.evaluate.page.plots import Panel, draw
 
     panels = []
@@ -71,6 +71,8 @@ def plot(found: Found, keys: dict[str, str], metrics: Sequence[str]) -> bytes:
 
 def table(found: Found, keys: dict[str, str], metric: str) -> Table:
     """The same at some seconds."""
+    from hwm.evaluate.metrics import shown
+
     own = curves(found, keys, metric)
     seconds = [second for second, _ in next(iter(own.values()))]
     wanted = list(dict.fromkeys(min(seconds, key=lambda second: abs(second - at)) for at in SHOWN))
