@@ -152,11 +152,12 @@ class StateGoal:
     within: float = 0.05
 
     def _off(self, moment: Moment) -> np.ndarray:
+        _expect_alike("states", self.states, moment.states)
         off = np.abs(np.asarray(moment.states, np.float64) - np.asarray(self.states, np.float64))
         return off[list(self.rows)] if self.rows else off
 
     def reward(self, moment: Moment) -> float:
-        """Minus the mean difference."""
+        """Minus the mean difference.  Raises ValueError for states of different numbers."""
         return -float(self._off(moment).mean())
 
     def reached(self, moment: Moment) -> bool:
@@ -172,12 +173,18 @@ class PictureGoal:
     psnr: float = 30.0
 
     def reward(self, moment: Moment) -> float:
-        """Minus the root mean square difference of values in [0, 1]."""
+        """Minus the root mean square difference of values in [0, 1].  Raises ValueError for pictures of different sizes."""
+        _expect_alike("picture", self.frame, moment.frame)
         return -float(np.sqrt(np.square((moment.frame.astype(np.float64) - self.frame) / 255).mean()))
 
     def reached(self, moment: Moment) -> bool:
         """Whether picture and goal are as near as `psnr`."""
         return -self.reward(moment) <= 10 ** (-self.psnr / 20)
+
+
+def _expect_alike(what: str, goal: Any, there: np.ndarray) -> None:
+    if np.shape(goal) != np.shape(there):
+        raise ValueError(f"the {what} of a goal must have the shape of the world's, {np.shape(there)}, got {np.shape(goal)}")
 
 
 class Options(TypedDict, total=False):

@@ -189,6 +189,9 @@ def test_goals_reward_and_end(worlds, place):
     assert near.reached(moment) and near.reward(moment) == 0
     assert not far.reached(moment) and far.reward(moment) == pytest.approx(-1)
     assert picture.reached(moment) and picture.reward(moment) == 0
+    small = PictureGoal(start["frame"][::2, ::2])
+    refused("picture of a goal must have the shape .* .32, 32, 3., got .16, 16, 3.", small.reward, moment)
+    refused("states of a goal .* .25,., got .24,.", StateGoal(start["states"][:24]).reached, moment)
     env.reward, env.ends = far.reward, far.reached
     action = np.zeros(25, np.float32)
     steps = [env.step(action) for _ in range(3)]
@@ -236,6 +239,13 @@ def test_what_does_not_fit_is_refused(worlds, place):
     refused("25 finite numbers", env.step, np.zeros(24))
     refused("world must be", hwm.make_env, st, data=raw, world="moon")
     refused("not written by", hwm.make_env, st, data=raw, world="simulator")
+
+
+def test_what_is_missing_is_named(worlds, place, monkeypatch):
+    refused("num_envs must be at least 1, got -1", hwm.make_env, worlds["st"], data=place.raw, num_envs=-1)
+    refused("device gpu cannot be used", hwm.make_env, place.st, data=place.raw, device="gpu")
+    monkeypatch.setattr("hwm.interact.find_spec", lambda name: None)
+    refused("needs gymnasium, not installed here: pip install", hwm.make_env, worlds["st"], data=place.raw)
 
 
 def test_options_are_typed_as_they_are_taken():
