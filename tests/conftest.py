@@ -128,8 +128,7 @@ class FaultRun:
             terminalreporter.write_line(f"{table}: left as it is, because only a part of the faults was asked for")
 
 
-IMPORTED = ("hwm.apply", "torch._dynamo", "torch.distributed.checkpoint", "matplotlib.backends.backend_agg", "mujoco_warp",
-            "hwm.models.wan.transformer")  # fmt: skip
+IMPORTED = ("hwm.apply", "torch._dynamo", "torch.distributed.checkpoint", "matplotlib.backends.backend_agg", "mujoco_warp")
 """What takes seconds to import and many processes of the suite need."""
 
 
