@@ -42,7 +42,7 @@ class Batch:
 
     states_BFA: float32, raw units, one row per frame (or more rows: look-ahead), first row = first frame.
     tokens_BTHW: int64 in [0, V).   video_BFHWC: uint8 RGB.   latents_BTCHW: float32.
-    masks_BFHW: bool, which pixels of the video show the robot's body.
+    masks_BFHW: bool, which pixels of the video show the robot's arms.
     commands_BFA: float32, raw units, row k what is asked of the robot from frame k to the next.
     """
 

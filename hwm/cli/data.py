@@ -66,7 +66,7 @@ def simulate(
         light: Factor of all light, to see what a model makes of rooms that are darker or brighter than those of its training.
         friction: Factor of all friction, likewise.
         camera_shift: Metres that the head camera sits higher, likewise.
-        masks: Also write, beside the video, which pixels show the robot's body, for `hwm evaluate` to score against.
+        masks: Also write, beside the video, which pixels show the robot's arms and hands, for `hwm evaluate` to score against.
         commands: Write also what was asked of the robot in every frame, as `hwm train twin` needs it.
         starts: Moments, in rooms of their own, from which the robot goes on in several ways: what would be seen if it did
             something else, for `hwm evaluate --protocol sampling` to score against.

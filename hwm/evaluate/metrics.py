@@ -365,7 +365,7 @@ METRICS = (
 READ = (
     Metric(MASK_IOU, MASK_IOU, limits=(0, 1), left_out="do not show the robot and are left out",
            about="Robot mask IoU: overlap, intersection over union, of the pixels in which a small network finds the robot's "
-           "body with those where the simulator drew it; its own on true frames stands beside."),
+           "arms with those where the simulator drew them; its own on true frames stands beside."),
     Metric(STATE_ERROR, STATE_ERROR, "", 3, "lower",
            about="State error: mean absolute error of the robot's states, velocities left out, in their standard deviations, "
            "as a small network reads them off the frames; its own on true frames stands beside."),

@@ -17,7 +17,7 @@ _SHOWN = {metric.name: metric for metric in READ}
 
 
 def mask_iou(reader: MaskReader) -> Metric:
-    """Overlap of the robot's body as `reader` finds it with where it truly is, at the reader's size.
+    """Overlap of the robot's arms as `reader` finds it with where they truly are, at the reader's size.
 
     Frames that do not truly show it have none, whatever is found there.
     """

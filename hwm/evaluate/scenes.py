@@ -62,7 +62,7 @@ def copy_last_grid(context: Tensor, *, num_grids: int) -> Tensor:
 class View(NamedTuple):
     """Frames of some clips as one reference has them: the seen and the scored ones, uint8 (B, F, H, W, 3).
 
-    masks: which pixels of the scored frames, as recorded, show the robot's body, bool (B, F, h, w); None where the data do not
+    masks: which pixels of the scored frames, as recorded, show the robot's arms, bool (B, F, h, w); None where the data do not
     tell.  states: its raw states in those frames, (B, F, A); None where there are fewer rows.  others: the scored frames of K - 1
     clips that begin alike and go on with other states, uint8 (B, K - 1, F, H, W, 3); None where clips share no beginning.
     """
@@ -105,7 +105,7 @@ class Scene:
 class Scenes:
     """Makes scenes of clips.  video: gives the recorded frames of clips of grids, of the size the tokenizer decodes to.
 
-    masks: gives of these frames which pixels show the robot's body; None where the video does not tell.
+    masks: gives of these frames which pixels show the robot's arms; None where the video does not tell.
     score_size: side of the square pictures that recorded video is scored at; 0: as recorded.  controls: of the states.
     alike: of every clip of video those that begin like it, (N, K - 1); None: none do.
     """

@@ -53,7 +53,7 @@ def evaluate(
     clips: tokens or latents made by `tokenizer`, as the model predicts them, or recorded video, with their states: an object
     with a length and `batch(indices)`.  scoring: its files, tokenizer and device are the caller's to open.
     video: gives the recorded frames of clips of grids, uint8 (B, F, H, W, C) of the size the tokenizer decodes to.
-    masks: gives of these frames which pixels show the robot's body, bool (B, F, h, w).
+    masks: gives of these frames which pixels show the robot's arms, bool (B, F, h, w).
     readers: further metrics, which hold something that is read off the frames against what is known of the clips (`reading`).
     tuning_clips: other clips to choose blur and blend of ensembles on, and to learn intervals of doubt; None: the first of
     `clips`, whose segments are not scored.

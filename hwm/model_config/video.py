@@ -163,7 +163,7 @@ class ReaderConfig(Family):
 
     family: Literal["reader"] = "reader"
     reads: Literal["mask", "states"] = "mask"
-    """mask: which pixels show the robot's body.  states: its state, but for velocities."""
+    """mask: which pixels show the robot's arms.  states: its state, but for velocities."""
     grid: Sides = (64, 64)
     """Height and width of the frames it looks at; others are made so by area."""
     widths: Annotated[tuple[int, int, int], Range(8, 4096)] = (24, 40, 56)

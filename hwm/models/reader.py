@@ -1,6 +1,6 @@
 """Readers: small networks that tell of a single frame what is true of it, to measure what predictions show (ours).
 
-One reads where the robot's body is, the other in which state the robot is.  Both learn from true frames alone and are then
+One reads where the robot's arms are, the other in which state the robot is.  Both learn from true frames alone and are then
 asked about predicted ones: what they no longer find there, a model has lost.
 """
 
@@ -102,7 +102,7 @@ class Reader(nn.Module):
 
 
 class MaskReader(Reader):
-    """Reads which pixels show the robot's body.  Before training every pixel is as likely as not."""
+    """Reads which pixels show the robot's arms.  Before training every pixel is as likely as not."""
 
     validation_key = "bce"
 

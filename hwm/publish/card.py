@@ -124,7 +124,7 @@ def _what(
         gives = "latents" if sizes.continuous else "tokens"
         what = f"Causal video tokenizer ({gives}): {per}; {parameters / 1e6:.2f} M parameters."
     elif model.role == "reader":
-        gives = "which pixels show the robot's body" if sizes.reads == "mask" else "the robot's state, but for velocities"
+        gives = "which pixels show the robot's arms" if sizes.reads == "mask" else "the robot's state, but for velocities"
         what = (f"Reads off a single frame of {sizes.grid[0]}x{sizes.grid[1]} {gives}, to measure what predicted frames show; "
                 f"{parameters / 1e6:.2f} M parameters.")  # fmt: skip
     elif model.role == "twin":

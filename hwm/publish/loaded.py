@@ -10,7 +10,7 @@ from hwm.publish.trained import fingerprint, located, shipped
 from hwm.runs import Run, expect_robot, load_run
 
 MASK_READER = "robot-mask"
-"""Name of the shipped reader that finds the simulated robot's body."""
+"""Name of the shipped reader that finds the simulated robot's arms."""
 
 
 def reader(name: str, reads: str, *, device: str) -> Run:
@@ -26,7 +26,7 @@ def reader(name: str, reads: str, *, device: str) -> Run:
 def readers_of(dataset: Any, *, masks: bool, readout: str, device: str) -> tuple[list[Metric], dict[str, str]]:
     """The metrics that read predicted frames of a dataset's clips, and the fingerprint of every reader by its use.
 
-    masks: whether the data tell where the robot's body is.  readout: run that reads states; empty: none are read.
+    masks: whether the data tell where the robot's arms are.  readout: run that reads states; empty: none are read.
     Raises ValueError for a run that reads the states of another robot, or learned from this very dataset.
     """
     found: list[Metric] = []

@@ -77,7 +77,7 @@ class Recording:
         self, renderer: WarpRenderer | GLRenderer, *, batch: int = 32, count: int = 0
     ) -> Iterator[Rows]:
         """Pictures uint8 (b, H, W, 3), states float32 (b, 25) and, where the renderer tells, which pixels show the robot's
-        body, bool (b, H, W); in batches.  count: as in `steps`."""
+        arms, bool (b, H, W); in batches.  count: as in `steps`."""
         rows = ((renderer.render(self.robot.data), state, renderer.mask()) for state in self.steps(count))
         while some := list(islice(rows, batch)):
             pictures, states, masks = zip(*some)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hwm.sim.body.robot import CAMERA
+from hwm.sim.body.robot import CAMERA, SIDES
 from hwm.sim.home.mjcf import VISIBLE_GROUP
 from hwm.work.cache import cache_folder
 
@@ -90,14 +90,18 @@ def lens(light_HWC: np.ndarray) -> np.ndarray:
     return light_HWC
 
 
-def robot_geoms(model: Any) -> np.ndarray:
-    """Which geoms are of the robot's body, bool (geoms,): of all bodies that hang together with the one that bears the camera."""
-    root = model.body_rootid[model.cam_bodyid[model.camera(CAMERA).id]]
-    return np.array(model.body_rootid[model.geom_bodyid] == root)
+def arm_geoms(model: Any) -> np.ndarray:
+    """Which geoms are of the robot's arms and hands, bool (geoms,): of the bodies that hang from a shoulder."""
+    of_arm = np.zeros(model.nbody, bool)
+    for side in SIDES:
+        of_arm[model.body(f"{side}_upper_arm").id] = True
+    for body in range(1, model.nbody):  # a body comes after the one that it hangs from
+        of_arm[body] |= of_arm[model.body_parentid[body]]
+    return np.array(of_arm[model.geom_bodyid])
 
 
 def robot_mask(objects_HW2: np.ndarray, robot: np.ndarray) -> np.ndarray:
-    """Which pixels show the robot, bool (H, W).  objects_HW2: number and kind of what each pixel shows; -1: nothing."""
+    """Which pixels show these geoms, bool (H, W).  objects_HW2: number and kind of what each pixel shows; -1: nothing."""
     import mujoco
 
     numbers, kinds = objects_HW2[..., 0], objects_HW2[..., 1]
@@ -110,7 +114,7 @@ class WarpRenderer:
     One ray samples a point where a sensor gathers light from an area: the picture then passes a lens, see `lens`.
 
     model: mjModel of a scene.  size: side of the picture in pixels.  Physics stays in MuJoCo; per picture only
-    poses are handed over.  masks: also tell which pixels of a picture show the robot, by one ray of each.
+    poses are handed over.  masks: also tell which pixels of a picture show the arms, by one ray of each.
     """
 
     def __init__(self, model: Any, *, size: int, antialias: bool = False, masks: bool = False) -> None:
@@ -134,7 +138,7 @@ class WarpRenderer:
             shadow_light_fraction=SHADOW_LIGHT, render_seg=masks,
         )  # fmt: skip
         self._objects = warp.zeros((1, size, size), dtype=warp.vec2i) if masks else None
-        self._robot = robot_geoms(model)
+        self._robot = arm_geoms(model)
         self._picture = warp.zeros((1, size, size), dtype=warp.vec3f)
         self._through_lens = not antialias
 
@@ -151,7 +155,7 @@ class WarpRenderer:
         return ((lens(light) if self._through_lens else light) * 255 + 0.5).astype(np.uint8)
 
     def mask(self) -> np.ndarray | None:
-        """Which pixels of the last picture show the robot's body, bool (size, size); None without `masks`."""
+        """Which pixels of the last picture show the robot's arms, bool (size, size); None without `masks`."""
         if self._objects is None:
             return None
         self._engine.get_segmentation(self._context, 0, self._objects)
@@ -173,7 +177,7 @@ class GLRenderer:
         self._options.geomgroup[:] = 0
         self._options.geomgroup[VISIBLE_GROUP] = 1
         self._options.sitegroup[:] = 0
-        self._masks, self._robot = masks, robot_geoms(model)
+        self._masks, self._robot = masks, arm_geoms(model)
 
     def render(self, data: Any) -> np.ndarray:
         """Picture of the head camera, uint8 (size, size, 3)."""
@@ -186,7 +190,7 @@ class GLRenderer:
         return (parts.mean((1, 3)) + 0.5).astype(np.uint8)
 
     def mask(self) -> np.ndarray | None:
-        """Which pixels of the last picture show the robot's body, by half or more, bool (size, size); None without `masks`."""
+        """Which pixels of the last picture show the robot's arms, by half or more, bool (size, size); None without `masks`."""
         if not self._masks:
             return None
         self._renderer.enable_segmentation_rendering()

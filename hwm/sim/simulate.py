@@ -87,7 +87,7 @@ def simulate(
     segment.  rooms: in the training set; 0: one for two segments.  test_clips: clips of a sampling-track test set.
     light, friction, camera_shift: worlds other than the usual ones, in the same rooms: factors of all light and of all
     friction, metres that the head camera sits higher.
-    masks: beside the video, but of test clips, write which pixels show the robot's body.
+    masks: beside the video, but of test clips, write which pixels show the robot's arms and hands.
     commands: write the commands of every frame beside its state, but of test clips; all else has the same bytes.
     starts, branches: record, from so many moments in rooms of their own, so many ways in which the robot goes on.
     progress: called with frames done and in all.
