@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The project's commands, for a machine that has only Python >= 3.11 with venv and pip.
 
-    python3 run.py demo [options of `hwm demo`]     simulate, tokenize, train, evaluate, report
+    python3 run.py demo [options of `hwm demo`]     simulate, train, evaluate, report
     python3 run.py test [options of pytest]         the test suite
     python3 run.py play [options of `hwm play`]     drive a world model in the browser
     python3 run.py test --faults                    every fault of docs/reliability.md, and the table of results

@@ -20,7 +20,7 @@ from hwm.work.ranges import BadSetting, call_within
 from hwm.work.signals import Stopped, ending
 
 VERBS = {
-    "demo": ("data", "simulate, tokenize, train, evaluate, report: the whole line in minutes"),
+    "demo": ("data", "simulate, train, evaluate, report: the whole line in minutes"),
     "simulate": ("data", "write a dataset of the built-in robot in the 1X v2.0 raw layout"),
     "data": ("data", "check, describe or convert a dataset"),
     "tokenize": ("data", "turn raw video into tokens or latents"),
