@@ -59,8 +59,8 @@ def test_an_interval_does_not_leave_the_range_of_what_is_measured():
     assert Interval(2, -1, 5).within(0, math.inf) == Interval(2, 0, 5)
     assert Interval(0.9).within(0, 1) == Interval(0.9) and Interval(3, 1, 4).negative() == Interval(-3, -4, -1)
     assert [shown(name).limits for name in ("psnr", "pooled psnr", "ssim", "accuracy")] == [(0, 100), (0, 100), (-1, 1), (0, 1)]
-    signed = ("ssim", "rank correlation, pixels", "rank correlation, clips")
-    assert all(metric.limits[0] == (-1 if metric.name in signed else 0) for metric in METRICS + OTHERS)
+    signed = {"ssim": -1, "rank correlation, pixels": -1, "rank correlation, clips": -1, "margin": -100}
+    assert all(metric.limits[0] == signed.get(metric.name, 0) for metric in METRICS + OTHERS)
 
 
 def test_scores_that_do_not_exist_are_equal():

@@ -21,15 +21,18 @@ from hwm.evaluate.protocols import (
     COMPRESSION,
     COPY_FRAME,
     COPY_GRID,
+    ENTROPY,
     EXPECTED_CODE,
     HWM,
     LIKELY_TOKENS,
+    MARGIN,
     MEAN_OF_CONTEXT,
     SAMPLED_LATENTS,
     SAMPLED_TOKENS,
     SAMPLING,
     STILL_LATENTS,
     TEACHER_FORCED,
+    TOLD_APART,
     UNIGRAM,
 )
 from hwm.evaluate.scores import ALL, ALL_GRIDS, LAST, ORIGINAL, RECONSTRUCTION, TOKENS, Scores, frame_span
@@ -84,6 +87,10 @@ def test_a_perfect_model_scores_perfectly(kind, best, protocol, request):
         assert scores.difference(scores.headline, name).value.low > 0
 
 
+OF_FEW = (ENTROPY, TOLD_APART, MARGIN)
+"""Metrics of rollouts of tokens, and of clips that begin alike."""
+
+
 def test_every_metric_is_measured_of_every_row(perfect, of_latents):
     for scores in (perfect, of_latents):
         rows = set(scores.names("model", "states", "baseline", "ceiling"))
@@ -92,7 +99,8 @@ def test_every_metric_is_measured_of_every_row(perfect, of_latents):
             of_others = {TEACHER_FORCED, AUTOREGRESSIVE, UNIGRAM} | ({CEILING} if reference == RECONSTRUCTION else set())
             assert of_frames == rows - of_others
             for metric in METRICS:
-                assert {score.row for score in scores.select(metric=metric.name, reference=reference)} == of_frames
+                found = {score.row for score in scores.select(metric=metric.name, reference=reference)}
+                assert found == (set() if metric.name in OF_FEW else of_frames), metric.name
 
 
 def test_tokens_are_scored_where_there_is_no_tokenizer(perfect, world):

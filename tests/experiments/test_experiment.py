@@ -283,6 +283,7 @@ def test_families_stand_in_one_table_by_their_own_protocol():
     assert [key for key in mixed.scorings if key.startswith("direct")] == ["direct-tiny/compression", "direct-tiny/hwm"]
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_doubts_are_scored_in_other_worlds_with_intervals_learned_on_validation_data(recordings, tmp_path, capsys):
     out = tmp_path / "out"

@@ -99,6 +99,7 @@ def test_new_rooms_are_as_long_as_is_asked_and_runs_are_taken_as_they_are(tmp_pa
     refused("give trained runs as --runs", Following(out=tmp_path).wanted)
 
 
+@pytest.mark.full
 @pytest.mark.timeout(300)
 def test_goals_and_rollout_of_recordings_are_pages(recordings, tmp_path, capsys):
     options = ["--out", str(tmp_path), "--data", str(recordings), "--recipes", "direct-tiny", "--steps", "1", "--clips", "4"]

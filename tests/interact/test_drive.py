@@ -111,7 +111,7 @@ def test_a_spread_is_that_of_samples_from_where_the_dream_is(worlds, place, stud
         again.step()
         again._dream.generator, again._dream.sampling = generator_of(0, k, torch.device("cpu")), Sampling(temperature=1.0)
         samples.append(np.stack([shown.dream for shown in again.step()]).astype(float) / 255)
-    assert found == pytest.approx(np.sqrt(np.var(samples, 0, ddof=1).mean(-1)), abs=1e-4)
+    assert found == pytest.approx(np.sqrt(np.var(samples, 0, ddof=1).mean(-1)), abs=1e-3)
 
 
 def test_a_recording_is_what_was_shown(studio, drive, tmp_path):
