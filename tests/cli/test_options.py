@@ -87,7 +87,7 @@ TRAIN = "train st-tiny --out o --data x"
     "experiment steps --out o --clips -1: --clips must be 0 or more, got -1",
     "experiment sampling-table --out o --samples 3: --samples must be 4 or more, got 3",
     "predict r --data x --clip two: Error parsing --clip: Could not find valid parse for arguments: ['two']",
-        "predict r --data x --clipp 2: did you mean --clip?",
+    "predict r --data x --clipp 2: did you mean --clip?",
     "predict r: Missing from hwm predict: --data PATH",
 ])
 def test_a_number_is_refused_in_its_own_name(line, told):

@@ -34,6 +34,7 @@ def rows_of(text, first):
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.full
 def test_scores_stand_beside_the_published_ones(page):
     plan, _ = page
     text, record = (plan.out / "compression.md").read_text(), json.loads((plan.out / "compression.json").read_text())
@@ -49,6 +50,7 @@ def test_scores_stand_beside_the_published_ones(page):
     assert "Autoregressive lies" in text and "published curves end +0.5 apart" in text
 
 
+@pytest.mark.full
 def test_the_curves_are_those_of_the_runs_log(page):
     plan, file = page
     head, *rows = rows_of((plan.out / "compression.md").read_text(), "steps")

@@ -144,6 +144,7 @@ def page(recordings, tmp_path_factory):
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.full
 def test_the_page_holds_table_curves_and_families(page):
     plan, declared, file = page
     record = json.loads((plan.out / "sampling.json").read_text())
@@ -168,6 +169,7 @@ def test_the_page_holds_table_curves_and_families(page):
     assert text.index("Ours:") < text.index("Published: 1X") and "| 25.53 | 23.04 | 0.773 | 0.158 | 69.25 |" in text
 
 
+@pytest.mark.full
 def test_the_first_submission_learns_from_both_sets(page):
     plan, _, _ = page
     wanted = Options(out=plan.out, data=plan.out.parent / "encoded", families=("wan",))

@@ -114,6 +114,7 @@ def found_of(page):
     return experiment, Found(experiment, plan), file
 
 
+@pytest.mark.full
 def test_the_page_of_states_says_what_each_costs(pages):
     _, found, file = found_of(pages[states])
     scores = Scores.from_json(json.loads((found.folder(f"states/{MASKED}/true") / "results.json").read_text()))
@@ -126,6 +127,7 @@ def test_the_page_of_states_says_what_each_costs(pages):
     assert file.read_text().count("data:image/png") == 2
 
 
+@pytest.mark.full
 def test_the_page_of_ensembles_has_a_line_a_size(pages):
     _, found, file = found_of(pages[ensemble_size])
     scores = found[f"ensemble-size/{WAN}/1"]
@@ -136,6 +138,7 @@ def test_the_page_of_ensembles_has_a_line_a_size(pages):
     assert f"{WAN}: the mean of 3 gains {gain} dB over one sample" in text
 
 
+@pytest.mark.full
 def test_runs_of_one_experiment_serve_the_next(pages):
     _, plan, _ = pages[states]
     others = [
@@ -150,6 +153,7 @@ def test_runs_of_one_experiment_serve_the_next(pages):
     (guidance, {"recipes": (WAN,), "dropouts": ()}, WAN), (gate, {"recipes": (MASKED,), "starts": ()}, MASKED),
     (steps, {"recipes": (WAN, MASKED), "shortcut": 0.0}, WAN), (decoding, {"recipes": (MASKED,)}, MASKED),
 ])
+@pytest.mark.full
 def test_tables_plots_and_verdicts_come_from_the_scores(pages, module, options, run):
     """Of other experiments on the same runs, as if all their scorings had given the same, but for what is told apart below."""
     known = {label: found[key] for _, found, _ in map(found_of, pages.values()) for key in found.experiment.scorings
@@ -178,6 +182,7 @@ def better(scores):
     return replace(scores, differences=more)
 
 
+@pytest.mark.full
 def test_expected_codes_are_read_where_they_are(pages):
     _, found, _ = found_of(pages[states])
     scores = found[f"states/{MASKED}/true"]
@@ -194,6 +199,7 @@ def test_a_wrong_number_is_one_line(capsys):
         assert f"{words[1]} must be" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_the_blend_is_held_against_the_mean_and_one_sample(pages):
     """Of the same ensemble of Wan, as if `direct` had scored the same."""
     _, found, _ = found_of(pages[ensemble_size])
