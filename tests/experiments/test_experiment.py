@@ -51,6 +51,7 @@ def lengths(tmp_path, monkeypatch):
     sys.modules.pop("hwm.experiments.declared.lengths_of_training", None)
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_a_new_file_is_an_experiment_that_goes_on_where_it_was(lengths, recordings, tmp_path, capsys):
     with pytest.raises(SystemExit):

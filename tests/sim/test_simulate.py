@@ -136,6 +136,7 @@ def test_a_killed_worker_is_reported_and_the_work_goes_on_later(tmp_path, tiny):
     assert check(tmp_path / "train_v2.0_raw").ok
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_standing_still_is_neither_a_good_nor_a_hopeless_prediction():
     """Copying the last frame over two seconds, over homes and styles in the proportion of the default difficulty."""

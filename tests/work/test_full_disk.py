@@ -90,9 +90,9 @@ def test_what_cannot_be_written_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("command", "suffix"),
     [
-        ("predict R --data D --out x.gif", ".mp4"),
-        ("predict R --data D --out x", ".mp4"),
-        ("predict R --data D --out x.mp4.avi", ".mp4"),
+        ("predict R --data D --out x.png", ".mp4 or .gif"),
+        ("predict R --data D --out x", ".mp4 or .gif"),
+        ("predict R --data D --out x.mp4.avi", ".mp4 or .gif"),
         ("submit R --data D --out x.tar --team a --authors b --email c", ".zip"),
         ("submit R --data D --out x.mp4 --team a --authors b --email c --track sampling", ".zip"),
         ("data describe D --sheet x.jpg", ".png"),
