@@ -197,7 +197,8 @@ class Direct(WorldModule):
         """Mean over frames of their squared error divided by that of copying the last frame ("relative_mse").
 
         With config.edge_loss also that of their gradient magnitudes ("relative_edges"); with config.noised a share of the
-        frames is shown under noise, and its error divided by the square of the noise left, at least LEAST_LEVEL ("denoising_mse").
+        frames is shown under noise, and their error divided by the square of what is left of it, at least LEAST_LEVEL
+        ("denoising_mse").
         Of every clip config.pairs frames are predicted, each from a place of its own: horizons, up to what the
         clip holds, drawn as the square of a uniform number, then any place from which that is inside the clip.
         Raises ValueError for clips of another shape or too short for one prediction.

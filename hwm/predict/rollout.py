@@ -196,7 +196,8 @@ class Dream:
         while missing:
             num_since = self._rows.shape[1] - self.context_frames
             if num_since == self.model.reach:
-                assert self._own is not None and self._own.shape[1] >= self.context_frames, "frames were left out"
+                if self._own is None or self._own.shape[1] < self.context_frames:
+                    raise ValueError("a dream does not go on from frames that were left out (last); ask for all of them")
                 self._grids = torch.cat([self._grids, self._own], 1)[:, -self.context_frames :]
                 self._rows, num_since = self._rows[:, -self.context_frames :], 0
             generators = [self.generator] if isinstance(self.generator, torch.Generator) else self.generator

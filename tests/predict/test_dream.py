@@ -105,3 +105,10 @@ def test_steps_from_one_anchor_draw_alike(family):
     assert torch.equal(*copies) and not torch.equal(copies[0], dream.copy().step(rest[:, 29:]).video_BFHWC)
     # Beyond the reach there is a new anchor and new noise.
     assert not torch.equal(found[0][:, 0], found[0][:, 12])
+
+
+def test_nothing_goes_on_from_frames_that_were_left_out(family):
+    dream, _, states = begin(family, "mover", step_frames=5)
+    whole, _, _ = begin(family, "mover", step_frames=5)
+    assert torch.equal(dream.step(states[:, 2:], last=1).video_BFHWC, whole.step(states[:, 2:]).video_BFHWC[:, -1:])
+    refused("does not go on from frames that were left out", dream.step, states[:, 2:])
