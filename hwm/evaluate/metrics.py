@@ -1,6 +1,6 @@
-"""Scores of pictures and of token distributions: PSNR, SSIM, how sharp a picture is beside the truth, top-k cross-entropy.
+"""Scores of pictures, PSNR, SSIM, how sharp one is beside the truth, and how every score is shown.
 
-Everything is computed per picture or per token; averaging over clips, with intervals, is `intervals.py`.
+Everything is computed per picture; averaging over clips, with intervals, is `intervals.py`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ MOVING = 16.0
 compression does to a still picture, below what a hand does to a table."""
 
 SSIM_WINDOW = 7
-FLOOR = 1e-8
-"""Probability that the rule "floor" gives to a miss."""
 
 MISSES = {
     "floor": "softmax over the kept; a miss has probability 1e-8",
@@ -164,53 +162,6 @@ def _window_sums(x: Tensor) -> Tensor:
         out = length - SSIM_WINDOW + 1
         x = four.narrow(axis, 0, out) + two.narrow(axis, 4, out) + x.narrow(axis, 6, out)
     return x
-
-
-def topk_nll(
-    indices: Tensor, values: Tensor, target: Tensor, *, missing: str = "floor", vocab_size: int = 64000
-) -> tuple[Tensor, Tensor]:
-    """Negative log-likelihood in nats of each token under a truncated distribution, and where it is covered.
-
-    indices: integers (..., K), the ids kept.  values: floats (..., K), their logits.  target: integers (...).
-    missing: a rule of `MISSES`.  The softmax runs over the K, of "min" over one more, of "fill_min" over the vocabulary; of
-    "uniform_rest" values are log-probabilities already.  Of "ignore" a miss has nan, to be left out.
-    Returns float64 nll (...) and bool covered (...).
-    Raises ValueError for wrong shapes, an unknown policy or, with "uniform_rest", values that are not
-    log-probabilities.
-    """
-    if missing not in MISSES:
-        raise ValueError(f"missing must be one of {', '.join(MISSES)}, got {missing!r}")
-    if indices.shape != values.shape or indices.shape[:-1] != target.shape:
-        shapes = (tuple(indices.shape), tuple(values.shape), tuple(target.shape))
-        raise ValueError(f"top-k scores need indices (..., K), values (..., K) and target (...), got {shapes}")
-    num_kept = indices.shape[-1]
-    if not 0 < num_kept <= vocab_size:
-        raise ValueError(f"top-k scores need 1 to {vocab_size} values a token, got {num_kept}")
-    values = values.to(torch.float64)
-    hit = indices == target[..., None]
-    covered = hit.any(-1)
-    kept = torch.logsumexp(values, -1)
-    own = torch.where(hit, values, -torch.inf).amax(-1)
-    lowest = values.amin(-1)
-    if missing == "fill_min" and num_kept < vocab_size:
-        kept = torch.logaddexp(kept, lowest + math.log(vocab_size - num_kept))
-    if missing == "uniform_rest":
-        return _nll_uniform_rest(kept, own, covered, vocab_size - num_kept), covered
-    miss = {
-        "floor": torch.full_like(kept, -math.log(FLOOR)),
-        "min": torch.logaddexp(kept, lowest) - lowest,
-        "fill_min": kept - lowest,
-        "ignore": torch.full_like(kept, torch.nan),
-    }[missing]
-    return torch.where(covered, kept - own, miss), covered
-
-
-def _nll_uniform_rest(kept: Tensor, own: Tensor, covered: Tensor, num_rest: int) -> Tensor:
-    if bool((kept > 1e-3).any()):
-        raise ValueError('the policy "uniform_rest" needs log-probabilities, but some values sum to more than 1')
-    # Probabilities that come from float32 cannot tell a smaller rest from nothing.
-    rest = (-torch.expm1(kept)).clamp(min=torch.finfo(torch.float32).eps)
-    return torch.where(covered, -own, math.log(max(num_rest, 1)) - torch.log(rest))
 
 
 LUMA = (0.299, 0.587, 0.114)

@@ -1,5 +1,6 @@
 """Scores of predicted token distributions, batch by batch: cross-entropy, accuracy, top-k cross-entropy."""
 
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from hwm.contracts import Prediction
 from hwm.evaluate.intervals import Interval
-from hwm.evaluate.metrics import MISSES, topk_nll
+from hwm.evaluate.metrics import MISSES
 from hwm.evaluate.protocols import AUTOREGRESSIVE, COPY_GRID, TEACHER_FORCED, UNIGRAM
 from hwm.evaluate.scenes import copy_last_grid
 from hwm.evaluate.scores import ALL_GRIDS, TOKENS, Difference, Means, Row, Score, grid_span
@@ -21,6 +22,9 @@ ROWS = (
     Row(COPY_GRID, "baseline", "the last seen grid, again and again"),
     Row(UNIGRAM, "baseline", "the frequency of each token in training"),
 )
+
+FLOOR = 1e-8
+"""Probability that the rule "floor" gives to a miss."""
 
 
 class TokenScorer:
@@ -146,3 +150,50 @@ def _are_log_probabilities(indices: Tensor, values: Tensor, future: Tensor, nll_
     if not hit.any():
         return 0
     return 1 if torch.allclose(values[hit], -nll_BTHW.cpu()[hit.any(-1)].to(values.dtype), atol=1e-3) else -1
+
+
+def topk_nll(
+    indices: Tensor, values: Tensor, target: Tensor, *, missing: str = "floor", vocab_size: int = 64000
+) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood in nats of each token under a truncated distribution, and where it is covered.
+
+    indices: integers (..., K), the ids kept.  values: floats (..., K), their logits.  target: integers (...).
+    missing: a rule of `MISSES`.  The softmax runs over the K, of "min" over one more, of "fill_min" over the vocabulary; of
+    "uniform_rest" values are log-probabilities already.  Of "ignore" a miss has nan, to be left out.
+    Returns float64 nll (...) and bool covered (...).
+    Raises ValueError for wrong shapes, an unknown policy or, with "uniform_rest", values that are not
+    log-probabilities.
+    """
+    if missing not in MISSES:
+        raise ValueError(f"missing must be one of {', '.join(MISSES)}, got {missing!r}")
+    if indices.shape != values.shape or indices.shape[:-1] != target.shape:
+        shapes = (tuple(indices.shape), tuple(values.shape), tuple(target.shape))
+        raise ValueError(f"top-k scores need indices (..., K), values (..., K) and target (...), got {shapes}")
+    num_kept = indices.shape[-1]
+    if not 0 < num_kept <= vocab_size:
+        raise ValueError(f"top-k scores need 1 to {vocab_size} values a token, got {num_kept}")
+    values = values.to(torch.float64)
+    hit = indices == target[..., None]
+    covered = hit.any(-1)
+    kept = torch.logsumexp(values, -1)
+    own = torch.where(hit, values, -torch.inf).amax(-1)
+    lowest = values.amin(-1)
+    if missing == "fill_min" and num_kept < vocab_size:
+        kept = torch.logaddexp(kept, lowest + math.log(vocab_size - num_kept))
+    if missing == "uniform_rest":
+        return _nll_uniform_rest(kept, own, covered, vocab_size - num_kept), covered
+    miss = {
+        "floor": torch.full_like(kept, -math.log(FLOOR)),
+        "min": torch.logaddexp(kept, lowest) - lowest,
+        "fill_min": kept - lowest,
+        "ignore": torch.full_like(kept, torch.nan),
+    }[missing]
+    return torch.where(covered, kept - own, miss), covered
+
+
+def _nll_uniform_rest(kept: Tensor, own: Tensor, covered: Tensor, num_rest: int) -> Tensor:
+    if bool((kept > 1e-3).any()):
+        raise ValueError('the policy "uniform_rest" needs log-probabilities, but some values sum to more than 1')
+    # Probabilities that come from float32 cannot tell a smaller rest from nothing.
+    rest = (-torch.expm1(kept)).clamp(min=torch.finfo(torch.float32).eps)
+    return torch.where(covered, -own, math.log(max(num_rest, 1)) - torch.log(rest))
