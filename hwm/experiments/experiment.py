@@ -17,6 +17,7 @@ from hwm.evaluate.protocols import PROTOCOLS, Protocol, Scoring, own_protocol
 from hwm.evaluate.scores import Scores, Table
 from hwm.experiments.supplies import Size, Supplies, World, known_everywhere, slug
 from hwm.recipes import recipe
+from hwm.safe_load.paths import is_file
 from hwm.work.allowance import usable_cores
 from hwm.work.ranges import Range
 from hwm.work.workers import Workers
@@ -57,7 +58,7 @@ class Plan:
     """What to train: tiny twins for two CPU cores, medium ones for one GPU, or full, as published."""
     runs: tuple[str, ...] = ()
     """Runs trained elsewhere, which are used and not trained here: NAME=FOLDER, by the name that the experiment gives a run, or
-    FOLDER alone where its recipe or its own name says which it is."""
+    FOLDER alone where its recipe or its own name says which it is; also folders of `hwm export` and names that are shipped."""
     set: tuple[str, ...] = ()
     """Changes to every recipe that is trained, such as train.recompute=true."""
     tokenizers: tuple[str, ...] = ()
@@ -144,15 +145,30 @@ class Train:
 
 def config_of(run: Train | Path) -> RunConfig:
     """What a run is, before it is trained without its data."""
-    return from_toml(RunConfig, run / "config.toml") if isinstance(run, Path) else override(recipe(run.recipe), list(run.changes))
+    if isinstance(run, Train):
+        return override(recipe(run.recipe), list(run.changes))
+    if is_file(run / "config.toml"):
+        return from_toml(RunConfig, run / "config.toml")
+    from hwm.publish.folder import read_published
+
+    return read_published(run).config
 
 
 def run_folder(word: str) -> tuple[str, Path]:
-    """Name, "" for none, and folder of a run that was trained elsewhere.  Raises ValueError where there is no world model."""
+    """Name, "" for none, and folder of a run that was trained elsewhere, by whatever `located` takes.
+
+    Raises ValueError where there is no world model.
+    """
     name, equals, place = word.partition("=")
     folder = Path(place if equals else word)
-    if not (folder / "config.toml").is_file():
-        raise ValueError(f"{folder}: not a run folder (no config.toml)")
+    if not is_file(folder / "config.toml"):
+        from hwm.publish.folder import is_published
+        from hwm.publish.trained import located
+
+        if not is_published(found := located(folder)):
+            known = "a run folder (no config.toml), a folder of `hwm export` or a name that is shipped"
+            raise ValueError(f"{folder}: not {known}")
+        folder = found
     if (role := config_of(folder).model.role) not in ("world model", "twin"):
         raise ValueError(f"{folder}: holds a {role}, not a world model")
     return name if equals else "", folder

@@ -7,7 +7,6 @@ server calls them in a thread of its own.
 
 from __future__ import annotations
 
-import math
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 
 from hwm.data.windows import evenly, segment_end
+from hwm.evaluate import metrics
 from hwm.interact.beside import Recording, Simulator
 from hwm.interact.control import moved, twin_of
 from hwm.interact.film import Shown, keep
@@ -211,7 +211,7 @@ class Drive:
         for i, dream in enumerate(video):
             row = rows[min(i * s.every, len(rows) - 1)]
             truth = truths[i] if i < len(truths) else None
-            psnr = _psnr(dream, truth) if same and truth is not None else None
+            psnr = float(metrics.psnr(*map(torch.from_numpy, (dream, truth)))) if same and truth is not None else None
             found.append(Shown(dream, truth, None if doubts is None else doubts[i], row, psnr, self._done + i * s.every + 1))
         self._done, self.states, self._last = self._done + num, rows[num - 1].copy(), video[-1]
         self._commanded = commands[-1].copy()
@@ -290,9 +290,3 @@ def heat(doubt: np.ndarray, scale: float) -> np.ndarray:
     """A map of doubt as grey levels, uint8 (H, W), `scale` and more being white."""
     levels: np.ndarray = (np.clip(doubt / max(scale, 1e-9), 0, 1) * 255).astype(np.uint8)
     return levels
-
-
-def _psnr(found: np.ndarray, truth: np.ndarray) -> float:
-    error = float(np.square(found.astype(np.float32) - truth).mean())
-    return min(99.0, 20 * math.log10(255) - 10 * math.log10(max(error, 1e-9)))
-

@@ -15,7 +15,9 @@ from hwm.evaluate.protocols import COPY_FRAME, EARLIER, ONE_SAMPLE, STILL
 from hwm.evaluate.scores import ORIGINAL, Cost, Difference, Row, Score, Scores, frame_span
 from hwm.experiments.declared import goals, rollout
 from hwm.experiments.declared.goals import Goal, best, frames_a_second, over_copying
+from hwm.experiments.experiment import config_of
 from hwm.experiments.following import WORLD, Following
+from hwm.publish.trained import located
 
 AHEAD = (9, 17, 60, 300, 1500, 1560, 1800)
 
@@ -117,3 +119,11 @@ def test_goals_and_rollout_of_recordings_are_pages(recordings, tmp_path, capsys)
     assert "| direct-tiny |" in text and "Colour drift, levels:" in text and "| copy last frame |" in text
     assert "entropy" not in text  # it has no tokens
     assert (tmp_path / "rollout.html").read_text().count("data:image/png") == 1
+
+
+def test_what_is_shipped_is_a_run_too(tmp_path):
+    wanted = Following(out=tmp_path, runs=("hwm-sim", "other=hwm-g1")).wanted()
+    assert wanted == {"hwm-sim": located("hwm-sim"), "other": located("hwm-g1")}
+    assert [config_of(run).model.family for run in wanted.values()] == ["direct", "direct"]
+    refused("holds a reader, not a world model", Following(out=tmp_path, runs=("robot-mask",)).wanted)
+    refused("or a name that is shipped", Following(out=tmp_path, runs=(str(tmp_path),)).wanted)
