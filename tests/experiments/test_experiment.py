@@ -284,6 +284,20 @@ def test_families_stand_in_one_table_by_their_own_protocol():
     assert [key for key in mixed.scorings if key.startswith("direct")] == ["direct-tiny/compression", "direct-tiny/hwm"]
 
 
+def test_a_recipe_stands_beside_itself_without_what_it_adds_to_the_published_form(capsys):
+    asked = families.Options(out="out", recipes=("st-demo", "wan-tiny"), changes=("train.ema=0",), ablate=True)
+    found = families.declare(asked)
+    ablated = [label for label, run in found.runs.items() if run.recipe == "st-demo" and run.changes[:1] != ("train.ema=0",)]
+    assert ablated == ["st-demo", *(f"st-demo-{words}" for words in (
+        "init_std-0.02", "code_loss-0.0", "state_injection-add", "loss_on-future", "scheduled_sampling-0.0"
+    ))]  # fmt: skip
+    assert "wan-tiny-target-latents" in found.runs and "wan-tiny-ema-0" in found.runs and "st-demo-ema-0" in found.runs
+    assert families.departures("st-revontuli") == [] and not any("base" in label for label in found.runs)
+    assert [len(section.links) for section in found.sections] == [7, 8]
+    with pytest.raises(ValueError, match="layers"):
+        families.declare(families.Options(out="out", changes=("model.layers=3",)))
+
+
 @pytest.mark.full
 @pytest.mark.timeout(600)
 def test_doubts_are_scored_in_other_worlds_with_intervals_learned_on_validation_data(recordings, tmp_path, capsys):

@@ -1,12 +1,14 @@
 """Any recipes side by side: trained on the same recordings, held against the same recorded frames."""
 
-from dataclasses import dataclass, replace
-from typing import Any
+import itertools
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from hwm.evaluate.protocols import COMPRESSION, SAMPLING, Protocol, Scoring, own_protocol
 from hwm.evaluate.scores import ALL, LAST, ORIGINAL
 from hwm.experiments.compare import Column, Compare
-from hwm.experiments.experiment import Experiment, Plan, Score, Section, Train, config_of
+from hwm.experiments.experiment import Experiment, Found, Plan, Score, Section, Train, config_of
+from hwm.experiments.sweep import configs_of, trainings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,14 +17,22 @@ class Options(Plan):
 
     recipes: tuple[str, ...] = ("st-demo", "direct-tiny")
     """Which recipes to train (`hwm recipes`)."""
+    changes: tuple[str, ...] = ()
+    """Settings such as model.refine=0, with each of which every recipe is trained once more."""
+    ablate: bool = False
+    """Train every recipe once more without each of the settings by which it departs from its family's published form."""
     frame_76: bool = False
     """Score the sampling track's frame as well, by ensembles."""
 
 
 def declare(plan: Options) -> Experiment:
     """A run a recipe, scored by its own protocol; a model of video, which can be scored by any, by all those of the others."""
-    runs = {name: Train(name) for name in plan.recipes}
-    configs = {name: config_of(run) for name, run in runs.items()}
+    variants = {name: [Train(name)] for name in plan.recipes}
+    for name, of_recipe in variants.items():
+        changes = (*plan.changes, *(departures(name) if plan.ablate else ()))
+        of_recipe += [Train(name, (change,)) for change in dict.fromkeys(changes)]
+    runs = trainings(*itertools.chain(*variants.values()))
+    configs = configs_of(runs)
     own = {name: own_protocol(config.data.clip) for name, config in configs.items() if config.model.kind != "video"}
     shared = list(dict.fromkeys(protocol for protocol in own.values() if not protocol.ensembles)) or [COMPRESSION]
     by: dict[str, list[str]] = {}
@@ -57,7 +67,46 @@ def declare(plan: Options) -> Experiment:
         about = "Against the frames as recorded, mean over clips of unseen rooms with 95 % intervals over recordings."
         plots = {"Over copying and over permuted states": tables[0].dots(*gains)}
         sections.append(Section(title, about, plots, tables, links=links))
+
+    def verdict(found: Found) -> list[str]:
+        """What each change of a recipe does to it, the greatest loss first."""
+        said = []
+        for (title, keys), (name, (plain, *changed)) in itertools.product(by.items(), variants.items()):
+            rows = table(title, keys, LAST, "")
+            if not changed or plain.label not in rows.rows:
+                continue
+            gain = rows.columns[1]
+            whole, losses = rows.number(found, plain.label, gain), {}
+            for run in changed:
+                losses[run.changes[0].partition(".")[2]] = whole - rows.number(found, run.label, gain)
+            words = ", ".join(f"{change} {-losses[change]:+.2f}" for change in sorted(losses, key=lambda change: -losses[change]))
+            said.append(f"{name}, {title}: {rows.text(found, plain.label, gain)} dB over copying; with a change: {words} dB.")
+        return said
+
     return Experiment(
         "Families side by side", "families", runs, scorings, sections,
-        lead=f"{', '.join(runs)}: {plan.source}, seed {plan.seed}, {plan.clips} clips of unseen rooms.",
+        lead=f"{', '.join(plan.recipes)}: {plan.source}, seed {plan.seed}, {plan.clips} clips of unseen rooms.", verdict=verdict,
     )  # fmt: skip
+
+
+def departures(name: str) -> list[str]:
+    """The settings by which a recipe's model departs from its family's published form, as changes back to that, each alone.
+
+    Sizes are none: they are what makes a twin.  Nor is what cannot be taken back alone.
+    """
+    model, found = config_of(Train(name)).model, []
+    published, hints = type(model)(), get_type_hints(type(model), include_extras=True)
+    for field in fields(model):
+        now, then = getattr(model, field.name), getattr(published, field.name)
+        kind = hints[field.name]
+        kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+        switch = kind in (bool, float) or get_origin(kind) is Literal or (kind is int and then == 0)
+        if not switch or now == then or field.name in model.prediction_settings:
+            continue
+        change = f"model.{field.name}={str(then).lower() if kind is bool else then}"
+        try:
+            config_of(Train(name, (change,)))
+        except ValueError:
+            continue
+        found.append(change)
+    return found
