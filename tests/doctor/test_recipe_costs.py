@@ -47,14 +47,14 @@ def test_what_fits_fits(published):
     assert published.hours(2e15) == pytest.approx(published.hours(1e15) / 2)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_arithmetic_at_256_pixels():
     pytest.importorskip("diffusers")
     counted = recipe_costs(recipe("wan-one-gpu"))
     assert (counted.checkpointed.clip_flop - counted.plain.clip_flop) / 1e12 == pytest.approx(4.1, rel=0.03)
 
 
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.full) for name in SLOW)])
 def test_two_short_stacks_tell_of_a_long_one(name):
     if name.startswith("wan"):
         pytest.importorskip("diffusers")

@@ -43,6 +43,7 @@ def test_recomputed_activations_give_the_same_gradients_and_are_not_kept(name):
     torch.testing.assert_close(saved[True][1:], saved[False][1:], rtol=0, atol=0)
 
 
+@pytest.mark.full
 def test_compiled_blocks_learn_the_same():
     config = replace(FAMILIES["st"], num_layers=1, dropout=0.0)
     plain, compiled = build(config), build(config)
