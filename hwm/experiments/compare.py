@@ -46,7 +46,7 @@ class Column:
         row, place = row_of(scores, self.row), {"reference": self.reference, "span": self.span}
         try:
             if self.over:
-                return scores.difference(row, row_of(scores, self.over), self.metric, **place).value
+                return difference(scores, row, row_of(scores, self.over), self.metric, **place)
             return scores.of(row, self.metric, **place)
         except ValueError:
             return None
@@ -68,6 +68,14 @@ class Column:
             return ""
         digits = self.digits if self.digits is not None else 2 if callable(self.metric) else shown(self.metric).digits
         return (value if self.interval else Interval(value.mean)).text(digits, sign=bool(self.over))
+
+
+def difference(scores: Scores, first: str, second: str, metric: str, **place: str) -> Interval:
+    """First minus second, paired, whichever of the two was subtracted.  Raises ValueError where neither was."""
+    try:
+        return scores.difference(first, second, metric, **place).value
+    except ValueError:
+        return scores.difference(second, first, metric, **place).value.negative()
 
 
 def row_of(scores: Scores, name: str) -> str:

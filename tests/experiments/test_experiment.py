@@ -158,7 +158,7 @@ def scores(psnr):
     rows = [Row("model, a", "model"), Row("model, b", "model"), Row("copied", "baseline")]
     found = [Score(row.name, "psnr", RECONSTRUCTION, ALL, Interval(v, v - 1, v + 1)) for row, v in zip(rows, psnr)]
     gain = Difference("model, a", "copied", "psnr", RECONSTRUCTION, ALL, Interval(1.5), 1.0)
-    settings = {"span": ALL, "reference": RECONSTRUCTION, "copy": "copied", "control": "model, a"}
+    settings = {"span": ALL, "reference": RECONSTRUCTION, "copy": "copied", "control": "model, a", "controls": {}}
     cost = Cost(2_000_000, 8_000_000, "cpu", {"samples/s": 12.0}, None, "", "")
     return Scores("hwm", "model, a", settings, rows, found, [gain], cost=cost)
 
@@ -174,6 +174,7 @@ def test_a_table_selects_from_the_scores():
     assert made.rows[0][:6] == ["4", "20.00 [19.00, 21.00]", "19.00", "+1.50", "2.0", "0.50"]
     assert made.rows[0][6:] == ["21.00 [20.00, 22.00]", "22.00", "+1.50", "2.0", "0.50"]
     assert made.rows[1][:4] == ["copied", "18.50 [17.50, 19.50]", "18.50", ""]
+    assert Column("loss", row="copy", over="model, a").value(found["one"]).mean == -1.5  # whichever was subtracted
     assert table.number(found, "4", columns[0], 1) - table.number(found, "4", columns[0]) == 1
     beside = Compare("t", {"4": ["one"]}, [replace(columns[0], printed={"4": "9.0"}), replace(columns[3], printed={"5": "1"})])
     assert beside(found).head == ["run", "PSNR", "published PSNR", "FID", "published FID"]

@@ -19,7 +19,7 @@ ABOUT = (
 LOST = Column("lost, dB", row="control", over=THIS)
 COLUMNS = (
     Column("PSNR, dB", row=THIS), LOST,
-    Column("cross-entropy lost, nats", "cross-entropy", AUTOREGRESSIVE, THIS, reference=TOKENS, span=ALL_GRIDS),
+    Column("cross-entropy lost, nats", "cross-entropy", THIS, AUTOREGRESSIVE, reference=TOKENS, span=ALL_GRIDS),
 )  # fmt: skip
 
 
