@@ -19,6 +19,7 @@ from hwm.data.motion import Motion
 from hwm.data.onex import open_dataset
 from hwm.data.testsets import CompressionTestSet, SamplingTestSet, open_test_set
 from hwm.data.video import expect_proportions
+from hwm.evaluate.cost import COST_REPEATS
 from hwm.evaluate.motion import measured, motion_page, motion_verdict
 from hwm.evaluate.networks import Lpips
 from hwm.evaluate.page import plots
@@ -60,6 +61,7 @@ def evaluate_run(
     base: str = "",
     out: Path,
     command: str = "",
+    timed: bool = True,
     share: Share = Share(),  # noqa: B008
     stop: StopFlag | None = None,
 ) -> Scores:
@@ -73,6 +75,7 @@ def evaluate_run(
     tuning: other data of that kind to choose blur and blend of ensembles on, and to learn intervals of doubt; None: the first
     clips of `data`.
     training: the run's training data, for the frequencies of tokens, of a run of a version that kept none.  base: as `load_run`.
+    timed: whether time and memory of a prediction are measured too, of a world model.
     share: of the clips that this process scores; others, called alike, score the rest, and who is last writes the report.
     stop: asked between steps; None: one of its own, which SIGTERM and its kin raise.
     Of a model of tokens whose tokenizer is not at hand the tokens are scored alone, which the results say.
@@ -144,7 +147,8 @@ def evaluate_run(
                     tuning_clips=tuned_on, segments=held_out.segments(),
                     starts=held_out.beginnings(protocol.num_seen) if of_video else None,
                     state_groups=held_out.dataset.robot.groups, unigram_counts=counts, features=features,
-                    lpips=Lpips(lpips[0], lpips[1] if len(lpips) > 1 else None, device=device) if lpips else None, device=device,
+                    lpips=Lpips(lpips[0], lpips[1] if len(lpips) > 1 else None, device=device) if lpips else None,
+                    cost_repeats=COST_REPEATS if timed else 0, device=device,
                     progress=counter, alive=counter.alive, say=counter.say, work=work,
                 )  # fmt: skip
         except Finished as earlier:

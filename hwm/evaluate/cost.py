@@ -22,6 +22,8 @@ from hwm.work.progress import rate
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 ON_CUDA = "allocated on the GPU by this process, weights included"
 ON_LINUX = "resident memory above what the process held before, weights not included"
+COST_REPEATS = 3
+"""Timed predictions, of which the median counts (ours)."""
 UNKNOWN = "not measured: this system does not let a process reset its peak of resident memory"
 
 
@@ -34,7 +36,7 @@ class Timed:
 
     name: str
     run: Callable[[], object]
-    repeats: int = 3
+    repeats: int = COST_REPEATS
     rate: int = 0
     warm: bool = False
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hwm.contracts import Sampling
 from hwm.evaluate.controls import controls
-from hwm.evaluate.cost import Timed, measure_cost
+from hwm.evaluate.cost import COST_REPEATS, Timed, measure_cost
 from hwm.evaluate.doubting import Doubting
 from hwm.evaluate.measures import Measures
 from hwm.evaluate.metrics import METRICS, Metric
@@ -43,7 +43,8 @@ def evaluate(
     segments: Sequence[int] | np.ndarray | None = None, starts: np.ndarray | None = None,
     state_groups: Mapping[str, Sequence[int]] = MappingProxyType({}),
     unigram_counts: Tensor | None = None, kept_logits: int | None = None,
-    features: Sequence[VideoFeatures] = (), lpips: Lpips | None = None, cost_repeats: int = 3, num_examples: int | None = None,
+    features: Sequence[VideoFeatures] = (), lpips: Lpips | None = None,
+    cost_repeats: int = COST_REPEATS, num_examples: int | None = None,
     device: torch.device | str = "cpu", progress: Callable[[int, int], None] | None = None,
     alive: Callable[[], None] = lambda: None, say: Callable[[str], None] = lambda line: None, work: Work | None = None,
 ) -> Scores:  # fmt: skip

@@ -83,11 +83,12 @@ def _scoring(found: Found, key: str) -> Job:
     log = out / "log"
     log.unlink(missing_ok=True)  # its last line says how far the scoring is
     threads = 0 if found.experiment.measured else found.experiment.threads
-    run = partial(_score, found.run(score.run), scoring, folders, threads, found.protocol(key).results)
+    timed = found.experiment.timed or found.experiment.measured
+    run = partial(_score, found.run(score.run), scoring, folders, threads, found.protocol(key).results, timed)
     return Job(out, log, run, work, partial(_scored, log, work))
 
 
-def _score(run: Path, scoring: Scoring, folders: Json, threads: int, results: str) -> int:
+def _score(run: Path, scoring: Scoring, folders: Json, threads: int, results: str, timed: bool) -> int:
     """Score one, and keep its pictures; what was scored with these settings before stays."""
     import torch
 
@@ -98,7 +99,7 @@ def _score(run: Path, scoring: Scoring, folders: Json, threads: int, results: st
     out: Path = folders["out"]
     if (SAMPLING.results == results or scoring.doubt) and not (out / PICTURES).is_dir():
         (out / results).unlink(missing_ok=True)  # stopped before its pictures were there
-    scores = evaluate_run(run, scoring, command=_command(run, scoring, folders), **folders)
+    scores = evaluate_run(run, scoring, command=_command(run, scoring, folders), timed=timed, **folders)
     if scores.examples:
         _keep_pictures(scores, out / PICTURES)
     return 0

@@ -228,7 +228,8 @@ class Experiment:
     scorings: by the name of their folder.  verdict: what the numbers say, in sentences.  lead: what was done.
     extra: what is kept beside our numbers, as JSON.  finish: called last with what was found.
     threads: of a training and a scoring, several of which run at a time; 0: one after the other, with all cores.
-    measured: whether the times of scorings are shown, which then have all cores too.
+    timed: whether time and memory of predictions are measured, beside other scorings.  measured: whether they are measured with
+    all cores, one scoring after the other.
     worlds: others than that of training, by name: data like those of the plan, or what the simulator is told of the same rooms.
     makes: makes data of the experiment's own, in the place of the plan's.
     encoded, runs_in, scores_in: where things lie in the experiment's folder.
@@ -244,6 +245,7 @@ class Experiment:
     extra: Mapping[str, Any] = field(default_factory=dict)
     finish: Callable[[Found], object] = lambda found: None
     threads: int = 1
+    timed: bool = False
     measured: bool = False
     worlds: Mapping[str, World] = field(default_factory=dict)
     makes: Callable[[], Path] | None = None

@@ -46,5 +46,6 @@ def declare(plan: Options) -> Experiment:
     run = Train(plan.recipe, (f"model.grid=[{grid}, {grid}]",))
     score = Score("run", Scoring(protocol.name), recorded=not protocol.ensembles)  # type: ignore[arg-type]
     return Experiment(
-        "Demo", "", {"run": run}, {".": score}, finish=finish, threads=0, encoded="tokens", runs_in="", scores_in="",
+        "Demo", "", {"run": run}, {".": score}, finish=finish, threads=0, timed=True,
+        encoded="tokens", runs_in="", scores_in="",
     )  # fmt: skip

@@ -40,7 +40,7 @@ def declare(plan: Options) -> Experiment:
             {row.published: found[row.key].of(mean_of(row.samples), "psnr").mean for row in grid.rows},
             plan.samples, plan.many_steps, found[grid.study].facts.get("saturation"), grid.asked[grid.study][0],
         ),
-        extra={"rows": [{"name": grid.row_name(row), **asdict(row)} for row in grid.rows],
+        timed=True, extra={"rows": [{"name": grid.row_name(row), **asdict(row)} for row in grid.rows],
                "published": [vars(row) for row in (*SAMPLING, *LEADERBOARD)]},
     )  # fmt: skip
 
