@@ -70,7 +70,7 @@ def sentence(late: list[str], groups: list[str], found: Found, sweep: Sweep, run
     said += f"with another clip's it loses {table.text(found, 'permuted', LOST)} dB"
     losses = {label: table.value(found, label, LOST) for label in late}
     if noticed := [label for label, value in losses.items() if value and value.low is not None and value.low > 0]:
-        said += f", by {noticed[0].split()[0]} frames and more that they are late it is shown to lose"
+        said += f", it is shown to lose where they are {noticed[0].split()[0]} or more frames late"
     if groups:
         most = max(groups, key=lambda label: table.number(found, label, LOST))
         said += f", and of the groups most by {most.partition(': ')[2]} ({table.text(found, most, LOST)} dB)"
