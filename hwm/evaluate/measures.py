@@ -269,7 +269,7 @@ def of_frames(
     for reference in dict.fromkeys(reference for reference, *_ in found):
         for first, second, metrics in ways.pairs:
             also = [metric.name for metric in readers if not metric.part]
-            for name in [name for name in (*metrics, *also) if (reference, second, name) in found]:
+            for name in [n for n in (*metrics, *also) if {(reference, first, n), (reference, second, n)} <= found.keys()]:
                 own, other = (dict(spans(found[reference, row, name], each=each)) for row in (first, second))
                 place = {"metric": name, "reference": reference}
                 differences += [means.difference(first, second, own[span], other[span], span=span, **place) for span in own]

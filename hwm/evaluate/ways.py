@@ -267,7 +267,8 @@ def readings(model: Any, temperature: float, *, decode: str, controls: Sequence[
     if kind != "video":
         ways.append(Way(Row(COPY_GRID, "baseline", "the last grid, again and again"), lambda drawn, _: drawn.scene.copied))
     beside = (COPY_FRAME, COPY_GRID, MEAN_OF_CONTEXT, *(row.name for row in others.values()))
-    pairs = tuple((headline, other, ("psnr",)) for other in beside)
+    of_others = [(row.name, COPY_FRAME) for row in rows if row.name != headline]
+    pairs = tuple((first, second, ("psnr",)) for first, second in (*((headline, other) for other in beside), *of_others))
     return Ways((*ways, COPY, MEAN), headline, headline, others, pairs, reading=chosen)
 
 

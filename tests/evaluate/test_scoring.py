@@ -241,6 +241,14 @@ def test_the_headline_follows_from_what_was_asked(world, options, headline, rows
         assert noise == pytest.approx(0.1, rel=0.1)
 
 
+def test_both_readings_are_held_against_copying(of_tokens, of_latents):
+    for scores in (of_tokens, of_latents):
+        for row in scores.names("model"):
+            if scores.select(row=row, metric="psnr"):
+                gain, own = scores.difference(row, COPY_FRAME).value.mean, scores.of(row, "psnr").mean
+                assert gain == pytest.approx(own - scores.of(COPY_FRAME, "psnr").mean, abs=1e-6)
+
+
 def test_sampled_tokens_have_a_name_of_their_own(world):
     scores = score(CopyLastGrid(vocab_size=16), world.tokenizer, world.clips, temperature=1.0, decode="sample")
     assert scores.headline == SAMPLED_TOKENS and not scores.settings["own_sampling"]
