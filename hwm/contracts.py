@@ -228,7 +228,7 @@ class WorldModel(Protocol):
         asked, of token models: targets_BTHW, true future grids, fills nll_BTHW; teacher_forced: feed the targets instead of
         the samples; top_k_logits fills top_indices and top_values with that many; codes_VC fills codes_BTHWC.
         asked, of models of latents: unrest fills unrest_BKTHW.
-        asked, of models with a reach: last, only so many of the frames, the last ones; 0: all.
+        asked, of models with a reach: only, which of the frames, counted from 1; None: all.
         """
 
 

@@ -291,12 +291,12 @@ class Direct(WorldModule):
     @torch.no_grad()
     def predict(
         self, context_BFHWC: Tensor, states_BFA: Tensor, *, generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        num_samples: int = 1, sampling: Sampling | None = None, last: int = 0,
+        num_samples: int = 1, sampling: Sampling | None = None, only: Sequence[int] | None = None,
     ) -> Prediction:  # fmt: skip
         """Predict as many frames after the context as there are state rows after its own: uint8 video_BKFHWC.
 
         context_BFHWC: uint8, the context's frames.  states_BFA: raw, one row a frame, from the first of the context.
-        last: only so many of these frames, the last ones; 0: all.  None depends on another.
+        only: which of these frames, counted from 1; None: all.  None depends on another.
         sampling: its temperature scales the noise that becomes K samples, each with the same noise in all its frames; None
         takes config.temperature.  At 0, and from a model that never learned from noise, all samples are the mean of all futures,
         and generator, one or one for each clip and sample, is not read.
@@ -311,8 +311,8 @@ class Direct(WorldModule):
             )
         B, device = len(context_BFHWC), context_BFHWC.device
         last_BCHW, past_BCHW = (self._pictures(context_BFHWC[:, i]) for i in (-1, 0))
-        first = num_frames - last + 1 if last else 1
-        horizons_TB = torch.arange(first, num_frames + 1, device=device)[:, None].expand(-1, B)
+        wanted = torch.as_tensor(range(1, num_frames + 1) if only is None else only, device=device)
+        horizons_TB = wanted[:, None].expand(-1, B)
         features_TBE = self.features(states_BFA, torch.full_like(horizons_TB, self.context_grids - 1), horizons_TB)
         temperature, noise_BCHW, K = self.temperature if sampling is None else sampling.temperature, None, 1
         if temperature and self.noised is not None:

@@ -73,13 +73,14 @@ def draw(
         dream.reset(context_BFHWC[these], states_BFA[these, :num_past])
         found, unsure = dict[int, Tensor](), dict[int, Tensor]()
         for first in range(0, max(horizons), step_frames):
-            # A model with a reach need not give the frames before those that are wanted, where it gets there in one step.
-            needed = max(horizons) - min(horizons) + 1 if model.reach and max(horizons) <= step_frames else 0
-            step = dream.step(states_BFA[these, num_past + first :], last=needed)
+            inside = sorted(horizon for horizon in horizons if first < horizon <= first + step_frames)
+            places = [horizon - first for horizon in inside]
+            # A model with a reach gives those alone that are wanted.
+            step = dream.step(states_BFA[these, num_past + first :], only=places if model.reach else None)
             video_RFHWC, entropy = step.video_BFHWC, step.prediction.entropy_BTHW
             assert video_RFHWC is not None
-            inside, until = [horizon for horizon in horizons if first < horizon <= first + step_frames], first + step_frames
-            found |= {horizon: video_RFHWC[:, (horizon - until) // model.frame_step - 1] for horizon in inside}
+            rows = range(len(places)) if model.reach else [place // model.frame_step - 1 for place in places]
+            found |= {horizon: video_RFHWC[:, row] for horizon, row in zip(inside, rows)}
             if entropies is not None and entropy is not None:
                 unsure |= dict.fromkeys(inside, entropy.flatten(1).double().mean(1).cpu())
         if entropies is not None and unsure and members.start == 0:

@@ -79,9 +79,9 @@ class Dream:
         self._grids: Tensor | None = None
         self._seen: Tensor | None = None
         self._rows: Tensor
-        # Of a model with a reach: frames since the anchor, and the state of each generator there, so that all steps from one
-        # anchor draw alike and what is drawn does not flicker.
-        self._own: Tensor | None = None
+        # Of a model with a reach: by their number since the anchor the frames (R, H, W, 3) that can be of the next one's context,
+        # and the state of each generator there, so that all steps from one anchor draw alike and what is drawn does not flicker.
+        self._own: dict[int, Tensor] = {}
         self._chance: list[Tensor] = []
 
     def reset(self, context: Tensor, states_BFA: Tensor) -> None:
@@ -104,18 +104,18 @@ class Dream:
         if states_BFA.shape[:2] != (len(context), self.context_frames):
             rows = f"{self.context_frames} state rows for each of {len(context)} clips"
             raise ValueError(f"the context has {rows}, got {tuple(states_BFA.shape[:2])}")
-        self._own, self._chance, self.num_clips = None, [], len(context)
+        self._own, self._chance, self.num_clips = {}, [], len(context)
         self._grids, self._rows = self._for_samples(grids), self._for_samples(states_BFA)
         self._seen = None if seen is None else self._for_samples(seen)
 
     @torch.no_grad()
-    def step(self, states_BFA: Tensor, *, last: int = 0, **options: Any) -> Step:
+    def step(self, states_BFA: Tensor, *, only: Sequence[int] | None = None, **options: Any) -> Step:
         """Predict the next `step_frames` frames.
 
         states_BFA: raw rows (n, A) of the frames to come for each of B clips, or of B * K samples.  Rows beyond `step_frames`
         are look-ahead; where rows are missing the last one is repeated, as for training clips at the end of a segment
-        (reference F row 3).  last: only so many of the step's frames, the last ones, of a model with a reach within that; nothing
-        goes on from there then.  0: all.  options: for `model.predict`, such as targets_BTHW.
+        (reference F row 3).  only: of a model with a reach, which of the step's frames, counted from 1 and rising; None: all.
+        options: for `model.predict`, such as targets_BTHW.
         Raises ValueError for states of another number of clips, or without a tokenizer where one is needed.
         """
         if len(states_BFA) not in (self.num_clips, self.num_clips * self.num_samples):
@@ -126,7 +126,7 @@ class Dream:
         options |= {"generator": self.generator, "sampling": self.sampling}
         rows_BFA = torch.cat([self._rows, states_BFA.to(self._rows)], 1)
         if self.model.reach:
-            return self._reaching(rows_BFA, options, last)
+            return self._reaching(rows_BFA, options, range(1, self.step_frames + 1) if only is None else only)
         if self._grids is None:
             if self.tokenizer is None:
                 raise ValueError("predicted frames become the next context through the tokenizer: give the one of the context")
@@ -168,9 +168,11 @@ class Dream:
     def joined(dreams: Sequence[Dream]) -> Dream:
         """One dream of the clips of several of the same age, each with generators of its own: their next steps in one pass."""
         other = copy.copy(dreams[0])
-        for name in ("_grids", "_seen", "_rows", "_own"):
+        for name in ("_grids", "_seen", "_rows"):
             parts = [getattr(dream, name) for dream in dreams]
             setattr(other, name, None if parts[0] is None else torch.cat(parts))
+        there = set[int].intersection(*(set(dream._own) for dream in dreams))
+        other._own = {n: torch.cat([dream._own[n] for dream in dreams]) for n in there}
         other.generator = [g for dream in dreams for g in cast(Sequence[torch.Generator], dream.generator)]
         other._chance = [state for dream in dreams for state in dream._chance]
         other.num_clips = sum(dream.num_clips for dream in dreams)
@@ -182,38 +184,53 @@ class Dream:
         dreams = []
         for first in range(0, self.num_clips * K, K):
             other = copy.copy(self)
-            for name in ("_grids", "_seen", "_rows", "_own"):
+            for name in ("_grids", "_seen", "_rows"):
                 whole = getattr(self, name)
                 setattr(other, name, None if whole is None else whole[first : first + K])
+            other._own = {n: frames[first : first + K] for n, frames in self._own.items()}
             other.generator, other._chance, other.num_clips = generators[first : first + K], self._chance[first : first + K], 1
             dreams.append(other)
         return dreams
 
-    def _reaching(self, rows_BFA: Tensor, options: dict[str, Any], last: int) -> Step:
-        """A step from the anchor, in two parts where the reach ends inside it.  last: as in `step`, 0: all."""
+    def _reaching(self, rows_BFA: Tensor, options: dict[str, Any], wanted: Sequence[int]) -> Step:
+        """A step from the anchor, in parts where the reach ends inside it.  wanted: its frames that are given, from 1 on."""
         assert self._grids is not None
-        start, parts, missing = self._rows.shape[1], [], self.step_frames
-        while missing:
-            num_since = self._rows.shape[1] - self.context_frames
-            if num_since == self.model.reach:
-                if self._own is None or self._own.shape[1] < self.context_frames:
-                    raise ValueError("a dream does not go on from frames that were left out (last); ask for all of them")
-                self._grids = torch.cat([self._grids, self._own], 1)[:, -self.context_frames :]
-                self._rows, num_since = self._rows[:, -self.context_frames :], 0
-            generators = [self.generator] if isinstance(self.generator, torch.Generator) else self.generator
-            if num_since and self._chance:
-                for generator, state in zip(generators, self._chance):
-                    generator.set_state(state)
-            else:
-                self._chance = [generator.get_state() for generator in generators]
-            num = min(missing, self.model.reach - num_since)
-            more = state_window(rows_BFA, first_frame=start + self.step_frames - missing, num_states=num)
-            self._rows, missing = torch.cat([self._rows, more], 1), missing - num
-            new = _future(self._predict(self._grids, self._rows, options | {"last": min(num, last or num)}))
-            self._own = torch.cat([self._own, new], 1) if num_since and self._own is not None else new
-            parts.append(new)
+        start, parts, done = self._rows.shape[1], [self._grids[:, :0]], 0
+        while done < self.step_frames:
+            if (since := self._rows.shape[1] - self.context_frames) == self.model.reach:
+                self._go_on(options)
+                since = 0
+            num = min(self.step_frames - done, self.model.reach - since)
+            more = state_window(rows_BFA, first_frame=start + done, num_states=num)
+            self._rows = torch.cat([self._rows, more], 1)
+            if inside := [since + n - done for n in wanted if done < n <= done + num]:
+                parts.append(self._from_anchor(inside, options))
+            done += num
         video = torch.cat(parts, 1)
         return Step(Prediction(video_BKFHWC=video[:, None]), video)
+
+    def _from_anchor(self, numbers: Sequence[int], options: dict[str, Any]) -> Tensor:
+        """Frames by their number since the anchor, all of whose states are there."""
+        assert self._grids is not None
+        generators = [self.generator] if isinstance(self.generator, torch.Generator) else self.generator
+        if self._chance:
+            for generator, state in zip(generators, self._chance):
+                generator.set_state(state)
+        else:
+            self._chance = [generator.get_state() for generator in generators]
+        new = _future(self._predict(self._grids, self._rows, options | {"only": numbers}))
+        kept = self.model.reach - self.context_frames
+        self._own |= {n: new[:, i] for i, n in enumerate(numbers) if n > kept}
+        return new
+
+    def _go_on(self, options: dict[str, Any]) -> None:
+        """Move the anchor to the end of its reach: the last frames before, those left out so far too, are the context now."""
+        assert self._grids is not None
+        tail = range(max(1, self.model.reach - self.context_frames + 1), self.model.reach + 1)
+        if missing := [n for n in tail if n not in self._own]:
+            self._from_anchor(missing, options)
+        self._grids = torch.cat([self._grids, torch.stack([self._own[n] for n in tail], 1)], 1)[:, -self.context_frames :]
+        self._rows, self._own, self._chance = self._rows[:, -self.context_frames :], {}, []
 
     def _predict(self, grids: Tensor, states_BFA: Tensor, options: dict[str, Any]) -> Prediction:
         model: Any = self.model

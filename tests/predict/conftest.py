@@ -21,11 +21,11 @@ class Mover:
     def __init__(self):
         self.seen = []
 
-    def predict(self, context_BFHWC, states_BFA, *, generator, num_samples=1, sampling=None, last=0):
+    def predict(self, context_BFHWC, states_BFA, *, generator, num_samples=1, sampling=None, only=None):
         assert context_BFHWC.shape[1] == 2 and 3 <= states_BFA.shape[1] <= 2 + self.reach
         self.seen.append((context_BFHWC[0, :, 0, 0, 0].tolist(), states_BFA[0, :, 0].tolist()))
         change_BF = (states_BFA[:, 2:, 0] - states_BFA[:, 1:2, 0] + 1).to(torch.uint8)
-        return Prediction(video_BKFHWC=(context_BFHWC[:, -1:] + change_BF[..., None, None, None])[:, None, -last:])
+        return Prediction(video_BKFHWC=(context_BFHWC[:, -1:] + change_BF[..., None, None, None])[:, None, [n - 1 for n in only]])
 
 
 @pytest.fixture

@@ -107,8 +107,15 @@ def test_steps_from_one_anchor_draw_alike(family):
     assert not torch.equal(found[0][:, 0], found[0][:, 12])
 
 
-def test_nothing_goes_on_from_frames_that_were_left_out(family):
-    dream, _, states = begin(family, "mover", step_frames=5)
-    whole, _, _ = begin(family, "mover", step_frames=5)
-    assert torch.equal(dream.step(states[:, 2:], last=1).video_BFHWC, whole.step(states[:, 2:]).video_BFHWC[:, -1:])
-    refused("does not go on from frames that were left out", dream.step, states[:, 2:])
+@pytest.mark.parametrize("name, step_frames", [("mover", 3), ("mover", 5), ("direct, noised", 12), ("direct, noised", 8)])
+def test_frames_may_be_left_out_and_the_dream_goes_on_as_with_all(family, name, step_frames):
+    (whole, _, states), (some, *_), (late, *_) = (begin(family, name, step_frames=step_frames) for _ in range(3))
+    seen = whole.context_frames
+    for step in range(3):
+        rows = states[:, seen + step * step_frames :]
+        expected, only = whole.step(rows).video_BFHWC.int(), [1, 3][: 1 + step]
+        found = some.step(rows, only=only).video_BFHWC.int()
+        assert found.shape[1] == len(only) and (found - expected[:, [n - 1 for n in only]]).abs().max() <= 1
+        last = late.step(rows, only=[step_frames] if step == 2 else []).video_BFHWC.int()
+        assert last.shape[1] == (step == 2)
+    assert (last - expected[:, -1:]).abs().max() <= 1

@@ -98,5 +98,5 @@ def test_of_a_model_with_a_reach_every_frame_within_it_starts_from_what_was_seen
     (model, coder), video = family("mover"), torch.full((1, 3, 8, 8, 3), 10, dtype=torch.uint8)
     states = 2.0 * torch.arange(20).view(1, -1, 1)
     found = draw(model, coder, video, states, frames=[7, 3, 9], seeds=[0])
-    # From frame 2, and frame 9 from the prediction of frame 7.
-    assert found[0, 0, :, 0, 0, 0].tolist() == [10 + 10 + 1, 10 + 2 + 1, 21 + 4 + 1] and len(model.seen) == 2
+    # From frame 2, and frame 9 from the prediction of frames 6 and 7, of which 6 is made when it is needed.
+    assert found[0, 0, :, 0, 0, 0].tolist() == [10 + 10 + 1, 10 + 2 + 1, 21 + 4 + 1] and len(model.seen) == 3
