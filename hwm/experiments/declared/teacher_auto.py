@@ -71,8 +71,9 @@ def declare(plan: Options) -> Experiment:
 
     def verdict(found: Found) -> list[str]:
         gap, forced, auto = ({way: table.number(found, way, column) for way in ways} for column in (GAP, FORCED, AUTO))
-        lossless = [way for way in ways if forced[way] <= forced[PLAIN] and way != PLAIN]
-        best = min(lossless or (way for way in ways if way != PLAIN), key=lambda way: gap[way])
+        others = [way for way in ways if way != PLAIN]
+        lossless = [way for way in others if forced[way] <= forced[PLAIN]]
+        best = min(lossless, key=gap.__getitem__) if lossless else min(others, key=auto.__getitem__)
         left, lost = gap[best] / gap[PLAIN], forced[best] - forced[PLAIN]
         reached = "reaches" if left <= GOAL and lost <= 0 else "misses"
         plain = f"Trained with true grids alone, a token costs {gap[PLAIN]:.3f} nats more after predicted grids than after true."
