@@ -43,6 +43,11 @@ class Following(Plan):
     readout: str = ""
     """Run of the recipe state-readout: reads the robot's states off predicted frames."""
 
+    @property
+    def source(self) -> str:
+        """Where the data come from, in words; robot time for training only where something is trained."""
+        return super().source if self.data or self.recipes else "built-in robot"
+
     def wanted(self) -> dict[str, Train | Path]:
         """The runs given, by the name given or their folder's, and the recipes to train.
 
