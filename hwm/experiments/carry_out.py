@@ -164,7 +164,7 @@ def _write(name: str, found: Found) -> Path:
         "json": json.dumps(record, indent=1) + "\n",
         "md": "\n\n".join(filter(None, lines)) + "\n",
         "html": render(
-            "experiments/experiment.html.j2", title=experiment.title, lead=" ".join([experiment.lead, *verdict]), sections=made,
+            "experiments/experiment.html.j2", title=experiment.title, lead=experiment.lead, verdict=verdict, sections=made,
             record=record,
         ),
     }  # fmt: skip

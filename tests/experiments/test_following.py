@@ -118,7 +118,14 @@ def test_goals_and_rollout_of_recordings_are_pages(recordings, tmp_path, capsys)
     text = (tmp_path / "rollout.md").read_text()
     assert "| direct-tiny |" in text and "Colour drift, levels:" in text and "| copy last frame |" in text
     assert "entropy" not in text  # it has no tokens
+    assert "direct-tiny: its mean stays ahead of copying the last frame by PSNR for " in text
     assert (tmp_path / "rollout.html").read_text().count("data:image/png") == 1
+
+
+@pytest.mark.parametrize("own, second", [((30, 20, 10), 1.0), ((30, 20, 9), 0.3), ((9, 20, 10), 0.0), ((30, 9, 10), 1 / 30)])
+def test_a_rollout_is_ahead_until_it_first_is_not(own, second):
+    found = scores((1, 9, 30), **{f"{ONE_SAMPLE}/psnr": own, f"{COPY_FRAME}/psnr": (9.5, 9.5, 9.5)})
+    assert rollout.until(found, "psnr") == second and rollout.until(found, MASK_IOU) is None
 
 
 def test_what_is_shipped_is_a_run_too(tmp_path):

@@ -11,6 +11,8 @@ from hwm.experiments.following import HZ, Following
 Curve = list[tuple[float, Interval]]
 METRICS = ("psnr", "moving psnr", MASK_IOU, STATE_ERROR, COLOUR, "sharpness", ENTROPY, "TFD of pictures")
 """What is shown over time, where it is measured."""
+AGAINST_COPYING = ("psnr", "moving psnr", MASK_IOU)
+"""In which it is said how long a run is ahead."""
 BESIDE = (COPY_FRAME, TRUE_FRAMES, EARLIER)
 """Rows that are the same for all runs."""
 SHOWN = (0.3, 2, 10, 30, 60)
@@ -33,11 +35,21 @@ def declare(plan: Following) -> Experiment:
         tables = [lambda found, metric=metric: table(found, keys, metric) for metric in there]
         return [Section("A minute", ABOUT, plots, tables, links=keys)]
 
+    def verdict(found: Found) -> list[str]:
+        from hwm.evaluate.metrics import shown
+
+        said = []
+        for run, key in keys.items():
+            ends = {metric: until(found[key], metric) for metric in AGAINST_COPYING}
+            words = [f"by {shown(metric).title} for {end:.2g} s" for metric, end in ends.items() if end is not None]
+            said.append(f"{run}: its mean stays ahead of copying the last frame {', '.join(words)} of {plan.longest / HZ:g} s.")
+        return said
+
     return Experiment(
         "How long does it follow?", "rollout", runs, {key: plan.rollout(run) for run, key in keys.items()}, sections,
         lead=f"{', '.join(runs)}: {plan.source}, seed {plan.seed}, rollouts of {plan.longest / HZ:g} s from {plan.cohort} "
         "recordings of unseen rooms.",
-        worlds=plan.worlds,
+        verdict=verdict, worlds=plan.worlds,
     )  # fmt: skip
 
 
@@ -46,6 +58,13 @@ def curve(scores: Scores, row: str, metric: str) -> Curve:
     spans = {frame_span(place): frames / HZ for place, frames in enumerate(scores.settings["ahead"], 1)}
     found = {score.span: score.value for score in scores.select(row=row, metric=metric) if score.span in spans}
     return [(second, found[span]) for span, second in spans.items() if span in found and found[span].mean == found[span].mean]
+
+
+def until(scores: Scores, metric: str) -> float | None:
+    """The second up to which a sample scores higher than copying without a break; None where it is not measured."""
+    pairs = list(zip(curve(scores, ONE_SAMPLE, metric), curve(scores, COPY_FRAME, metric)))
+    behind = next((i for i, ((_, own), (_, copied)) in enumerate(pairs) if own.mean <= copied.mean), len(pairs))
+    return None if not pairs else pairs[behind - 1][0][0] if behind else 0.0
 
 
 def curves(found: Found, keys: dict[str, str], metric: str) -> dict[str, Curve]:
