@@ -11,9 +11,9 @@ def direct_tiny() -> RunConfig:
     """Future frames by one regression from seen frames and states, at 64x64: minutes on two CPU cores, 4.9 M parameters.
 
     Data: raw video, `hwm simulate` as it is; nothing is tokenized.  bfloat16, where the machine multiplies in it (AMX), more than
-    halves the time of a step.  With model.refine=0, on the demo's 7.5 minutes of robot time, seed 0, 7.5 CPU-minutes of one
-    thread with AMX: in rooms never seen +1.73 dB over copying at 17 frames (95 % interval 1.19 to 2.38),
-    +1.42 at 60 (0.74 to 2.09), and a loss of 3.37 and 2.55 dB with another clip's states (`hwm evaluate`, 67 and 22 clips).
+    halves the time of a step.  On the demo's 7.5 minutes of robot time, seed 0, 700 steps in 7 minutes of two cores with AMX: in
+    rooms never seen +1.89 dB over copying at 17 frames (95 % interval 1.36 to 2.38), and a loss of 2.93 dB with another clip's
+    states (2.35 to 3.52; `hwm demo`, 89 clips).
     """
     train = replace(TINY_TRAINING, steps=1200, batch_size=24, lr=1.5e-3, weight_decay=0.05, warmup_steps=100, ema=0.998)
     return RunConfig(
