@@ -30,9 +30,9 @@ class Follower(torch.nn.Module):
         self.error = torch.nn.Parameter(torch.tensor(error))
         self.config = SimpleNamespace(grid=(SIDE, SIDE))
 
-    def predict(self, context_BFHWC, states_BFA, *, generator, num_samples=1, sampling=None, last=0):
+    def predict(self, context_BFHWC, states_BFA, *, generator, num_samples=1, sampling=None, only=None):
         levels = (bright(states_BFA)[:, 17:] + self.error.detach()).round().to(torch.uint8)
-        video = levels[:, -last:, None, None, None].expand(-1, -1, SIDE, SIDE, 3)
+        video = levels[:, [n - 1 for n in only], None, None, None].expand(-1, -1, SIDE, SIDE, 3)
         return Prediction(video_BKFHWC=video[:, None])
 
 

@@ -22,7 +22,7 @@ def test_any_recipe_is_scored_as_its_family_is():
 @pytest.mark.timeout(600)
 def test_the_whole_line_on_the_built_in_robot(tmp_path, capsys):
     out = tmp_path / "demo"
-    command = ["demo", str(out), "--minutes", "0.15", "--steps", "4", "--clips", "2", "--workers", "1"]
+    command = ["demo", str(out), "--minutes", "0.15", "--steps", "4", "--workers", "1"]
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "copy last frame" in printed and "report.html" in printed
