@@ -220,7 +220,7 @@ class Dream:
             self._chance = [generator.get_state() for generator in generators]
         new = _future(self._predict(self._grids, self._rows, options | {"only": numbers}))
         kept = self.model.reach - self.context_frames
-        self._own |= {n: new[:, i] for i, n in enumerate(numbers) if n > kept}
+        self._own = self._own | {n: new[:, i] for i, n in enumerate(numbers) if n > kept}  # a copy of the dream keeps its own
         return new
 
     def _go_on(self, options: dict[str, Any]) -> None:

@@ -119,3 +119,12 @@ def test_frames_may_be_left_out_and_the_dream_goes_on_as_with_all(family, name, 
         last = late.step(rows, only=[step_frames] if step == 2 else []).video_BFHWC.int()
         assert last.shape[1] == (step == 2)
     assert (last - expected[:, -1:]).abs().max() <= 1
+
+
+def test_a_copy_leaves_the_frames_from_which_the_dream_goes_on(family):
+    (alone, _, states), (copied, *_) = (begin(family, "mover", step_frames=3) for _ in range(2))
+    rows = states[:, alone.context_frames :]
+    for dream in (alone, copied):
+        dream.step(rows, only=[])
+    copied.copy().step(rows * 0 + 9.0, only=[1, 2])  # the last two of its reach
+    assert torch.equal(*(dream.step(rows[:, 3:], only=[3]).video_BFHWC for dream in (alone, copied)))
