@@ -265,6 +265,11 @@ class Family:
         """Whether it is told or learns the robot's states, whose statistics it then keeps."""
         return self.role in ("world model", "twin")
 
+    @property
+    def reads_masks(self) -> bool:
+        """Whether it learns from which pixels show the robot's arms."""
+        return False
+
     def for_robot(self, robot: Embodiment) -> Self:
         """The same for a robot with other states than the family's own; what is set to another number stays as it is set."""
         mine, usual = vars(self), vars(type(self)())
@@ -298,6 +303,7 @@ class Family:
             return Batch(states_BFA=states, tokens_BTHW=tokens)
         if self.kind == "video":
             video = torch.randint(256, (*shape, *sizes.grid, 3), generator=generator, dtype=torch.uint8)
-            return Batch(states_BFA=states, video_BFHWC=video)
+            masks = torch.rand(video.shape[:-1], generator=generator) < 0.5 if self.reads_masks else None
+            return Batch(states_BFA=states, video_BFHWC=video, masks_BFHW=masks)
         latents = torch.randn(*shape, sizes.channels, *sizes.grid, generator=generator)
         return Batch(states_BFA=states, latents_BTCHW=latents)

@@ -28,7 +28,7 @@ from hwm.evaluate.token_scores import unigram_counts
 from hwm.models.build import build_model
 from hwm.predict.rollout import Dream, FrameDecoder
 from hwm.publish.folder import ROBOT, is_published
-from hwm.publish.trained import begin, open_trained, start_of
+from hwm.publish.trained import SHIPPED, begin, open_trained, start_of
 from hwm.robot import normalisation
 from hwm.safe_load.paths import is_file, shown
 from hwm.safe_load.text import read_bytes
@@ -86,6 +86,8 @@ def open_clips(config: RunConfig, folder: Folders, *, training: bool, identity: 
     if model.kind == "video":
         dataset = dataset.resized(config.data.image_size)
         cut |= {"aligned": not overlap}
+        if window == "sampling" and model.role == "world model":
+            cut |= {"length": model.context_grids + model.horizon}  # or the clip's own, if that is more
     if window == "frames":
         cut |= {"length": model.context_grids + model.future_grids, "stride": config.data.stride}
     if window == "motion":
@@ -94,7 +96,7 @@ def open_clips(config: RunConfig, folder: Folders, *, training: bool, identity: 
         if window == "sampling":
             cut |= {"every": SAMPLING_HOP if overlap else 1, "kept": subsample(length=model.block)}
         return Clips(dataset, **cut)
-    if getattr(model, "reads", "") == "mask":
+    if model.reads_masks:
         cut["masks"] = True
         if bare := [shard for shard in dataset.shards if shard.masks_path is None]:
             bare[0].read_masks(0, 0)  # says what is missing
@@ -343,6 +345,11 @@ class Run:
     model: Any
     step: int
     identity: Identity
+
+    @property
+    def name(self) -> str:
+        """What people know it by: under which it is shipped, or the recipe by which it was trained."""
+        return self.folder.name if self.folder.parent == SHIPPED else self.config.recipe or self.folder.name
 
 
 def load_run(

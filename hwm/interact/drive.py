@@ -94,7 +94,7 @@ class Studio:
         if rest:
             groups["others" if robot.groups else "states"] = rest
         return {
-            "run": self.world.run.config.recipe or self.world.run.folder.name, "robot": robot.name, "names": list(robot.names),
+            "run": self.world.run.name, "robot": robot.name, "names": list(robot.names),
             "units": list(robot.units), "kinds": list(robot.kinds), "groups": groups, "clips": len(self.clips), "hz": self.hz,
             "low": self.low.tolist(), "high": self.high.tolist(), "pace": self.pace.tolist(),
             "size": list(self.world.size), "every": self.every, "device": self.world.device, "twin": self.twin is not None,
@@ -276,7 +276,7 @@ class Drive:
         """End a recording; what was written, as by `keep`.  Raises ValueError where nothing was shown."""
         film, self._film = self._film or [], None
         hz = max(1, round(self.studio.hz / self.studio.every))
-        return keep(film, folder, robot=self.studio.robot, hz=hz, run=self.studio.world.run.config.recipe)
+        return keep(film, folder, robot=self.studio.robot, hz=hz, run=self.studio.world.run.name)
 
 
 def _can_simulate(root: Path) -> bool:

@@ -34,7 +34,7 @@ class DirectConfig(Modulated):
 
     module: ClassVar[str] = "hwm.models.direct:Direct"
     kind: ClassVar[Kind] = "video"
-    prediction_settings: ClassVar[tuple[str, ...]] = ("steps", "temperature", "state_gate")
+    prediction_settings: ClassVar[tuple[str, ...]] = ("steps", "temperature", "state_gate", "reach")
 
     family: Literal["direct"] = "direct"
     grid: Sides = (64, 64)
@@ -45,8 +45,10 @@ class DirectConfig(Modulated):
     """Frames of the context, of which the first and the last are read."""
     future_grids: Rows = 8
     """Frames by which a rollout goes on at a time."""
+    horizon: Rows = 60
+    """Frames after the context up to which it learns; those further away count as that far, and the states tell the rest."""
     reach: Rows = 60
-    """Frames after the context that it can predict from there."""
+    """Frames that a rollout predicts from one context before it goes on from its own last ones."""
     num_layers: Layers = 5
     num_heads: Layers = 6
     width: Width = 192
@@ -68,6 +70,9 @@ class DirectConfig(Modulated):
     edge_loss: Weight = 0.0
     """Weight of the error of gradient magnitudes beside that of the pixels, both over that of copying (ours): for PSNR alone an
     edge that may lie here or there is best left out, but the mean of its magnitudes is not nothing."""
+    body_loss: Weight = 0.0
+    """How much more a pixel counts in training that shows the robot's arms, where they are or where they were (ours): they are a
+    tenth of the picture and all that the robot does.  Above 0 it needs data with masks."""
     own_context: Share = 0.0
     """Share of training predictions that start from the model's own frames, where the clip is long enough, rather than from
     recorded ones: what a rollout starts from once the reach is used up."""
@@ -92,6 +97,11 @@ class DirectConfig(Modulated):
             raise ValueError(f"model.future_grids {self.future_grids} is more than model.reach {self.reach}")
         if any(row >= self.state_dim for row in self.velocity_rows):
             raise ValueError(f"model.velocity_rows {list(self.velocity_rows)} must be below state_dim {self.state_dim}")
+
+    @property
+    def reads_masks(self) -> bool:
+        """Whether the arms count more than the rest."""
+        return self.body_loss > 0
 
     @property
     def solver_steps(self) -> int | None:
@@ -190,6 +200,11 @@ class ReaderConfig(Family):
     def reads_states(self) -> bool:
         """Whether states are what it learns."""
         return self.reads == "states"
+
+    @property
+    def reads_masks(self) -> bool:
+        """Whether masks are."""
+        return self.reads == "mask"
 
     @property
     def readable(self) -> list[int]:

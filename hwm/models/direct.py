@@ -37,6 +37,8 @@ WAVES = 4
 """Sines and cosines by which a horizon is told, and as many for its logarithm."""
 FRAMES_AT_ONCE = 256
 """Predicted frames that go through the network together."""
+HORIZONS = 128
+"""Parts of the range of horizons, equally likely, that stand for all of them where each would take too long; above 64 frames."""
 NOISE = 0.5
 """Standard deviation of the noise, of pixels in [0, 1]."""
 LEAST_LEVEL = 0.2
@@ -148,7 +150,7 @@ class Direct(WorldModule):
         """What the states say of frames `now` + `horizons`, (..., B, E), both int64 (..., B).
 
         states_BFA: raw.  The normalised states of now and then, their change, the change over the context, the way that
-        the base goes between, and the horizon as waves of it and of its logarithm.
+        the base goes between, and the horizon, at most the furthest of training, as waves of it and of its logarithm.
         """
         shift_A, scale_A = self.shift_scale.unbind()
         states_BFA = (states_BFA.to(shift_A.dtype) - shift_A) * scale_A
@@ -158,8 +160,9 @@ class Direct(WorldModule):
         moving = list(self.config.velocity_rows)
         travelled_BFA = ((states_BFA + shift_A * scale_A)[..., moving]).cumsum(1) * TRAVEL_SCALE
         travel = travelled_BFA[clip, then] - travelled_BFA[clip, now]
-        h = horizons[..., None].to(current.dtype)
-        far = torch.cat([h / self.reach, h.log() / math.log(1 + self.reach)], -1)
+        limit = self.config.horizon
+        h = horizons[..., None].clamp(max=limit).to(current.dtype)
+        far = torch.cat([h / limit, h.log() / math.log(1 + limit)], -1)
         waves = (math.pi * far[..., None] * torch.arange(1, 1 + WAVES, device=h.device)).flatten(-2)
         return torch.cat([current, future, future - current, current - before, travel, far, waves.sin(), waves.cos()], -1)
 
@@ -194,7 +197,8 @@ class Direct(WorldModule):
         return whole_TBCHW + self.refine(whole_TBCHW - 0.5, moved_TBCHW - 0.5, noisy_TBCHW, details_TBCHW).to(whole_TBCHW.dtype)
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """Mean over frames of their squared error divided by that of copying the last frame ("relative_mse").
+        """Mean over frames of their squared error divided by that of copying the last frame ("relative_mse"), both with
+        config.body_loss as sums in which the pixels of the arms count more.
 
         With config.edge_loss also that of their gradient magnitudes ("relative_edges"); with config.noised a share of the
         frames is shown under noise, and their error divided by the square of what is left of it, at least LEAST_LEVEL
@@ -211,7 +215,13 @@ class Direct(WorldModule):
         places_TB = num_frames - horizons_TB - (self.context_grids - 1)
         now_TB = self.context_grids - 1 + (chance_2TB[1] * places_TB).long().minimum(places_TB - 1)
         guess, truth, last, level_TB = self._frames(video_BFHWC, states_BFA, now_TB, horizons_TB, generator)
-        error_TB = _relative(guess, truth, last)[0]
+        weight = 1.0
+        if self.config.body_loss:
+            assert batch.masks_BFHW is not None
+            clip = torch.arange(B, device=video_BFHWC.device)
+            body_TBHW = batch.masks_BFHW[clip, now_TB] | batch.masks_BFHW[clip, now_TB + horizons_TB]
+            weight = 1 + self.config.body_loss * body_TBHW[:, :, None].to(truth.dtype)
+        error_TB = _relative(guess, truth, last, weight)[0]
         loss = error = error_TB.mean()
         terms = {"relative_mse": error}
         if share := self.config.noised:
@@ -261,17 +271,18 @@ class Direct(WorldModule):
     def first_loss(self, batch: Batch) -> float | None:
         """The relative error of copying, over all places and horizons in the proportions in which they are drawn.
 
-        None with config.own_context, where it is not the last recorded frame that is copied.
+        None with config.own_context, where it is not the last recorded frame that is copied, and with config.body_loss.
         """
-        if self.config.own_context:
+        if self.config.own_context or self.config.body_loss:
             return None
         video_BFHWC = self._check_video(batch.video_BFHWC)
         video_BFCHW, furthest = self._pictures(video_BFHWC)[:, self.context_grids - 1 :], self._furthest(video_BFHWC.shape[1])
-        total = 0.0
-        for horizon in range(1, furthest + 1):
+        total, before = 0.0, 0.0
+        for horizon in sorted({math.ceil(furthest * (n / HORIZONS) ** 2) for n in range(1, 1 + HORIZONS)}):
             copy_BF = (video_BFCHW[:, horizon:] - video_BFCHW[:, :-horizon]).square().mean((2, 3, 4))
-            share = math.sqrt(horizon / furthest) - math.sqrt((horizon - 1) / furthest)
-            total += share * (copy_BF / (copy_BF + RELATIVE_FLOOR)).mean().item()
+            share = math.sqrt(horizon / furthest)
+            total += (share - before) * (copy_BF / (copy_BF + RELATIVE_FLOOR)).mean().item()
+            before = share
         return total
 
     @torch.no_grad()
@@ -344,7 +355,7 @@ class Direct(WorldModule):
         return video.movedim(-1, -3).to(self.shift_scale.dtype) / 255
 
     def _furthest(self, num_frames: int) -> int:
-        return min(self.reach, num_frames - self.context_grids)
+        return min(self.config.horizon, num_frames - self.context_grids)
 
     def _check_video(self, video_BFHWC: Tensor | None, *, num_frames: int = 0) -> Tensor:
         """The video, where it has the model's size and that many frames; 0: those of a context and more."""
@@ -356,9 +367,11 @@ class Direct(WorldModule):
         return video_BFHWC
 
 
-def _relative(guess_TBCHW: Tensor, truth_TBCHW: Tensor, last_TBCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Relative error, squared error and that of copying, (T, B) each."""
-    error_TB, copy_TB = ((y - truth_TBCHW).square().mean((2, 3, 4)) for y in (guess_TBCHW, last_TBCHW))
+def _relative(
+    guess_TBCHW: Tensor, truth_TBCHW: Tensor, last_TBCHW: Tensor, weight: Tensor | float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Relative error, squared error and that of copying, (T, B) each; weight: of the pixels, (T, B, 1, H, W)."""
+    error_TB, copy_TB = ((weight * (y - truth_TBCHW).square()).mean((2, 3, 4)) for y in (guess_TBCHW, last_TBCHW))
     return error_TB / (copy_TB + RELATIVE_FLOOR), error_TB, copy_TB
 
 

@@ -96,7 +96,7 @@ def films(
         temperature = 1.0
     sampling = None if temperature is None else Sampling(temperature=temperature)
     watcher = _Watcher(run, coder, sampling=sampling, samples=samples, doubting=doubting, seed=seed, device=device, poll=poll)
-    about = {"model": run.config.recipe or folder.name, "data": Path(data).name, "seed": str(seed)}
+    about = {"model": run.name, "data": Path(data).name, "seed": str(seed)}
     return [watcher.film(found.dataset, *place, min(ahead), about | {"clip": str(clip)}) for clip, place in zip(clips, places)]
 
 

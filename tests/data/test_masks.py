@@ -7,11 +7,15 @@ import pytest
 import torch
 from refusing import refused
 
+from hwm.clock import SAMPLING_FRAMES
+from hwm.config import DataConfig, RunConfig
 from hwm.data import layout
 from hwm.data.clips import Clips
 from hwm.data.describe import check
 from hwm.data.onex import open_dataset
 from hwm.data.writers import RawShardWriter, write_dataset_metadata
+from hwm.model_config import DirectConfig
+from hwm.runs import open_clips
 
 FRAMES, HEIGHT, WIDTH = 20, 16, 36
 
@@ -49,6 +53,19 @@ def test_clips_give_the_masks_of_their_frames(tmp_path, masks):
     batch = Clips(open_dataset(tmp_path), kind="blocks", overlap=False, masks=True, kept=np.array([0, 4])).batch(np.array([1]))
     assert batch.masks_BFHW.dtype == torch.bool and batch.to("cpu").masks_BFHW is not None
     np.testing.assert_array_equal(batch.masks_BFHW[0].numpy(), long[[17, 21]])
+
+
+def test_a_world_model_is_given_clips_of_its_horizon_and_the_masks_that_it_weighs(tmp_path):
+    masks = np.random.default_rng(1).random((100, 32, 32)) < 0.3
+    with RawShardWriter(tmp_path, shard=0, height=32, width=32) as writer:
+        writer.append(np.full((100, 32, 32, 3), 90, np.uint8), np.zeros((100, 25), np.float32), 0, masks)
+    write_dataset_metadata(tmp_path, num_shards=1, num_images=100)
+    for horizon, length in ((60, SAMPLING_FRAMES), (90, 99)):
+        model = DirectConfig(grid=(32, 32), horizon=horizon, body_loss=2.0 * (horizon > 60))
+        clips = open_clips(RunConfig(model=model, data=DataConfig(clip="sampling")), tmp_path, training=True)
+        batch = clips.batch(np.array([1]))
+        assert len(clips) == 101 - length and batch.video_BFHWC.shape[1] == batch.states_BFA.shape[1] == length
+    np.testing.assert_array_equal(batch.masks_BFHW[0].numpy(), masks[1:])
 
 
 def test_a_mask_of_another_size_is_where_half_of_a_pixel_is_covered(tmp_path):

@@ -12,7 +12,7 @@ from hwm.model_config import DirectConfig
 from hwm.models.direct import DETAILS, RELATIVE_FLOOR, Direct, _edges, moved
 
 TINY = DirectConfig(
-    grid=(8, 12), patch=4, context_grids=3, future_grids=2, reach=7, num_layers=2, num_heads=2, width=16, num_states=5,
+    grid=(8, 12), patch=4, context_grids=3, future_grids=2, horizon=7, reach=7, num_layers=2, num_heads=2, width=16, num_states=5,
     map_hidden=16, map_channels=4, pairs=3,
 )  # fmt: skip
 NOISED = dataclasses.replace(TINY, context_grids=2, num_states=4, noised=0.5, own_context=0.5, steps=3)
@@ -67,7 +67,7 @@ def test_loss_at_the_start_is_the_relative_error_of_copying():
     # Where every two frames differ alike, horizons do not matter.
     flashing = torch.tensor([0, 51], dtype=torch.uint8).repeat(2)[:, None, None, None].expand(-1, *TINY.grid, 3)[None]
     expected = 0.2**2 / (0.2**2 + RELATIVE_FLOOR)
-    one = dataclasses.replace(TINY, context_grids=3, reach=1, future_grids=1, num_states=4)
+    one = dataclasses.replace(TINY, context_grids=3, horizon=1, reach=1, future_grids=1, num_states=4)
     batch = Batch(states_BFA=torch.zeros(1, 4, 25), video_BFHWC=flashing)
     assert build(one).first_loss(batch) == pytest.approx(expected)
 
@@ -79,7 +79,7 @@ def test_loss_predicts_all_frames_of_a_clip_and_nothing_beyond(monkeypatch):
     monkeypatch.setattr(model, "_frames", lambda *args: seen.append(args) or whole(*args))
     model.loss(batch, generator=gen())
     _, _, now, horizons, _ = seen[0]
-    assert set(horizons.flatten().tolist()) == set(range(1, 8))  # the reach, though the clip holds 9
+    assert set(horizons.flatten().tolist()) == set(range(1, 8))  # the horizon, though the clip holds 9
     assert set(now.flatten().tolist()) == set(range(2, 11))
     assert set((now + horizons).flatten().tolist()) == set(range(3, 12))
     assert (horizons <= 3).double().mean() == pytest.approx((3 / 7) ** 0.5, abs=0.05)
@@ -117,6 +117,28 @@ def test_training_reads_the_first_and_last_frame_of_the_context_and_no_future_on
         model._frames(video, batch.states_BFA, now, horizons)
     changed = [(guess != guesses[0]).flatten(2).any(2)[0].tolist() for guess in guesses[1:]]
     assert changed == [[frame in (n, n - 2) for n in (3, 4, 5)] for frame in range(12)]
+
+
+def test_beyond_the_horizon_of_training_frames_are_told_by_their_states_alone():
+    config = dataclasses.replace(TINY, horizon=4, velocity_rows=())
+    model, batch = build(config, std=0.2), clips(config)
+    states = batch.states_BFA.clone()
+    states[:, 6:] = states[:, 6:7]
+    found = predict(model, dataclasses.replace(batch, states_BFA=states))
+    assert not torch.equal(found[:, :, 2], found[:, :, 3]) and all(torch.equal(found[:, :, 3], found[:, :, i]) for i in (4, 5, 6))
+    assert not torch.equal(*(predict(model, batch)[:, :, i] for i in (5, 6)))
+
+
+def test_pixels_of_the_body_count_more():
+    plain, one = clips(num=1, frames=4), dataclasses.replace(TINY, pairs=1)
+    error = build(one).loss(plain, generator=gen())["relative_mse"]
+    copy = RELATIVE_FLOOR * error / (1 - error)
+    model, all_of_it = build(dataclasses.replace(one, body_loss=3.0)), torch.ones(1, 4, 8, 12, dtype=torch.bool)
+    changed = (plain.video_BFHWC[:, 2] != plain.video_BFHWC[:, 3]).any(-1)[:, None] & all_of_it
+    for mask, times in ((all_of_it, 4), (~all_of_it, 1), (changed, 4), (~changed, 1)):
+        found = model.loss(dataclasses.replace(plain, masks_BFHW=mask), generator=gen())["relative_mse"]
+        assert found.item() == pytest.approx((times * copy / (times * copy + RELATIVE_FLOOR)).item())
+    assert model.first_loss(plain) is None
 
 
 def test_any_horizon_up_to_the_reach_and_none_beyond():

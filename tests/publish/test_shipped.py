@@ -29,5 +29,5 @@ def test_a_shipped_world_predicts_and_samples(name):
     states = np.tile(world.model.neutral_state_A.numpy(), (world.context_frames + 3, 1))
     once = world.predict(frames, states, num_frames=3)
     drawn = world.predict(frames, states, num_frames=3, samples=2, seed=1)
-    assert once.frames.shape == (1, 3, *world.size, 3) and len(world.states) == states.shape[1]
+    assert world.run.name == name and once.frames.shape == (1, 3, *world.size, 3) and len(world.states) == states.shape[1]
     assert drawn.frames.shape[0] == 2 and drawn.spread.max() > 0
