@@ -9,7 +9,8 @@ from seeds import gen
 
 from hwm.contracts import Batch, Sampling
 from hwm.model_config import DirectConfig
-from hwm.models.direct import DETAILS, RELATIVE_FLOOR, Direct, _edges, moved
+from hwm.models.direct import RELATIVE_FLOOR, Direct, _edges
+from hwm.models.direct_blocks import DETAILS, moved
 
 TINY = DirectConfig(
     grid=(8, 12), patch=4, context_grids=3, future_grids=2, horizon=7, reach=7, num_layers=2, num_heads=2, width=16, num_states=5,

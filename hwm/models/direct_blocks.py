@@ -1,0 +1,90 @@
+"""What the direct model is built of: its block, how noise enters, the convolutions at the end, patches and pictures."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hwm.model_config import DirectConfig
+from hwm.nn import flow_matching as flow
+from hwm.nn.attention import SpatialAttention
+from hwm.nn.modulation import Modulation
+
+DETAILS = 8
+"""Channels that patches hand to the convolutions beside the picture."""
+
+
+class Block(nn.Module):
+    """Pre-LN attention among the patches of a frame and pre-LN MLP, both modulated by the states."""
+
+    def __init__(self, config: DirectConfig) -> None:
+        super().__init__()
+        D, hidden = config.width, config.mlp_ratio * config.width
+        heads: dict[str, Any] = {"num_heads": config.num_heads, "qk_norm": False, "qkv_bias": True, "dropout": 0.0}
+        self.attention_norm, self.attention = nn.LayerNorm(D), SpatialAttention(D, **heads)
+        self.mlp_norm, self.mlp = nn.LayerNorm(D), nn.Sequential(nn.Linear(D, hidden), nn.GELU(), nn.Linear(hidden, D))
+        self.modulation = Modulation(D, 2, gate=config.state_gate, start=config.state_start)
+
+    def forward(self, x_TBSD: Tensor, states_TBD: Tensor) -> Tensor:
+        attention, mlp = self.modulation(states_TBD)
+        x_TBSD = x_TBSD + self.attention(attention(self.attention_norm(x_TBSD)))
+        return x_TBSD + self.mlp(mlp(self.mlp_norm(x_TBSD)))
+
+
+class Noised(nn.Module):
+    """How a frame under noise and the share of the noise enter, from nothing."""
+
+    def __init__(self, config: DirectConfig) -> None:
+        super().__init__()
+        D, P = config.width, config.patch
+        self.patches, last = nn.Linear(3 * P * P, D), nn.Linear(D, D)
+        self.level = nn.Sequential(nn.Linear(D, D), nn.SiLU(), last)
+        for parameter in (*self.patches.parameters(), *last.parameters()):
+            nn.init.zeros_(parameter)
+
+    def forward(self, noised_TBSP: Tensor, level_TB: Tensor) -> tuple[Tensor, Tensor]:
+        """What is added to the tokens (T, B, S, D) and to the condition (T, B, D); nothing where only noise is left."""
+        partly_TB = (level_TB < 1).to(noised_TBSP.dtype)
+        features_TBD = flow.time_features(1 - level_TB, self.patches.out_features).to(noised_TBSP.dtype)
+        return partly_TB[..., None, None] * self.patches(noised_TBSP), partly_TB[..., None] * self.level(features_TBD)
+
+
+class Refine(nn.Module):
+    """What three convolutions at half the size add to a picture that was put together from patches, from nothing."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = nn.Conv2d(channels, channels, 3, padding=1)
+        first, self.last = nn.Conv2d(4 * (9 + DETAILS), channels, 3, padding=1), nn.Conv2d(channels, 4 * 3, 3, padding=1)
+        self.layers = nn.Sequential(nn.PixelUnshuffle(2), first, nn.SiLU(), inner, nn.SiLU(), self.last, nn.PixelShuffle(2))
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+
+    def forward(self, *parts_TBCHW: Tensor) -> Tensor:
+        whole_TBCHW = torch.cat(parts_TBCHW, 2)
+        refined: Tensor = self.layers(whole_TBCHW.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        return refined.unflatten(0, whole_TBCHW.shape[:2])
+
+
+def to_patches(video_TBCHW: Tensor, patch: int) -> Tensor:
+    """The values of every square of side `patch`, (T, B, S, C * patch * patch)."""
+    return F.unfold(video_TBCHW.flatten(0, 1), patch, stride=patch).transpose(1, 2).unflatten(0, video_TBCHW.shape[:2])
+
+
+def to_pixels(x_TBSD: Tensor, patch: int, size: tuple[int, int]) -> Tensor:
+    """Back from squares to a picture, (T, B, C, H, W)."""
+    return F.fold(x_TBSD.flatten(0, 1).transpose(1, 2), size, patch, stride=patch).unflatten(0, x_TBSD.shape[:2])
+
+
+def moved(frames_TBCHW: Tensor, flow_TBCHW: Tensor) -> Tensor:
+    """Every pixel taken from where the flow points, between pixels linearly; beyond the border from the border.
+
+    flow_TBCHW: from the pixel itself, to the right and down, in half sides of the picture.
+    """
+    H, W = frames_TBCHW.shape[-2:]
+    down, right = (torch.linspace(-1, 1, n, device=flow_TBCHW.device, dtype=flow_TBCHW.dtype) for n in (H, W))
+    here_HW2 = torch.stack(torch.meshgrid(right, down, indexing="xy"), -1)
+    places_NHW2 = here_HW2 + flow_TBCHW.flatten(0, 1).movedim(1, -1)
+    found = F.grid_sample(frames_TBCHW.flatten(0, 1), places_NHW2, align_corners=True, padding_mode="border")
+    return found.unflatten(0, frames_TBCHW.shape[:2])
