@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
-from operator import methodcaller
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -105,6 +104,14 @@ class VideoWriter:
         self._atomic.__exit__(kind, error, trace)
 
 
+def in_rgb(frame: Any, width: int | None, height: int | None) -> Any:
+    """A decoded frame in RGB, area-resized; None keeps the side.
+
+    In one thread: to hand so little work to others costs as much as it saves, and twenty times as much where the cores are busy.
+    """
+    return frame.reformat(width, height, "rgb24", interpolation=Interpolation.AREA, threads=1)
+
+
 def iter_frames(path: str | Path, *, size: int = 0, batch: int = 0) -> Iterator[np.ndarray]:
     """Decode a video in order, yielding uint8 RGB batches (b, H, W, 3).
 
@@ -135,8 +142,7 @@ def iter_pictures(
     if size:
         expect_proportions(path, probe(path)[:2], (size, size))
     side = size or None
-    reformat = methodcaller("reformat", width=side, height=side, format="rgb24", interpolation=Interpolation.AREA)
-    return _decoded(Path(path), lambda frame: reformat(frame).to_ndarray(), num_frames, segments)
+    return _decoded(Path(path), lambda frame: in_rgb(frame, side, side).to_ndarray(), num_frames, segments)
 
 
 def _decoded(path: Path, made: Callable[[Frame], Made], num_frames: int | None, segments: np.ndarray | None) -> Iterator[Made]:
@@ -265,7 +271,7 @@ def thumbnails(path: str | Path, *, count: int, size: int, segments: np.ndarray 
                 frame = next(container.decode(stream), None)
                 if frame is not None:
                     _refuse_odd(frame, (decoder.height, decoder.width))
-                    shown = frame.reformat(width, height, "rgb24", interpolation=Interpolation.AREA)
+                    shown = in_rgb(frame, width, height)
                     pictures[frame.pts] = shown.to_ndarray()
         except ShardFault:
             raise

@@ -1,9 +1,14 @@
+from pathlib import Path
+
 import av
 import numpy as np
 import pytest
 
 from hwm.data import video
 from hwm.data.video import VideoWriter
+from hwm.safe_load.video import opened_video
+
+TASKS = Path("/proc/self/task")
 
 
 def numbered(count, side=32):
@@ -57,6 +62,15 @@ def test_resizing_averages_areas(tmp_path):
     small = video.read_video(tmp_path / "a.mp4", size=2)
     assert small.shape == (1, 2, 2, 3)
     np.testing.assert_allclose(small[0, :, 0, 0], [200, 0], atol=4)
+
+
+@pytest.mark.skipif(not TASKS.is_dir(), reason="threads are counted by Linux")
+def test_a_picture_is_made_without_threads_of_its_own(clip):
+    with opened_video(clip) as (container, stream):
+        frame = next(container.decode(stream))
+        before = len(list(TASKS.iterdir()))
+        small = video.in_rgb(frame, 16, 16)
+        assert small.width == 16 and len(list(TASKS.iterdir())) == before
 
 
 def test_key_frames_for_a_contact_sheet(clip):

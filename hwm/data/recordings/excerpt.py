@@ -10,7 +10,6 @@ from typing import Literal
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation
 
 from hwm.data import video
 from hwm.data.dataset import Decoder, Finding, hash_of
@@ -85,7 +84,7 @@ def resize(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     if picture.shape[:2] == (height, width):
         return picture
     frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-    resized: np.ndarray = frame.reformat(width, height, "rgb24", interpolation=Interpolation.AREA).to_ndarray()
+    resized: np.ndarray = video.in_rgb(frame, width, height).to_ndarray()
     return resized
 
 
