@@ -190,7 +190,8 @@ class Direct(WorldModule):
         if generator is not None and self.config.own_context:
             chance_TB = torch.rand(now_TB.shape, generator=generator, device=generator.device).to(now_TB.device)
             own_TB = (chance_TB < self.config.own_context) & (past_TB > self.context_grids - 1)
-            for seen_TBCHW, frame_TB in ((last_TBCHW, now_TB), (past_TBCHW, past_TB)):
+            pictures = ((last_TBCHW, now_TB), (past_TBCHW, past_TB)) if own_TB.any() else ()  # none are refused by convolutions
+            for seen_TBCHW, frame_TB in pictures:
                 seen_TBCHW[own_TB] = self._own(video_BFHWC, states_BFA, own_TB.nonzero()[:, 1], frame_TB[own_TB])
         if generator is not None and self.config.noised:
             chance_2TB = torch.rand((2, *now_TB.shape), generator=generator, device=generator.device).to(level_TB)
