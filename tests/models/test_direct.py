@@ -130,6 +130,12 @@ def test_beyond_the_horizon_of_training_frames_are_told_by_their_states_alone():
     assert not torch.equal(*(predict(model, batch)[:, :, i] for i in (5, 6)))
 
 
+def test_a_batch_may_hold_no_own_frames():
+    config = dataclasses.replace(VARIANTS["refined"], own_context=1e-9)
+    plain = build(VARIANTS["refined"]).loss(clips(), generator=gen())["loss"]
+    assert build(config).loss(clips(), generator=gen())["loss"] == plain
+
+
 def test_pixels_of_the_body_count_more():
     plain, one = clips(num=1, frames=4), dataclasses.replace(TINY, pairs=1)
     error = build(one).loss(plain, generator=gen())["relative_mse"]
