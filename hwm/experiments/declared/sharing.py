@@ -17,8 +17,8 @@ KINDS = {"full": "one set for all", "modality": "one a modality"}
 SIZE, GAIN = Column("parameters, M", "parameters", scale=1e6, digits=2), Column("over copying, dB", over="copy")
 SPEED = Column("samples/s", "samples/s", digits=1)
 COLUMNS = (SIZE, Column("PSNR, dB"), GAIN, Column("peak memory, MB", "peak_bytes", scale=1e6, digits=1), SPEED)
-LOSS = {"masked": "ce_masked", "flow": "flow_mse"}
-"""Which validation score is the loss: nats a token of wholly masked grids; squared error of what the flow network gives."""
+LOSS = {"masked": ("ce_masked", "Nats a token of wholly masked grids"), "flow": ("flow_mse", "Squared error of the flow network")}
+"""Which validation score is the loss, and what it says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +47,11 @@ def declare(plan: Options) -> Experiment:
 
     def losses(found: Found, family: str) -> Table:
         rows = tables[family].rows
-        last = {name: found.history(name, f"val/{LOSS[family]}") for names in rows.values() for name in names if name}
+        key, told = LOSS[family]
+        last = {name: found.history(name, f"val/{key}") for names in rows.values() for name in names if name}
         shown = {name: f"{points[-1][1]:.4f}" for name, points in last.items() if points}
         cells = [[label, *(shown.get(name, "") for name in names)] for label, names in rows.items()]
-        return Table(f"{LOSS[family]} at the last validation", ["blocks", *KINDS.values()], cells)
+        return Table(f"{told} at the last validation", ["blocks", *KINDS.values()], cells)
 
     def verdict(found: Found) -> list[str]:
         lines = []
