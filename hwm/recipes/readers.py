@@ -7,16 +7,16 @@ from hwm.model_config import ReaderConfig
 
 
 def robot_mask() -> RunConfig:
-    """Reads off a frame of 64x64 which pixels show the robot's arms and hands, 0.18 M parameters.
+    """Reads off a frame of 64x64 which pixels show the robot's arms and hands, 0.70 M parameters.
 
     Data: raw video with masks, `hwm simulate --masks`, of many rooms.  What it finds in predicted frames is `hwm evaluate`'s
     robot-mask IoU.
     """
     return RunConfig(
-        recipe="robot-mask", model=ReaderConfig(frames=1), data=DataConfig(clip="blocks", image_size=64),
+        recipe="robot-mask", model=ReaderConfig(frames=1, widths=(48, 80, 112)), data=DataConfig(clip="blocks", image_size=64),
         train=TrainConfig(
-            steps=600, batch_size=32, lr=3e-3, betas=(0.9, 0.99), weight_decay=0.1, warmup_steps=30, schedule="linear",
-            ema=0.98, precision="auto", validate_every=300, validate_clips=64, checkpoint_every=100, log_every=50,
+            steps=2500, batch_size=32, lr=2e-3, betas=(0.9, 0.99), weight_decay=0.1, warmup_steps=50, schedule="linear",
+            ema=0.99, precision="auto", validate_every=250, validate_clips=64, checkpoint_every=250, log_every=50,
         ),
     )
 
