@@ -132,8 +132,10 @@ def _what(
                 f"{sizes.context_grids} frames of both; {parameters / 1e6:.2f} M parameters.")  # fmt: skip
     else:
         seen = "frames" if model.kind == "video" else f"grids of {model.kind}"
+        reach = getattr(model, "reach", 0)
+        told = "the states then and to come" if reach else f"{sizes.num_states} rows of states"
         what = (f"World model of a robot's camera, family `{model.family}`: it sees {sizes.context_grids} {seen} of "
-                f"{sizes.grid[0]}x{sizes.grid[1]} and {sizes.num_states} rows of states, and predicts {sizes.future_grids} more; "
+                f"{sizes.grid[0]}x{sizes.grid[1]} and {told}, and predicts {reach or sizes.future_grids} more; "
                 f"{parameters / 1e6:.2f} M parameters.")  # fmt: skip
     hz = f" at {robot.hz} Hz" if robot is not None and robot.hz else ""
     train, prints = config.train, published.identity
