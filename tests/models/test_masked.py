@@ -96,6 +96,8 @@ def test_published_size_by_part():
 
 
 SPANS = ((0, 1), (1, 9), (9, 17), (17, 18))
+ROUNDING = 1e-12
+"""Of float64: some processors compute one row of a batch a bit unlike the next; what reaches an output moves it by 1e-5."""
 
 
 def reach(config):
@@ -111,7 +113,7 @@ def reach(config):
     for frame in range(18):
         states[4 + frame, frame] += 1
     out = outputs(model, tokens, states)
-    moved = (out != out[:, -1:]).any(-1)
+    moved = ((out - out[:, -1:]).abs() > ROUNDING).any(-1)
     assert (moved == moved[:, :, :1]).all()
     by_token, by_frame, _ = moved[:, :, 0].split([4, 18, 1], 1)
     by_state = [by_frame[:, first:end] for first, end in SPANS]

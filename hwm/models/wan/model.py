@@ -125,10 +125,10 @@ class WanWorldModel(LatentFlow):
     def idle_parameters(self) -> list[str]:
         """What a few steps need not reach.
 
-        Attention to the equal rows of a constant text is the same whatever it asks; the null state learns from those few
-        clips that lose their states.
+        Attention to the equal rows of a constant text is the same whatever it asks, and through whatever norm; the null state
+        learns from those few clips that lose their states.
         """
-        late = re.compile(r"attn2\.(to_q|to_k|norm_q|norm_k)|text_embedder|states\.null")
+        late = re.compile(r"attn2\.(to_q|to_k|norm_q|norm_k)|\.norm2\.|text_embedder|states\.null")
         return [name for name, _ in self.named_parameters() if late.search(name)]
 
     def _first_output(self) -> float | None:
