@@ -138,3 +138,5 @@ def test_the_factorisation_breaks_where_the_intervals_part():
     broken = verdict(own=(0.0, 0.3, 2.0), full=(0.0, 0.2, 0.5))
     assert "falls behind full attention from 2 places crossed a grid on; it loses most at 2: 2.00 nats against 0.50" in broken
     assert "is not shown to fall behind" in verdict(own=(0.0, 0.3, 0.4), full=(0.0, 0.2, 0.5))
+    wide = 1e-5
+    assert "is not shown to fall behind" in verdict(own=(1e-3, 0.03, 0.03), full=(0.0, 0.02, 0.02))  # apart, by next to nothing
