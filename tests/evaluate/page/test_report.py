@@ -386,14 +386,16 @@ def test_plots_take_curves_rows_bars_and_columns():
 
 
 def test_an_experiment_has_a_page_in_the_same_look(written):
-    table = Table("ours", ["variant", "PSNR, dB"], [[HOSTILE, "1.23 [0.90, 1.60]"], ["b", "–"]], strong="b")
+    table = Table("ours", ["variant", "PSNR, dB"], [[HOSTILE, "1.23 [0.90, 1.60]"], ["b", "–"], ["c", "77 [66, 88] %"]],
+                  strong="b")  # fmt: skip
     png = draw([Panel(columns=(1, 2))])
     part = {"title": "Steps", "about": "About them.", "plots": {"two": png}, "tables": [table]}
     part |= {"pictures": [{"seen": (b"jpeg", ""), "truth": (b"jpeg", "20.00 dB")}], "links": {"Reports": {"a": "a/r.html"}}}
     html = render("experiments/experiment.html.j2", title=HOSTILE, lead="Lead & more.", sections=[part], record={"x": HOSTILE})
     found = Page(html)
     assert found.links == ["a/r.html"] and "Lead & more." in found.text and found.text.count(HOSTILE) == 4
-    assert "1.23 0.90 to 1.60" in found.text and "20.00 dB" in found.text and "About them." in found.text
+    assert "1.23 0.90 to 1.60" in found.text and "77 % 66 to 88" in found.text  # a unit stays with its value
+    assert "20.00 dB" in found.text and "About them." in found.text
     assert all(source.startswith("data:image/") for source in found.sources) and len(found.sources) == 3
     style = re.compile("<style>.*?</style>", re.DOTALL)
     assert style.search(html)[0] == style.search(written[1])[0]
