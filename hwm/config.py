@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hwm.clock import LEGACY_STRIDE
+from hwm.contracts import Family
 from hwm.model_config import ModelConfig, STConfig
 from hwm.safe_load.paths import shown
 from hwm.safe_load.text import read_toml
@@ -59,6 +60,9 @@ class TrainConfig:
     batch_size: Count = 8
     accumulate: Count = 1
     """Micro-batches of batch_size per step, in all: processes that train together share them."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: matrices of linear layers go by an orthogonal momentum, all else by AdamW (ours): more is learned in a step, which
+    takes longer where batches are small."""
     lr: Annotated[float, Range(0, 1000, above=True)] = 8e-4
     betas: Annotated[tuple[float, float], Range(0, 1, below=True)] = (0.9, 0.95)
     weight_decay: Annotated[float, Range(0, 1000)] = 0.05
@@ -97,6 +101,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_ranges(type(self), vars(self), prefix="train.")
+        if self.optimizer == "muon" and self.parallel == "fsdp":
+            raise ValueError('train.optimizer "muon" needs whole matrices: set train.parallel="ddp"')
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,7 @@ def _build(cls: type[T], table: dict[str, Any], path: str) -> T:
     """path: the dotted name of the table with a dot behind it, empty for the whole."""
     hints = get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    table = cls.completed(table) if issubclass(cls, Family) else table
     for key in table:
         if key not in names:
             hint = nearest(key, names) or f"known keys: {', '.join(names)}"

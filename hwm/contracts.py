@@ -260,6 +260,11 @@ class Family:
         if hasattr(self, "patch") and (sizes.grid[0] % sizes.patch or sizes.grid[1] % sizes.patch):
             raise ValueError(f"model.grid {sizes.grid} is not divisible by model.patch {sizes.patch}")
 
+    @classmethod
+    def completed(cls, table: dict[str, Any]) -> dict[str, Any]:
+        """A stored configuration with what those from before do not say, where another value than today's default was meant."""
+        return table
+
     @property
     def reads_states(self) -> bool:
         """Whether it is told or learns the robot's states, whose statistics it then keeps."""

@@ -27,11 +27,12 @@ def _structure(variant: str, *, split: Literal["modality", "full"]) -> dict[str,
     return {"sharing": {"base": "stream"}.get(variant, variant)}
 
 
-def _twin(published: RunConfig, size: str, *, tokenizer: str, **changes: Any) -> RunConfig:
-    """A small model that trains as all twins of its size do."""
+def _twin(published: RunConfig, size: str, *, tokenizer: str, lr: float, **changes: Any) -> RunConfig:
+    """A small model that trains as all twins of its size do.  lr: of tiny ones."""
     model: Any = published.model
     unshared = 0 if model.attention == "split" else {"tiny": 2, "medium": 4}[size]
-    model, train = replace(model, **changes, unshared_blocks=unshared), {"tiny": TINY_TRAINING, "medium": MEDIUM_TRAINING}[size]
+    model = replace(model, **changes, unshared_blocks=unshared)
+    train = {"tiny": replace(TINY_TRAINING, lr=lr), "medium": MEDIUM_TRAINING}[size]
     return replace(published, recipe=f"{published.recipe}-{size}", tokenizer=tokenizer, model=model, train=train)
 
 
@@ -62,7 +63,7 @@ def masked_hwm(variant: str, size: str = "") -> RunConfig:
         "tiny": {"grid": (8, 8), "num_layers": 4, "num_heads": 3, "width": 96},
         "medium": {"grid": (16, 16), "num_layers": 12, "num_heads": 8, "width": 384},
     }
-    return _twin(published, size, tokenizer="fsq-8x8x8", **small, **sizes[size])
+    return _twin(published, size, tokenizer="fsq-8x8x8", lr=4e-3, **small, **sizes[size])
 
 
 def flow_hwm(variant: str, size: str = "") -> RunConfig:
@@ -92,7 +93,7 @@ def flow_hwm(variant: str, size: str = "") -> RunConfig:
         "tiny": {"grid": (8, 8), "num_layers": 4, "num_heads": 4, "width": 96},
         "medium": {"grid": (16, 16), "num_layers": 12, "num_heads": 8, "width": 512},
     }
-    return _twin(published, size, tokenizer="continuous-8x8x8", **small, **sizes[size])
+    return _twin(published, size, tokenizer="continuous-8x8x8", lr=6e-3, **small, **sizes[size])
 
 
 def _named(system: Callable[[str, str], RunConfig], variant: str, size: str) -> Callable[[], RunConfig]:

@@ -1,4 +1,4 @@
-"""One update of a model: gradients from micro-steps, then AdamW and the moving average.
+"""One update of a model: gradients from micro-steps, then the optimiser and the moving average.
 
 The loop takes a run's steps with it, the doctor its trial steps: what the one checks is what the other does.
 """
@@ -17,7 +17,7 @@ from hwm.config import RunConfig
 from hwm.contracts import Batch
 from hwm.safe_load.weights import expect_same
 from hwm.training.device import autocast, seed_of
-from hwm.training.optim import Ema, adamw, load_optimizer_tensors, optimizer_tensors
+from hwm.training.optim import Ema, load_optimizer_tensors, optimizer_of, optimizer_tensors
 from hwm.training.parallel import Parallel
 from hwm.training.processes import ALONE, Processes
 from hwm.training.stored import Groups, Stored, is_share
@@ -32,7 +32,7 @@ class Learner:
     def __init__(self, model: Any, config: RunConfig, *, device: torch.device, processes: Processes = ALONE) -> None:
         self.model, self.config, self.device, self.processes = model, config, device, processes
         self.parallel = Parallel(model.to(device), config.train, processes, device)
-        self.optimizer = adamw(model, config.train, device=device)
+        self.optimizer = optimizer_of(model, config.train, device=device)
         self.ema = Ema(model, config.train.ema) if config.train.ema else None
         self._generator = torch.Generator(device)
 

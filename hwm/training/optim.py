@@ -1,4 +1,4 @@
-"""The optimiser: which weights decay, the learning rate of every step, and AdamW's state by name."""
+"""The optimiser: which weights decay, the learning rate of every step, AdamW and Muon, and their state by name."""
 
 import math
 from collections.abc import Iterator
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from hwm.config import TrainConfig
 from hwm.training.stored import Stored
 
+MOMENTUM = 0.95
+"""Of Muon: share of the last step's momentum that stays."""
 _MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -50,8 +52,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def adamw(model: nn.Module, train: TrainConfig, *, device: torch.device) -> torch.optim.AdamW:
-    """AdamW over the model's groups, fused where the device has it.
+def optimizer_of(model: nn.Module, train: TrainConfig, *, device: torch.device) -> torch.optim.AdamW:
+    """AdamW over the model's groups, fused where the device has it; with train.optimizer "muon" linear layers go by `Muon`.
 
     Raises ValueError if a trainable parameter is in no group or in two.
     """
@@ -61,12 +63,62 @@ def adamw(model: nn.Module, train: TrainConfig, *, device: torch.device) -> torc
     if len(grouped) != len(set(grouped)) or set(grouped) != set(trainable):
         lost = [name for key, name in trainable.items() if key not in grouped]
         raise ValueError(f"{type(model).__name__}.parameter_groups must hold every trainable parameter once; lost: {lost}")
-    fused = device.type in ("cpu", "cuda", "mps")
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=train.lr, betas=train.betas, fused=fused)
+    common: dict[str, Any] = {"lr": train.lr, "betas": train.betas, "fused": device.type in ("cpu", "cuda", "mps")}
+    if train.optimizer == "adamw":
+        return torch.optim.AdamW([g for g in groups if g["params"]], **common)
+    linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
+    linear -= {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    split = [
+        group | {"muon": muon, "params": [p for p in group["params"] if (id(p) in linear) == muon]}
+        for group in groups
+        for muon in (False, True)
+    ]
+    dtype = torch.bfloat16 if train.precision == "bfloat16" else torch.float32
+    return Muon([g for g in split if g["params"]], dtype=dtype, **common)
+
+
+class Muon(torch.optim.AdamW):
+    """AdamW, but for groups of matrices that are marked "muon": these go by their momentum, made orthogonal (Jordan et al. 2024).
+
+    Every direction that a matrix has seen is stepped into alike, also those of small gradients.  Steps are scaled by
+    0.2 sqrt(longer side), so that they are of AdamW's size and take its learning rate and decay (Liu et al. 2025, arXiv
+    2502.16982).  dtype: of the products of matrices that make the momentum orthogonal.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], *, dtype: torch.dtype, **common: Any) -> None:
+        super().__init__(groups, **common)
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update.  The matrices' gradients are used up."""
+        for group in self.param_groups:
+            for weight in group["params"] if group["muon"] else ():
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    state["momentum"] = torch.zeros_like(weight)
+                momentum = state["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
+                towards = orthogonal(weight.grad.lerp(momentum, MOMENTUM).to(self.dtype)).to(weight.dtype)
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(towards, alpha=-0.2 * group["lr"] * max(weight.shape) ** 0.5)
+                weight.grad = None
+        super().step()
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """The matrix with singular values brought near 1, to between 0.7 and 1.2, by five steps of a Newton-Schulz iteration."""
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        square = x @ x.T
+        x = torch.addmm(x, torch.addmm(square, square, square, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """AdamW's state flattened to "exp_avg.<parameter name>" and so on: no pickle, no order of parameters."""
+    """The state flattened to "exp_avg.<parameter name>" and so on: no pickle, no order of parameters."""
     return {
         f"{key}.{name}": value
         for name, parameter in model.named_parameters()

@@ -1,5 +1,6 @@
 """Closed forms of the schedules, the average and AdamW's bookkeeping."""
 
+import dataclasses
 import math
 
 import pytest
@@ -11,7 +12,7 @@ from tiny_training import build
 from torch import nn
 
 from hwm.config import TrainConfig
-from hwm.training.optim import Ema, adamw, load_optimizer_tensors, lr_at, optimizer_tensors, parameter_groups
+from hwm.training.optim import Ema, load_optimizer_tensors, lr_at, optimizer_of, optimizer_tensors, orthogonal, parameter_groups
 from hwm.training.stored import Stored, write_whole
 
 CPU = torch.device("cpu")
@@ -70,17 +71,51 @@ def test_a_model_may_choose_its_own_groups_but_must_not_lose_a_parameter():
     model = build()
     groups = parameter_groups(model, 0.05)
     assert not any("bias" in n or "norm" in n or "positions" in n for n in names(model, groups[0]))
-    assert sum(len(g["params"]) for g in adamw(model, TrainConfig(), device=CPU).param_groups) == len(list(model.parameters()))
+    for kind in ("adamw", "muon"):
+        groups = optimizer_of(model, TrainConfig(optimizer=kind), device=CPU).param_groups
+        assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
     model.parameter_groups = lambda weight_decay: [{"params": list(model.blocks.parameters()), "weight_decay": 0.0}]
-    refused(r"must hold every trainable parameter once; lost: .*place_positions", adamw, model, TrainConfig(), device=CPU)
+    refused(r"must hold every trainable parameter once; lost: .*place_positions", optimizer_of, model, TrainConfig(), device=CPU)
 
 
-def test_optimizer_state_goes_by_name_and_comes_back(tmp_path):
+@pytest.mark.parametrize("shape", [(5, 5), (4, 9), (30, 6)])
+def test_a_momentum_made_orthogonal_turns_no_direction_and_levels_their_sizes(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    left, sizes, right = torch.linalg.svd(matrix, full_matrices=False)
+    sizes = torch.linspace(3.0, 0.3, len(sizes), dtype=torch.float64)
+    inside = left.T @ orthogonal(left * sizes @ right) @ right.T
+    levels = inside.diagonal()
+    assert torch.allclose(inside, levels.diag(), atol=1e-12)
+    assert 0.5 < levels.min() and levels.max() < 1.3
+
+
+def test_muon_steps_as_far_as_adamw_would_in_matrices_of_linear_layers_alone():
+    """A first step: every entry by about the learning rate, less decay; of one direction it has the sign of the gradient."""
     torch.manual_seed(0)
-    train = TrainConfig(lr=0.1)
+    model, same = Mixed(), Mixed()
+    same.load_state_dict(model.state_dict())
+    train = TrainConfig(lr=0.01, weight_decay=0.1)
+    for net, kind in ((model, "muon"), (same, "adamw")):
+        optimizer = optimizer_of(net, dataclasses.replace(train, optimizer=kind), device=CPU)
+        before = {name: p.detach().clone() for name, p in net.named_parameters()}
+        net().backward()
+        gradient = net.linear.weight.grad.clone()
+        optimizer.step()
+    ours, theirs = dict(model.named_parameters()), dict(same.named_parameters())
+    assert {name for name in ours if not torch.equal(ours[name], theirs[name])} == {"linear.weight"}
+    step = before["linear.weight"] * (1 - 0.01 * 0.1) - ours["linear.weight"]
+    expected = 0.2 * 0.01 * max(step.shape) ** 0.5 * orthogonal(gradient)
+    assert torch.allclose(step, expected, atol=1e-7) and expected.abs().max() > 1e-4
+    refused("needs whole matrices", TrainConfig, optimizer="muon", parallel="fsdp")
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_optimizer_state_goes_by_name_and_comes_back(tmp_path, kind):
+    torch.manual_seed(0)
+    train = TrainConfig(lr=0.1, optimizer=kind)
     one, two = Mixed(), Mixed()
     two.load_state_dict(one.state_dict())
-    first, second = adamw(one, train, device=CPU), adamw(two, train, device=CPU)
+    first, second = optimizer_of(one, train, device=CPU), optimizer_of(two, train, device=CPU)
 
     def stored(tensors):
         write_whole(tmp_path / "optimizer.safetensors", tensors)
@@ -95,6 +130,7 @@ def test_optimizer_state_goes_by_name_and_comes_back(tmp_path):
     tensors = {k: v.clone() for k, v in optimizer_tensors(one, first).items()}
     assert {"exp_avg.conv.weight", "exp_avg_sq.conv.weight", "step.conv.weight"} <= tensors.keys()
     assert not any("frozen" in name for name in tensors)
+    assert ("momentum.linear.weight" in tensors) == (kind == "muon") != ("exp_avg.linear.weight" in tensors)
     two.load_state_dict(one.state_dict())
     load_optimizer_tensors(two, second, stored(tensors), where=tmp_path / "o")
     step(one, first)

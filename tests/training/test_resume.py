@@ -77,8 +77,8 @@ def test_two_steps_and_two_more_are_four_of_every_family(name, tmp_path):
     four_and_two(tmp_path, replace(FOUR, model=FAMILIES[name]))
 
 
-def test_two_steps_and_two_more_are_four_also_in_bfloat16_and_of_weights_in_channels_last_order(tmp_path):
-    saved = four_and_two(tmp_path, override(FOUR, ["train.precision=bfloat16"]))
+def test_two_steps_and_two_more_are_four_also_by_muon_in_bfloat16_and_of_weights_in_channels_last_order(tmp_path):
+    saved = four_and_two(tmp_path, override(FOUR, ["train.precision=bfloat16", "train.optimizer=muon"]))
     files = ("model.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json", "manifest.json")
     assert set(saved) == {f"step-4/{file}" for file in files}
 

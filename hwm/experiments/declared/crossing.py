@@ -69,9 +69,12 @@ def declare(plan: Options) -> Experiment:
         curves = {kind: [(step, Interval(nats)) for step, nats in points] for kind, points in told.items() if points}
         return draw([Panel("", "step", "cross-entropy of held-out scenes, nats", curves)])
 
+    def least(value: Interval) -> float:
+        return value.mean if value.low is None else value.low
+
     def verdict(found: Found) -> list[str]:
         values = {n: [table.value(found, n, AUTO, kind) for kind in range(2)] for n in rows}
-        behind = {n: (own.low or own.mean) - (full.high or full.mean) for n, (own, full) in values.items() if own and full}
+        behind = {n: least(own) + least(full.negative()) for n, (own, full) in values.items() if own and full}
         apart = [n for n, nats in behind.items() if nats > LEAST]
         lost = max(values, key=lambda n: values[n][0].mean - values[n][1].mean)  # type: ignore[union-attr]
         own, full = (value.mean for value in values[lost] if value)
