@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from hwm.contracts import Batch, Family, Kind, Role
 from hwm.model_config.parts import (
@@ -97,6 +97,11 @@ class DirectConfig(Modulated):
             raise ValueError(f"model.future_grids {self.future_grids} is more than model.reach {self.reach}")
         if any(row >= self.state_dim for row in self.velocity_rows):
             raise ValueError(f"model.velocity_rows {list(self.velocity_rows)} must be below state_dim {self.state_dim}")
+
+    @classmethod
+    def completed(cls, table: dict[str, Any]) -> dict[str, Any]:
+        """Before there was a horizon of its own, a model learned as far as it reached."""
+        return {"horizon": table["reach"], **table} if "reach" in table else table
 
     @property
     def reads_masks(self) -> bool:

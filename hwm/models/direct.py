@@ -29,7 +29,7 @@ EDGE_FLOOR = 1e-6
 FLOW_SCALE = 0.25
 """Flow that an output of 1 means, in half sides of the picture."""
 TRAVEL_SCALE = 1 / 30
-"""Brings the sum of normalised velocities over up to 60 frames to the size of states."""
+"""Brings the sum of normalised velocities over the second or two of a step to the size of states; over a minute it is larger."""
 WAVES = 4
 """Sines and cosines by which a horizon is told, and as many for its logarithm."""
 FRAMES_AT_ONCE = 256

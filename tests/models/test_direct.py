@@ -7,6 +7,7 @@ import torch
 from refusing import refused
 from seeds import gen
 
+from hwm.config import RunConfig, from_dict, override, to_dict
 from hwm.contracts import Batch, Sampling
 from hwm.model_config import DirectConfig
 from hwm.models.direct import RELATIVE_FLOOR, Direct, _edges
@@ -303,3 +304,12 @@ def test_settings_of_samples_need_a_model_that_samples():
     refused("need model.noised above 0 in training", dataclasses.replace, TINY, temperature=1.0)
     refused("need model.noised above 0 in training", dataclasses.replace, TINY, steps=3)
     assert TINY.solver_steps is None and NOISED.solver_steps == 3
+
+
+def test_a_run_from_before_there_was_a_horizon_learned_as_far_as_it_reached():
+    stored = {name: value for name, value in to_dict(RunConfig(model=TINY)).items() if name == "model"}
+    del stored["model"]["horizon"]
+    stored["model"]["reach"] = 5
+    model = from_dict(RunConfig, stored).model
+    assert (model.horizon, model.reach) == (5, 5)
+    assert override(RunConfig(model=TINY), ["model.reach=6"]).model.horizon == TINY.horizon
