@@ -276,12 +276,14 @@ class Family:
         return False
 
     def for_robot(self, robot: Embodiment) -> Self:
-        """The same for a robot with other states than the family's own; what is set to another number stays as it is set."""
+        """The same for a robot of known skeleton or with other states than the usual; what is set otherwise stays as it is."""
         mine, usual = vars(self), vars(type(self)())
-        if not self.reads_states or robot.dim == usual["state_dim"] or mine["state_dim"] not in (usual["state_dim"], robot.dim):
+        if not self.reads_states or mine["state_dim"] not in (usual["state_dim"], robot.dim):
             return self
-        velocities = tuple(i for i, kind in enumerate(robot.kinds) if kind == "velocity")
-        own: dict[str, Any] = {"state_dim": robot.dim, "state_plain": robot.raw, "velocity_rows": velocities}
+        own: dict[str, Any] = {"skeleton": robot.skeleton}
+        if robot.dim != usual["state_dim"]:
+            velocities = tuple(i for i, kind in enumerate(robot.kinds) if kind == "velocity")
+            own |= {"state_dim": robot.dim, "state_plain": robot.raw, "velocity_rows": velocities}
         return replace(self, **{name: value for name, value in own.items() if name in mine and mine[name] == usual[name]})
 
     @property

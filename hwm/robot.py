@@ -1,6 +1,7 @@
 """What the numbers of a robot's state mean: a robot is one TOML file with names, units, groups and limits (`robots/`)."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,53 @@ KINDS = {"rad": "angle", "deg": "angle", "m": "position", "m/s": "velocity", "ra
 """What a row of each unit is; "0..1", also with words such as "0 open..1 closed", is a closure, any other unit "other"."""
 
 
+Place = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """How a body hangs together and where its camera looks from; x is forward, y left, z up, also of the camera.
+
+    parents: of every joint the joint that it hangs on, an earlier one; -1: the trunk.  places: metres, in the parent's frame.
+    axes: which the joint turns about.  states: dimension that says by how much; -1: none.  rests: radians by which it is turned
+    where that is 0.  bones: pairs of joints between which there is something to see.  camera: joint that is the camera.
+    fovy: its vertical field of view, degrees.
+    """
+
+    parents: tuple[int, ...] = ()
+    places: tuple[Place, ...] = ()
+    axes: tuple[Place, ...] = ()
+    states: tuple[int, ...] = ()
+    rests: tuple[float, ...] = ()
+    bones: tuple[tuple[int, int], ...] = ()
+    camera: int = 0
+    fovy: float = 60.0
+
+    def __post_init__(self) -> None:
+        joints = len(self.parents)
+        if {len(self.places), len(self.axes), len(self.states), len(self.rests)} != {joints}:
+            raise ValueError("skeleton: parents, places, axes, states and rests differ in length")
+        if any(not -1 <= parent < joint for joint, parent in enumerate(self.parents)):
+            raise ValueError("skeleton: a joint's parent must be an earlier one, or -1")
+        if any(not 0 <= joint < max(1, joints) for joint in (self.camera, *(end for bone in self.bones for end in bone))):
+            raise ValueError(f"skeleton: bones and camera must be joints, 0 to {joints - 1}")
+        if not all(len(vector) == 3 and math.isfinite(sum(vector)) for vector in (*self.places, *self.axes)):
+            raise ValueError("skeleton: places and axes must be three finite numbers each")
+        if any(abs(sum(x * x for x in axis) - 1) > 1e-3 for axis in self.axes):
+            raise ValueError("skeleton: axes must have length 1")
+        if not 0 < self.fovy < 180:
+            raise ValueError(f"skeleton: fovy must lie between 0 and 180 degrees, got {self.fovy}")
+
+    def of(self, kept: Sequence[int]) -> "Skeleton":
+        """Of these dimensions alone; none where one that turns a joint is not among them."""
+        if any(row >= 0 and row not in kept for row in self.states):
+            return NO_SKELETON
+        return replace(self, states=tuple(row if row < 0 else kept.index(row) for row in self.states))
+
+
+NO_SKELETON = Skeleton()
+
+
 @dataclass(frozen=True)
 class Embodiment:
     """What one row of robot state means.
@@ -22,7 +70,7 @@ class Embodiment:
     mean, std: statistics of a large data set, used where a data set is too small to give its own.
     hz: rows a second in the robot's own logs, 0 where that differs.  limits: low and high end of every dimension in its unit,
     infinite where unknown; empty where none is known.  time: in its logs the column of times, "" where its name tells.
-    groups: parts of the robot, each the indices of its dimensions.
+    groups: parts of the robot, each the indices of its dimensions.  skeleton: how its body hangs together, where that is known.
     """
 
     name: str
@@ -35,6 +83,7 @@ class Embodiment:
     limits: tuple[tuple[float, float], ...] = ()
     time: str = ""
     groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
+    skeleton: Skeleton = NO_SKELETON
 
     def __post_init__(self) -> None:
         sizes = {len(self.names), len(self.units), len(self.mean), len(self.std)}
@@ -49,6 +98,8 @@ class Embodiment:
             raise ValueError(f"embodiment {self.name}: the limits of {bad} are no low and high end")
         if type(self.hz) is not int or not 0 <= self.hz <= 1000:
             raise ValueError(f"embodiment {self.name}: hz must be a whole number in 0..1000, got {self.hz!r}")
+        if any(not -1 <= row < self.dim for row in self.skeleton.states):
+            raise ValueError(f"embodiment {self.name}: skeleton.states outside -1..{self.dim - 1}")
 
     @property
     def dim(self) -> int:
@@ -85,19 +136,20 @@ class Embodiment:
         return replace(
             self, names=tuple(name.removeprefix(f"{prefix}.") for name in chosen(self.names)), units=chosen(self.units),
             raw=rows(self.raw), mean=chosen(self.mean), std=chosen(self.std), limits=chosen(self.limits),
-            groups={name: rows(given) for name, given in self.groups.items() if rows(given)},
+            groups={name: rows(given) for name, given in self.groups.items() if rows(given)}, skeleton=self.skeleton.of(kept),
         )
 
     @property
     def meaning(self) -> dict[str, Any]:
-        """What of it decides what is learned from its data, as plain values; groups and limits only help people."""
+        """What of it decides what is learned from its data, as plain values: not what helps people, nor its skeleton."""
         return {name: getattr(self, name) for name in ("name", "names", "units", "raw", "mean", "std")}
 
 
 def read_embodiment(path: str | Path) -> Embodiment:
-    """Read an embodiment from TOML with keys name, names, units, and optionally raw, mean, std, hz, limits, time, [groups].
+    """Read an embodiment from TOML with keys name, names, units, and optionally raw, mean, std, hz, limits, time, [groups] and
+    [skeleton].
 
-    raw and groups take indices, counted from 0, or names.
+    raw, groups and skeleton.states take indices, counted from 0, or names.
     Raises ValueError, naming the file, for a missing or unknown key or lists of different length.
     """
     table = read_toml(path, kind="description of an embodiment")
@@ -117,6 +169,7 @@ def read_embodiment(path: str | Path) -> Embodiment:
             std=tuple(map(float, table.get("std", [1] * len(names)))),
             hz=table.get("hz", 0), limits=tuple((float(low), float(high)) for low, high in table.get("limits", ())),
             time=str(table.get("time", "")), groups={name: rows(given) for name, given in table.get("groups", {}).items()},
+            skeleton=_skeleton(table.get("skeleton", {}), rows),
         )
         return _completed(robot, Path(path), table)
     except KeyError as error:
@@ -126,13 +179,25 @@ def read_embodiment(path: str | Path) -> Embodiment:
         raise ValueError(f"{path}: {error}") from None
 
 
+def _skeleton(table: Mapping[str, Any], rows: Callable[[Any], tuple[int, ...]]) -> Skeleton:
+    """A body from its table."""
+    known = Skeleton.__dataclass_fields__
+    if (unknown := next((key for key in table if key not in known), None)) is not None:
+        raise ValueError(f"unknown key {shown('skeleton.' + unknown)!r}; a skeleton has {', '.join(known)}")
+    lists: dict[str, Any] = {name: tuple(tuple(map(float, row)) for row in table.get(name, ())) for name in ("places", "axes")}
+    lists |= {"bones": tuple(map(tuple, table.get("bones", ()))), "parents": tuple(table.get("parents", ()))}
+    lists["rests"] = tuple(map(float, table.get("rests", ())))
+    return Skeleton(**{**table, **lists, "states": rows(table.get("states", ()))})
+
+
 def _completed(robot: Embodiment, path: Path, table: Mapping[str, Any]) -> Embodiment:
     """With what its file leaves out, such as one of an earlier version, as the known robot of the same name and states has it."""
     if path.parent == ROBOTS:
         return robot
     same = [model for model in map(read_embodiment, sorted(ROBOTS.glob("*.toml")))
             if (model.name, model.names) == (robot.name, robot.names)]  # fmt: skip
-    return replace(robot, **{k: getattr(same[0], k) for k in ("hz", "limits", "groups") if k not in table}) if same else robot
+    left_out = [key for key in ("hz", "limits", "groups", "skeleton") if key not in table]
+    return replace(robot, **{key: getattr(same[0], key) for key in left_out}) if same else robot
 
 
 

@@ -13,7 +13,7 @@ from hwm.data.dataset import check_rows
 from hwm.data.onex import open_dataset
 from hwm.data.writers import RawShardWriter, write_dataset_metadata
 from hwm.recipes import recipe
-from hwm.robot import EVE, ROBOTS, normalisation, read_embodiment
+from hwm.robot import EVE, NO_SKELETON, ROBOTS, normalisation, read_embodiment
 from hwm.runs import fitted, load_run, open_clips
 
 
@@ -58,6 +58,20 @@ def test_every_known_robot_tells_what_its_rows_are_and_which_part_they_move(path
     assert read_embodiment(tmp_path / "robot.toml") == robot, "what an older file leaves out is the known robot's"
 
 
+ONE_JOINT = "[skeleton]\nparents=[-1]\nplaces=[[1, 2, 3]]\naxes=[[0, 1, 0]]\nrests=[0]\n"
+
+
+def test_a_skeleton_goes_with_the_states_that_turn_it(tmp_path):
+    path = tmp_path / "robot.toml"
+    path.write_text('name="arm"\nnames=["x","a.turn","b.turn"]\nunits=["m","rad","rad"]\n' + ONE_JOINT + 'states=["a.turn"]')
+    robot = read_embodiment(path)
+    assert robot.skeleton.states == (1,) and robot.part("a").skeleton.states == (0,) and robot.part("b").skeleton == NO_SKELETON
+    path.write_text(to_toml(robot))
+    assert read_embodiment(path) == robot and "skeleton" not in robot.meaning
+    model = fitted(override(recipe("direct-tiny"), [f"data.train={json.dumps(str(tmp_path))}"])).model
+    assert model.skeleton == robot.skeleton and model.state_dim == 3
+
+
 def test_groups_by_name_and_mistakes_in_them(tmp_path):
     path = tmp_path / "robot.toml"
     arm = 'name="arm"\nnames=["a","b"]\nunits=["deg","?"]\n'
@@ -70,6 +84,13 @@ def test_groups_by_name_and_mistakes_in_them(tmp_path):
         '[groups]\narm=["c"]': "key 'c' is none of its names", "[groups]\narm=[2]": "groups.arm indices outside 0..1",
         "limits=[[0, 1]]": "limits of 1 dimensions, it has 2", "limits=[[1, 0], [0, 1]]": "the limits of a are no low and high",
         "hz=1.5": "hz must be a whole number", "group=1": "unknown key 'group'",
+        "[skeleton]\nbone=1": "unknown key 'skeleton.bone'", "[skeleton]\nparents=[-1]": "differ in length",
+        ONE_JOINT + 'states=["c"]': "key 'c' is none of its names", ONE_JOINT + "states=[2]": "skeleton.states outside -1..1",
+        ONE_JOINT.replace("[-1]", "[0]") + "states=[0]": "must be an earlier one",
+        ONE_JOINT + "states=[0]\nfovy=0": "fovy must lie",
+        ONE_JOINT.replace("[[0, 1, 0]]", "[[0, 2, 0]]") + "states=[0]": "axes must have length 1",
+        ONE_JOINT.replace("[[1, 2, 3]]", "[[inf, 0, 0]]") + "states=[0]": "three finite numbers",
+        ONE_JOINT + "states=[0]\nbones=[[0, 1]]": "must be joints, 0 to 0",
     }.items():  # fmt: skip
         path.write_text(arm + more)
         refused(told, read_embodiment, path)

@@ -22,6 +22,7 @@ from hwm.model_config.parts import (
     Weight,
     Width,
 )
+from hwm.robot import NO_SKELETON, Skeleton
 from hwm.work.ranges import Range
 
 if TYPE_CHECKING:
@@ -61,6 +62,9 @@ class DirectConfig(Modulated):
     map_hidden: Width = 512
     """Width of the decoder from states to a map over the patches."""
     map_channels: Width = 32
+    skeleton: Skeleton = NO_SKELETON
+    """The robot's own, where it is known (`robot.toml`): where its bones stand in the last picture and in the one to come then
+    enters beside the pictures (ours); without bones: where they are is learned alone."""
     warp: bool = True
     """Move the last frame by a predicted flow before the change is added, rather than add the change alone."""
     refine: Annotated[int, Range(0, 4096)] = 0
@@ -97,6 +101,8 @@ class DirectConfig(Modulated):
             raise ValueError(f"model.future_grids {self.future_grids} is more than model.reach {self.reach}")
         if any(row >= self.state_dim for row in self.velocity_rows):
             raise ValueError(f"model.velocity_rows {list(self.velocity_rows)} must be below state_dim {self.state_dim}")
+        if any(row >= self.state_dim for row in self.skeleton.states):
+            raise ValueError(f"model.skeleton.states {list(self.skeleton.states)} must be below state_dim {self.state_dim}")
 
     @classmethod
     def completed(cls, table: dict[str, Any]) -> dict[str, Any]:

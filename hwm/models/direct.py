@@ -21,6 +21,7 @@ from hwm.models.direct_blocks import DETAILS, Block, Noised, Refine, moved, to_p
 from hwm.models.family import WorldModule
 from hwm.nn import flow_matching as flow
 from hwm.nn.parameters import decay_groups
+from hwm.nn.skeleton import Bones
 
 RELATIVE_FLOOR = 1e-3
 """Added to the error of copying (of pixels in [0, 1]) before a frame's error is divided by it: stillness is not all."""
@@ -68,6 +69,11 @@ class Direct(WorldModule):
             *(nn.Linear(features, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()),
             *(nn.Linear(hidden, places * C), nn.Unflatten(-1, (places, C)), nn.Linear(C, D)),
         )
+        self.told = features
+        self.skeleton = Bones(config.skeleton, size=config.grid, patch=P) if config.skeleton.bones else None
+        self.bones = None
+        if self.skeleton is not None:
+            self.bones = nn.Sequential(nn.Linear(2 * self.skeleton.channels, D), nn.SiLU(), nn.Linear(D, D))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.noised = Noised(config) if config.noised else None
         self.norm = nn.LayerNorm(D)
@@ -91,9 +97,10 @@ class Direct(WorldModule):
         """What the states say of frames `now` + `horizons`, (..., B, E), both int64 (..., B).
 
         states_BFA: raw.  The normalised states of now and then, their change, the change over the context, the way that
-        the base goes between, and the horizon, at most the furthest of training, as waves of it and of its logarithm.
+        the base goes between, and the horizon, at most the furthest of training, as waves of it and of its logarithm; then, of a
+        robot with bones, where its joints are now and then.
         """
-        shift_A, scale_A = self.shift_scale.unbind()
+        raw_BFA, (shift_A, scale_A) = states_BFA, self.shift_scale.unbind()
         states_BFA = (states_BFA.to(shift_A.dtype) - shift_A) * scale_A
         clip = torch.arange(len(states_BFA), device=states_BFA.device)
         then, past = now + horizons, now - (self.context_grids - 1)
@@ -105,7 +112,10 @@ class Direct(WorldModule):
         h = horizons[..., None].clamp(max=limit).to(current.dtype)
         far = torch.cat([h / limit, h.log() / math.log(1 + limit)], -1)
         waves = (math.pi * far[..., None] * torch.arange(1, 1 + WAVES, device=h.device)).flatten(-2)
-        return torch.cat([current, future, future - current, current - before, travel, far, waves.sin(), waves.cos()], -1)
+        told = [current, future, future - current, current - before, travel, far, waves.sin(), waves.cos()]
+        if self.skeleton is not None:
+            told += [self.skeleton.points(raw_BFA[clip, frame]).flatten(-2).to(current.dtype) for frame in (now, then)]
+        return torch.cat(told, -1)
 
     def forward(
         self, last_TBCHW: Tensor, past_TBCHW: Tensor, features_TBE: Tensor, noised: tuple[Tensor, Tensor] | None = None
@@ -117,6 +127,10 @@ class Direct(WorldModule):
         """
         seen_TBCHW = torch.cat([last_TBCHW, past_TBCHW], 2) - 0.5
         x_TBSD = self.patches(to_patches(seen_TBCHW, self.config.patch)) + self.positions
+        features_TBE, joints_TBJ = features_TBE.tensor_split([self.told], -1)
+        if self.skeleton is not None:
+            maps = [self.skeleton(x.unflatten(-1, (-1, 3))) for x in joints_TBJ.chunk(2, -1)]
+            x_TBSD = x_TBSD + self.bones(torch.cat(maps, -1))
         states_TBD = self.states(features_TBE)
         x_TBSD = x_TBSD + states_TBD[:, :, None] + self.state_map(features_TBE)
         if self.noised is not None and noised is not None:

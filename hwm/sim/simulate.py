@@ -10,17 +10,19 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from hwm.config import to_toml
 from hwm.data import layout
 from hwm.data.checksums import write_checksums
 from hwm.data.writers import write_dataset_metadata
+from hwm.robot import EVE
 from hwm.work.allowance import usable_cores
 from hwm.work.claim import Kept, claimed
-from hwm.work.files import read_json, write_json
+from hwm.work.files import read_json, write_json, write_text
 from hwm.work.progress import rate
 from hwm.work.signals import StopFlag
 
@@ -189,6 +191,7 @@ class _Place:
 
     def complete(self, split: str, segments: list[dict]) -> None:
         """Write what describes the whole dataset, and let it appear."""
+        from hwm.sim.body.robot import skeleton
         from hwm.sim.jobs import REPORTS
 
         for left_over in self.partial.rglob(".*.tmp*"):
@@ -197,6 +200,7 @@ class _Place:
             files = [kind.find(self.partial, i) for kind in (layout.VIDEO, layout.STATES) for i in kind.indices(self.partial)]
             write_checksums(self.partial / "checksums.json", files)
         else:
+            write_text(self.partial / "robot.toml", to_toml(replace(EVE, skeleton=skeleton())))
             num_shards = len(layout.METADATA.indices(self.partial))
             frames = sum(segment["frames"] for segment in segments)
             write_dataset_metadata(self.partial, num_shards=num_shards, num_images=frames)

@@ -12,15 +12,21 @@ from hwm.contracts import Batch, Sampling
 from hwm.model_config import DirectConfig
 from hwm.models.direct import RELATIVE_FLOOR, Direct, _edges
 from hwm.models.direct_blocks import DETAILS, moved
+from hwm.robot import Skeleton
 
 TINY = DirectConfig(
     grid=(8, 12), patch=4, context_grids=3, future_grids=2, horizon=7, reach=7, num_layers=2, num_heads=2, width=16, num_states=5,
     map_hidden=16, map_channels=4, pairs=3,
 )  # fmt: skip
+ARM = Skeleton(
+    parents=(-1, -1, 1), places=((0.0, 0.0, 0.0), (2.0, 0.0, 0.0), (0.0, 0.0, 1.0)), axes=((0.0, 1.0, 0.0),) * 3,
+    states=(1, 0, -1), rests=(0.0, 0.0, 0.0), bones=((1, 2),), fovy=90.0,
+)  # fmt: skip
 NOISED = dataclasses.replace(TINY, context_grids=2, num_states=4, noised=0.5, own_context=0.5, steps=3)
 VARIANTS = {
     "warp": TINY, "change": dataclasses.replace(TINY, warp=False),
     "joints": dataclasses.replace(TINY, state_dim=7, velocity_rows=()), "refined": dataclasses.replace(TINY, refine=8),
+    "bones": dataclasses.replace(TINY, skeleton=ARM),
 }
 
 
@@ -129,6 +135,23 @@ def test_beyond_the_horizon_of_training_frames_are_told_by_their_states_alone():
     found = predict(model, dataclasses.replace(batch, states_BFA=states))
     assert not torch.equal(found[:, :, 2], found[:, :, 3]) and all(torch.equal(found[:, :, 3], found[:, :, i]) for i in (4, 5, 6))
     assert not torch.equal(*(predict(model, batch)[:, :, i] for i in (5, 6)))
+
+
+def test_of_bones_the_places_now_and_then_are_told_and_nothing_else():
+    """Without what is made of them the pictures are those of a model without a skeleton."""
+    model, plain = build(VARIANTS["bones"], std=0.2), build(std=0.2)
+    batch = clips()
+    own = dict(model.named_parameters())
+    plain.load_state_dict({name: value for name, value in model.state_dict().items() if name in plain.state_dict()})
+    told = model.features(batch.states_BFA.double(), *torch.tensor([[2] * 3, [3] * 3])[:, None])
+    joints = told[..., model.told :].unflatten(-1, (2, 3, 3))
+    expected = model.skeleton.points(batch.states_BFA.double()[:, [2, 5]])
+    assert torch.allclose(joints[0], expected)
+    for name in ("bones.2.weight", "bones.2.bias"):
+        torch.nn.init.zeros_(own[name])
+    assert torch.equal(predict(model, batch), predict(plain, batch))
+    torch.nn.init.normal_(own["bones.2.weight"])
+    assert not torch.equal(predict(model, batch), predict(plain, batch))
 
 
 def test_a_batch_may_hold_no_own_frames():

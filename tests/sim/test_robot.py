@@ -1,10 +1,13 @@
+import mujoco
 import numpy as np
 import pytest
+import torch
 
+from hwm.nn.skeleton import Bones
 from hwm.robot import EVE
 from hwm.sim.body.humanoid import HZ
 from hwm.sim.body.reach import ARM_SLICE
-from hwm.sim.body.robot import JOINTS, SIDES, joint_limits
+from hwm.sim.body.robot import CAMERA, CAMERA_FOVY, CAMERA_PLACE, HAND_PARTS, JOINTS, SIDES, Camera, joint_limits, skeleton
 from hwm.sim.manipulation import UP, grasp_pose
 
 
@@ -21,6 +24,32 @@ def test_arms_are_mirror_images():
     for joint in JOINTS[6:13]:
         left, right = joint_limits(joint), joint_limits(joint.replace("left", "right"))
         assert left == right or left == (-right[1], -right[0])
+
+
+def test_the_skeleton_is_that_of_the_model(scene):
+    """Joints, seen by a camera that is mounted as it should be, stand where the simulator's own kinematics puts them."""
+    model, data, rng = scene.model, mujoco.MjData(scene.model), np.random.default_rng(0)
+    camera = model.camera(CAMERA)
+    right, up = Camera().axes().reshape(2, 3)
+    mujoco.mju_mat2Quat(camera.quat, np.stack([right, up, -np.cross(up, right)], 1).ravel())
+    camera.pos[:] = CAMERA_PLACE
+    bodies = {"elbow_pitch": "forearm", "wrist_roll": "hand", "shoulder_yaw": "upper_arm"}
+    bones = Bones(skeleton(), size=(64, 64), patch=8).double()
+    names = [name for name in JOINTS if name.startswith("neck")] + ["camera"]
+    names += [f"{side}_{part}" for side in SIDES for part in (*(n[5:] for n in JOINTS[6:13]), *HAND_PARTS)]
+    for _ in range(3):
+        states = np.array([rng.uniform(*joint_limits(name)) for name in JOINTS] + [0.0] * 4)
+        for name, angle in zip(JOINTS, states):
+            data.qpos[model.joint(name).qposadr[0]] = angle
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_camlight(model, data)
+        eye, axes = data.camera(CAMERA).xpos, data.camera(CAMERA).xmat.reshape(3, 3)
+        points = bones.points(torch.from_numpy(states))
+        for side in SIDES:
+            for joint, body in bodies.items():
+                x, y, z = axes.T @ (data.body(f"{side}_{body}").xpos - eye)
+                scale = 1 / np.tan(np.radians(CAMERA_FOVY / 2))
+                np.testing.assert_allclose(points[names.index(f"{side}_{joint}")], [scale * x, -scale * y, -z], atol=2e-6)
 
 
 @pytest.mark.parametrize("side", SIDES)

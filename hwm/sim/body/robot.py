@@ -7,6 +7,7 @@ neck pitch > 0 looks down.  The axes of the leg column are negated because the c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from hwm.robot import EVE
+from hwm.robot import EVE, Skeleton
 from hwm.sim.home import textures
 from hwm.sim.home.meshes import bevel_box, lathe, limb
 from hwm.sim.home.mjcf import HIDDEN_GROUP, VISIBLE_GROUP, Assets, tag, visible
@@ -56,6 +57,14 @@ MIRRORED = ("shoulder_roll", "shoulder_yaw", "elbow_yaw", "wrist_roll")
 SHOULDER_HEIGHT, SHOULDER_HALF_WIDTH = 0.37, 0.205
 UPPER_ARM, FOREARM = 0.30, 0.275
 SHIN, THIGH = 0.38, 0.38
+HEAD_PLACE = (0.02, 0, 0.50)
+HAND_PARTS = {"knuckles": (0, 0, -0.116), "tips": (0, 0, -0.20), "thumb": (0.06, 0, -0.08)}
+"""Where an open hand's parts are to be seen, from the wrist."""
+BONES = (
+    *(("shoulder_yaw", "elbow_pitch"), ("elbow_yaw", "wrist_pitch")),
+    *(("wrist_roll", "knuckles"), ("knuckles", "tips"), ("wrist_roll", "thumb")),
+)
+"""Of an arm: pairs of joints and parts."""
 CAMERA_PLACE = (0.055, 0.0, 0.115)
 CAMERA_PITCH, CAMERA_FOVY = 16.0, 76.0
 """Degrees: how far the camera looks down in the head, and its vertical field of view."""
@@ -138,7 +147,7 @@ def robot_assets(rng: np.random.Generator, assets: Assets) -> None:
 def robot_body(camera: Camera) -> str:
     """MJCF body of the robot, standing at the origin and facing +x."""
     head = _body(
-        "head", (0.02, 0, 0.50),
+        "head", HEAD_PLACE,
         _joint("neck_pitch", (0, 1, 0), armature=0.03, damping=0.4),
         _mass(2.2, (0.012, 0.012, 0.012), (0, 0, 0.09)),
         visible("ellipsoid", "shell", size=(0.085, 0.085, 0.12), pos=(-0.03, 0, 0.10)),
@@ -181,6 +190,39 @@ def robot_body(camera: Camera) -> str:
         visible("mesh", "shell", mesh="base"),
         *wheels,
         shin,
+    )
+
+
+def skeleton() -> Skeleton:
+    """What is to be seen of the body by a camera that is mounted where it should be: the arms, from the shoulders on."""
+    joints: dict[str, tuple[str, Sequence[float], Sequence[float], float]] = {}
+    bones = []
+
+    def add(
+        name: str, parent: str, place: Sequence[float] = (0, 0, 0), axis: Sequence[float] = (0, 1, 0), rest: float = 0.0
+    ) -> None:
+        joints[name] = (parent, place, axis, rest)
+
+    add("neck_pitch", "", HEAD_PLACE)
+    add(CAMERA, "neck_pitch", CAMERA_PLACE, rest=math.radians(CAMERA_PITCH))
+    for side, outward in zip(SIDES, (1, -1)):
+        add(f"{side}_shoulder_pitch", "", (0, outward * SHOULDER_HALF_WIDTH, SHOULDER_HEIGHT))
+        add(f"{side}_shoulder_roll", f"{side}_shoulder_pitch", axis=(1, 0, 0))
+        add(f"{side}_shoulder_yaw", f"{side}_shoulder_roll", axis=(0, 0, 1))
+        add(f"{side}_elbow_pitch", f"{side}_shoulder_yaw", (0, 0, -UPPER_ARM))
+        add(f"{side}_elbow_yaw", f"{side}_elbow_pitch", axis=(0, 0, 1))
+        add(f"{side}_wrist_pitch", f"{side}_elbow_yaw", (0, 0, -FOREARM))
+        add(f"{side}_wrist_roll", f"{side}_wrist_pitch", axis=(1, 0, 0))
+        for part, place in HAND_PARTS.items():
+            add(f"{side}_{part}", f"{side}_wrist_roll", place)
+        bones += [(f"{side}_{a}", f"{side}_{b}") for a, b in BONES]
+    names = list(joints)
+    parents, places, axes, rests = zip(*joints.values())
+    return Skeleton(
+        parents=tuple(names.index(parent) if parent else -1 for parent in parents),
+        places=tuple(tuple(map(float, place)) for place in places), axes=tuple(tuple(map(float, axis)) for axis in axes),
+        states=tuple(JOINTS.index(name) if name in JOINTS else -1 for name in names), rests=rests,
+        bones=tuple((names.index(a), names.index(b)) for a, b in bones), camera=names.index(CAMERA), fovy=CAMERA_FOVY,
     )
 
 
