@@ -15,10 +15,10 @@ def direct_tiny() -> RunConfig:
     rooms never seen +1.89 dB over copying at 17 frames (95 % interval 1.36 to 2.38), and a loss of 2.93 dB with another clip's
     states (2.35 to 3.52; `hwm demo`, 89 clips).
     """
-    train = replace(TINY_TRAINING, steps=1200, batch_size=24, lr=1.5e-3, weight_decay=0.05, warmup_steps=100, ema=0.998)
+    train = replace(TINY_TRAINING, steps=1200, batch_size=24, optimizer="muon", lr=3e-3, weight_decay=0.05, warmup_steps=100)
     return RunConfig(
         recipe="direct-tiny", tokenizer="pixels", model=DirectConfig(refine=48), data=DataConfig(clip="sampling", image_size=64),
-        train=replace(train, precision="auto", validate_every=400, checkpoint_every=100, sample_every=400),
+        train=replace(train, ema=0.998, precision="auto", validate_every=400, checkpoint_every=100, sample_every=400),
     )
 
 

@@ -10,7 +10,7 @@ from hwm.experiments.experiment import Experiment, Found, Plan, Score, Train, co
 from hwm.experiments.supplies import IMAGE_SIZE
 from hwm.work.ranges import Range
 
-SHORTER = {"direct-tiny": 700}
+SHORTER = {"direct-tiny": 500}
 """Steps where the recipe's own would take two cores more than the demo's ten minutes; --steps sets others."""
 
 
