@@ -25,7 +25,8 @@ ASIDE = 2
 class Following(Plan):
     """What these experiments take.
 
-    Where --data has no masks or no futures of one start, what needs them is left out; rollouts end with its longest recordings.
+    Where --data has no masks or no futures of one start, what needs them is left out; rollouts end where too few recordings for
+    the cohort go on.
     """
 
     recipes: tuple[str, ...] = ()
@@ -77,7 +78,7 @@ class Following(Plan):
     def longest(self) -> int:
         """Frames after the seen ones that a rollout has, at most."""
         asked = round(self.seconds * HZ)
-        return asked if self.data is None else min(asked, longest_recording(self.data) - SAMPLING_CONTEXT)
+        return asked if self.data is None else min(asked, common_length(self.data, self.cohort + ASIDE) - SAMPLING_CONTEXT)
 
     @property
     def branching(self) -> bool:
@@ -98,10 +99,11 @@ class Following(Plan):
 
 
 @cache
-def longest_recording(data: Path) -> int:
-    """Frames of the longest recording of unseen rooms."""
+def common_length(data: Path, recordings: int) -> int:
+    """Frames that so many recordings of unseen rooms have, or all where there are fewer."""
     from hwm.data.onex import open_dataset
     from hwm.prepare import recorded
 
     shards = open_dataset(recorded(data, training=False).test).shards
-    return max(int(np.unique(shard.segments, return_counts=True)[1].max()) for shard in shards)
+    lengths = np.concatenate([np.unique(shard.segments, return_counts=True)[1] for shard in shards])
+    return int(np.sort(lengths)[::-1][:recordings][-1])

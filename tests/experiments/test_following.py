@@ -4,11 +4,13 @@ import json
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from refusing import refused
 
 from hwm.cli import main
 from hwm.clock import SAMPLING_CONTEXT, SAMPLING_FRAMES
+from hwm.data.writers import RawShardWriter, write_dataset_metadata
 from hwm.evaluate.intervals import Interval
 from hwm.evaluate.metrics import MASK_IOU, TOLD_APART
 from hwm.evaluate.protocols import COPY_FRAME, EARLIER, ONE_SAMPLE, STILL
@@ -16,7 +18,7 @@ from hwm.evaluate.scores import ORIGINAL, Cost, Difference, Row, Score, Scores, 
 from hwm.experiments.declared import goals, rollout
 from hwm.experiments.declared.goals import Goal, best, frames_a_second, over_copying
 from hwm.experiments.experiment import config_of
-from hwm.experiments.following import WORLD, Following
+from hwm.experiments.following import WORLD, Following, common_length
 from hwm.publish.trained import located
 
 AHEAD = (9, 17, 60, 300, 1500, 1560, 1800)
@@ -99,6 +101,17 @@ def test_new_rooms_are_as_long_as_is_asked_and_runs_are_taken_as_they_are(tmp_pa
     assert list(rollout.declare(plan).scorings) == ["rollout/direct-tiny"]
     assert rollout.declare(plan).scorings["rollout/direct-tiny"] == goals.declare(plan).scorings["rollout/direct-tiny"]
     refused("give trained runs as --runs", Following(out=tmp_path).wanted)
+
+
+def test_rollouts_of_recordings_go_on_as_long_as_enough_of_them_do(tmp_path):
+    """One long recording among short ones gives no rollout of its length: it alone would be scored, with none to tune on."""
+    for name in ("train", "val"):
+        root, lengths = tmp_path / f"{name}_v2.0_raw", (40, 90, 60, 50)
+        with RawShardWriter(root, shard=0, height=16, width=16) as writer:
+            for number, length in enumerate(lengths):
+                writer.append(np.zeros((length, 16, 16, 3), np.uint8), np.zeros((length, 25), np.float32), number)
+        write_dataset_metadata(root, num_shards=1, num_images=sum(lengths))
+    assert [common_length(tmp_path, recordings) for recordings in (1, 2, 3, 4, 9)] == [90, 60, 50, 40, 40]
 
 
 @pytest.mark.full
