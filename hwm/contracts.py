@@ -9,6 +9,7 @@ Shape letters used in names everywhere (`x_BTSD` has shape (B, T, S, D)):
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -240,6 +241,7 @@ class Family:
     kind: what the model learns from.  role: as `Role`.
     prediction_settings: fields that say how a trained model predicts, and so may change after training.
     raw_states: hand closures and the like enter as they are, not normalised.
+    gone: settings that were taken away again because they did not pay, each with the value at which it did nothing.
     """
 
     module: ClassVar[str]
@@ -248,6 +250,7 @@ class Family:
     role: ClassVar[Role] = "world model"
     prediction_settings: ClassVar[tuple[str, ...]] = ()
     raw_states: ClassVar[bool] = True
+    gone: ClassVar[dict[str, object]] = {}
 
     family: str = ""
 
@@ -262,8 +265,15 @@ class Family:
 
     @classmethod
     def completed(cls, table: dict[str, Any]) -> dict[str, Any]:
-        """A stored configuration with what those from before do not say, where another value than today's default was meant."""
-        return table
+        """A stored configuration in today's words: where one from before says more or less, it is left as it was meant.
+
+        Raises ValueError for what is no longer there.
+        """
+        for name, nothing in cls.gone.items():
+            if name in table and table[name] != nothing:
+                said = f"model.{name} = {json.dumps(table[name])}"
+                raise ValueError(f"{said}: taken away, for it did not pay (docs/experiments.md); train the model anew without it")
+        return {name: value for name, value in table.items() if name not in cls.gone}
 
     @property
     def reads_states(self) -> bool:

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 from refusing import refused
 
-from hwm.config import RunConfig, TrainConfig, changed, from_dict, from_toml, override, to_dict, to_toml
-from hwm.model_config import FSQConfig, STConfig
+from hwm.config import DataConfig, RunConfig, TrainConfig, changed, from_dict, from_toml, override, to_dict, to_toml
+from hwm.model_config import FlowConfig, FSQConfig, STConfig
 
 
 def test_unions_are_told_apart_by_family():
@@ -60,3 +60,12 @@ def test_configs_are_frozen_and_plain():
     with pytest.raises(dataclasses.FrozenInstanceError):
         STConfig().width = 3
     assert to_dict(STConfig())["grid"] == [32, 32]
+
+
+def test_a_setting_that_was_taken_away_is_forgotten_where_it_did_nothing_and_else_named(tmp_path):
+    stored = to_toml(RunConfig(model=FlowConfig(), data=DataConfig(clip="blocks")))
+    path = tmp_path / "config.toml"
+    path.write_text(stored.replace("[model]\n", "[model]\nlearned_positions = false\nstate_gate = 1.0\n"))
+    assert from_toml(RunConfig, path).model == FlowConfig()
+    path.write_text(stored.replace("[model]\n", "[model]\nlearned_positions = true\n"))
+    refused(r"config\.toml: model\.learned_positions = true: taken away, .*train the model anew", from_toml, RunConfig, path)

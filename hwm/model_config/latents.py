@@ -28,7 +28,7 @@ class Latents(Family):
     """What the families that carry noise to latents have in common."""
 
     kind: ClassVar[Kind] = "latents"
-    prediction_settings: ClassVar[tuple[str, ...]] = ("steps", "temperature", "guidance", "solver", "state_gate")
+    prediction_settings: ClassVar[tuple[str, ...]] = ("steps", "temperature", "guidance", "solver")
 
     channels: Width = 16
     """Channels of the latents."""
@@ -67,6 +67,9 @@ class FlowConfig(Streams, Latents):
 
     module: ClassVar[str] = "hwm.models.flow:FlowHWM"
     raw_states: ClassVar[bool] = False
+    gone: ClassVar[dict[str, object]] = {
+        "learned_positions": False, "state_modulation": False, "state_gate": 1.0, "state_start": 0.0
+    }  # fmt: skip
 
     family: Literal["flow"] = "flow"
     num_layers: Layers = 15
@@ -78,8 +81,6 @@ class FlowConfig(Streams, Latents):
     time 1, so they are computed once for all sampling steps (ours)."""
     qk_norm: bool = True
     dropout: Part = 0.0
-    learned_positions: bool = False
-    """Learned positions added to all tokens beside the rotary ones (ours for this family)."""
     sigma_min: Part = 1e-4
     """Noise left at time 1; the paper keeps it and prints no value."""
     time_sampling: Literal["uniform", "logit_normal"] = "logit_normal"
@@ -106,6 +107,7 @@ class WanConfig(Modulated, Latents):
 
     module: ClassVar[str] = "hwm.models.wan.model:WanWorldModel"
     needs: ClassVar[tuple[str, ...]] = ("diffusers", "peft")
+    prediction_settings: ClassVar[tuple[str, ...]] = (*Latents.prediction_settings, "state_gate")
 
     family: Literal["wan"] = "wan"
     base: str = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"

@@ -107,6 +107,7 @@ class DirectConfig(Modulated):
     @classmethod
     def completed(cls, table: dict[str, Any]) -> dict[str, Any]:
         """Before there was a horizon of its own, a model learned as far as it reached."""
+        table = super().completed(table)
         return {"horizon": table["reach"], **table} if "reach" in table else table
 
     @property

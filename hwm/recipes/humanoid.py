@@ -74,9 +74,9 @@ def flow_hwm(variant: str, size: str = "") -> RunConfig:
     (reference D.2).  One process holds 16 clips x 8 accumulated micro-batches.  Betas, weight decay and clipping at a norm of 1
     are of the release, which also keeps a moving average and predicts without it, and normalises hand closures as any state.
     tiny: 64x64 frames of the built-in robot, minutes on two CPU cores.  medium: 128x128, for an hour on one GPU (our
-    arithmetic, not measured: 1.5 TFLOP a step).  Clips are few there, so both twins predict the change of the latents
-    as data, mostly from noisy times and weighed as PSNR does, give every future token the context of its place, and
-    let states and their changes modulate every block (all ours); no guidance.
+    arithmetic, not measured: 1.5 TFLOP a step).  Clips are few there, so both twins predict the data, mostly from noisy
+    times, give every future token the context of its place, and states beside their changes (all ours, each ablated:
+    docs/experiments.md); no guidance.
     """
     train = TrainConfig(
         steps=150_000, batch_size=16, accumulate=8, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.01, schedule="cosine",
@@ -87,7 +87,7 @@ def flow_hwm(variant: str, size: str = "") -> RunConfig:
     if not size:
         return published
     small: dict[str, Any] = {"state_changes": True, "place_context": True, "output": "data"}
-    small |= {"time_mean": -2.0, "condition_dropout": 0.05, "guidance": 1.0}
+    small |= {"time_mean": -2.0, "condition_dropout": 0.05, "dropout": 0.1, "guidance": 1.0}
     sizes: dict[str, Any] = {
         "tiny": {"grid": (8, 8), "num_layers": 4, "num_heads": 4, "width": 96},
         "medium": {"grid": (16, 16), "num_layers": 12, "num_heads": 8, "width": 512},

@@ -10,7 +10,7 @@ from refusing import refused
 from hwm.config import RunConfig, TrainConfig
 from hwm.contracts import Sampling
 from hwm.models.build import build_model
-from hwm.training.optim import adamw
+from hwm.training.optim import optimizer_of
 
 OURS = {"state_changes": True, "place_context": True}
 LATENTS = OURS | {"target": "change", "output": "data", "relative_loss": True}
@@ -19,7 +19,7 @@ ALL = FAMILIES | {
     "st-full": replace(FAMILIES["st-sampled"], attention="full", own_grids=1, max_corruption=0.2),
     "masked-ours": replace(MASKED, **OURS, factors=(8, 8), state_modulation=True, code_loss=3.0, remask="confidence", steps=3),
     "masked-two": replace(MASKED, future_grids=2, num_states=18, visibility="full", sharing="modality"),
-    "flow-ours": replace(FLOW, **LATENTS, state_modulation=True, learned_positions=True, condition_dropout=0.05, guidance=1.0),
+    "flow-ours": replace(FLOW, **LATENTS, condition_dropout=0.05, guidance=1.0),
     "flow-shortcut": replace(FLOW, shortcut=0.5),
     "wan-ours": replace(WAN, **LATENTS, place_channels=3, dropout=0.2, solver="unipc"),
 }
@@ -28,7 +28,7 @@ WORLD = [name for name, config in ALL.items() if config.role == "world model"]
 DRAWING = [name for name in WORLD if ALL[name].kind != "video"]
 FURTHER = {
     "flow-full": replace(FLOW, sharing="full"), "flow-split-context": replace(FAMILIES["flow-split"], context_sees="context"),
-    "flow-context-ours": replace(FLOW, context_sees="context", learned_positions=True, **OURS)
+    "flow-context-ours": replace(FLOW, context_sees="context", **OURS)
 }
 """Options of which only the weights are looked at."""
 
@@ -84,7 +84,7 @@ def test_every_parameter_learns_but_those_named_idle(name):
 def test_adamw_is_given_every_parameter_once_and_decays_matrices_only(name):
     model = build_model(RunConfig(model=config_of(name)))
     names = {id(p): key for key, p in model.named_parameters() if p.requires_grad}
-    groups = adamw(model, TrainConfig(weight_decay=0.1), device=torch.device("cpu")).param_groups
+    groups = optimizer_of(model, TrainConfig(weight_decay=0.1), device=torch.device("cpu")).param_groups
     assert sorted(id(p) for group in groups for p in group["params"]) == sorted(names)
     assert {group["weight_decay"] for group in groups} == {0.0, 0.1}
     decayed = {names[id(p)]: p for group in groups if group["weight_decay"] for p in group["params"]}
@@ -96,8 +96,7 @@ def test_adamw_is_given_every_parameter_once_and_decays_matrices_only(name):
 
 
 MODULATED = {
-    "st-modulated": "modulation.linear", "masked-ours": "modulation.linear", "flow-ours": "state_condition",
-    "wan": "states.out", "direct": "modulation.linear",
+    "st-modulated": "modulation.linear", "masked-ours": "modulation.linear", "wan": "states.out", "direct": "modulation.linear"
 }  # fmt: skip
 """The layer that the modulation by the states comes from, by the end of its name."""
 
@@ -126,7 +125,6 @@ def test_the_gate_is_a_factor_of_the_modulation_by_the_states(name):
 def test_a_gate_without_a_modulation_is_refused():
     refused('state_gate and .* set model.state_injection="modulate"', replace, FAMILIES["st"], state_gate=2.0)
     refused("state_gate and .* set model.state_modulation=true", replace, MASKED, state_start=0.1)
-    refused("state_gate and .* set model.state_modulation=true", replace, FLOW, state_gate=0.0)
 
 
 @pytest.mark.parametrize("name", ALL)
