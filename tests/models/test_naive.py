@@ -39,8 +39,8 @@ def expect_equal(ours, plain, our_loss, plain_loss):
 
 @pytest.mark.parametrize("context_sees", ["all", "context"])
 @pytest.mark.parametrize("config", [
-    FLOW, dataclasses.replace(FLOW, sharing="modality", qk_norm=False), dataclasses.replace(FLOW, sharing="full", guidance=1.0), SPLIT
-], ids=["base", "modality", "full", "split"])
+    FLOW, SPLIT, dataclasses.replace(FLOW, sharing="modality", qk_norm=False), dataclasses.replace(FLOW, sharing="full", guidance=1.0)
+], ids=["base", "split", "modality", "full"])
 def test_flow(config, context_sees):
     torch.manual_seed(0)
     ours = drawn(FlowHWM(dataclasses.replace(config, context_sees=context_sees)).double())
