@@ -39,7 +39,8 @@ def expect_equal(ours, plain, our_loss, plain_loss):
 
 @pytest.mark.parametrize("context_sees", ["all", "context"])
 @pytest.mark.parametrize("config", [
-    FLOW, SPLIT, dataclasses.replace(FLOW, sharing="modality", qk_norm=False), dataclasses.replace(FLOW, sharing="full", guidance=1.0)
+    FLOW, SPLIT,
+    dataclasses.replace(FLOW, sharing="modality", qk_norm=False), dataclasses.replace(FLOW, sharing="full", guidance=1.0),
 ], ids=["base", "split", "modality", "full"])
 def test_flow(config, context_sees):
     torch.manual_seed(0)
