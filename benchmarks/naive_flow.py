@@ -130,7 +130,8 @@ class NaiveFlow(nn.Module):
         actions = net.actions(states_BFA)
         past_actions, future_actions = actions[:, : net.past_frames], actions[:, net.past_frames :]
         x = [net.past_patches(patches(past_BTCHW)), net.future_patches(patches(x_BTCHW)), past_actions, future_actions]
-        future, context = (self.condition(times.to(future_actions)) for times in (times_B, torch.ones_like(times_B)))
+        future = self.condition(times_B, future_actions)
+        context = self.condition(torch.ones_like(times_B), future_actions)
         conditions = [future] * 4 if self.config.context_sees == "all" else [context, future, context, context]
         run = self.joint_block if self.config.attention == "joint" else self.split_block
         for block in net.blocks:
@@ -140,10 +141,13 @@ class NaiveFlow(nn.Module):
         B, T, C, H, W = x_BTCHW.shape
         return y.view(B, T, H // p, W // p, C, p, p).permute(0, 1, 4, 2, 5, 3, 6).reshape(B, T, C, H, W)
 
-    def condition(self, times_B: Tensor) -> Tensor:
+    def condition(self, times_B: Tensor, future_actions: Tensor) -> Tensor:
         net, half = self.weights.network, self.config.width // 2
         angles = 1000 * times_B.float()[:, None] * torch.exp(-math.log(10_000) / half * torch.arange(half))
-        return net.time(torch.cat([angles.cos(), angles.sin()], 1).to(times_B.dtype))[:, None]
+        condition = net.time(torch.cat([angles.cos(), angles.sin()], 1).to(future_actions.dtype))
+        if net.state_condition is not None:
+            condition = condition + net.state_condition(future_actions.mean(1))
+        return condition[:, None]
 
     def normalised(self, latents_BTCHW: Tensor, states_BFA: Tensor) -> tuple[Tensor, Tensor]:
         units = self.weights.units

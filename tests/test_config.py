@@ -65,7 +65,7 @@ def test_configs_are_frozen_and_plain():
 def test_a_setting_that_was_taken_away_is_forgotten_where_it_did_nothing_and_else_named(tmp_path):
     stored = to_toml(RunConfig(model=FlowConfig(), data=DataConfig(clip="blocks")))
     path = tmp_path / "config.toml"
-    path.write_text(stored.replace("[model]\n", "[model]\nlearned_positions = false\nstate_gate = 1.0\n"))
+    path.write_text(stored.replace("[model]\n", "[model]\nlearned_positions = false\n"))
     assert from_toml(RunConfig, path).model == FlowConfig()
     path.write_text(stored.replace("[model]\n", "[model]\nlearned_positions = true\n"))
     refused(r"config\.toml: model\.learned_positions = true: taken away, .*train the model anew", from_toml, RunConfig, path)

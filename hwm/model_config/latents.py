@@ -28,7 +28,7 @@ class Latents(Family):
     """What the families that carry noise to latents have in common."""
 
     kind: ClassVar[Kind] = "latents"
-    prediction_settings: ClassVar[tuple[str, ...]] = ("steps", "temperature", "guidance", "solver")
+    prediction_settings: ClassVar[tuple[str, ...]] = ("steps", "temperature", "guidance", "solver", "state_gate")
 
     channels: Width = 16
     """Channels of the latents."""
@@ -67,9 +67,7 @@ class FlowConfig(Streams, Latents):
 
     module: ClassVar[str] = "hwm.models.flow:FlowHWM"
     raw_states: ClassVar[bool] = False
-    gone: ClassVar[dict[str, object]] = {
-        "learned_positions": False, "state_modulation": False, "state_gate": 1.0, "state_start": 0.0
-    }  # fmt: skip
+    gone: ClassVar[dict[str, object]] = {"learned_positions": False}
 
     family: Literal["flow"] = "flow"
     num_layers: Layers = 15
@@ -107,7 +105,6 @@ class WanConfig(Modulated, Latents):
 
     module: ClassVar[str] = "hwm.models.wan.model:WanWorldModel"
     needs: ClassVar[tuple[str, ...]] = ("diffusers", "peft")
-    prediction_settings: ClassVar[tuple[str, ...]] = (*Latents.prediction_settings, "state_gate")
 
     family: Literal["wan"] = "wan"
     base: str = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"

@@ -44,7 +44,7 @@ class Modulated(Family):
 
 
 @dataclass(frozen=True)
-class Streams(Family):
+class Streams(Modulated):
     """What both Humanoid World Models have in common: streams of past and future, video and actions."""
 
     context_grids: Rows = 2
@@ -59,3 +59,10 @@ class Streams(Family):
     """Future tokens also carry the context of their place (ours); a narrow model takes long to find it itself."""
     state_changes: bool = False
     """States enter beside their change from the last past frame, on which most of what moves depends (ours)."""
+    state_modulation: bool = False
+    """The pooled state of a future grid also modulates the norms of its tokens, from nothing (ours)."""
+
+    @property
+    def modulated(self) -> bool:
+        """With state_modulation."""
+        return self.state_modulation

@@ -101,7 +101,7 @@ class STConfig(Modulated, Tokens):
 
 
 @dataclass(frozen=True)
-class MaskedConfig(Modulated, Streams, Tokens):
+class MaskedConfig(Streams, Tokens):
     """Masked-HWM (SYSTEMS.md section 2).  Defaults are the published base variant."""
 
     module: ClassVar[str] = "hwm.models.masked:MaskedHWM"
@@ -113,8 +113,6 @@ class MaskedConfig(Modulated, Streams, Tokens):
     """Which temporal slots see which (`masked_blocks.slot_visibility`).  full: all (paper section 2.4).  causal: none a later
     one, so that the past is computed once (ours)."""
     qk_norm: bool = False
-    state_modulation: bool = False
-    """The pooled state of a future grid also modulates the norms of its tokens, from nothing (ours)."""
     learned_positions: bool = True
     """Learned positions added to the tokens beside the rotary ones, as in the release."""
     dropout: Part = 0.4
@@ -126,8 +124,3 @@ class MaskedConfig(Modulated, Streams, Tokens):
     """Temperature of prediction; 0 takes the most likely token."""
     remask: Literal["random", "confidence"] = "random"
     """Which tokens are predicted again in the next step: a random choice, or the least certain ones."""
-
-    @property
-    def modulated(self) -> bool:
-        """With state_modulation."""
-        return self.state_modulation

@@ -3,7 +3,8 @@
 Four token streams (past and future video, past and future actions) pass through blocks of joint or split attention
 under modulation by the flow's time (`hwm.nn.flow_network`).  Source: HWM paper sections 2.3 and 2.4; sizes and what the
 paper leaves open: SYSTEMS.md section 3 and reference D.2.  Ours are `context_sees="context"`, `target="change"`,
-`output="data"`, `place_context`, `relative_loss`, `time_per_grid` and `shortcut`, each an option of the same network.
+`output="data"`, `place_context`, `state_modulation`, `relative_loss`, `time_per_grid` and `shortcut`, each an option of the same
+network.
 """
 
 from collections.abc import Callable
@@ -171,8 +172,8 @@ class FlowHWM(LatentFlow):
         """Solve the flow from `noise` for K samples of each clip; everything normalised.  plain: without shortcuts.
 
         What does not change from step to step is made once: the tokens of the context and, where the context sees only
-        itself, its keys and values; the modulation of all steps.  Conditional and unconditional velocity are one pass; the
-        context without condition is one more clip for all.
+        itself, its keys and values; the modulation of all steps, where no actions enter it.  Conditional and
+        unconditional velocity are one pass; the context without condition is one more clip for all.
         """
         network, (B, K) = self.network, noise_BKTCHW.shape[:2]
         level = flow.shortcut_level(num_steps) if self.config.shortcut and not plain else PLAIN
@@ -186,20 +187,22 @@ class FlowHWM(LatentFlow):
             return torch.cat([samples, y[B:].expand(B * K, *y.shape[1:])]) if guided else samples
 
         tokens = network.embed(past_BTCHW, states_BFA)
-        place_BLD = network.place(past_BTCHW)
+        pooled_BTD, place_BLD = network.pool_actions(tokens), network.place(past_BTCHW)
         if place_BLD is not None:
             place_BLD = rows(place_BLD)
         context = memories = None
         if self.config.context_sees == "all":
             context = {stream: rows(x_BLD) for stream, x_BLD in tokens.items()}
         else:
-            memories = [(rows(keys), rows(values)) for keys, values in network.remember(tokens)]
+            memories = [(rows(keys), rows(values)) for keys, values in network.remember(tokens, pooled_BTD)]
         times_n1 = torch.arange(num_steps + 1, device=noise_BKTCHW.device)[:, None] / num_steps
         level_1 = torch.full((1,), level, device=noise_BKTCHW.device)
-        table = network.vectors(network.conditions(times_n1, level_1))
+        table = network.vectors(network.conditions(times_n1, level_1, None)) if pooled_BTD is None else None
 
         def vectors_at(k: int) -> list[Vectors]:
-            return [{stream: tuple(v[k : k + 1] for v in parts) for stream, parts in layer.items()} for layer in table]
+            if table is not None:
+                return _each(table, lambda v: v[k : k + 1])
+            return _each(network.vectors(network.conditions(times_n1[k : k + 1], level_1, pooled_BTD)), rows)
 
         def velocity(x_RTCHW: Tensor, k: int, _: float) -> Tensor:
             x = torch.cat([x_RTCHW, x_RTCHW]) if guided else x_RTCHW
@@ -213,3 +216,7 @@ class FlowHWM(LatentFlow):
         solve = flow.SOLVERS["euler" if plain else self.config.solver]
         data_RTCHW = solve(flow.watched(velocity, watch), noise_BKTCHW.flatten(0, 1), flow.Steps(num_steps))
         return data_RTCHW.unflatten(0, (B, K))
+
+
+def _each(vectors: list[Vectors], change: Callable[[Tensor], Tensor]) -> list[Vectors]:
+    return [{stream: tuple(map(change, parts)) for stream, parts in layer.items()} for layer in vectors]

@@ -15,7 +15,7 @@ from hwm.models.flow_blocks import JointBlock, Memory, SplitBlock, Tokens, Vecto
 from hwm.nn.flow_matching import SHORTCUT_LEVELS, time_features
 from hwm.nn.modulation import AdaLNZero, normalise
 from hwm.nn.rope import grid_positions, rope_angles
-from hwm.nn.states import with_changes
+from hwm.nn.states import state_pooling, with_changes
 from hwm.nn.streams import FUTURE_ACTIONS, FUTURE_VIDEO, PAST_ACTIONS, PAST_VIDEO, STREAMS, sharing_by_layer
 
 
@@ -23,7 +23,7 @@ class FlowNetwork(nn.Module):
     """Four streams of tokens, blocks modulated by time, one output for each future latent.  Everything is normalised.
 
     Linear layers start from Xavier's uniform distribution, the last one among them (the paper found zeros unstable),
-    modulation from zero.
+    modulation and every added condition from zero.
     """
 
     video_positions: Tensor
@@ -42,6 +42,7 @@ class FlowNetwork(nn.Module):
         state_width = config.state_dim * (2 if config.state_changes else 1)
         self.actions = nn.Sequential(nn.Linear(state_width, 4 * D), nn.SiLU(), nn.Linear(4 * D, D))
         self.time = nn.Sequential(nn.Linear(D, 4 * D), nn.SiLU(), nn.Linear(4 * D, D))
+        self.state_condition = nn.Linear(D, D) if config.state_modulation else None
         self.place_patches = nn.Linear(config.context_grids * patch, D) if config.place_context else None
         self.step_size = nn.Embedding(SHORTCUT_LEVELS + 1, D, padding_idx=SHORTCUT_LEVELS) if config.shortcut else None
         Block = JointBlock if config.attention == "joint" else SplitBlock
@@ -49,6 +50,9 @@ class FlowNetwork(nn.Module):
         last = config.num_layers - 1
         self.blocks: Any = nn.ModuleList(Block(config, kind, last=layer == last) for layer, kind in enumerate(sharing))
         self.final_modulation, self.final = AdaLNZero(D, 2), nn.Linear(D, patch, bias=False)
+        pooling_GF = state_pooling(clock, num_grids, num_states=num_frames)
+        pooling_TF = torch.from_numpy(pooling_GF[config.context_grids :, self.past_frames :])
+        self.register_buffer("pooling_TF", pooling_TF, persistent=False)
         self.register_buffer("video_positions", grid_positions(num_grids, rows, columns), persistent=False)
         self.register_buffer("action_positions", grid_positions(num_frames), persistent=False)
         self._initialise()
@@ -64,6 +68,10 @@ class FlowNetwork(nn.Module):
                 module.reset()
         if self.step_size is not None:
             nn.init.zeros_(self.step_size.weight)
+        if self.state_condition is not None:
+            nn.init.zeros_(self.state_condition.weight)
+            if self.config.state_start:
+                nn.init.normal_(self.state_condition.weight, std=self.config.state_start)
 
     def forward(self, x_BTCHW: Tensor, past_BTCHW: Tensor, states_BFA: Tensor, *, times_BT: Tensor, levels_B: Tensor) -> Tensor:
         """Output for the future latents x, in their type: their velocity, or the data (config.output).
@@ -72,10 +80,11 @@ class FlowNetwork(nn.Module):
         levels_B: step size as a level of `flow_matching.sample_shortcuts`; SHORTCUT_LEVELS is the plain flow.
         """
         context = self.embed(past_BTCHW, states_BFA)
-        vectors, place_BLD = self.vectors(self.conditions(times_BT, levels_B)), self.place(past_BTCHW)
+        pooled_BTD = self.pool_actions(context)
+        vectors, place_BLD = self.vectors(self.conditions(times_BT, levels_B, pooled_BTD)), self.place(past_BTCHW)
         if self.config.context_sees == "all":
             return self.advance(x_BTCHW, vectors, place_BLD=place_BLD, context=context)
-        return self.advance(x_BTCHW, vectors, place_BLD=place_BLD, memories=self.remember(context))
+        return self.advance(x_BTCHW, vectors, place_BLD=place_BLD, memories=self.remember(context, pooled_BTD))
 
     def embed(self, past_BTCHW: Tensor, states_BFA: Tensor) -> Tokens:
         """Tokens (B, L, D) of the streams that are given: one of each patch of a grid, one of each frame's states."""
@@ -97,12 +106,19 @@ class FlowNetwork(nn.Module):
         place_BSD: Tensor = self.place_patches(patches_BTSP.transpose(1, 2).flatten(2))
         return place_BSD.repeat(1, self.config.future_grids, 1)
 
-    def conditions(self, times_BT: Tensor, levels_B: Tensor) -> Tokens:
+    def pool_actions(self, context: Tokens) -> Tensor | None:
+        """Mean embedding of the actions of each future grid (B, T, D), where they modulate (ours)."""
+        if self.state_condition is None:
+            return None
+        actions_BFD = context[FUTURE_ACTIONS]
+        return self.pooling_TF.to(actions_BFD.dtype) @ actions_BFD
+
+    def conditions(self, times_BT: Tensor, levels_B: Tensor, pooled_BTD: Tensor | None) -> Tokens:
         """Conditions (B, T, D) of the streams that stand at the flow's time: its embedding and what joins it.
 
         Where future grids differ in time, the context stands at the mean of their conditions (ours).
         """
-        future_BTD = self._time_condition(times_BT)
+        future_BTD = self._time_condition(times_BT, pooled_BTD)
         if self.step_size is not None:
             future_BTD = future_BTD + self.step_size(levels_B)[:, None]
         if self.config.context_sees == "context":
@@ -117,10 +133,11 @@ class FlowNetwork(nn.Module):
             vectors.append({FUTURE_VIDEO: self.final_modulation(conditions[FUTURE_VIDEO])})
         return vectors
 
-    def remember(self, context: Tokens) -> list[Memory]:
+    def remember(self, context: Tokens, pooled_BTD: Tensor | None) -> list[Memory]:
         """The context through all blocks on its own, at time 1: the keys and values that it leaves in each (ours)."""
         time_11 = torch.ones(1, 1, device=context[PAST_VIDEO].device)
-        conditions = dict.fromkeys(context, self._time_condition(time_11))
+        pooled_B1D = None if pooled_BTD is None else pooled_BTD.mean(1, keepdim=True)
+        conditions = dict.fromkeys(context, self._time_condition(time_11, pooled_B1D))
         memories, angles = [], self._angles()
         for block, vectors in zip(self.blocks, self.vectors(conditions)):
             context, memory = block(context, vectors, angles)
@@ -141,8 +158,10 @@ class FlowNetwork(nn.Module):
         y_BLD = self.final(normalise(tokens[FUTURE_VIDEO], *vectors[-1][FUTURE_VIDEO]))
         return self._latents(y_BLD).to(x_BTCHW.dtype)
 
-    def _time_condition(self, times_BT: Tensor) -> Tensor:
-        condition_BTD: Tensor = self.time(time_features(times_BT, self.config.width).to(self.final.weight.dtype))
+    def _time_condition(self, times_BT: Tensor, pooled_BTD: Tensor | None) -> Tensor:
+        condition_BTD = self.time(time_features(times_BT, self.config.width).to(self.final.weight.dtype))
+        if self.state_condition is not None:
+            condition_BTD = condition_BTD + self.config.state_gate * self.state_condition(pooled_BTD)
         return condition_BTD
 
     def _angles(self) -> list[Tensor]:

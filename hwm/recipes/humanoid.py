@@ -75,8 +75,8 @@ def flow_hwm(variant: str, size: str = "") -> RunConfig:
     are of the release, which also keeps a moving average and predicts without it, and normalises hand closures as any state.
     tiny: 64x64 frames of the built-in robot, minutes on two CPU cores.  medium: 128x128, for an hour on one GPU (our
     arithmetic, not measured: 1.5 TFLOP a step).  Clips are few there, so both twins predict the data, mostly from noisy
-    times, give every future token the context of its place, and states beside their changes (all ours, each ablated:
-    docs/experiments.md); no guidance.
+    times, give every future token the context of its place, and let states and their changes modulate every block (all
+    ours, each ablated: docs/experiments.md); no guidance.
     """
     train = TrainConfig(
         steps=150_000, batch_size=16, accumulate=8, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.01, schedule="cosine",
@@ -86,7 +86,7 @@ def flow_hwm(variant: str, size: str = "") -> RunConfig:
     published = RunConfig(recipe=f"flow-hwm-{variant}", model=model, data=data, train=train)
     if not size:
         return published
-    small: dict[str, Any] = {"state_changes": True, "place_context": True, "output": "data"}
+    small: dict[str, Any] = {"state_modulation": True, "state_changes": True, "place_context": True, "output": "data"}
     small |= {"time_mean": -2.0, "condition_dropout": 0.05, "dropout": 0.1, "guidance": 1.0}
     sizes: dict[str, Any] = {
         "tiny": {"grid": (8, 8), "num_layers": 4, "num_heads": 4, "width": 96},

@@ -86,7 +86,7 @@ def test_experiments_in_one_folder_share_runs_and_no_scorings():
     runs = [dict(experiment.runs) for experiment in found]
     together = {label: run for of_one in runs for label, run in of_one.items()}
     assert all(together[label] == run for of_one in runs for label, run in of_one.items())
-    assert len(together) == 4 + 4 + 1 + 3 < sum(map(len, runs))
+    assert len(together) == 4 + 4 + 1 + 4 < sum(map(len, runs))
     keys = [key for experiment in found for key in experiment.scorings]
     assert len(keys) == len(set(keys)) and len({experiment.file for experiment in found}) == len(found)
 

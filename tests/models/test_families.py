@@ -19,7 +19,7 @@ ALL = FAMILIES | {
     "st-full": replace(FAMILIES["st-sampled"], attention="full", own_grids=1, max_corruption=0.2),
     "masked-ours": replace(MASKED, **OURS, factors=(8, 8), state_modulation=True, code_loss=3.0, remask="confidence", steps=3),
     "masked-two": replace(MASKED, future_grids=2, num_states=18, visibility="full", sharing="modality"),
-    "flow-ours": replace(FLOW, **LATENTS, condition_dropout=0.05, guidance=1.0),
+    "flow-ours": replace(FLOW, **LATENTS, state_modulation=True, condition_dropout=0.05, guidance=1.0),
     "flow-shortcut": replace(FLOW, shortcut=0.5),
     "wan-ours": replace(WAN, **LATENTS, place_channels=3, dropout=0.2, solver="unipc"),
 }
@@ -96,7 +96,8 @@ def test_adamw_is_given_every_parameter_once_and_decays_matrices_only(name):
 
 
 MODULATED = {
-    "st-modulated": "modulation.linear", "masked-ours": "modulation.linear", "wan": "states.out", "direct": "modulation.linear"
+    "st-modulated": "modulation.linear", "masked-ours": "modulation.linear", "flow-ours": "state_condition",
+    "wan": "states.out", "direct": "modulation.linear",
 }  # fmt: skip
 """The layer that the modulation by the states comes from, by the end of its name."""
 
@@ -125,6 +126,7 @@ def test_the_gate_is_a_factor_of_the_modulation_by_the_states(name):
 def test_a_gate_without_a_modulation_is_refused():
     refused('state_gate and .* set model.state_injection="modulate"', replace, FAMILIES["st"], state_gate=2.0)
     refused("state_gate and .* set model.state_modulation=true", replace, MASKED, state_start=0.1)
+    refused("state_gate and .* set model.state_modulation=true", replace, FLOW, state_gate=0.0)
 
 
 @pytest.mark.parametrize("name", ALL)

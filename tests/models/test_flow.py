@@ -103,6 +103,18 @@ def test_a_fresh_model_knows_neither_time_nor_states_and_its_output_is_not_zero(
     assert torch.equal(v, velocity(model, dataclasses.replace(batch, states_BFA=batch.states_BFA + 1)))
 
 
+def test_state_modulation_reaches_the_grid_of_the_frames_without_attention():
+    config = dataclasses.replace(TINY, state_modulation=True, **LONG)
+    model, batch = build(config), clips(config, num=1)
+    assert model.network.pooling_TF.sum(1).tolist() == [1.0] * 4
+    pooled = model.network.pool_actions(model.network.embed(split(batch, config)[0], batch.states_BFA))
+    embedded = model.network.actions(batch.states_BFA)
+    for grid, (first, end) in enumerate([(9, 17), (17, 18), (18, 26), (26, 34)]):
+        torch.testing.assert_close(pooled[:, grid], embedded[:, first:end].mean(1))
+    fresh = build(config, std=0)
+    assert fresh.network.state_condition.weight.abs().sum() == 0
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_grids_take_their_own_times(name):
     config = dataclasses.replace(VARIANTS[name], time_per_grid=True, **LONG)
@@ -245,7 +257,7 @@ def test_prediction_names_its_step_size_and_a_plain_model_does_not_know_it():
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("options", [{}, {"target": "change", "solver": "heun"}, LONG], ids=str)
+@pytest.mark.parametrize("options", [{}, {"state_modulation": True}, {"target": "change", "solver": "heun"}, LONG], ids=str)
 def test_prediction_is_the_solver_over_the_network(name, options):
     """Tables of modulation, memories and guidance in one pass change nothing."""
     config = dataclasses.replace(VARIANTS[name], temperature=0.7, **options)

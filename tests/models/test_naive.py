@@ -39,9 +39,9 @@ def expect_equal(ours, plain, our_loss, plain_loss):
 
 @pytest.mark.parametrize("context_sees", ["all", "context"])
 @pytest.mark.parametrize("config", [
-    FLOW, SPLIT,
-    dataclasses.replace(FLOW, sharing="modality", qk_norm=False), dataclasses.replace(FLOW, sharing="full", guidance=1.0),
-], ids=["base", "split", "modality", "full"])
+    FLOW, dataclasses.replace(FLOW, sharing="modality", qk_norm=False), dataclasses.replace(FLOW, sharing="full", guidance=1.0),
+    SPLIT, dataclasses.replace(FLOW, state_modulation=True), dataclasses.replace(SPLIT, state_modulation=True)
+], ids=["base", "modality", "full", "split", "base-states", "split-states"])
 def test_flow(config, context_sees):
     torch.manual_seed(0)
     ours = drawn(FlowHWM(dataclasses.replace(config, context_sees=context_sees)).double())

@@ -23,8 +23,8 @@ CE = Column("cross-entropy, nats", "cross-entropy", AUTOREGRESSIVE, reference=TO
 class Options(Plan):
     """What the experiment takes."""
 
-    recipes: tuple[str, ...] = tuple(name for name in RECIPES if not name.startswith("flow"))
-    """Which recipes to train (`hwm recipes`), of families in which the states modulate something."""
+    recipes: tuple[str, ...] = RECIPES
+    """Which recipes to train (`hwm recipes`)."""
     clips: CountOrNone = 64
     """Clips to score on, from rooms never trained on; 0: all."""
     gates: Annotated[tuple[float, ...], Range(-1000, 1000, some=True)] = (0.0, 0.5, 1.0, 2.0, 4.0)
