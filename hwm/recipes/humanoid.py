@@ -87,7 +87,7 @@ def flow_hwm(variant: str, size: str = "") -> RunConfig:
     if not size:
         return published
     small: dict[str, Any] = {"state_modulation": True, "state_changes": True, "place_context": True, "output": "data"}
-    small |= {"time_mean": -2.0, "condition_dropout": 0.05, "dropout": 0.1, "guidance": 1.0}
+    small |= {"time_mean": -2.0, "condition_dropout": 0.05, "guidance": 1.0}
     sizes: dict[str, Any] = {
         "tiny": {"grid": (8, 8), "num_layers": 4, "num_heads": 4, "width": 96},
         "medium": {"grid": (16, 16), "num_layers": 12, "num_heads": 8, "width": 512},

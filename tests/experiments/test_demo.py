@@ -13,7 +13,7 @@ def test_any_recipe_is_scored_as_its_family_is():
     for recipe, protocol, grid in (("direct-tiny", "compression", 64), ("st-demo", "compression", 8), ("wan-tiny", "sampling", 8),
                                    ("masked-hwm-base-tiny", "hwm", 8)):  # fmt: skip
         found = demo.declare(demo.Options(out=Path("out"), recipe=recipe))
-        shorter = ("train.steps=700",) if recipe == "direct-tiny" else ()
+        shorter = ("train.steps=500",) if recipe == "direct-tiny" else ()
         changes = (f"model.grid=[{grid}, {grid}]", *shorter)
         assert found.scorings["."].scoring.protocol == protocol and found.runs["run"].changes == changes
 
