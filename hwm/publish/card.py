@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,7 @@ def _what(
         "data": said.data or f"{learned or UNSAID}{hz}; source and licence {UNSAID}",
         "fingerprint of the data": str(prints.get("train") or UNSAID)[:16],
         "tokenizer": tokenizer,
-        "training": f"`{command(config)}`",
+        "training": f"`{command(config, robot)}`",
         "started from": from_what,
         "seed, steps": f"seed {config.seed}, step {published.step} of {train.steps}, {clips} clips each",
         "hardware and time": f"{said.hardware or f'hardware {UNSAID}'}, {took}",
@@ -158,11 +158,12 @@ def _what(
     return f"{what}\n\n| | |\n|---|---|\n{rows}\n"
 
 
-def command(config: RunConfig) -> str:
-    """The command that trains this configuration: its recipe with what differs from it."""
+def command(config: RunConfig, robot: Embodiment | None = None) -> str:
+    """The command that trains this configuration: its recipe, fitted to the data's robot, with what differs from it."""
     config = without_places(config)
     built = {entry.name: entry for entry in RECIPES}
     plain = built[config.recipe].build() if config.recipe in built else RunConfig(model=type(config.model)())
+    plain = plain if robot is None else replace(plain, model=plain.model.for_robot(robot))
     here, usual = _dotted(to_dict(config)), _dotted(to_dict(plain))
     told = {"seed", "recipe", "anew", *PLACES} | FREE
     differ = [key for key, value in here.items() if key not in told and usual.get(key) != value]

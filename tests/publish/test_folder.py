@@ -23,7 +23,7 @@ from hwm.publish.export import export
 from hwm.publish.folder import read_published
 from hwm.publish.trained import fingerprint, open_trained
 from hwm.recipes import recipe
-from hwm.robot import EVE, read_embodiment
+from hwm.robot import EVE, ROBOTS, read_embodiment
 from hwm.runs import load_run, train
 from hwm.tokenizers.open import load_tokenizer, open_tokenizer
 from hwm.training import checkpoint
@@ -189,3 +189,6 @@ def test_the_command_of_a_card_makes_the_same_configuration(monkeypatch):
     sets = words[words.index("--set") + 1 : words.index("--out")]
     again = _configured("fsq-tiny", None, sets, data="", val="", device="auto", seed=4)
     assert again == config and words[:3] == ["hwm", "train", "fsq-tiny"]
+    robot = read_embodiment(ROBOTS / "franka.toml")
+    fitted = replace(recipe("direct-tiny"), model=recipe("direct-tiny").model.for_robot(robot))
+    assert "model.state_dim=8" in command(fitted) and "model." not in command(fitted, robot)
