@@ -169,7 +169,12 @@ def _build(cls: type[T], table: dict[str, Any], path: str) -> T:
         if key not in names:
             hint = nearest(key, names) or f"known keys: {', '.join(names)}"
             raise ValueError(f"unknown key {shown(path + key)!r}; {hint}")
-    return cls(**{key: _convert(hints[key], value, path + key) for key, value in table.items()})
+    values = {key: _convert(hints[key], value, path + key) for key, value in table.items()}
+    try:
+        return cls(**values)
+    except ValueError as error:
+        outer = path.rstrip(".").rpartition(".")[0]  # what lies deeper knows its own name alone
+        raise ValueError(f"{outer}.{error}" if outer else str(error)) from None
 
 
 def _convert(kind: Any, value: Any, name: str) -> Any:

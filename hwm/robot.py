@@ -47,6 +47,8 @@ class Skeleton:
             raise ValueError(f"skeleton: bones and camera must be joints, 0 to {joints - 1}")
         if not all(len(vector) == 3 and math.isfinite(sum(vector)) for vector in (*self.places, *self.axes)):
             raise ValueError("skeleton: places and axes must be three finite numbers each")
+        if not math.isfinite(sum(self.rests)) or any(row < -1 for row in self.states):
+            raise ValueError("skeleton: rests must be finite, and states numbers of dimensions or -1")
         if any(abs(sum(x * x for x in axis) - 1) > 1e-3 for axis in self.axes):
             raise ValueError("skeleton: axes must have length 1")
         if not 0 < self.fovy < 180:

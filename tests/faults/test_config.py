@@ -1,6 +1,5 @@
 """Wrong configurations are refused before anything heavy is imported, and so are questions for help answered."""
 
-import dataclasses
 import math
 import resource
 import subprocess
@@ -10,7 +9,7 @@ import pytest
 from tiny_line import ENVIRONMENT, ROOT
 
 from hwm.cli import VERBS
-from hwm.config import RunConfig, override, to_dict, to_toml
+from hwm.config import RunConfig, changed, override, to_dict, to_toml
 from hwm.recipes import RECIPES
 
 CALL = """
@@ -107,14 +106,14 @@ FAMILIES = {entry.build().model.family: entry for entry in RECIPES}
 def test_no_number_of_a_model_is_taken_that_none_can_have(record_property):
     tried = 0
     for family, entry in FAMILIES.items():
-        model = entry.build().model
-        for key, value in numbers(to_dict(model)):
+        config = entry.build()
+        for key, value in numbers(to_dict(config.model)):
             if key == "state_offset":  # may be any whole number
                 continue
             for number in [math.nan, math.inf, -math.inf] if isinstance(value, float) else [-(10**6)]:
                 tried += 1
                 with pytest.raises(ValueError, match=r"model\.\w+") as caught:
-                    dataclasses.replace(model, **{key: (number,) * max(1, len(value)) if isinstance(value, list) else number})
+                    changed(config, {f"model.{key}": [number] * max(1, len(value)) if isinstance(value, list) else number})
                 assert "\n" not in str(caught.value), (family, key)
     record_property("measured", f"{tried} of {tried} impossible numbers of {len(FAMILIES)} families refused")
     assert tried > 100
