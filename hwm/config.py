@@ -173,8 +173,10 @@ def _build(cls: type[T], table: dict[str, Any], path: str) -> T:
     try:
         return cls(**values)
     except ValueError as error:
-        outer = path.rstrip(".").rpartition(".")[0]  # what lies deeper knows its own name alone
-        raise ValueError(f"{outer}.{error}" if outer else str(error)) from None
+        outer = path.rstrip(".").rpartition(".")[0]
+        if not outer:
+            raise
+        raise ValueError(f"{outer}.{error}") from None  # what lies deeper knows its own name alone
 
 
 def _convert(kind: Any, value: Any, name: str) -> Any:
