@@ -9,10 +9,10 @@ Shape letters used in names everywhere (`x_BTSD` has shape (B, T, S, D)):
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
+from hwm.safe_load.paths import shown
 from hwm.work.ranges import check_ranges
 
 if TYPE_CHECKING:  # the configurations, which import nothing slow, read `Kind` here
@@ -271,8 +271,8 @@ class Family:
         """
         for name, nothing in cls.gone.items():
             if name in table and table[name] != nothing:
-                said = f"model.{name} = {json.dumps(table[name])}"
-                raise ValueError(f"{said}: taken away, for it did not pay (docs/experiments.md); train the model anew without it")
+                remedy = "it did not pay (docs/experiments.md); train the model anew without it"
+                raise ValueError(f"model.{name} = {shown(repr(table[name]))}: taken away, for {remedy}")
         return {name: value for name, value in table.items() if name not in cls.gone}
 
     @property

@@ -38,13 +38,15 @@ class Skeleton:
     fovy: float = 60.0
 
     def __post_init__(self) -> None:
-        joints = len(self.parents)
+        joints, ends = len(self.parents), [end for bone in self.bones for end in bone]
+        if any(type(number) is not int for number in (*self.parents, *self.states, *ends, self.camera)):
+            raise ValueError("skeleton: parents, states, bones and camera must be whole numbers")
         if {len(self.places), len(self.axes), len(self.states), len(self.rests)} != {joints}:
             raise ValueError("skeleton: parents, places, axes, states and rests differ in length")
         if any(not -1 <= parent < joint for joint, parent in enumerate(self.parents)):
             raise ValueError("skeleton: a joint's parent must be an earlier one, or -1")
-        if any(not 0 <= joint < max(1, joints) for joint in (self.camera, *(end for bone in self.bones for end in bone))):
-            raise ValueError(f"skeleton: bones and camera must be joints, 0 to {joints - 1}")
+        if any(not 0 <= joint < max(1, joints) for joint in (self.camera, *ends)) or any(len(bone) != 2 for bone in self.bones):
+            raise ValueError(f"skeleton: bones must be pairs of joints and camera one, 0 to {joints - 1}")
         if not all(len(vector) == 3 and math.isfinite(sum(vector)) for vector in (*self.places, *self.axes)):
             raise ValueError("skeleton: places and axes must be three finite numbers each")
         if not math.isfinite(sum(self.rests)) or any(row < -1 for row in self.states):

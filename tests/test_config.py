@@ -67,5 +67,7 @@ def test_a_setting_that_was_taken_away_is_forgotten_where_it_did_nothing_and_els
     path = tmp_path / "config.toml"
     path.write_text(stored.replace("[model]\n", "[model]\nlearned_positions = false\n"))
     assert from_toml(RunConfig, path).model == FlowConfig()
-    path.write_text(stored.replace("[model]\n", "[model]\nlearned_positions = true\n"))
-    refused(r"config\.toml: model\.learned_positions = true: taken away, .*train the model anew", from_toml, RunConfig, path)
+    for found, told in (("true", "True"), ("1979-05-27", "datetime.date"), ('"no"', "'no'")):
+        path.write_text(stored.replace("[model]\n", f"[model]\nlearned_positions = {found}\n"))
+        words = rf"config\.toml: model\.learned_positions = {told}.*: taken away, .*train the model anew"
+        refused(words, from_toml, RunConfig, path)

@@ -90,7 +90,9 @@ def test_groups_by_name_and_mistakes_in_them(tmp_path):
         ONE_JOINT + "states=[0]\nfovy=0": "fovy must lie",
         ONE_JOINT.replace("[[0, 1, 0]]", "[[0, 2, 0]]") + "states=[0]": "axes must have length 1",
         ONE_JOINT.replace("[[1, 2, 3]]", "[[inf, 0, 0]]") + "states=[0]": "three finite numbers",
-        ONE_JOINT + "states=[0]\nbones=[[0, 1]]": "must be joints, 0 to 0",
+        ONE_JOINT + "states=[0]\nbones=[[0, 1]]": "pairs of joints and camera one, 0 to 0",
+        ONE_JOINT + "states=[0]\nbones=[[0]]": "pairs of joints", ONE_JOINT + "states=[0.5]": "must be whole numbers",
+        ONE_JOINT + "states=[0]\ncamera=true": "must be whole numbers",
     }.items():  # fmt: skip
         path.write_text(arm + more)
         refused(told, read_embodiment, path)
