@@ -61,8 +61,8 @@ class TrainConfig:
     accumulate: Count = 1
     """Micro-batches of batch_size per step, in all: processes that train together share them."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon: matrices of linear layers go by an orthogonal momentum, all else by AdamW (ours): more is learned in a step, which
-    takes longer where batches are small."""
+    """muon: matrices of linear layers and convolutions go by an orthogonal momentum, all else by AdamW (ours): more is learned in
+    a step, which takes longer where batches are small."""
     lr: Annotated[float, Range(0, 1000, above=True)] = 8e-4
     betas: Annotated[tuple[float, float], Range(0, 1, below=True)] = (0.9, 0.95)
     weight_decay: Annotated[float, Range(0, 1000)] = 0.05

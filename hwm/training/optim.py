@@ -53,8 +53,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def optimizer_of(model: nn.Module, train: TrainConfig, *, device: torch.device) -> torch.optim.AdamW:
-    """AdamW over the model's groups, fused where the device has it; with train.optimizer "muon" linear layers go by `Muon`.
+    """AdamW over the model's groups, fused where the device has it.
 
+    With train.optimizer "muon" the matrices of linear layers and of convolutions go by `Muon`.
     Raises ValueError if a trainable parameter is in no group or in two.
     """
     groups = parameter_groups(model, train.weight_decay)
@@ -66,10 +67,10 @@ def optimizer_of(model: nn.Module, train: TrainConfig, *, device: torch.device) 
     common: dict[str, Any] = {"lr": train.lr, "betas": train.betas, "fused": device.type in ("cpu", "cuda", "mps")}
     if train.optimizer == "adamw":
         return torch.optim.AdamW([g for g in groups if g["params"]], **common)
-    linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
-    linear -= {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    matrices = {id(m.weight) for m in model.modules() if isinstance(m, _MATRICES)} - tables
     split = [
-        group | {"muon": muon, "params": [p for p in group["params"] if (id(p) in linear) == muon]}
+        group | {"muon": muon, "params": [p for p in group["params"] if (id(p) in matrices) == muon]}
         for group in groups
         for muon in (False, True)
     ]
@@ -80,9 +81,10 @@ def optimizer_of(model: nn.Module, train: TrainConfig, *, device: torch.device) 
 class Muon(torch.optim.AdamW):
     """AdamW, but for groups of matrices that are marked "muon": these go by their momentum, made orthogonal (Jordan et al. 2024).
 
-    Every direction that a matrix has seen is stepped into alike, also those of small gradients.  Steps are scaled by
-    0.2 sqrt(longer side), so that they are of AdamW's size and take its learning rate and decay (Liu et al. 2025, arXiv
-    2502.16982).  dtype: of the products of matrices that make the momentum orthogonal.
+    Every direction that a matrix has seen is stepped into alike, also those of small gradients; a convolution is a matrix
+    of its outputs by all that each of them sees.  Steps are scaled by 0.2 sqrt(longer side), so that they are of AdamW's
+    size and take its learning rate and decay (Liu et al. 2025, arXiv 2502.16982).  dtype: of the products of matrices that
+    make the momentum orthogonal.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, dtype: torch.dtype, **common: Any) -> None:
@@ -96,13 +98,14 @@ class Muon(torch.optim.AdamW):
             for weight in group["params"] if group["muon"] else ():
                 if weight.grad is None:
                     continue
+                if "momentum" not in self.state[weight]:  # new, or so far AdamW's
+                    self.state[weight] = {"momentum": torch.zeros_like(weight)}
                 state = self.state[weight]
-                if not state:
-                    state["momentum"] = torch.zeros_like(weight)
                 momentum = state["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
-                towards = orthogonal(weight.grad.lerp(momentum, MOMENTUM).to(self.dtype)).to(weight.dtype)
+                ahead = weight.grad.lerp(momentum, MOMENTUM).flatten(1)
+                towards = orthogonal(ahead.to(self.dtype)).to(weight.dtype)
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(towards, alpha=-0.2 * group["lr"] * max(weight.shape) ** 0.5)
+                weight.add_(towards.view(weight.shape), alpha=-0.2 * group["lr"] * max(towards.shape) ** 0.5)
                 weight.grad = None
         super().step()
 

@@ -89,7 +89,7 @@ def test_a_momentum_made_orthogonal_turns_no_direction_and_levels_their_sizes(sh
     assert 0.5 < levels.min() and levels.max() < 1.3
 
 
-def test_muon_steps_as_far_as_adamw_would_in_matrices_of_linear_layers_alone():
+def test_muon_steps_as_far_as_adamw_would_in_matrices_of_layers_alone():
     """A first step: every entry by about the learning rate, less decay; of one direction it has the sign of the gradient."""
     torch.manual_seed(0)
     model, same = Mixed(), Mixed()
@@ -99,13 +99,14 @@ def test_muon_steps_as_far_as_adamw_would_in_matrices_of_linear_layers_alone():
         optimizer = optimizer_of(net, dataclasses.replace(train, optimizer=kind), device=CPU)
         before = {name: p.detach().clone() for name, p in net.named_parameters()}
         net().backward()
-        gradient = net.linear.weight.grad.clone()
+        gradients = {name: net.get_parameter(name).grad.clone() for name in ("linear.weight", "conv.weight")}
         optimizer.step()
     ours, theirs = dict(model.named_parameters()), dict(same.named_parameters())
-    assert {name for name in ours if not torch.equal(ours[name], theirs[name])} == {"linear.weight"}
-    step = before["linear.weight"] * (1 - 0.01 * 0.1) - ours["linear.weight"]
-    expected = 0.2 * 0.01 * max(step.shape) ** 0.5 * orthogonal(gradient)
-    assert torch.allclose(step, expected, atol=1e-7) and expected.abs().max() > 1e-4
+    assert {name for name in ours if not torch.equal(ours[name], theirs[name])} == gradients.keys()
+    for name, gradient in gradients.items():
+        step = (before[name] * (1 - 0.01 * 0.1) - ours[name]).flatten(1)
+        expected = 0.2 * 0.01 * max(step.shape) ** 0.5 * orthogonal(gradient.flatten(1))
+        assert torch.allclose(step, expected, atol=1e-7) and expected.abs().max() > 1e-4
     refused("needs whole matrices", TrainConfig, optimizer="muon", parallel="fsdp")
 
 
@@ -128,16 +129,17 @@ def test_optimizer_state_goes_by_name_and_comes_back(tmp_path, kind):
 
     step(one, first)
     tensors = {k: v.clone() for k, v in optimizer_tensors(one, first).items()}
-    assert {"exp_avg.conv.weight", "exp_avg_sq.conv.weight", "step.conv.weight"} <= tensors.keys()
+    assert {"exp_avg.positions", "exp_avg_sq.positions", "step.positions"} <= tensors.keys()
     assert not any("frozen" in name for name in tensors)
-    assert ("momentum.linear.weight" in tensors) == (kind == "muon") != ("exp_avg.linear.weight" in tensors)
+    for matrix in ("linear.weight", "conv.weight"):
+        assert (f"momentum.{matrix}" in tensors) == (kind == "muon") != (f"exp_avg.{matrix}" in tensors)
     two.load_state_dict(one.state_dict())
     load_optimizer_tensors(two, second, stored(tensors), where=tmp_path / "o")
     step(one, first)
     step(two, second)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters()))
-    assert tensors["step.conv.weight"] == 1  # What was loaded is a copy.
-    for entry, value in {"exp_avg.nothing": torch.zeros(1), "exp_avg.conv.weight": torch.zeros(2)}.items():
+    assert tensors["step.positions"] == 1  # What was loaded is a copy.
+    for entry, value in {"exp_avg.nothing": torch.zeros(1), "exp_avg.positions": torch.zeros(2)}.items():
         refused("belongs to no parameter", load_optimizer_tensors, two, second, stored({entry: value}), where=tmp_path / "o")
 
 
