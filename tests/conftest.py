@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import runpy
 import signal
@@ -126,6 +127,11 @@ class FaultRun:
             put_rows_into(table, rows, said=circumstances())
         elif table:
             terminalreporter.write_line(f"{table}: left as it is, because only a part of the faults was asked for")
+
+
+def pytest_collection_finish():
+    """What there is now stays until the end: no collection of garbage has to look through it again."""
+    gc.freeze()
 
 
 IMPORTED = ("hwm.apply", "torch._dynamo", "torch.distributed.checkpoint", "matplotlib.backends.backend_agg", "mujoco_warp")
