@@ -332,7 +332,7 @@ OTHERS = (
     Metric(SURE_SHARPNESS, SURE_SHARPNESS, "", 3, "one",
            about="Sharpness where sure: of the half of each picture's pixels in which the samples differ least."),
     Metric("TFD", "TFD", "", 4, "lower",
-           about="TFD is the tokenizer Fréchet distance: the Fréchet distance between the features of the shipped tokenizer's "
+           about="TFD is the tokenizer Fréchet distance: the Fréchet distance between the features of a tokenizer's "
            "encoder on predicted and on true frames, at every place of every grid. It is not an FID: the features are of another "
            f"network, and its values compare with other TFDs only. {_COMPARED}"),
     Metric("TFD of pictures", "TFD of pictures", "", 4, "lower",

@@ -288,6 +288,10 @@ FRAMES_AT_ONCE = 16
 """Frames that go through Inception together; each costs about 50 MB of activations."""
 
 
+TFD = Path(__file__).parent / "weights/tfd"
+"""Its network: the first tokenizer that was shipped, which stays as it is when better ones are."""
+
+
 class VideoFeatures(Protocol):
     """Features of the future of videos.  `name`: what the Frechet distance between them is called."""
 
@@ -298,7 +302,7 @@ class VideoFeatures(Protocol):
 
 
 class TokenizerFeatures:
-    """Activations of the encoder of the shipped tokenizer fsq-8x8x8, at every place of the future's grids (ours).
+    """Activations of the encoder of a tokenizer that is kept for this (`TFD`), at every place of the future's grids (ours).
 
     still: of every future frame by itself instead, as the first one of a video; its distance has another name.  Rows and columns
     that fill no 8x8 pixels are left out there.
@@ -310,7 +314,7 @@ class TokenizerFeatures:
 
     def __init__(self, device: torch.device | str = "cpu", *, still: bool = False) -> None:
         self.device, self.still, self.name = torch.device(device), still, "TFD of pictures" if still else "TFD"
-        self._tokenizer = load_tokenizer("fsq-8x8x8", device=str(device))
+        self._tokenizer = load_tokenizer(TFD, device=str(device))
 
     @torch.no_grad()
     def __call__(self, past_BFHWC: Tensor, future_BFHWC: Tensor) -> Tensor:

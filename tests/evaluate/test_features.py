@@ -3,7 +3,7 @@ import torch
 from refusing import refused
 
 from hwm.evaluate.networks import FIDInception
-from hwm.evaluate.perceptual import InceptionFeatures, Moments, TokenizerFeatures, frechet_distance
+from hwm.evaluate.perceptual import TFD, InceptionFeatures, Moments, TokenizerFeatures, frechet_distance
 from hwm.tokenizers import quantiser
 from hwm.tokenizers.open import load_tokenizer
 
@@ -39,7 +39,7 @@ def test_one_feature_a_place_of_every_future_grid(features, num_frames, num_futu
 
 def test_they_are_what_the_code_is_projected_from(features):
     clip = video(1, 2, 34, 16, 24)
-    tokenizer = load_tokenizer("fsq-8x8x8")
+    tokenizer = load_tokenizer(TFD)
     found = features(*split(clip, 17))
     grid = tokenizer.features(clip)[:, 3:]
     assert torch.allclose(found, grid.movedim(2, -1).flatten(1, 3), atol=1e-5)
@@ -52,7 +52,7 @@ def test_pictures_are_looked_at_one_by_one(features):
     still, clip = TokenizerFeatures(still=True), video(3, 2, 17, 18, 25)
     found = still(*split(clip, 2))
     assert still.name == "TFD of pictures" and found.shape == (2, 2 * 2 * 3, 192)
-    alone = load_tokenizer("fsq-8x8x8").features(clip[:, -1:, :16, :24]).movedim(2, -1).flatten(1, 3)
+    alone = load_tokenizer(TFD).features(clip[:, -1:, :16, :24]).movedim(2, -1).flatten(1, 3)
     assert torch.allclose(found[:, 6:], alone, atol=1e-5)
     one_by_one = still(clip[:, :0], clip[:1, -2:])
     assert torch.allclose(one_by_one, found[:1], atol=1e-5)
