@@ -65,7 +65,7 @@ def wan_tiny() -> RunConfig:
             output="data", relative_loss=True,
         ),
         data=DataConfig(clip="sampling"),
-        train=replace(TINY_TRAINING, steps=800, validate_every=200, checkpoint_every=200, sample_every=400),
+        train=replace(TINY_TRAINING, lr=5e-3, steps=800, validate_every=200, checkpoint_every=200, sample_every=400),
     )
 
 

@@ -48,6 +48,10 @@ def test_they_are_what_the_code_is_projected_from(features):
     assert torch.allclose(quantiser.bound(z, tokenizer.levels), latents, atol=1e-4)
 
 
+def test_their_network_stays_the_one_that_all_published_distances_are_of():
+    assert load_tokenizer(TFD).fingerprint() == "01a423293dd8b829fe757c1db99bc0fc7ff2652697cbf0aca4e9834f60436fb9"
+
+
 def test_pictures_are_looked_at_one_by_one(features):
     still, clip = TokenizerFeatures(still=True), video(3, 2, 17, 18, 25)
     found = still(*split(clip, 2))
