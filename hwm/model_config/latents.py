@@ -77,6 +77,8 @@ class FlowConfig(Streams, Latents):
     context_sees: Literal["all", "context"] = "all"
     """all: joint attention in all directions (the paper).  context: past and actions see only each other and stand at
     time 1, so they are computed once for all sampling steps (ours)."""
+    place_context: bool = False
+    """Future tokens also carry the latents of the context at their place (ours)."""
     qk_norm: bool = True
     dropout: Part = 0.0
     sigma_min: Part = 1e-4

@@ -55,8 +55,6 @@ class Streams(Modulated):
     sharing: Literal["stream", "modality", "full"] = "stream"
     """Which streams share weights after the first `unshared_blocks`."""
     unshared_blocks: Annotated[int, Range(0, 1024)] = 4
-    place_context: bool = False
-    """Future tokens also carry the context of their place (ours); a narrow model takes long to find it itself."""
     state_changes: bool = False
     """States enter beside their change from the last past frame, on which most of what moves depends (ours)."""
     state_modulation: bool = False

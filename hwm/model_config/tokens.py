@@ -106,6 +106,7 @@ class MaskedConfig(Streams, Tokens):
 
     module: ClassVar[str] = "hwm.models.masked:MaskedHWM"
     prediction_settings: ClassVar[tuple[str, ...]] = ("steps", "temperature", "remask", "state_gate")
+    gone: ClassVar[dict[str, object]] = {"place_context": False}
 
     family: Literal["masked"] = "masked"
     num_layers: Layers = 24

@@ -61,7 +61,6 @@ class MaskedHWM(TokenGrids):
         self.vocabulary = Vocabulary(config.vocab_size, config.width, tied=False, factors=config.factors)
         self.mask = nn.Parameter(torch.empty(config.width))
         self.positions = nn.Parameter(torch.empty(G, self.num_places, config.width)) if config.learned_positions else None
-        self.place = nn.Linear(self.context_grids * config.width, config.width) if config.place_context else None
         changes_from = clock.num_frames(config.context_grids) - 1 if config.state_changes else None
         sizes = {"state_dim": config.state_dim, "width": config.width, "mlp_ratio": config.mlp_ratio}
         self.actions = ActionEncoder(pooling_GF, **sizes, changes_from=changes_from, ordered=config.ordered_states)
@@ -102,28 +101,18 @@ class MaskedHWM(TokenGrids):
             return x_TBSD
         return x_TBSD + self.positions[first_slot : first_slot + len(x_TBSD), None]
 
-    def at_place(self, context_BCS: Tensor) -> Tensor | None:
-        """What future tokens know of the context at their place (B, S, D), where config.place_context asks for it."""
-        if self.place is None:
-            return None
-        x_BCSD = self.vocabulary.embed(context_BCS)
-        return self.place(x_BCSD.transpose(1, 2).flatten(2))
-
     def trunk(
-        self, tokens_BTS: Tensor, masked_BTS: Tensor, state_BGD: Tensor,
-        *, newest: int, place_BSD: Tensor | None = None, cache: KVCache | None = None,
+        self, tokens_BTS: Tensor, masked_BTS: Tensor, state_BGD: Tensor, *, newest: int, cache: KVCache | None = None
     ) -> Tensor:
         """Tokens of consecutive slots -> inputs of the head for the `newest` last ones, (newest, B, S, D).
 
-        masked_BTS: bool, True hides the token.  state_BGD: action tokens of all grids.  place_BSD: from `at_place`.
+        masked_BTS: bool, True hides the token.  state_BGD: action tokens of all grids.
         With a cache, the slots follow the ones already in it.
         """
         first = cache.num_grids if cache is not None else 0
         end = first + tokens_BTS.shape[1]
         num_past = max(0, self.context_grids - first)
         video_TBSD = self.embed(tokens_BTS, masked_BTS, first_slot=first)
-        if place_BSD is not None:
-            video_TBSD = torch.cat([video_TBSD[:num_past], video_TBSD[num_past:] + place_BSD])
         state_TBD = state_BGD[:, first:end].transpose(0, 1)
         actions_TB1D: Tensor = state_TBD[:, :, None]
         places_S2 = grid_positions(*self.config.grid).to(tokens_BTS.device)
@@ -155,11 +144,8 @@ class MaskedHWM(TokenGrids):
         shown_BTS = torch.zeros(len(tokens_BTHW), self.context_grids, self.num_places).to(hidden_BTS)
         masked_BTS = torch.cat([shown_BTS, hidden_BTS], 1)
         with dropout_from(generator, device=tokens_BTHW.device, active=self.training and self.config.dropout > 0):
-            inputs_BTS = inputs_BTHW.flatten(2)
-            x_TBSD = self.trunk(
-                inputs_BTS, masked_BTS, self.actions(batch.states_BFA), newest=self.future_grids,
-                place_BSD=self.at_place(inputs_BTS[:, : self.context_grids]),
-            )
+            states_BGD = self.actions(batch.states_BFA)
+            x_TBSD = self.trunk(inputs_BTHW.flatten(2), masked_BTS, states_BGD, newest=self.future_grids)
         rows_TBS = hidden_BTS.transpose(0, 1)
         targets_TBS = tokens_BTHW[:, self.context_grids :].flatten(2).transpose(0, 1)
         loss, nll, accuracy = self.vocabulary.loss(x_TBSD[rows_TBS], targets_TBS[rows_TBS], code_weight=self.config.code_loss)
@@ -228,8 +214,7 @@ class MaskedHWM(TokenGrids):
         """
         first, (end, settled) = draft.cache.num_grids, self._reach(grid)
         x_TRSD = self.trunk(
-            draft.tokens_RGS[:, first:end], draft.masked_RGS[:, first:end], draft.state_RGD, newest=end - grid,
-            place_BSD=self.at_place(draft.tokens_RGS[:, : self.context_grids]), cache=draft.cache,
+            draft.tokens_RGS[:, first:end], draft.masked_RGS[:, first:end], draft.state_RGD, newest=end - grid, cache=draft.cache
         )
         draft.cache.keep(0 if finished and grid + 1 == self.num_grids else settled)
         return x_TRSD[0]

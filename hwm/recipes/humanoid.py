@@ -44,9 +44,8 @@ def masked_hwm(variant: str, size: str = "") -> RunConfig:
     at a norm of 1 is the release's too.
     tiny: 64x64 frames of the built-in robot, minutes on two CPU cores.  medium: 128x128, for an hour on one GPU (our
     arithmetic, not measured: 4.2 TFLOP a step).  Clips are few there, so both twins factorise the vocabulary, learn the
-    expected codes too, give every future token the context of its place, let states and their changes modulate every
-    block, and compute the past once (visibility "causal"; all ours): without these a narrow model needs far more clips
-    to copy what stands still.
+    expected codes too, let states and their changes modulate every block, and compute the past once (visibility
+    "causal"; all ours): docs/experiments.md says what each of these is worth.
     """
     train = TrainConfig(
         steps=60_000, batch_size=16, lr=3e-5, betas=(0.9, 0.95), weight_decay=0.0, warmup_steps=100, schedule="linear",
@@ -57,7 +56,7 @@ def masked_hwm(variant: str, size: str = "") -> RunConfig:
     if not size:
         return published
     small: dict[str, Any] = {"factors": (8, 8, 8, 5, 5, 5), "state_modulation": True, "code_loss": 10.0}
-    small |= {"state_changes": True, "place_context": True, "init_std": 0.05, "dropout": 0.1, "max_corruption": 0.1}
+    small |= {"state_changes": True, "init_std": 0.05, "dropout": 0.1, "max_corruption": 0.1}
     small |= {"visibility": "causal"}
     sizes: dict[str, Any] = {
         "tiny": {"grid": (8, 8), "num_layers": 4, "num_heads": 3, "width": 96},

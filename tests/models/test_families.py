@@ -12,8 +12,8 @@ from hwm.contracts import Sampling
 from hwm.models.build import build_model
 from hwm.training.optim import optimizer_of
 
-OURS = {"state_changes": True, "place_context": True}
-LATENTS = OURS | {"target": "change", "output": "data", "relative_loss": True}
+OURS = {"state_changes": True}
+LATENTS = OURS | {"place_context": True, "target": "change", "output": "data", "relative_loss": True}
 ALL = FAMILIES | {
     "st-modulated": replace(FAMILIES["st-sampled"], state_injection="modulate", qk_norm=False, qkv_bias=False),
     "st-full": replace(FAMILIES["st-sampled"], attention="full", own_grids=1, max_corruption=0.2),
@@ -28,7 +28,7 @@ WORLD = [name for name, config in ALL.items() if config.role == "world model"]
 DRAWING = [name for name in WORLD if ALL[name].kind != "video"]
 FURTHER = {
     "flow-full": replace(FLOW, sharing="full"), "flow-split-context": replace(FAMILIES["flow-split"], context_sees="context"),
-    "flow-context-ours": replace(FLOW, context_sees="context", **OURS)
+    "flow-context-ours": replace(FLOW, context_sees="context", place_context=True, **OURS)
 }
 """Options of which only the weights are looked at."""
 

@@ -18,7 +18,7 @@ TINY = MaskedConfig(
 SPLIT = dataclasses.replace(TINY, attention="split", sharing="full", unshared_blocks=0)
 TWO = {"context_grids": 2, "future_grids": 2, "num_states": 18}
 LONG = {"context_grids": 1, "future_grids": 3, "steps": 3, "num_states": 18}
-OURS = {"factors": (5, 8), "state_modulation": True, "state_changes": True, "place_context": True, "code_loss": 3.0}
+OURS = {"factors": (5, 8), "state_modulation": True, "state_changes": True, "code_loss": 3.0}
 
 
 def build(config=TINY, *, dtype=torch.float64, std=0.3):
@@ -50,8 +50,7 @@ def outputs(model, tokens_BTHW, states_BFA, masked_BTHW=None):
     masked = torch.zeros_like(tokens_BTHW, dtype=torch.bool) if masked_BTHW is None else masked_BTHW
     with torch.no_grad():
         tokens = tokens_BTHW.flatten(2)
-        place = model.at_place(tokens[:, : model.context_grids])
-        return model.trunk(tokens, masked.flatten(2), model.actions(states_BFA), newest=model.future_grids, place_BSD=place)
+        return model.trunk(tokens, masked.flatten(2), model.actions(states_BFA), newest=model.future_grids)
 
 
 def watch(model, monkeypatch):
