@@ -272,8 +272,7 @@ def prepared_model(config: RunConfig, clips: Clips) -> Any:
     if config.model.kind == "latents":
         dataset: Any = clips.dataset
         found = dataset.statistics
-        scales = (torch.from_numpy(v) for v in (found.mean_C, found.std_C, found.change_std_C))
-        model.set_latent_statistics(*scales)
+        model.set_latent_statistics(torch.from_numpy(found.mean_C), torch.from_numpy(found.std_C))
     return model
 
 

@@ -6,7 +6,7 @@ import pytest
 from refusing import refused
 
 from hwm.config import DataConfig, RunConfig, TrainConfig, changed, from_dict, from_toml, override, to_dict, to_toml
-from hwm.model_config import FlowConfig, FSQConfig, STConfig
+from hwm.model_config import FlowConfig, FSQConfig, MaskedConfig, STConfig, WanConfig
 
 
 def test_unions_are_told_apart_by_family():
@@ -71,3 +71,8 @@ def test_a_setting_that_was_taken_away_is_forgotten_where_it_did_nothing_and_els
         path.write_text(stored.replace("[model]\n", f"[model]\nlearned_positions = {found}\n"))
         words = rf"config\.toml: model\.learned_positions = {told}.*: taken away, .*train the model anew"
         refused(words, from_toml, RunConfig, path)
+    for model, clip, gone in ((WanConfig(), "sampling", 'target = "change"'), (WanConfig(), "sampling", "place_channels = 16"),
+                              (MaskedConfig(), "blocks", "place_context = true")):  # fmt: skip
+        stored = to_toml(RunConfig(model=model, data=DataConfig(clip=clip)))
+        path.write_text(stored.replace("[model]\n", f"[model]\n{gone}\n"))
+        refused(rf"model\.{gone.split()[0]} = .*: taken away", from_toml, RunConfig, path)

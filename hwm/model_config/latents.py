@@ -29,6 +29,7 @@ class Latents(Family):
 
     kind: ClassVar[Kind] = "latents"
     prediction_settings: ClassVar[tuple[str, ...]] = ("steps", "temperature", "guidance", "solver", "state_gate")
+    gone: ClassVar[dict[str, object]] = {"target": "latents", "relative_loss": False}
 
     channels: Width = 16
     """Channels of the latents."""
@@ -38,12 +39,8 @@ class Latents(Family):
     """Side of the square of latent cells that make one token."""
     context_grids: Rows = 2
     state_dim: Annotated[int, Range(1, MOST_STATES)] = 25
-    target: Literal["latents", "change"] = "latents"
-    """What the flow ends in: the future latents (the documents) or their change from the last past one (ours)."""
     output: Literal["velocity", "data"] = "velocity"
     """What the network gives: the velocity (the documents), or what the flow ends in, from which it follows (ours)."""
-    relative_loss: bool = False
-    """Weigh each clip's error by the inverse of the size of what is predicted, as PSNR does (ours)."""
     condition_dropout: Part = 0.15
     """Probability that a training clip loses its condition, for guidance."""
     steps: Steps = 50
@@ -67,7 +64,7 @@ class FlowConfig(Streams, Latents):
 
     module: ClassVar[str] = "hwm.models.flow:FlowHWM"
     raw_states: ClassVar[bool] = False
-    gone: ClassVar[dict[str, object]] = {"learned_positions": False}
+    gone: ClassVar[dict[str, object]] = Latents.gone | {"learned_positions": False}
 
     family: Literal["flow"] = "flow"
     num_layers: Layers = 15
@@ -107,6 +104,7 @@ class WanConfig(Modulated, Latents):
 
     module: ClassVar[str] = "hwm.models.wan.model:WanWorldModel"
     needs: ClassVar[tuple[str, ...]] = ("diffusers", "peft")
+    gone: ClassVar[dict[str, object]] = Latents.gone | {"place_channels": 0}
 
     family: Literal["wan"] = "wan"
     base: str = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
@@ -150,8 +148,6 @@ class WanConfig(Modulated, Latents):
     """States enter beside their change from the last seen frame, on which most of what moves depends (ours)."""
     place_context: bool = False
     """Every latent cell also carries the context latents of its place, as channels (ours; Wan's I2V 14B does likewise)."""
-    place_channels: Annotated[int, Range(0, 1024)] = 0
-    """Learned channels of every latent cell: where it is, which a narrow model takes long to find by rotation (ours)."""
     condition_dropout: Part = 0.1
     """Probability that a training clip loses its states, for guidance; the report prints none."""
     time_sampling: Literal["uniform", "logit_normal"] = "uniform"
@@ -164,9 +160,8 @@ class WanConfig(Modulated, Latents):
         super().__post_init__()
         if self.head_width % 2 or self.head_width < 6:
             raise ValueError(f"model.head_width must be even and at least 6, for rotations in three axes, got {self.head_width}")
-        ours = self.place_context or self.place_channels or self.target != "latents" or self.output != "velocity"
-        if self.base and ours:
-            raise ValueError("model.place_context, place_channels, target and output are for models without model.base")
+        if self.base and (self.place_context or self.output != "velocity"):
+            raise ValueError("model.place_context and output are for models without model.base")
         if self.dtype != "float32" and not self.base:
             raise ValueError("model.dtype is the type in which model.base is loaded; a model from scratch is float32")
         if self.lora_rank and not self.base:

@@ -2,9 +2,8 @@
 
 Four token streams (past and future video, past and future actions) pass through blocks of joint or split attention
 under modulation by the flow's time (`hwm.nn.flow_network`).  Source: HWM paper sections 2.3 and 2.4; sizes and what the
-paper leaves open: SYSTEMS.md section 3 and reference D.2.  Ours are `context_sees="context"`, `target="change"`,
-`output="data"`, `place_context`, `state_modulation`, `relative_loss`, `time_per_grid` and `shortcut`, each an option of the same
-network.
+paper leaves open: SYSTEMS.md section 3 and reference D.2.  Ours are `context_sees="context"`, `output="data"`,
+`place_context`, `state_modulation`, `time_per_grid` and `shortcut`, each an option of the same network.
 """
 
 from collections.abc import Callable
@@ -95,7 +94,7 @@ class FlowHWM(LatentFlow):
             target_BTCHW = torch.cat([self._shortcut_target(*inputs), target_BTCHW[num_short:]])
         with dropout_from(generator, device=data_BTCHW.device, active=self.training and self.config.dropout > 0):
             velocity_BTCHW = self._velocity(x_BTCHW, past_BTCHW, states_BFA, times_BT, levels_B)
-        error_B = self._weighted(self._flow_error(velocity_BTCHW, target_BTCHW, times_BT), data_BTCHW)
+        error_B = self._flow_error(velocity_BTCHW, target_BTCHW, times_BT)
         flow_mse = error_B[num_short:].mean()
         if not num_short:
             return {"loss": flow_mse, "flow_mse": flow_mse}

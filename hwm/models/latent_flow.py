@@ -16,8 +16,6 @@ from hwm.nn.dropout import predicting, without_dropout
 from hwm.nn.units import Units
 
 VALIDATION_LEVELS = 4
-RELATIVE_FLOOR = 0.05
-"""Added to the size of what a clip predicts, of mean 1, before its error is divided by it: stillness is not all."""
 
 
 class LatentFlow(WorldModule):
@@ -34,15 +32,14 @@ class LatentFlow(WorldModule):
         super().__init__(config)
         if config.solver not in flow.SOLVERS:
             raise ValueError(f"model.solver must be one of {', '.join(map(repr, flow.SOLVERS))}, got {config.solver!r}")
-        self.units = Units(channels=config.channels, state_dim=config.state_dim, target=config.target)
+        self.units = Units(channels=config.channels, state_dim=config.state_dim)
 
-    def set_latent_statistics(self, mean_C: Tensor, std_C: Tensor, change_std_C: Tensor | None = None) -> None:
+    def set_latent_statistics(self, mean_C: Tensor, std_C: Tensor) -> None:
         """Normalise latents by the mean and standard deviation of each channel; saved buffers.
 
-        change_std_C: root mean square of the change of future latents from the last past one, needed where
-        model.target is "change".  Raises ValueError if it is missing there, or for another number of channels.
+        Raises ValueError for another number of channels.
         """
-        self.units.set_latents(mean_C, std_C, change_std_C)
+        self.units.set_latents(mean_C, std_C)
 
     def _first_output(self) -> float | None:
         """Mean square of the network's output before any training; None where that is not known."""
@@ -74,11 +71,7 @@ class LatentFlow(WorldModule):
             return None
         _, data_BTCHW, _ = self._clips(batch)
         noise = float(self.config.output == "velocity")  # the target is noise and data, or data alone
-        return self._weighted(_size(data_BTCHW) + noise + output, data_BTCHW).mean().item()
-
-    def _weighted(self, error_B: Tensor, data_BTCHW: Tensor) -> Tensor:
-        """With config.relative_loss, errors relative to the size of what each clip predicts."""
-        return error_B / (_size(data_BTCHW) + RELATIVE_FLOOR) if self.config.relative_loss else error_B
+        return (_size(data_BTCHW) + noise + output).mean().item()
 
     @torch.no_grad()
     def validate(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
@@ -88,19 +81,17 @@ class LatentFlow(WorldModule):
         latent_mse: squared error, in normalised latents, of the mean of all futures without guidance.
         latent_mse_copy: that of copying the last past latent.
         """
-        past_BTCHW, data_BTCHW, states = self._clips(batch)
+        past_BTCHW, future_BTCHW, states = self._clips(batch)
         errors = []
         with without_dropout(self):
-            for time in flow.stratified_times(VALIDATION_LEVELS).to(data_BTCHW):
-                noise = torch.randn(data_BTCHW.shape, generator=generator, device=generator.device).to(data_BTCHW)
-                errors.append(self._error_at(time, noise, data_BTCHW, past_BTCHW, states))
+            for time in flow.stratified_times(VALIDATION_LEVELS).to(future_BTCHW):
+                noise = torch.randn(future_BTCHW.shape, generator=generator, device=generator.device).to(future_BTCHW)
+                errors.append(self._error_at(time, noise, future_BTCHW, past_BTCHW, states))
             guess_BTCHW = self._mean(past_BTCHW, states, guidance=1.0)
-        last = past_BTCHW[:, -1:]
-        guess_BTCHW, future_BTCHW = (self.units.future(y, last_past=last) for y in (guess_BTCHW, data_BTCHW))
         return {
             "flow_mse": torch.stack(errors).mean(0),
             "latent_mse": squared_error(guess_BTCHW, future_BTCHW),
-            "latent_mse_copy": squared_error(last, future_BTCHW),
+            "latent_mse_copy": squared_error(past_BTCHW[:, -1:], future_BTCHW),
         }
 
     @torch.no_grad()
@@ -130,18 +121,18 @@ class LatentFlow(WorldModule):
             if temperature:
                 shape = (len(past_BTCHW), num_samples, self.future_grids, *past_BTCHW.shape[2:])
                 noise = temperature * flow.noise(shape, generator=generator).to(past_BTCHW)
-                data_BKTCHW = self._sample(past_BTCHW, states, noise, watch)
+                future_BKTCHW = self._sample(past_BTCHW, states, noise, watch)
             else:
-                data_BKTCHW = self._mean(past_BTCHW, states, guidance=self.config.guidance)[:, None]
-        latents_BKTCHW = self.units.raw(self.units.future(data_BKTCHW, last_past=past_BTCHW[:, None, -1:]))
+                future_BKTCHW = self._mean(past_BTCHW, states, guidance=self.config.guidance)[:, None]
+        latents_BKTCHW = self.units.raw(future_BKTCHW)
         moved = None if watch is None or (found := watch.moved) is None else found.unflatten(0, (-1, num_samples)).mean(3).sqrt()
         return Prediction(latents_BKTCHW=latents_BKTCHW.expand(-1, num_samples, -1, -1, -1, -1), unrest_BKTHW=moved)
 
     def _clips(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Past latents, what the flow ends in, and states of a batch, all normalised."""
+        """Past and future latents and states of a batch, all normalised."""
         latents_BTCHW = self._check_latents(batch.latents_BTCHW, self.context_grids + self.future_grids)
         past_BTCHW, future_BTCHW = self.units.latents(latents_BTCHW).tensor_split([self.context_grids], 1)
-        return past_BTCHW, self.units.data(future_BTCHW, last_past=past_BTCHW[:, -1:]), self._rows(batch.states_BFA)
+        return past_BTCHW, future_BTCHW, self._rows(batch.states_BFA)
 
     def _check_latents(self, latents_BTCHW: Tensor | None, num_grids: int) -> Tensor:
         expected = (num_grids, self.config.channels, *self.config.grid)

@@ -53,16 +53,15 @@ def wan_one_gpu() -> RunConfig:
 def wan_tiny() -> RunConfig:
     """Twin of wan-revontuli for two CPU cores: the same classes from scratch on 64x64 frames of the built-in robot.
 
-    No pretrained model knows this robot's world, so it predicts the change of the latents as data, weighed as PSNR does,
-    gives every cell the context of its place, and states beside their change (all ours): clips are few.
+    No pretrained model knows this robot's world, so it predicts the latents themselves rather than their velocity, gives every
+    cell the context of its place, and states beside their change (all ours, each ablated: docs/experiments.md): clips are few.
     """
     return RunConfig(
         recipe="wan-tiny",
         tokenizer="continuous-4x8x8",
         model=WanConfig(
             base="", channels=16, grid=(8, 8), num_layers=4, num_heads=4, head_width=24, mlp_width=384, time_width=64,
-            text_width=16, text_rows=1, lora_rank=0, state_changes=True, place_context=True, place_channels=16, target="change",
-            output="data", relative_loss=True,
+            text_width=16, text_rows=1, lora_rank=0, state_changes=True, place_context=True, output="data",
         ),
         data=DataConfig(clip="sampling"),
         train=replace(TINY_TRAINING, lr=5e-3, steps=800, validate_every=200, checkpoint_every=200, sample_every=400),

@@ -116,7 +116,9 @@ def expect_config(state: Mapping[str, Any], config: RunConfig, *, run: Path) -> 
 
 
 def _difference(there: dict[str, Any], config: RunConfig) -> tuple[str, Any, Any] | None:
-    """The first setting that differs and both its values; what an older version did not have yet is as usual."""
+    """The first setting that differs and both its values; what an older version did not have yet, or had in vain, is as usual."""
+    gone = {f"model.{name}": nothing for name, nothing in type(config.model).gone.items()}
+    there = {key: value for key, value in there.items() if key not in gone or value != gone[key]}
     here, usual = decisive(config), decisive(RunConfig(model=type(config.model)()))
     # Of a checkpoint from before the run was prolonged, the length is another one.
     earlier = config.train.since and there.get("train.steps", config.train.steps) <= config.train.since

@@ -30,6 +30,9 @@ SHARDS = "shards"
 _PLACES = "DCP_SHARDING_INFO"
 """Under this key PyTorch's safetensors storage keeps {name: {"saved_offsets": [...]}}."""
 
+_GONE = {"units.change_std_C"}
+"""Statistics that models kept once and have no use for any more."""
+
 Groups = dict[str, dict[str, Tensor]]
 """Tensors by name, in the groups "model", "optimizer" and "ema"."""
 
@@ -104,6 +107,8 @@ class Stored:
             places = parse_json((opened.metadata() or {}).get(_PLACES, "{}"), where=file)
             for key in opened.keys():
                 group, _, name = key.partition(".") if file.parent.name == SHARDS else (file.stem, "", key)
+                if name in _GONE:
+                    continue
                 part = opened.get_slice(key)
                 shape = tuple(part.get_shape())
                 if part.get_dtype() not in DTYPES:

@@ -180,8 +180,8 @@ VARIANTS = [
     replace(MASKED, sharing=sharing, unshared_blocks=blocks) for sharing, blocks in (("stream", 1), ("modality", 1), ("full", 0))
 ]
 VARIANTS += [replace(MASKED, attention="split", sharing="full", unshared_blocks=0), replace(ST, factors=(), dropout=0.0)]
-VARIANTS += [replace(FLOW, **options) for options in ({}, {"output": "data"}, {"target": "change", "relative_loss": True})]
-VARIANTS += [replace(WAN, **options) for options in ({}, {"output": "data", "target": "change", "relative_loss": True})]
+VARIANTS += [replace(FLOW, **options) for options in ({}, {"output": "data"})]
+VARIANTS += [replace(WAN, **options) for options in ({}, {"output": "data"})]
 VARIANTS += [DIRECT, replace(DIRECT, warp=False)]
 
 

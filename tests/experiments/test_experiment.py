@@ -292,9 +292,9 @@ def test_a_recipe_stands_beside_itself_without_what_it_adds_to_the_published_for
     assert ablated == ["st-demo", *(f"st-demo-{words}" for words in (
         "init_std-0.02", "code_loss-0.0", "state_injection-add", "loss_on-future", "scheduled_sampling-0.0"
     ))]  # fmt: skip
-    assert "wan-tiny-target-latents" in found.runs and "wan-tiny-ema-0" in found.runs and "st-demo-ema-0" in found.runs
+    assert "wan-tiny-output-velocity" in found.runs and "wan-tiny-ema-0" in found.runs and "st-demo-ema-0" in found.runs
     assert families.departures("st-revontuli") == [] and not any("base" in label for label in found.runs)
-    assert [len(section.links) for section in found.sections] == [7, 8]
+    assert [len(section.links) for section in found.sections] == [7, 5]
     with pytest.raises(ValueError, match="layers"):
         families.declare(families.Options(out="out", changes=("model.layers=3",)))
 

@@ -13,7 +13,7 @@ from hwm.models.build import build_model
 from hwm.training.optim import optimizer_of
 
 OURS = {"state_changes": True}
-LATENTS = OURS | {"place_context": True, "target": "change", "output": "data", "relative_loss": True}
+LATENTS = OURS | {"place_context": True, "output": "data"}
 ALL = FAMILIES | {
     "st-modulated": replace(FAMILIES["st-sampled"], state_injection="modulate", qk_norm=False, qkv_bias=False),
     "st-full": replace(FAMILIES["st-sampled"], attention="full", own_grids=1, max_corruption=0.2),
@@ -21,7 +21,7 @@ ALL = FAMILIES | {
     "masked-two": replace(MASKED, future_grids=2, num_states=18, visibility="full", sharing="modality"),
     "flow-ours": replace(FLOW, **LATENTS, state_modulation=True, condition_dropout=0.05, guidance=1.0),
     "flow-shortcut": replace(FLOW, shortcut=0.5),
-    "wan-ours": replace(WAN, **LATENTS, place_channels=3, dropout=0.2, solver="unipc"),
+    "wan-ours": replace(WAN, **LATENTS, dropout=0.2, solver="unipc"),
 }
 ALL.pop("wan-lora", None)
 WORLD = [name for name, config in ALL.items() if config.role == "world model"]
@@ -180,7 +180,7 @@ def test_state_statistics_normalise_and_all_is_saved(name):
     model, batch = build(config), batch_of(config, 5)
     if config.kind == "latents":
         channels = batch.latents_BTCHW.shape[2]
-        model.set_latent_statistics(torch.randn(channels), torch.rand(channels) + 0.5, torch.rand(channels) + 0.5)
+        model.set_latent_statistics(torch.randn(channels), torch.rand(channels) + 0.5)
     plain = model.validate(batch, generator=gen(1))[model.validation_key]
     shift_scale = torch.stack([torch.linspace(-1, 1, 25), torch.linspace(0.5, 2, 25)])
     model.set_state_statistics(shift_scale)

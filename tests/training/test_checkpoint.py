@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny_training import build, checkpoint_bytes, run, stopping_at
 from torch import nn
 
+from hwm.nn.units import Units
 from hwm.training import checkpoint
 from hwm.training.stored import Stored, load_weights, write_whole
 from hwm.work.files import sealed
@@ -135,6 +136,15 @@ def test_files_that_are_no_weights(tmp_path):
     for damaged in [b"", b"text", bytes(1000), *(whole[: chance.randrange(len(whole))] for _ in range(20))]:
         (tmp_path / "model.safetensors").write_bytes(damaged)
         refused("model.safetensors: not a whole safetensors file", load, tmp_path / "model.safetensors", model)
+
+
+def test_statistics_that_no_model_keeps_any_more_are_passed_over(tmp_path):
+    model, other = (Units(channels=2, state_dim=3) for _ in range(2))
+    model.set_latents(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))
+    kept = {f"units.{name}": tensor for name, tensor in model.state_dict().items()}
+    write_whole(tmp_path / "model.safetensors", kept | {"units.change_std_C": torch.ones(2)})
+    load(tmp_path / "model.safetensors", nn.ModuleDict({"units": other}))
+    assert torch.equal(other.mean_C, model.mean_C) and torch.equal(other.std_C, model.std_C)
 
 
 def test_tied_weights_come_back_tied(tmp_path):

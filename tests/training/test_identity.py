@@ -13,8 +13,9 @@ from tiny_line import token_data
 from tiny_training import CONFIG, run
 
 from hwm.cli import main
+from hwm.config import DataConfig, changed, from_toml, to_toml
 from hwm.config import RunConfig as Config
-from hwm.config import changed, from_toml, to_toml
+from hwm.model_config import FlowConfig
 from hwm.robot import ROBOTS
 from hwm.runs import clips_for, load_run, open_clips, train
 from hwm.training import checkpoint
@@ -176,6 +177,9 @@ def test_a_setting_that_an_older_version_did_not_have_is_as_usual(place):
     config = from_toml(Config, Path("r/config.toml"))
     del state["settings"]["train.weight_decay"]
     expect_config(state, config, run=Path("r"))
+    flow = Config(model=FlowConfig(), data=DataConfig(clip="blocks"))
+    before = {"settings": decisive(flow) | {f"model.{name}": nothing for name, nothing in FlowConfig.gone.items()}}
+    expect_config(before, flow, run=Path("r"))  # what was taken away since, where it did nothing
     refused("train.weight_decay", expect_config, state, changed(config, {"train.weight_decay": 0.5}), run=Path("r"))
 
 

@@ -3,8 +3,8 @@
 The latents of the context frames stay clean at timestep 0 beside the noisy future, the states modulate every latent
 frame, the text is that of the empty prompt, and the pretrained transformer learns through a low-rank adapter.
 Source: Revontuli report section 2; what it leaves open: SYSTEMS.md section 4 and reference wan.  The same classes, small
-and from scratch, are the twin for a CPU.  Ours are `dropout`, `state_changes`, `state_sampling="stack"`, `place_context`,
-`place_channels`, `target="change"`, `output="data"` and `relative_loss`, each an option of the same model.
+and from scratch, are the twin for a CPU.  Ours are `dropout`, `state_changes`, `state_sampling="stack"`, `place_context`
+and `output="data"`, each an option of the same model.
 """
 
 import re
@@ -54,8 +54,7 @@ class WanWorldModel(LatentFlow):
             changes_from=WAN.num_frames(self.context_grids) - 1 if config.state_changes else None, gate=config.state_gate,
             start=config.state_start,
         )
-        extra = config.channels * config.context_grids * config.place_context + config.place_channels
-        self.places = nn.Parameter(0.3 * torch.randn(config.place_channels, *config.grid)) if config.place_channels else None
+        extra = config.channels * config.context_grids * config.place_context
         only_sizes = self.states.null.is_meta
         embedding = torch.zeros(config.text_width) if only_sizes else _text(config)
         self.register_buffer("text_1RD", pad(embedding, rows=config.text_rows), persistent=False)
@@ -101,14 +100,14 @@ class WanWorldModel(LatentFlow):
         self.register_load_state_dict_post_hook(forgive)
         self.register_load_state_dict_pre_hook(check)
 
-    def set_latent_statistics(self, mean_C: Tensor, std_C: Tensor, change_std_C: Tensor | None = None) -> None:
+    def set_latent_statistics(self, mean_C: Tensor, std_C: Tensor) -> None:
         """Normalise latents by the mean and standard deviation of each channel; saved buffers.
 
         A pretrained base keeps the units it knows, in which `WanTokenizer` gives latents; they are only checked.
         Raises ValueError for latents of other units there, or as `Units.set_latents`.
         """
         if not self.config.base:
-            return super().set_latent_statistics(mean_C, std_C, change_std_C)
+            return super().set_latent_statistics(mean_C, std_C)
         typical = float(std_C.median())
         if not UNIT_RANGE[0] < typical < UNIT_RANGE[1]:
             raise ValueError(f"latents of standard deviation {typical:.3g} are not those of {self.config.base}'s own autoencoder")
@@ -152,7 +151,7 @@ class WanWorldModel(LatentFlow):
         noise_BTCHW = torch.randn(data_BTCHW.shape, generator=generator, device=generator.device).to(data_BTCHW)
         with dropout_from(generator, device=data_BTCHW.device, active=self.training and self.config.dropout > 0):
             error_B = self._error(past_BTCHW, data_BTCHW, noise_BTCHW, sigma_B, self.states(states_BFRA, drop_B))
-        flow_mse = self._weighted(error_B, data_BTCHW).mean()
+        flow_mse = error_B.mean()
         return {"loss": flow_mse, "flow_mse": flow_mse}
 
     def _error(
@@ -172,8 +171,6 @@ class WanWorldModel(LatentFlow):
         if self.config.place_context:
             here = past_BTCHW.flatten(1, 2)[:, :, None].expand(-1, -1, T, -1, -1)
             cells = torch.cat([cells, here], 1)
-        if self.places is not None:
-            cells = torch.cat([cells, self.places[None, :, None].expand(B, -1, T, -1, -1)], 1)
         noisy_T = (torch.arange(T, device=x_BTCHW.device) >= past).float()
         tokens = H * W // self.config.patch**2
         # Float32, whatever the weights are: bfloat16 turns timestep 999 into 1000.

@@ -27,9 +27,9 @@ from hwm.training.identity import record
 
 SCRATCH = WanConfig(
     base="", channels=4, grid=(4, 4), num_layers=2, num_heads=2, head_width=16, mlp_width=32, time_width=32, text_width=8,
-    text_rows=3, lora_rank=0, steps=2, state_changes=True, place_context=True, place_channels=3, target="change", output="data"
+    text_rows=3, lora_rank=0, steps=2, state_changes=True, place_context=True, output="data"
 )
-PLAIN = replace(SCRATCH, place_context=False, place_channels=0, target="latents", output="velocity")
+PLAIN = replace(SCRATCH, place_context=False, output="velocity")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def learnt(config):
             if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     model.set_state_statistics(torch.stack([torch.randn(25), 1 + torch.rand(25)]))
-    model.set_latent_statistics(torch.randn(4), 1 + torch.rand(4), 0.5 + torch.rand(4))
+    model.set_latent_statistics(torch.randn(4), 1 + torch.rand(4))
     return model.eval(), config
 
 
