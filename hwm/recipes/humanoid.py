@@ -43,9 +43,9 @@ def masked_hwm(variant: str, size: str = "") -> RunConfig:
     28.7 to 29.4 dB, FID 10 to 15.  Weight decay (0), betas and dropout are of the release, the paper prints none; clipping
     at a norm of 1 is the release's too.
     tiny: 64x64 frames of the built-in robot, minutes on two CPU cores.  medium: 128x128, for an hour on one GPU (our
-    arithmetic, not measured: 4.2 TFLOP a step).  Clips are few there, so both twins factorise the vocabulary, learn the
-    expected codes too, let states and their changes modulate every block, and compute the past once (visibility
-    "causal"; all ours): docs/experiments.md says what each of these is worth.
+    arithmetic, not measured: 4.2 TFLOP a step).  Clips are few there, so both twins factorise the vocabulary, let states
+    and their changes modulate every block, and compute the past once (visibility "causal"; all ours):
+    docs/experiments.md says what each of these is worth.
     """
     train = TrainConfig(
         steps=60_000, batch_size=16, lr=3e-5, betas=(0.9, 0.95), weight_decay=0.0, warmup_steps=100, schedule="linear",
@@ -55,7 +55,7 @@ def masked_hwm(variant: str, size: str = "") -> RunConfig:
     published = RunConfig(recipe=f"masked-hwm-{variant}", model=model, data=data, train=train)
     if not size:
         return published
-    small: dict[str, Any] = {"factors": (8, 8, 8, 5, 5, 5), "state_modulation": True, "code_loss": 10.0}
+    small: dict[str, Any] = {"factors": (8, 8, 8, 5, 5, 5), "state_modulation": True}
     small |= {"state_changes": True, "init_std": 0.05, "dropout": 0.1, "max_corruption": 0.1}
     small |= {"visibility": "causal"}
     sizes: dict[str, Any] = {
