@@ -120,7 +120,7 @@ def test_the_shipped_tokenizer_is_fine_tuned_by_the_command(tmp_path, monkeypatc
     small = "train.steps=1 train.batch_size=1 train.lr=1e-9 train.validate_clips=1 train.sample_every=0".split()
     line = "train fsq-8x8x8 --init fsq-8x8x8 --data raw --val raw --out tuned --set".split()
     assert main([*line, *small]) == 0
-    assert "starting from fsq-8x8x8 (fsq-8x8x8):" in capsys.readouterr().out
+    assert "starting from fsq-8x8x8 (step 4000 of fsq-8x8x8):" in capsys.readouterr().out
     shipped = load_tokenizer("fsq-8x8x8").state_dict()
     for key, value in load_run("tuned").model.state_dict().items():
         torch.testing.assert_close(value, shipped[key], rtol=0, atol=1e-6)
