@@ -131,7 +131,9 @@ def remedy(coder: Any, tokenizer: str, raw: str | Path, *, size: int = 0) -> str
     command = f"hwm train {recipe or usual}{start} --out runs/tokenizer --data {shlex.quote(str(raw))} --val {val}{resized}"
     what = "fine-tune it" if own and recipe else "train one"
     then = "hwm export runs/tokenizer my-tokenizer; and tokenize with --tokenizer my-tokenizer"
-    return f"{what} on this video: {command}; {then}"
+    finer = usual.replace("8x8x8", "8x4x4")
+    more = f"; of small frames {finer} keeps more, in four times the tokens" * (finer != usual and coder.spatial_stride > 4)
+    return f"{what} on this video: {command}; {then}{more}"
 
 
 def rebuilding(

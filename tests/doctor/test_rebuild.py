@@ -91,7 +91,10 @@ def test_foreign_tokenizers_and_other_sizes_get_a_command_too(place, home):
     told = remedy(coder, "a b", "raw", size=64)
     assert "--init 'a b' --out runs/tokenizer --data raw --val HELD_OUT --set data.image_size=64" in told
     other = new_tokenizer(FSQConfig(levels=(4, 4), channels=4, depth=1), name="other")
-    assert "train one on this video: hwm train fsq-8x8x8 --out" in remedy(other, "other", "raw")
+    told = remedy(other, "other", "raw")
+    assert "train one on this video: hwm train fsq-8x8x8 --out" in told and "of small frames fsq-8x4x4 keeps more" in told
+    finest = new_tokenizer(FSQConfig(levels=(4, 4), channels=4, depth=1, spatial_stride=4), name="finest")
+    assert "keeps more" not in remedy(finest, "finest", "raw")
     refused("holds no video", rebuilding, str(place / "coder"), home / "train")
     refused("pixels: leaves frames as they are", rebuilding, "pixels", place / "train_raw")
 
