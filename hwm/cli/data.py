@@ -18,7 +18,7 @@ def demo(
     *, minutes: Annotated[float, Range(0, 1e6)] = 0.0, seed: int = 0, workers: Workers = 0,
     steps: Annotated[int, Range(0, 10**9)] = 0, size: Literal[64, 128] = 64, device: str = "auto",
 ) -> int:
-    """Simulate rooms, tokenize, train st-demo from scratch, evaluate in rooms never seen, report.
+    """Simulate rooms, train direct-tiny from scratch, evaluate it in rooms never seen, report.
 
     Args:
         out: Folder for data, run and report; a demo that was interrupted there goes on.
