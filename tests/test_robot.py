@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from refusing import refused
 
 from hwm.cli import main
@@ -12,6 +14,7 @@ from hwm.config import override, to_toml
 from hwm.data.dataset import check_rows
 from hwm.data.onex import open_dataset
 from hwm.data.writers import RawShardWriter, write_dataset_metadata
+from hwm.nn.skeleton import Bones
 from hwm.recipes import recipe
 from hwm.robot import EVE, NO_SKELETON, ROBOTS, normalisation, read_embodiment
 from hwm.runs import fitted, load_run, open_clips
@@ -56,6 +59,23 @@ def test_every_known_robot_tells_what_its_rows_are_and_which_part_they_move(path
     old = (line for line in to_toml(robot).partition("[groups]")[0].splitlines() if not line.startswith(("hz", "limits")))
     (tmp_path / "robot.toml").write_text("\n".join(old))
     assert read_embodiment(tmp_path / "robot.toml") == robot, "what an older file leaves out is the known robot's"
+
+
+def test_the_g1_hangs_together_as_it_is_described():
+    """With all joints at 0: elbows where others computed them from Unitree's description, forearms forward, both sides alike."""
+    skeleton = read_embodiment(ROBOTS / "unitree-g1-inspire.toml").skeleton
+    plain = replace(
+        skeleton, fovy=90.0, places=((0.0, 0.0, 0.0), *skeleton.places[1:]),
+        rests=tuple(0.0 if joint < 3 else rest for joint, rest in enumerate(skeleton.rests)),
+    )
+    right, down, ahead = Bones(plain, size=(64, 64), patch=8).points(torch.zeros(26)).T
+    left_elbow, left_wrist, right_elbow, right_wrist = 8, 11, 24, 27
+    for elbow, side in ((left_elbow, -1), (right_elbow, 1)):
+        found = torch.stack([ahead, right, down], -1)[elbow]
+        assert found.tolist() == pytest.approx([0.0158 + 0.004, side * 0.1468, -0.1052 + 0.044], abs=2e-4)
+    assert ahead[left_wrist] - ahead[left_elbow] == pytest.approx(0.184, abs=1e-4)
+    halves = torch.stack([ahead, right, down], -1)[3:].chunk(2)
+    assert torch.allclose(halves[0], halves[1] * torch.tensor([1, -1, 1]), atol=1e-6)
 
 
 ONE_JOINT = "[skeleton]\nparents=[-1]\nplaces=[[1, 2, 3]]\naxes=[[0, 1, 0]]\nrests=[0]\n"

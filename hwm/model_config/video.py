@@ -59,6 +59,9 @@ class DirectConfig(Modulated):
     """Rows of the frames of context and one step."""
     velocity_rows: StateNumbers = (23, 24)
     """State dimensions that are velocities of the base, which their sum moves: EVE's linear and angular one."""
+    lags: Annotated[tuple[int, ...], Range(1, 10_000)] = ()
+    """How many frames before the one to come the states are told as well, each as the change since (ours): pictures of a real
+    camera come late and blur what moves."""
     map_hidden: Width = 512
     """Width of the decoder from states to a map over the patches."""
     map_channels: Width = 32
@@ -99,6 +102,8 @@ class DirectConfig(Modulated):
             raise ValueError(f"model.refine works at half the size: model.grid {self.grid} must be even")
         if self.future_grids > self.reach:
             raise ValueError(f"model.future_grids {self.future_grids} is more than model.reach {self.reach}")
+        if any(lag > self.context_grids for lag in self.lags):
+            raise ValueError(f"model.lags {list(self.lags)} must be at most the {self.context_grids} frames of the context")
         if any(row >= self.state_dim for row in self.velocity_rows):
             raise ValueError(f"model.velocity_rows {list(self.velocity_rows)} must be below state_dim {self.state_dim}")
         if any(row >= self.state_dim for row in self.skeleton.states):
@@ -194,6 +199,8 @@ class ReaderConfig(Family):
     """Convolutions at each size beside the one that leads there."""
     frames: Rows = 2
     """Frames of a clip that a step learns from."""
+    blur: Annotated[float, Range(0.0, 64.0)] = 0.0
+    """Half of training's frames are blurred, by a Gaussian of up to so many pixels: predicted frames are, where the future is open."""
     hidden: Width = 128
     """Of reading states: width before the last layer."""
     state_dim: Annotated[int, Range(1, MOST_STATES)] = 25

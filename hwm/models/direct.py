@@ -59,7 +59,7 @@ class Direct(WorldModule):
         super().__init__(config)
         self.reach = config.reach
         D, P, places = config.width, config.patch, config.places
-        features = 4 * config.state_dim + len(config.velocity_rows) + 2 + 4 * WAVES
+        features = (4 + len(config.lags)) * config.state_dim + len(config.velocity_rows) + 2 + 4 * WAVES
         hidden, C = config.map_hidden, config.map_channels
         self.register_buffer("shift_scale", torch.stack([torch.zeros(config.state_dim), torch.ones(config.state_dim)]))
         self.patches = nn.Linear(2 * 3 * P * P, D)
@@ -96,8 +96,8 @@ class Direct(WorldModule):
     def features(self, states_BFA: Tensor, now: Tensor, horizons: Tensor) -> Tensor:
         """What the states say of frames `now` + `horizons`, (..., B, E), both int64 (..., B).
 
-        states_BFA: raw.  The normalised states of now and then, their change, the change over the context, the way that
-        the base goes between, and the horizon, at most the furthest of training, as waves of it and of its logarithm; then, of a
+        states_BFA: raw.  The normalised states of now and then, their change, the change over the context, that
+        over config.lags frames before the one to come, the way that the base goes between, and the horizon, at most the furthest of training, as waves of it and of its logarithm; then, of a
         robot with bones, where its joints are now and then.
         """
         raw_BFA, (shift_A, scale_A) = states_BFA, self.shift_scale.unbind()
@@ -112,7 +112,8 @@ class Direct(WorldModule):
         h = horizons[..., None].clamp(max=limit).to(current.dtype)
         far = torch.cat([h / limit, h.log() / math.log(1 + limit)], -1)
         waves = (math.pi * far[..., None] * torch.arange(1, 1 + WAVES, device=h.device)).flatten(-2)
-        told = [current, future, future - current, current - before, travel, far, waves.sin(), waves.cos()]
+        late = [future - states_BFA[clip, then - lag] for lag in self.config.lags]
+        told = [current, future, future - current, current - before, *late, travel, far, waves.sin(), waves.cos()]
         if self.skeleton is not None:
             told += [self.skeleton.points(raw_BFA[clip, frame]).flatten(-2).to(current.dtype) for frame in (now, then)]
         return torch.cat(told, -1)

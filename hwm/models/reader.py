@@ -86,6 +86,14 @@ class Reader(nn.Module):
         frames = torch.randint(num_frames, (B * self.config.frames,), generator=generator, device=generator.device)
         return torch.arange(B, device=video_BFHWC.device).repeat_interleave(self.config.frames), frames.to(video_BFHWC.device)
 
+    def shown(self, frames_NHWC: Tensor, generator: torch.Generator) -> Tensor:
+        """The frames as training shows them, half of them blurred by up to config.blur pixels: what a model is not sure of it
+        blurs, and what is read off it should tell where the robot is, not how sharp."""
+        if not self.config.blur:
+            return frames_NHWC
+        chance_N = torch.rand(len(frames_NHWC), generator=generator, device=generator.device).to(frames_NHWC.device)
+        return _blurred(frames_NHWC, self.config.blur * (2 * chance_N - 1).clamp(min=0))
+
     @torch.no_grad()
     def read(self, video_BFHWC: Tensor) -> Tensor:
         """What it reads off frames of any size that can be made the reader's by area, (B, F, ...)."""
@@ -127,7 +135,7 @@ class MaskReader(Reader):
         clips, frames = self.chosen(batch, generator)
         mirror = torch.rand(len(clips), generator=generator, device=generator.device).to(clips.device) < 0.5
         pictures, masks = (_mirrored(x[clips, frames], mirror) for x in _with_masks(batch))
-        logits = self(pictures)
+        logits = self(self.shown(pictures, generator))
         error = F.binary_cross_entropy_with_logits(logits.float(), masks.float())
         return {"loss": error, "bce": error.detach(), "iou": overlap(logits > 0, masks).nanmean().detach()}
 
@@ -184,7 +192,7 @@ class StateReader(Reader):
         """Mean squared error of the normalised states of some frames ("state_mse")."""
         assert batch.video_BFHWC is not None
         clips, frames = self.chosen(batch, generator)
-        guess_NA = self(batch.video_BFHWC[clips, frames]).float()
+        guess_NA = self(self.shown(batch.video_BFHWC[clips, frames], generator)).float()
         error = (guess_NA - self.normalised(batch.states_BFA[clips, frames]))[:, self.config.readable].square().mean()
         return {"loss": error, "state_mse": error.detach()}
 
@@ -225,6 +233,18 @@ def _with_masks(batch: Batch) -> tuple[Any, Any]:
     if batch.video_BFHWC is None or batch.masks_BFHW is None:
         raise ValueError("a reader of masks learns from video with masks: give data of `hwm simulate --masks`")
     return batch.video_BFHWC, batch.masks_BFHW
+
+
+def _blurred(frames_NHWC: Tensor, sigma_N: Tensor) -> Tensor:
+    """uint8 frames, each under a Gaussian of its own standard deviation in pixels; what lies beyond the border counts for nothing."""
+    x_NHWC = frames_NHWC.float()
+    for side in (1, 2):
+        here_L = torch.arange(x_NHWC.shape[side], device=x_NHWC.device)
+        apart_NLL = (here_L[:, None] - here_L) / sigma_N.clamp(min=1e-3)[:, None, None]
+        weight_NLL = torch.exp(-0.5 * apart_NLL.square())
+        weight_NLL = weight_NLL / weight_NLL.sum(-1, keepdim=True)
+        x_NHWC = (weight_NLL @ x_NHWC.movedim(side, 1).flatten(2)).unflatten(-1, (-1, 3)).movedim(1, side)
+    return x_NHWC.round().to(torch.uint8)
 
 
 def _mirrored(pictures: Tensor, which_N: Tensor) -> Tensor:

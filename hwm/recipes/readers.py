@@ -13,10 +13,10 @@ def robot_mask() -> RunConfig:
     robot-mask IoU.
     """
     return RunConfig(
-        recipe="robot-mask", model=ReaderConfig(frames=1, widths=(48, 80, 112)), data=DataConfig(clip="blocks", image_size=64),
+        recipe="robot-mask", model=ReaderConfig(frames=1, widths=(48, 80, 112), blur=2.0), data=DataConfig(clip="blocks", image_size=64),
         train=TrainConfig(
-            steps=2500, batch_size=32, lr=2e-3, betas=(0.9, 0.99), weight_decay=0.1, warmup_steps=50, schedule="linear",
-            ema=0.99, precision="auto", validate_every=250, validate_clips=64, checkpoint_every=250, log_every=50,
+            steps=2500, batch_size=32, optimizer="muon", lr=6e-3, betas=(0.9, 0.95), weight_decay=0.01, warmup_steps=50,
+            schedule="linear", ema=0.99, precision="auto", validate_every=250, validate_clips=64, checkpoint_every=250, log_every=50,
         ),
     )
 
@@ -28,7 +28,7 @@ def state_readout() -> RunConfig:
     predicted frames against what it reads off true ones.
     """
     mask = robot_mask()
-    return replace(mask, recipe="state-readout", model=ReaderConfig(reads="states", frames=1))
+    return replace(mask, recipe="state-readout", model=ReaderConfig(reads="states", frames=1, blur=2.0))
 
 
 RECIPES = (robot_mask, state_readout)

@@ -20,7 +20,8 @@ from hwm.evaluate.table import text_table
 from hwm.model_config import DirectConfig, ReaderConfig
 from hwm.models.build import build_model
 from hwm.models.direct import Direct
-from hwm.models.reader import overlap
+from hwm.models.reader import _blurred, overlap
+from hwm.predict.ensemble import gaussian_blur
 from hwm.tokenizers.open import PIXELS
 
 SIDE, FRAMES = 32, 17
@@ -79,6 +80,21 @@ def test_readers_learn_what_a_frame_shows(world):
     assert scores.shape == (12,) and scores.mean() < 0.2 * batch.states_BFA[..., 0].square().mean()
     larger = batch.video_BFHWC.repeat_interleave(2, 2).repeat_interleave(2, 3)
     assert torch.equal(world.mask.read(larger), world.mask.read(batch.video_BFHWC))  # by area
+
+
+def test_half_of_what_a_reader_learns_from_is_blurred():
+    g = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (64, 24, 16, 3), generator=g).to(torch.uint8)
+    for sigma in (0.0, 0.7, 1.5):
+        blurred, inside = gaussian_blur(frames, sigma=sigma), (slice(None), slice(8, -8), slice(7, -7))
+        assert (_blurred(frames, torch.full((64,), sigma))[inside].int() - blurred[inside].int()).abs().max() <= 1
+    flat = torch.full((2, 8, 16, 3), 77, dtype=torch.uint8)
+    assert torch.equal(_blurred(flat, torch.tensor([1.0, 5.0])), flat)
+    plain, config = (ReaderConfig(grid=(24, 16), blur=blur) for blur in (0.0, 2.0))
+    assert build_model(RunConfig(model=plain)).shown(frames, g) is frames
+    shown = build_model(RunConfig(model=config)).shown(frames, g)
+    same = [torch.equal(*pair) for pair in zip(frames, shown)]
+    assert 20 < sum(same) < 44 and shown.float().std((1, 2, 3)).min() < 0.4 * frames.float().std()
 
 
 def test_an_evaluation_reads_predictions_beside_true_frames(world):

@@ -137,6 +137,18 @@ def test_beyond_the_horizon_of_training_frames_are_told_by_their_states_alone():
     assert not torch.equal(*(predict(model, batch)[:, :, i] for i in (5, 6)))
 
 
+def test_with_lags_a_frame_depends_on_the_states_just_before_it():
+    batch = clips(config := dataclasses.replace(TINY, velocity_rows=()))
+    earlier = batch.states_BFA.clone()
+    earlier[:, 4] += 1  # two before the fourth frame to come, from a context of three
+    model, plain = build(dataclasses.replace(config, lags=(2,)), std=0.2), build(config, std=0.2)
+    found, moved_on = (predict(model, dataclasses.replace(batch, states_BFA=states)) for states in (batch.states_BFA, earlier))
+    assert [i for i in range(7) if not torch.equal(found[:, :, i], moved_on[:, :, i])] == [1, 3]
+    moved_on = predict(plain, dataclasses.replace(batch, states_BFA=earlier))
+    assert [i for i in range(7) if not torch.equal(predict(plain, batch)[:, :, i], moved_on[:, :, i])] == [1]
+    refused("lags .4. must be at most the 3 frames", dataclasses.replace, config, lags=(4,))
+
+
 def test_of_bones_the_places_now_and_then_are_told_and_nothing_else():
     """Without what is made of them the pictures are those of a model without a skeleton."""
     model, plain = build(VARIANTS["bones"], std=0.2), build(std=0.2)
