@@ -68,6 +68,9 @@ class DirectConfig(Modulated):
     skeleton: Skeleton = NO_SKELETON
     """The robot's own, where it is known (`robot.toml`): where its bones stand in the last picture and in the one to come then
     enters beside the pictures (ours); without bones: where they are is learned alone."""
+    mounting: Annotated[int, Range(0, 4096)] = 0
+    """Channels of a network that sees from the last picture how the camera is mounted otherwise than the skeleton says, which then
+    counts for where the bones will stand (ours), a multiple of 8; 0, or without a skeleton: none."""
     warp: bool = True
     """Move the last frame by a predicted flow before the change is added, rather than add the change alone."""
     refine: Annotated[int, Range(0, 4096)] = 0
@@ -80,6 +83,9 @@ class DirectConfig(Modulated):
     body_loss: Weight = 0.0
     """How much more a pixel counts in training that shows the robot's arms, where they are or where they were (ours): they are a
     tenth of the picture and all that the robot does.  Above 0 it needs data with masks."""
+    silhouette_loss: Weight = 0.0
+    """Weight of the error, in nats, with which the skeleton's silhouettes cover the robot's arms (ours): what `mounting` does, it
+    then learns sooner than from pictures alone.  Above 0 it needs data with masks."""
     own_context: Share = 0.0
     """Share of training predictions that start from the model's own frames, where the clip is long enough, rather than from
     recorded ones: what a rollout starts from once the reach is used up."""
@@ -100,6 +106,10 @@ class DirectConfig(Modulated):
             raise ValueError(f"model.num_states must be that of {frames}, got {self.num_states}")
         if self.refine and any(side % 2 for side in self.grid):
             raise ValueError(f"model.refine works at half the size: model.grid {self.grid} must be even")
+        if self.mounting % 8 or (self.mounting and any(side % 2 for side in self.grid)):
+            raise ValueError(f"model.mounting {self.mounting} must be a multiple of 8, and the sides of model.grid {self.grid} even")
+        if self.silhouette_loss and not self.mounting:
+            raise ValueError("model.silhouette_loss is for what model.mounting learns: set that above 0 too, such as 40")
         if self.future_grids > self.reach:
             raise ValueError(f"model.future_grids {self.future_grids} is more than model.reach {self.reach}")
         if any(lag > self.context_grids for lag in self.lags):
@@ -117,8 +127,8 @@ class DirectConfig(Modulated):
 
     @property
     def reads_masks(self) -> bool:
-        """Whether the arms count more than the rest."""
-        return self.body_loss > 0
+        """Whether the arms count more than the rest, or where they are is told."""
+        return self.body_loss > 0 or self.silhouette_loss > 0
 
     @property
     def solver_steps(self) -> int | None:

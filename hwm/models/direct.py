@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hwm.contracts import Batch, Kind, Prediction, Sampling
 from hwm.model_config import DirectConfig
-from hwm.models.direct_blocks import DETAILS, Block, Noised, Refine, moved, to_patches, to_pixels
+from hwm.models.direct_blocks import DETAILS, Block, Mounting, Noised, Refine, moved, to_patches, to_pixels
 from hwm.models.family import WorldModule
 from hwm.nn import flow_matching as flow
 from hwm.nn.parameters import decay_groups
@@ -70,10 +70,13 @@ class Direct(WorldModule):
             *(nn.Linear(hidden, places * C), nn.Unflatten(-1, (places, C)), nn.Linear(C, D)),
         )
         self.told = features
+        if config.silhouette_loss and not config.skeleton.bones:
+            raise ValueError("model.silhouette_loss needs a robot whose bones are known: a [skeleton] in the data's robot.toml")
         self.skeleton = Bones(config.skeleton, size=config.grid, patch=P) if config.skeleton.bones else None
-        self.bones = None
+        self.bones = self.mounting = None
         if self.skeleton is not None:
             self.bones = nn.Sequential(nn.Linear(2 * self.skeleton.channels, D), nn.SiLU(), nn.Linear(D, D))
+            self.mounting = Mounting(self.skeleton, config.mounting) if config.mounting else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.noised = Noised(config) if config.noised else None
         self.norm = nn.LayerNorm(D)
@@ -98,7 +101,7 @@ class Direct(WorldModule):
 
         states_BFA: raw.  The normalised states of now and then, their change, the change over the context, that
         over config.lags frames before the one to come, the way that the base goes between, and the horizon, at most the furthest of training, as waves of it and of its logarithm; then, of a
-        robot with bones, where its joints are now and then.
+        robot with bones, where its joints are now and then before the camera, as the skeleton says.
         """
         raw_BFA, (shift_A, scale_A) = states_BFA, self.shift_scale.unbind()
         states_BFA = (states_BFA.to(shift_A.dtype) - shift_A) * scale_A
@@ -118,12 +121,22 @@ class Direct(WorldModule):
             told += [self.skeleton.points(raw_BFA[clip, frame]).flatten(-2).to(current.dtype) for frame in (now, then)]
         return torch.cat(told, -1)
 
+    def mounted(self, last_TBCHW: Tensor, features_TBE: Tensor) -> Tensor:
+        """The same features with the joints before the camera as it is mounted, by what the last frame shows; T as of `forward`."""
+        if self.mounting is None:
+            return features_TBE
+        told_TBE, joints_TBJ = features_TBE.tensor_split([self.told], -1)
+        now_then = torch.stack(joints_TBJ.chunk(2, -1)).unflatten(-1, (-1, 3))
+        now_then = self.mounting(last_TBCHW, now_then).to(told_TBE.dtype).flatten(-2)
+        return torch.cat([told_TBE, *now_then], -1)
+
     def forward(
         self, last_TBCHW: Tensor, past_TBCHW: Tensor, features_TBE: Tensor, noised: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
         """Frames in [0, 1] (but for what the change adds), (T, B, 3, H, W).
 
         last_TBCHW, past_TBCHW: the last and the first frame of the context, in [0, 1]; T of 1 serves all predicted frames.
+        features_TBE: as `mounted` gives them.
         noised: of samples on their way the frames under noise, (T, B, 3, H, W), and its share (T, B); at 1 only noise is left.
         """
         seen_TBCHW = torch.cat([last_TBCHW, past_TBCHW], 2) - 0.5
@@ -156,6 +169,7 @@ class Direct(WorldModule):
         """Mean over frames of their squared error divided by that of copying the last frame ("relative_mse"), both with
         config.body_loss as sums in which the pixels of the arms count more.
 
+        With config.silhouette_loss also how badly the bones' silhouettes cover the arms, now and then, in nats ("silhouettes").
         With config.edge_loss also that of their gradient magnitudes ("relative_edges"); with config.noised a share of the
         frames is shown under noise, and their error divided by the square of what is left of it, at least LEAST_LEVEL
         ("denoising_mse").
@@ -170,12 +184,14 @@ class Direct(WorldModule):
         horizons_TB = (furthest * chance_2TB[0].square()).ceil().clamp(1, furthest).long()
         places_TB = num_frames - horizons_TB - (self.context_grids - 1)
         now_TB = self.context_grids - 1 + (chance_2TB[1] * places_TB).long().minimum(places_TB - 1)
-        guess, truth, last, level_TB = self._frames(video_BFHWC, states_BFA, now_TB, horizons_TB, generator)
-        weight = 1.0
-        if self.config.body_loss:
+        guess, truth, last, level_TB, joints_TBJ = self._frames(video_BFHWC, states_BFA, now_TB, horizons_TB, generator)
+        weight, body_2TBHW = 1.0, None
+        if self.config.reads_masks:
             assert batch.masks_BFHW is not None
             clip = torch.arange(B, device=video_BFHWC.device)
-            body_TBHW = batch.masks_BFHW[clip, now_TB] | batch.masks_BFHW[clip, now_TB + horizons_TB]
+            body_2TBHW = torch.stack([batch.masks_BFHW[clip, frame] for frame in (now_TB, now_TB + horizons_TB)])
+        if body_2TBHW is not None and self.config.body_loss:
+            body_TBHW = body_2TBHW.any(0)
             weight = 1 + self.config.body_loss * body_TBHW[:, :, None].to(truth.dtype)
         error_TB = _relative(guess, truth, last, weight)[0]
         loss = error = error_TB.mean()
@@ -185,6 +201,11 @@ class Direct(WorldModule):
             weight_TB = (1 - mean_TB) / level_TB.clamp(min=LEAST_LEVEL).square()
             means, sums = (((error_TB * w_TB).sum() / w_TB.sum().clamp(min=1)) for w_TB in (mean_TB, weight_TB))
             loss, terms = (1 - share) * means + share * sums, {"relative_mse": means, "denoising_mse": sums}
+        if body_2TBHW is not None and self.config.silhouette_loss:
+            assert self.mounting is not None
+            joints = torch.stack(joints_TBJ.chunk(2, -1)).unflatten(-1, (-1, 3))
+            terms["silhouettes"] = self.mounting.miss(joints, body_2TBHW)
+            loss = loss + self.config.silhouette_loss * terms["silhouettes"]
         if self.config.edge_loss:
             terms["relative_edges"] = _relative(*(_edges(x) for x in (guess, truth, last)))[0].mean()
             loss = loss + self.config.edge_loss * terms["relative_edges"]
@@ -193,8 +214,9 @@ class Direct(WorldModule):
     def _frames(
         self, video_BFHWC: Tensor, states_BFA: Tensor, now_TB: Tensor, horizons_TB: Tensor,
         generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-        """The frames `now` + `horizons` as predicted and in truth, the last seen ones, and the shares (T, B) of noise.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+        """The frames `now` + `horizons` as predicted and in truth, the last seen ones, the shares (T, B) of noise, and where the
+        joints are now and then before the camera (T, B, 2 * 3 * joints).
 
         generator: of training, where a share starts from own frames and a share is shown under noise; 1 is not shown.
         """
@@ -213,8 +235,9 @@ class Direct(WorldModule):
             level_TB = torch.where(chance_2TB[0] < self.config.noised, chance_2TB[1], level_TB)
             noise_TBCHW = torch.randn(truth_TBCHW.shape, generator=generator, device=generator.device).to(truth_TBCHW)
             noised = torch.lerp(truth_TBCHW, 0.5 + NOISE * noise_TBCHW, level_TB[..., None, None, None]), level_TB
-        features_TBE = self.features(states_BFA, now_TB, horizons_TB)
-        return self(last_TBCHW, past_TBCHW, features_TBE, noised), truth_TBCHW, last_TBCHW, level_TB
+        features_TBE = self.mounted(last_TBCHW, self.features(states_BFA, now_TB, horizons_TB))
+        guess_TBCHW = self(last_TBCHW, past_TBCHW, features_TBE, noised)
+        return guess_TBCHW, truth_TBCHW, last_TBCHW, level_TB, features_TBE[..., self.told :]
 
     @torch.no_grad()
     def _own(self, video_BFHWC: Tensor, states_BFA: Tensor, clip_N: Tensor, frame_N: Tensor) -> Tensor:
@@ -222,15 +245,16 @@ class Direct(WorldModule):
         last_NCHW, past_NCHW = (self._pictures(video_BFHWC[clip_N, i]) for i in (self.context_grids - 1, 0))
         now_N = torch.full_like(frame_N, self.context_grids - 1)
         features_1NE = self.features(states_BFA[clip_N], now_N[None], (frame_N - now_N)[None])
+        features_1NE = self.mounted(last_NCHW[None], features_1NE)
         return self(last_NCHW[None], past_NCHW[None], features_1NE)[0].clamp(0, 1).to(last_NCHW.dtype)
 
     @torch.no_grad()
     def first_loss(self, batch: Batch) -> float | None:
         """The relative error of copying, over all places and horizons in the proportions in which they are drawn.
 
-        None with config.own_context, where it is not the last recorded frame that is copied, and with config.body_loss.
+        None with config.own_context, where it is not the last recorded frame that is copied, and where masks count.
         """
-        if self.config.own_context or self.config.body_loss:
+        if self.config.own_context or self.config.reads_masks:
             return None
         video_BFHWC = self._check_video(batch.video_BFHWC)
         video_BFCHW, furthest = self._pictures(video_BFHWC)[:, self.context_grids - 1 :], self._furthest(video_BFHWC.shape[1])
@@ -282,6 +306,7 @@ class Direct(WorldModule):
         wanted = torch.as_tensor(range(1, num_frames + 1) if only is None else only, device=device)
         horizons_TB = wanted[:, None].expand(-1, B)
         features_TBE = self.features(states_BFA, torch.full_like(horizons_TB, self.context_grids - 1), horizons_TB)
+        features_TBE = self.mounted(last_BCHW[None], features_TBE)
         temperature, noise_BCHW, K = self.temperature if sampling is None else sampling.temperature, None, 1
         if temperature and self.noised is not None:
             K = num_samples

@@ -1,5 +1,6 @@
 """What the direct model is built of: its block, how noise enters, the convolutions at the end, patches and pictures."""
 
+import math
 from typing import Any
 
 import torch
@@ -10,7 +11,12 @@ from hwm.model_config import DirectConfig
 from hwm.nn import flow_matching as flow
 from hwm.nn.attention import SpatialAttention
 from hwm.nn.modulation import Modulation
+from hwm.nn.skeleton import MOUNTING, Bones
 
+BONE_RADIUS = 0.04
+"""Metres that arms are thick about their bones, before training."""
+GROUPS = 8
+"""Channels of the mounting's network are normalised in so many groups."""
 DETAILS = 8
 """Channels that patches hand to the convolutions beside the picture."""
 
@@ -65,6 +71,42 @@ class Refine(nn.Module):
         whole_TBCHW = torch.cat(parts_TBCHW, 2)
         refined: Tensor = self.layers(whole_TBCHW.flatten(0, 1).contiguous(memory_format=torch.channels_last))
         return refined.unflatten(0, whole_TBCHW.shape[:2])
+
+
+class Mounting(nn.Module):
+    """By how much the camera is mounted otherwise than the skeleton says, seen from where arms are in a picture and where their
+    bones should be; nothing, before training."""
+
+    def __init__(self, bones: Bones, channels: int) -> None:
+        super().__init__()
+        self.bones, C = bones, channels
+        self.log_radii = nn.Parameter(torch.full((len(bones.skeleton.bones),), math.log(BONE_RADIUS)))
+        sizes = [(12 + len(self.log_radii), C, 1), (C, C, 1), (C, C, 2), (C, C, 1), (C, 2 * C, 2), (2 * C, 2 * C, 2)]
+        layers = [(nn.Conv2d(a, b, 3, stride=n, padding=1), nn.GroupNorm(GROUPS, b), nn.SiLU()) for a, b, n in sizes]
+        sides = [-(-side // 16) for side in bones.size]
+        self.layers = nn.Sequential(*(layer for part in layers for layer in part), nn.Flatten())
+        self.hidden, self.off = nn.Linear(2 * C * sides[0] * sides[1], 3 * C), nn.Linear(3 * C, MOUNTING)
+        nn.init.zeros_(self.off.weight)
+        nn.init.zeros_(self.off.bias)
+
+    def forward(self, last_TBCHW: Tensor, joints_2TBJ3: Tensor) -> Tensor:
+        """Where joints are now and then (2, T, B, J, 3) before the camera as it is mounted.
+
+        last_TBCHW: the last frame in [0, 1]; T of 1 serves all predicted frames.  joints_2TBJ3: as `Bones.points` finds them.
+        """
+        T, B = last_TBCHW.shape[:2]
+        drawn = self.bones.drawn(joints_2TBJ3[0, :T], self.log_radii.exp()).flatten(0, 1).to(last_TBCHW.dtype)
+        seen = torch.cat([F.pixel_unshuffle(last_TBCHW.flatten(0, 1) - 0.5, 2), drawn], 1)
+        hidden = F.silu(self.hidden(self.layers(seen.contiguous(memory_format=torch.channels_last))))
+        return self.bones.mounted(joints_2TBJ3, self.off(hidden).view(T, B, -1))
+
+    def miss(self, joints: Tensor, masks: Tensor) -> Tensor:
+        """Mean binary cross-entropy in nats between the silhouettes, together, of bones (..., J, 3) and the arms' masks
+        (..., H, W), both at half the size."""
+        drawn = self.bones.drawn(joints, self.log_radii.exp())
+        inside = (1 - (1 - drawn).clamp(min=1e-3).prod(-3)).clamp(1e-4, 1 - 1e-4)
+        masks = F.avg_pool2d(masks.to(inside).flatten(0, -3), 2).view_as(inside)
+        return -(masks * inside.log() + (1 - masks) * (1 - inside).log()).mean()
 
 
 def to_patches(video_TBCHW: Tensor, patch: int) -> Tensor:

@@ -11,6 +11,10 @@ NEAR = 0.08
 """Metres in front of the camera from which on a bone is seen; what is nearer is cut off."""
 SOFT = (0.33, 0.125)
 """Half sides of the picture over which being near a bone fades."""
+TURN, SHIFT, WIDER = 0.03, 0.005, 0.03
+"""Radians, metres and share of the picture's scale that a mounting off by 1 means."""
+MOUNTING = 7
+"""Numbers that tell by how much a camera is mounted otherwise."""
 
 
 class Bones(nn.Module):
@@ -26,19 +30,19 @@ class Bones(nn.Module):
     rests_J: Tensor
     camera_33: Tensor
     centres_S2: Tensor
+    halves_S2: Tensor
 
     def __init__(self, skeleton: Skeleton, *, size: tuple[int, int], patch: int) -> None:
         super().__init__()
-        self.skeleton, (H, W) = skeleton, size
+        self.skeleton, self.size, (H, W) = skeleton, size, size
         axes_J3 = torch.tensor(skeleton.axes)
         turns_J33 = torch.linalg.cross(axes_J3[:, None], torch.eye(3).expand(len(axes_J3), 3, 3)).transpose(1, 2)
-        scale = 1 / math.tan(math.radians(skeleton.fovy) / 2)
+        self.scale = scale = 1 / math.tan(math.radians(skeleton.fovy) / 2)
         # To the right and down, in half sides of the picture a metre away, and the depth.
         camera_33 = torch.tensor([[0, -scale * H / W, 0], [0, 0, -scale], [1, 0, 0]])
-        down_P, right_Q = ((2 * torch.arange(n) + 1) * (patch / side) - 1 for n, side in ((H // patch, H), (W // patch, W)))
         buffers = {"places_J3": torch.tensor(skeleton.places), "turns_J33": turns_J33, "squares_J33": turns_J33 @ turns_J33}
         buffers |= {"camera_33": camera_33, "rests_J": torch.tensor(skeleton.rests)}
-        buffers["centres_S2"] = torch.stack(torch.meshgrid(right_Q, down_P, indexing="xy"), -1).flatten(0, 1)
+        buffers["centres_S2"], buffers["halves_S2"] = (_centres(size, side) for side in (patch, 2))
         for name, value in buffers.items():
             self.register_buffer(name, value.float(), persistent=False)
 
@@ -69,19 +73,47 @@ class Bones(nn.Module):
         """Of joints where `points` finds them, what every patch is told, (..., S, channels): of each bone the way from the
         patch to the nearest point of it, in half sides of the picture and at most 1, how near that is, how far along the bone
         and how near to the camera."""
+        seen, apart, along, close = self._nearest(points, self.centres_S2)
+        told = [apart[..., 0].clamp(-1, 1), apart[..., 1].clamp(-1, 1), along, NEAR * close]
+        told += [torch.exp(-apart.square().sum(-1) / soft**2) for soft in SOFT]
+        return torch.cat([seen * x for x in told], -1)
+
+    def drawn(self, points: Tensor, radii: Tensor) -> Tensor:
+        """A soft silhouette of every bone at half the size of frames, (..., bones, H / 2, W / 2): 1 on the bone, a half where
+        it is as thick as `radii` (bones,) says, in metres."""
+        seen, apart, _, close = self._nearest(points, self.halves_S2)
+        thick = self.scale * radii * close
+        picture = seen * torch.exp2(-apart.square().sum(-1) / (thick.square() + 1e-6))
+        return picture.transpose(-1, -2).unflatten(-1, (self.size[0] // 2, self.size[1] // 2))
+
+    def mounted(self, points: Tensor, off: Tensor) -> Tensor:
+        """Where joints are before a camera that is mounted otherwise.
+
+        off: (..., MOUNTING): its turn about the axes right, down and ahead, its shift along them, and how much larger all is seen.
+        """
+        unit = points.new_tensor([self.scale * self.size[0] / self.size[1], self.scale, 1.0])
+        place, off = points / unit, off.to(points.dtype)[..., None, :]
+        turn, shift, larger = TURN * off[..., :3], SHIFT * off[..., 3:6], 1 + WIDER * off[..., 6:]
+        place = place + torch.linalg.cross(turn.expand_as(place), place) + shift
+        return place * unit * torch.cat([larger, larger, torch.ones_like(larger)], -1)
+
+    def _nearest(self, points: Tensor, places_S2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of each bone whether it is seen (..., 1, bones), the way to its nearest point from each place (..., S, bones, 2), how far
+        along it that is and the inverse of its depth (..., S, bones)."""
         near, far = (points[..., list(ends), :] for ends in zip(*self.skeleton.bones))
         near, far = _cut(near, far), _cut(far, near)
-        seen = ((near[..., 2] >= NEAR) & (far[..., 2] >= NEAR)).to(points.dtype)
+        seen = ((near[..., 2] >= NEAR) & (far[..., 2] >= NEAR)).to(points.dtype)[..., None, :]
         a, b = (x[..., :2] / x[..., 2:].clamp(min=NEAR) for x in (near, far))
-        closeness = [1 / x[..., 2].clamp(min=NEAR) for x in (near, far)]
-        way, apart = (b - a)[..., None, :, :], self.centres_S2[:, None] - a[..., None, :, :]
+        closeness = [1 / x[..., 2].clamp(min=NEAR)[..., None, :] for x in (near, far)]
+        way, apart = (b - a)[..., None, :, :], places_S2[:, None] - a[..., None, :, :]
         along = ((apart * way).sum(-1) / (way.square().sum(-1) + 1e-6)).clamp(0, 1)
-        apart = along[..., None] * way - apart
-        distance = apart.norm(dim=-1)
-        close = closeness[0][..., None, :] + along * (closeness[1] - closeness[0])[..., None, :]
-        told = [apart[..., 0].clamp(-1, 1), apart[..., 1].clamp(-1, 1), along, NEAR * close]
-        told += [torch.exp(-(distance / soft).square()) for soft in SOFT]
-        return torch.cat([seen[..., None, :] * x for x in told], -1)
+        return seen, along[..., None] * way - apart, along, torch.lerp(*closeness, along)
+
+
+def _centres(size: tuple[int, int], side: int) -> Tensor:
+    """Centres of the squares of a picture, row by row, in half sides of it, (S, 2): to the right and down."""
+    down, right = ((2 * torch.arange(n // side) + 1) * (side / n) - 1 for n in size)
+    return torch.stack(torch.meshgrid(right, down, indexing="xy"), -1).flatten(0, 1)
 
 
 def _cut(end: Tensor, other: Tensor) -> Tensor:

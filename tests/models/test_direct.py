@@ -11,7 +11,8 @@ from hwm.config import RunConfig, from_dict, override, to_dict
 from hwm.contracts import Batch, Sampling
 from hwm.model_config import DirectConfig
 from hwm.models.direct import RELATIVE_FLOOR, Direct, _edges
-from hwm.models.direct_blocks import DETAILS, moved
+from hwm.models.direct_blocks import DETAILS, Mounting, moved
+from hwm.nn.skeleton import MOUNTING, Bones
 from hwm.robot import Skeleton
 
 TINY = DirectConfig(
@@ -26,7 +27,7 @@ NOISED = dataclasses.replace(TINY, context_grids=2, num_states=4, noised=0.5, ow
 VARIANTS = {
     "warp": TINY, "change": dataclasses.replace(TINY, warp=False),
     "joints": dataclasses.replace(TINY, state_dim=7, velocity_rows=()), "refined": dataclasses.replace(TINY, refine=8),
-    "bones": dataclasses.replace(TINY, skeleton=ARM),
+    "bones": dataclasses.replace(TINY, skeleton=ARM), "mounted": dataclasses.replace(TINY, skeleton=ARM, mounting=8),
 }
 
 
@@ -164,6 +165,35 @@ def test_of_bones_the_places_now_and_then_are_told_and_nothing_else():
     assert torch.equal(predict(model, batch), predict(plain, batch))
     torch.nn.init.normal_(own["bones.2.weight"])
     assert not torch.equal(predict(model, batch), predict(plain, batch))
+
+
+def test_a_mounting_is_learned_from_where_the_arms_are():
+    """Cameras that are turned each by its own: of the last picture alone the silhouettes soon cover arms elsewhere too."""
+    g = gen(3)
+    bones = Bones(dataclasses.replace(ARM, states=(-1, 0, -1)), size=(32, 32), patch=8)
+    radii, found = torch.tensor([0.2]), []
+    torch.manual_seed(0)
+    mounting = Mounting(bones, 8)
+    optimizer = torch.optim.AdamW(mounting.parameters(), lr=1e-2)
+    for _ in range(200):
+        joints = bones.points(1.2 * torch.rand(2, 1, 32, 1, generator=g) - 0.6)
+        off = torch.zeros(32, MOUNTING)
+        off[:, 0:2] = 6 * torch.randn(32, 2, generator=g)
+        masks = bones.drawn(bones.mounted(joints, off), radii).amax(-3).repeat_interleave(2, -1).repeat_interleave(2, -2) > 0.5
+        last = masks[0, :, :, None].expand(-1, -1, 3, -1, -1).float()
+        seen = mounting(last, joints)
+        loss = mounting.miss(seen, masks)
+        found.append((loss.item(), mounting.miss(joints, masks).item()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    before, (after, unmounted) = found[0], torch.tensor(found[-20:]).mean(0)
+    assert before[0] == before[1], "before training the mounting is as the skeleton says"
+    assert after < 0.6 * unmounted
+    with pytest.raises(ValueError, match="needs a robot whose bones are known"):
+        build(dataclasses.replace(TINY, mounting=8, silhouette_loss=1.0))
+    refused("set that above 0 too", dataclasses.replace, VARIANTS["bones"], silhouette_loss=1.0)
+    refused("multiple of 8", dataclasses.replace, VARIANTS["bones"], mounting=12)
 
 
 def test_a_batch_may_hold_no_own_frames():

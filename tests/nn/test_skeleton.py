@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hwm.nn.skeleton import NEAR, Bones
+from hwm.nn.skeleton import MOUNTING, NEAR, SHIFT, TURN, WIDER, Bones
 from hwm.robot import Skeleton
 
 ARM = Skeleton(
@@ -59,3 +59,29 @@ def test_what_is_behind_the_camera_is_not_seen_and_what_comes_from_there_is_cut(
     net = bones(skeleton=through)
     told = net(net.points(torch.zeros(2)))
     assert told.isfinite().all() and (told[..., 0] < 0).all()  # it enters from far to the left
+
+
+def test_a_camera_mounted_otherwise_sees_all_turned_shifted_and_larger():
+    net = bones((8, 16))
+    points, off = net.points(torch.tensor([0.3, 0.1])), torch.zeros(MOUNTING, dtype=torch.float64)
+    assert torch.equal(net.mounted(points, off), points)
+    for entry, expected in (
+        (6, points * torch.tensor([1 + WIDER, 1 + WIDER, 1])),
+        (5, points + torch.tensor([0, 0, SHIFT])),
+        (3, points + torch.tensor([SHIFT / 2, 0, 0])),  # in half sides of a picture twice as wide
+        (4, points + torch.tensor([0, SHIFT, 0])),
+        (1, points + TURN * torch.stack([points[:, 2] / 2, 0 * points[:, 1], -2 * points[:, 0]], -1)),
+        (0, points + TURN * torch.stack([0 * points[:, 0], -points[:, 2], points[:, 1]], -1)),
+    ):
+        one = off.clone()
+        one[entry] = 1
+        assert torch.allclose(net.mounted(points, one), expected, atol=1e-6), entry
+
+
+def test_a_silhouette_is_as_thick_as_its_bone():
+    """The bone stands upright from the middle of the picture to (0, -1/2), two metres away: 0.5 metres are a quarter of a half side."""
+    net = bones((64, 64))
+    drawn = net.drawn(net.points(torch.zeros(2)), torch.tensor([0.5]).double())[0]
+    assert drawn.shape == (32, 32) and drawn[15, 15] > 0.95 and drawn[31].max() < 1e-3
+    row = drawn[12]  # 0.21875 above the middle
+    assert row[19] > 0.5 > row[20] and torch.allclose(row, row.flip(0))
