@@ -80,7 +80,8 @@ class Direct(WorldModule):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.noised = Noised(config) if config.noised else None
         self.norm = nn.LayerNorm(D)
-        self.refine = Refine(config.refine) if config.refine else None
+        shown = 2 * len(config.skeleton.bones) if config.mounting else 0
+        self.refine = Refine(config.refine, silhouettes=shown) if config.refine else None
         self.out = nn.Linear(D, (3 + 2 * config.warp + DETAILS * bool(config.refine)) * P * P)
         nn.init.normal_(self.positions, std=0.02)
         nn.init.zeros_(self.out.weight)
@@ -142,9 +143,9 @@ class Direct(WorldModule):
         seen_TBCHW = torch.cat([last_TBCHW, past_TBCHW], 2) - 0.5
         x_TBSD = self.patches(to_patches(seen_TBCHW, self.config.patch)) + self.positions
         features_TBE, joints_TBJ = features_TBE.tensor_split([self.told], -1)
+        now_then = [x.unflatten(-1, (-1, 3)) for x in joints_TBJ.chunk(2, -1)]
         if self.skeleton is not None:
-            maps = [self.skeleton(x.unflatten(-1, (-1, 3))) for x in joints_TBJ.chunk(2, -1)]
-            x_TBSD = x_TBSD + self.bones(torch.cat(maps, -1))
+            x_TBSD = x_TBSD + self.bones(torch.cat([self.skeleton(joints) for joints in now_then], -1))
         states_TBD = self.states(features_TBE)
         x_TBSD = x_TBSD + states_TBD[:, :, None] + self.state_map(features_TBE)
         if self.noised is not None and noised is not None:
@@ -163,7 +164,9 @@ class Direct(WorldModule):
         noisy_TBCHW = torch.zeros_like(whole_TBCHW)
         if noised is not None:
             noisy_TBCHW = noisy_TBCHW + (noised[1] < 1)[..., None, None, None] * (noised[0] - whole_TBCHW)
-        return whole_TBCHW + self.refine(whole_TBCHW - 0.5, moved_TBCHW - 0.5, noisy_TBCHW, details_TBCHW).to(whole_TBCHW.dtype)
+        silhouettes = None if self.mounting is None else torch.cat([self.mounting.silhouettes(x) for x in now_then], 2)
+        parts = (whole_TBCHW - 0.5, moved_TBCHW - 0.5, noisy_TBCHW, details_TBCHW)
+        return whole_TBCHW + self.refine(*parts, silhouettes_TBCHW=silhouettes).to(whole_TBCHW.dtype)
 
     def loss(self, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean over frames of their squared error divided by that of copying the last frame ("relative_mse"), both with

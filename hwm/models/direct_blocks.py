@@ -57,19 +57,27 @@ class Noised(nn.Module):
 
 
 class Refine(nn.Module):
-    """What three convolutions at half the size add to a picture that was put together from patches, from nothing."""
+    """What three convolutions at half the size add to a picture that was put together from patches, from nothing.
 
-    def __init__(self, channels: int) -> None:
+    silhouettes: how many they are shown beside it.
+    """
+
+    def __init__(self, channels: int, silhouettes: int = 0) -> None:
         super().__init__()
         inner = nn.Conv2d(channels, channels, 3, padding=1)
         first, self.last = nn.Conv2d(4 * (9 + DETAILS), channels, 3, padding=1), nn.Conv2d(channels, 4 * 3, 3, padding=1)
         self.layers = nn.Sequential(nn.PixelUnshuffle(2), first, nn.SiLU(), inner, nn.SiLU(), self.last, nn.PixelShuffle(2))
+        self.silhouettes = nn.Conv2d(silhouettes, channels, 3, padding=1, bias=False) if silhouettes else None
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 
-    def forward(self, *parts_TBCHW: Tensor) -> Tensor:
+    def forward(self, *parts_TBCHW: Tensor, silhouettes_TBCHW: Tensor | None = None) -> Tensor:
         whole_TBCHW = torch.cat(parts_TBCHW, 2)
-        refined: Tensor = self.layers(whole_TBCHW.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        x_NCHW = self.layers[:2](whole_TBCHW.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        if self.silhouettes is not None and silhouettes_TBCHW is not None:
+            shown = silhouettes_TBCHW.flatten(0, 1).to(whole_TBCHW.dtype)
+            x_NCHW = x_NCHW + self.silhouettes(shown.contiguous(memory_format=torch.channels_last))
+        refined: Tensor = self.layers[2:](x_NCHW)
         return refined.unflatten(0, whole_TBCHW.shape[:2])
 
 
@@ -95,15 +103,19 @@ class Mounting(nn.Module):
         last_TBCHW: the last frame in [0, 1]; T of 1 serves all predicted frames.  joints_2TBJ3: as `Bones.points` finds them.
         """
         T, B = last_TBCHW.shape[:2]
-        drawn = self.bones.drawn(joints_2TBJ3[0, :T], self.log_radii.exp()).flatten(0, 1).to(last_TBCHW.dtype)
+        drawn = self.silhouettes(joints_2TBJ3[0, :T]).flatten(0, 1).to(last_TBCHW.dtype)
         seen = torch.cat([F.pixel_unshuffle(last_TBCHW.flatten(0, 1) - 0.5, 2), drawn], 1)
         hidden = F.silu(self.hidden(self.layers(seen.contiguous(memory_format=torch.channels_last))))
         return self.bones.mounted(joints_2TBJ3, self.off(hidden).view(T, B, -1))
 
+    def silhouettes(self, joints: Tensor) -> Tensor:
+        """Soft silhouettes of bones (..., J, 3), as thick as they were found to be, at half the size, (..., bones, H / 2, W / 2)."""
+        return self.bones.drawn(joints, self.log_radii.exp())
+
     def miss(self, joints: Tensor, masks: Tensor) -> Tensor:
         """Mean binary cross-entropy in nats between the silhouettes, together, of bones (..., J, 3) and the arms' masks
         (..., H, W), both at half the size."""
-        drawn = self.bones.drawn(joints, self.log_radii.exp())
+        drawn = self.silhouettes(joints)
         inside = (1 - (1 - drawn).clamp(min=1e-3).prod(-3)).clamp(1e-4, 1 - 1e-4)
         masks = F.avg_pool2d(masks.to(inside).flatten(0, -3), 2).view_as(inside)
         return -(masks * inside.log() + (1 - masks) * (1 - inside).log()).mean()

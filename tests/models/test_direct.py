@@ -27,7 +27,7 @@ NOISED = dataclasses.replace(TINY, context_grids=2, num_states=4, noised=0.5, ow
 VARIANTS = {
     "warp": TINY, "change": dataclasses.replace(TINY, warp=False),
     "joints": dataclasses.replace(TINY, state_dim=7, velocity_rows=()), "refined": dataclasses.replace(TINY, refine=8),
-    "bones": dataclasses.replace(TINY, skeleton=ARM), "mounted": dataclasses.replace(TINY, skeleton=ARM, mounting=8),
+    "bones": dataclasses.replace(TINY, skeleton=ARM), "mounted": dataclasses.replace(TINY, skeleton=ARM, mounting=8, refine=8),
 }
 
 
