@@ -89,8 +89,8 @@ def simulate(
 
 def data(
     action: Literal["check", "describe", "convert"], folder: Path, out: Path | None = None, /,
-    *, json: bool = False, sheet: Path | None = None, to: Literal["", "lerobot", "1x-raw"] = "", camera: str = "",
-    state: State = "observation.state", crop: str = "", hz: Rate = 0, robot: Path | None = None,
+    *, json: bool = False, sheet: Path | None = None, bones: bool = False, to: Literal["", "lerobot", "1x-raw"] = "",
+    camera: str = "", state: State = "observation.state", crop: str = "", hz: Rate = 0, robot: Path | None = None,
     size: Annotated[int, Range(0, 4096)] = 0, episodes: str = "", without: str = "", task: str = "",
 ) -> int:
     """Check a dataset for faults, describe what is in it, or convert it.
@@ -102,6 +102,7 @@ def data(
         out: New folder for what is converted.
         json: Print JSON.
         sheet: Where `describe` writes its contact sheet; default contact_sheet.png in the current folder.
+        bones: On the sheet, draw where the robot's bones stand by its states ([skeleton] of robot.toml), to see whether they fit.
         to: lerobot: LeRobot v3.0.  1x-raw: what `hwm tokenize` and models of video take, a shard for every recording.
         camera: Camera of a LeRobot dataset, where it has several.
         state: Rows of a LeRobot dataset that are taken for the robot's state.
@@ -117,6 +118,7 @@ def data(
 
     from hwm.data.describe import check, contact_sheet, describe
     from hwm.data.recordings.excerpt import View
+    from hwm.watch.bones import DrawnBones
     from hwm.work.claim import expect_apart, expect_suffix
     view = View(camera, state, crop, hz, robot)
     if action == "convert":
@@ -124,6 +126,8 @@ def data(
     if out or to or task or size or episodes or without:
         only = "OUT, --to, --size, --episodes, --without and --task"
         raise ValueError(f"{only} are for hwm data convert, which writes; hwm data {action} only reads")
+    if bones and action != "describe":
+        raise ValueError("--bones is for the sheet of hwm data describe")
     if action == "check":
         report = check(folder, view)
         if json:
@@ -137,7 +141,8 @@ def data(
     expect_suffix(target, ".png")
     expect_apart(target, folder)
     facts = describe(folder, view)
-    contact_sheet(folder, target, tokenizer=_tokenizer_named(facts.get("tokenizer")), view=view)
+    tokenizer, over = _tokenizer_named(facts.get("tokenizer")), DrawnBones if bones else None
+    contact_sheet(folder, target, tokenizer=tokenizer, view=view, over=over)
     if json:
         print(dumps(facts, indent=1))
     else:

@@ -1,6 +1,6 @@
 """Looking a dataset over: what it holds, in numbers and in one picture, and whether it is sound to its last byte."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from hwm.data.quarantine import NAME as QUARANTINE
 from hwm.data.quarantine import read_quarantine
 from hwm.data.recordings.excerpt import WHOLE, View
 from hwm.data.testsets import open_test_set
-from hwm.data.windows import ClipIndex, check_segments
+from hwm.data.windows import ClipIndex, check_segments, evenly
+from hwm.robot import Embodiment
 from hwm.work.files import atomic_path, expect_rows
 
 SIDE = 128
@@ -77,12 +78,19 @@ def _count(dataset: Dataset, **options: Any) -> int:
 def contact_sheet(
     path: str | Path, out_png: str | Path,
     *, tokenizer: Decoder | None = None, columns: int = 8, rows: int = 5, view: View = WHOLE,
+    over: Callable[[Embodiment], Callable[[np.ndarray, np.ndarray], np.ndarray]] | None = None,
 ) -> None:
     """Write a PNG of pictures spread over a dataset or test set.
 
     Tokens and latents are decoded by `tokenizer` where it is given; otherwise each id is shown as a colour of its own,
     and the first three channels of latents as red, green and blue.
+    over: of video with a robot's states, what draws into a frame (H, W, 3) what its states (A,) tell, in larger pictures.
+    Raises ValueError where `over` has no frames and states to draw into.
     """
+    if over is not None:
+        columns = max(1, columns // 2)
+        _sheet(_drawn_into(open_dataset(path, view=view), over, columns * rows), out_png, columns, 2 * SIDE)
+        return
     root, count = Path(path), columns * rows
     if probe_kind(root).endswith("test"):
         pictures = open_test_set(root).pictures(count, tokenizer)
@@ -90,12 +98,29 @@ def contact_sheet(
         shards = open_dataset(root, view=view).shards
         numbers, shares = np.unique(np.linspace(0, len(shards), count, endpoint=False).astype(int), return_counts=True)
         pictures = [p for i, share in zip(numbers, shares) for p in shards[i].pictures(int(share), tokenizer)]
-    sheet = Image.new("RGB", (columns * SIDE, -(-len(pictures) // columns) * SIDE))
+    _sheet(pictures, out_png, columns, SIDE)
+
+
+def _drawn_into(dataset: Dataset, over: Callable[..., Any], count: int) -> list[np.ndarray]:
+    if dataset.kind != "video":
+        raise ValueError(f"{dataset.root}: holds {dataset.kind}, bones are drawn into video: give what it was made of")
+    draw, pictures = over(dataset.robot), []
+    numbers, shares = np.unique(np.linspace(0, len(dataset.shards), count, endpoint=False).astype(int), return_counts=True)
+    for number, share in zip(numbers, shares):
+        shard = dataset.shards[number]
+        for frame in evenly(int(share), shard.num_frames).tolist():
+            pictures.append(draw(shard.read(frame, 1)[0], shard.read_states(np.array([frame]))[0]))
+    return pictures
+
+
+def _sheet(pictures: Sequence[np.ndarray], out_png: str | Path, columns: int, side: int) -> None:
+    """Pictures of any size row by row in squares."""
+    sheet = Image.new("RGB", (columns * side, -(-len(pictures) // columns) * side))
     for i, picture in enumerate(pictures):
         height, width = picture.shape[:2]
-        way = Image.Resampling.NEAREST if height < SIDE else Image.Resampling.BOX
-        across, down = (max(1, round(SIDE * side / max(height, width))) for side in (width, height))
-        place = (i % columns * SIDE + (SIDE - across) // 2, i // columns * SIDE + (SIDE - down) // 2)
+        way = Image.Resampling.NEAREST if height < side else Image.Resampling.BOX
+        across, down = (max(1, round(side * length / max(height, width))) for length in (width, height))
+        place = (i % columns * side + (side - across) // 2, i // columns * side + (side - down) // 2)
         sheet.paste(Image.fromarray(picture).resize((across, down), way), place)
     with atomic_path(out_png) as temporary:
         sheet.save(temporary, format="PNG")

@@ -69,8 +69,8 @@ class DirectConfig(Modulated):
     """The robot's own, where it is known (`robot.toml`): where its bones stand in the last picture and in the one to come then
     enters beside the pictures (ours); without bones: where they are is learned alone."""
     mounting: Annotated[int, Range(0, 4096)] = 0
-    """Channels of a network that sees from the last picture how the camera is mounted otherwise than the skeleton says, which then
-    counts for where the bones will stand (ours), a multiple of 8; 0, or without a skeleton: none."""
+    """Channels of a network that sees from the last picture how the camera is mounted otherwise than the skeleton says, which
+    then counts for where the bones will stand (ours), a multiple of 8; 0, or without a skeleton: none."""
     warp: bool = True
     """Move the last frame by a predicted flow before the change is added, rather than add the change alone."""
     refine: Annotated[int, Range(0, 4096)] = 0
@@ -107,7 +107,8 @@ class DirectConfig(Modulated):
         if self.refine and any(side % 2 for side in self.grid):
             raise ValueError(f"model.refine works at half the size: model.grid {self.grid} must be even")
         if self.mounting % 8 or (self.mounting and any(side % 2 for side in self.grid)):
-            raise ValueError(f"model.mounting {self.mounting} must be a multiple of 8, and the sides of model.grid {self.grid} even")
+            sides = f"the sides of model.grid {self.grid} even"
+            raise ValueError(f"model.mounting {self.mounting} must be a multiple of 8, and {sides}")
         if self.silhouette_loss and not self.mounting:
             raise ValueError("model.silhouette_loss is for what model.mounting learns: set that above 0 too, such as 40")
         if self.future_grids > self.reach:
@@ -210,7 +211,8 @@ class ReaderConfig(Family):
     frames: Rows = 2
     """Frames of a clip that a step learns from."""
     blur: Annotated[float, Range(0.0, 64.0)] = 0.0
-    """Half of training's frames are blurred, by a Gaussian of up to so many pixels: predicted frames are, where the future is open."""
+    """Half of training's frames are blurred, by a Gaussian of up to so many pixels: predicted frames are, where the future is
+    open."""
     hidden: Width = 128
     """Of reading states: width before the last layer."""
     state_dim: Annotated[int, Range(1, MOST_STATES)] = 25

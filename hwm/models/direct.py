@@ -100,9 +100,10 @@ class Direct(WorldModule):
     def features(self, states_BFA: Tensor, now: Tensor, horizons: Tensor) -> Tensor:
         """What the states say of frames `now` + `horizons`, (..., B, E), both int64 (..., B).
 
-        states_BFA: raw.  The normalised states of now and then, their change, the change over the context, that
-        over config.lags frames before the one to come, the way that the base goes between, and the horizon, at most the furthest of training, as waves of it and of its logarithm; then, of a
-        robot with bones, where its joints are now and then before the camera, as the skeleton says.
+        states_BFA: raw.  The normalised states of now and then, their change, the change over the context and over
+        config.lags frames before the one to come, the way that the base goes between, and the horizon, at most the furthest of
+        training, as waves of it and of its logarithm; then, of a robot with bones, where its joints are now and then before
+        the camera, as the skeleton says.
         """
         raw_BFA, (shift_A, scale_A) = states_BFA, self.shift_scale.unbind()
         states_BFA = (states_BFA.to(shift_A.dtype) - shift_A) * scale_A
@@ -123,7 +124,7 @@ class Direct(WorldModule):
         return torch.cat(told, -1)
 
     def mounted(self, last_TBCHW: Tensor, features_TBE: Tensor) -> Tensor:
-        """The same features with the joints before the camera as it is mounted, by what the last frame shows; T as of `forward`."""
+        """The same features with the joints before the camera as it is mounted, by what the last frame shows."""
         if self.mounting is None:
             return features_TBE
         told_TBE, joints_TBJ = features_TBE.tensor_split([self.told], -1)

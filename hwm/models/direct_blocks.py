@@ -109,7 +109,7 @@ class Mounting(nn.Module):
         return self.bones.mounted(joints_2TBJ3, self.off(hidden).view(T, B, -1))
 
     def silhouettes(self, joints: Tensor) -> Tensor:
-        """Soft silhouettes of bones (..., J, 3), as thick as they were found to be, at half the size, (..., bones, H / 2, W / 2)."""
+        """Soft silhouettes (..., bones, H / 2, W / 2) of joints (..., J, 3), as thick as bones were found to be."""
         return self.bones.drawn(joints, self.log_radii.exp())
 
     def miss(self, joints: Tensor, masks: Tensor) -> Tensor:

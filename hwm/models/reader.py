@@ -236,7 +236,7 @@ def _with_masks(batch: Batch) -> tuple[Any, Any]:
 
 
 def _blurred(frames_NHWC: Tensor, sigma_N: Tensor) -> Tensor:
-    """uint8 frames, each under a Gaussian of its own standard deviation in pixels; what lies beyond the border counts for nothing."""
+    """uint8 frames, each under a Gaussian of its own standard deviation in pixels; beyond the border is nothing."""
     x_NHWC = frames_NHWC.float()
     for side in (1, 2):
         here_L = torch.arange(x_NHWC.shape[side], device=x_NHWC.device)

@@ -89,7 +89,7 @@ class Bones(nn.Module):
     def mounted(self, points: Tensor, off: Tensor) -> Tensor:
         """Where joints are before a camera that is mounted otherwise.
 
-        off: (..., MOUNTING): its turn about the axes right, down and ahead, its shift along them, and how much larger all is seen.
+        off: (..., MOUNTING): its turn about the axes right, down and ahead, its shift along them, and how much larger all seems.
         """
         unit = points.new_tensor([self.scale * self.size[0] / self.size[1], self.scale, 1.0])
         place, off = points / unit, off.to(points.dtype)[..., None, :]
@@ -98,8 +98,8 @@ class Bones(nn.Module):
         return place * unit * torch.cat([larger, larger, torch.ones_like(larger)], -1)
 
     def _nearest(self, points: Tensor, places_S2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of each bone whether it is seen (..., 1, bones), the way to its nearest point from each place (..., S, bones, 2), how far
-        along it that is and the inverse of its depth (..., S, bones)."""
+        """Of each bone whether it is seen (..., 1, bones), the way to its nearest point from each place (..., S, bones, 2), how
+        far along it that is and the inverse of its depth (..., S, bones)."""
         near, far = (points[..., list(ends), :] for ends in zip(*self.skeleton.bones))
         near, far = _cut(near, far), _cut(far, near)
         seen = ((near[..., 2] >= NEAR) & (far[..., 2] >= NEAR)).to(points.dtype)[..., None, :]

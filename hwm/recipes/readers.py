@@ -13,10 +13,12 @@ def robot_mask() -> RunConfig:
     robot-mask IoU.
     """
     return RunConfig(
-        recipe="robot-mask", model=ReaderConfig(frames=1, widths=(48, 80, 112), blur=2.0), data=DataConfig(clip="blocks", image_size=64),
+        recipe="robot-mask", model=ReaderConfig(frames=1, widths=(48, 80, 112), blur=2.0),
+        data=DataConfig(clip="blocks", image_size=64),
         train=TrainConfig(
             steps=2500, batch_size=32, optimizer="muon", lr=6e-3, betas=(0.9, 0.95), weight_decay=0.01, warmup_steps=50,
-            schedule="linear", ema=0.99, precision="auto", validate_every=250, validate_clips=64, checkpoint_every=250, log_every=50,
+            schedule="linear", ema=0.99, precision="auto", validate_every=250, validate_clips=64, checkpoint_every=250,
+            log_every=50,
         ),
     )
 

@@ -1,15 +1,21 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from official_tests import write_compression_test_set, write_sampling_test_set
 from PIL import Image
+from refusing import refused
 
+from hwm.cli import main
 from hwm.clock import COSMOS
+from hwm.config import to_toml
 from hwm.data import describe as d
 from hwm.data import writers
 from hwm.data.describe import check
 from hwm.data.onex import open_dataset
+from hwm.robot import EVE
+from hwm.sim.body.robot import skeleton
 
 
 def test_sound_data_have_no_findings(token_root, raw_root):
@@ -90,6 +96,20 @@ def test_contact_sheets(tmp_path, token_root, raw_root):
     write_sampling_test_set(tmp_path / "s", videos=videos, states_NFA=states)
     d.contact_sheet(tmp_path / "s", tmp_path / "s.png")
     assert (tmp_path / "s.png").is_file()
+
+
+def test_a_sheet_with_bones(tmp_path, raw_root, token_root, capsys):
+    sheet = tmp_path / "sheet.png"
+    assert main(["data", "describe", str(raw_root), "--bones", "--sheet", str(sheet)]) != 0
+    assert "has no bones to draw" in capsys.readouterr().err and not sheet.exists()
+    (raw_root / "robot.toml").write_text(to_toml(replace(EVE, skeleton=skeleton())))
+    assert main(["data", "describe", str(raw_root), "--bones", "--sheet", str(sheet)]) == 0
+    d.contact_sheet(raw_root, plain := tmp_path / "plain.png", over=lambda robot: lambda picture, states: picture)
+    with Image.open(sheet) as drawn, Image.open(plain) as without:
+        assert drawn.size == without.size and drawn.tobytes() != without.tobytes()
+    assert main(["data", "check", str(raw_root), "--bones"]) != 0
+    assert "--bones is for the sheet" in capsys.readouterr().err
+    refused("holds tokens", d.contact_sheet, token_root, sheet, over=lambda robot: None)
 
 
 def test_contact_sheet_through_a_tokenizer(tmp_path):

@@ -79,7 +79,7 @@ def test_a_camera_mounted_otherwise_sees_all_turned_shifted_and_larger():
 
 
 def test_a_silhouette_is_as_thick_as_its_bone():
-    """The bone stands upright from the middle of the picture to (0, -1/2), two metres away: 0.5 metres are a quarter of a half side."""
+    """The bone stands upright from the picture's middle to (0, -1/2), two metres away: 0.5 metres are an eighth of it."""
     net = bones((64, 64))
     drawn = net.drawn(net.points(torch.zeros(2)), torch.tensor([0.5]).double())[0]
     assert drawn.shape == (32, 32) and drawn[15, 15] > 0.95 and drawn[31].max() < 1e-3
