@@ -144,9 +144,10 @@ class Direct(WorldModule):
         seen_TBCHW = torch.cat([last_TBCHW, past_TBCHW], 2) - 0.5
         x_TBSD = self.patches(to_patches(seen_TBCHW, self.config.patch)) + self.positions
         features_TBE, joints_TBJ = features_TBE.tensor_split([self.told], -1)
-        now_then = [x.unflatten(-1, (-1, 3)) for x in joints_TBJ.chunk(2, -1)]
+        now_TBJ3, then_TBJ3 = (x.unflatten(-1, (-1, 3)) for x in joints_TBJ.chunk(2, -1))
+        now_TBJ3 = now_TBJ3[: len(last_TBCHW)]
         if self.skeleton is not None:
-            x_TBSD = x_TBSD + self.bones(torch.cat([self.skeleton(joints) for joints in now_then], -1))
+            x_TBSD = x_TBSD + self.bones(_both(self.skeleton(now_TBJ3), self.skeleton(then_TBJ3), -1))
         states_TBD = self.states(features_TBE)
         x_TBSD = x_TBSD + states_TBD[:, :, None] + self.state_map(features_TBE)
         if self.noised is not None and noised is not None:
@@ -165,7 +166,9 @@ class Direct(WorldModule):
         noisy_TBCHW = torch.zeros_like(whole_TBCHW)
         if noised is not None:
             noisy_TBCHW = noisy_TBCHW + (noised[1] < 1)[..., None, None, None] * (noised[0] - whole_TBCHW)
-        silhouettes = None if self.mounting is None else torch.cat([self.mounting.silhouettes(x) for x in now_then], 2)
+        silhouettes = None
+        if self.mounting is not None:
+            silhouettes = _both(self.mounting.silhouettes(now_TBJ3), self.mounting.silhouettes(then_TBJ3), 2)
         parts = (whole_TBCHW - 0.5, moved_TBCHW - 0.5, noisy_TBCHW, details_TBCHW)
         return whole_TBCHW + self.refine(*parts, silhouettes_TBCHW=silhouettes).to(whole_TBCHW.dtype)
 
@@ -351,6 +354,11 @@ class Direct(WorldModule):
             frames = str(num_frames) if num_frames else f"more than {self.context_grids}"
             raise ValueError(f"the model works on {frames} frames of {(*self.config.grid, 3)} (H, W, C) here, got {got}")
         return video_BFHWC
+
+
+def _both(now: Tensor, then: Tensor, dim: int) -> Tensor:
+    """What is known of now, perhaps once for all predicted frames, beside what is known of each of them."""
+    return torch.cat([now.expand_as(then), then], dim)
 
 
 def _relative(
