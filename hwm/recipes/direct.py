@@ -10,10 +10,9 @@ from hwm.recipes.twins import MEDIUM_TRAINING, TINY_TRAINING
 def direct_tiny() -> RunConfig:
     """Future frames by one regression from seen frames and states, at 64x64: minutes on two CPU cores, 4.8 M parameters.
 
-    Where the robot's bones are known 5.1 M.  Data: raw video, `hwm simulate` as it is; nothing is tokenized.  bfloat16, where the machine multiplies in it (AMX, AVX-512
-    BF16), more than halves the time of a step.  On the demo's 7.5 minutes of robot time, seed 0, 500 steps in 4 minutes of two
-    cores: in rooms never seen +2.21 dB over copying at 17 frames (95 % interval 1.70 to 2.71), and a loss of 3.58 dB with
-    another clip's states (2.92 to 4.24; `hwm demo`, 89 clips).
+    Where the robot's bones are known 5.1 M.  Data: raw video, `hwm simulate` as it is; nothing is tokenized.  bfloat16, where
+    the machine multiplies in it (AMX, AVX-512 BF16), more than halves the time of a step.  What it reaches on the demo's 7.5
+    minutes of robot time, 500 steps in minutes of two cores, is in docs/figures.md.
     """
     train = replace(TINY_TRAINING, steps=1200, batch_size=24, optimizer="muon", lr=3e-3, weight_decay=0.05, warmup_steps=100)
     return RunConfig(
