@@ -118,7 +118,6 @@ def data(
 
     from hwm.data.describe import check, contact_sheet, describe
     from hwm.data.recordings.excerpt import View
-    from hwm.watch.bones import DrawnBones
     from hwm.work.claim import expect_apart, expect_suffix
     view = View(camera, state, crop, hz, robot)
     if action == "convert":
@@ -141,8 +140,12 @@ def data(
     expect_suffix(target, ".png")
     expect_apart(target, folder)
     facts = describe(folder, view)
-    tokenizer, over = _tokenizer_named(facts.get("tokenizer")), DrawnBones if bones else None
-    contact_sheet(folder, target, tokenizer=tokenizer, view=view, over=over)
+    over: Any = None
+    if bones:
+        from hwm.watch.bones import DrawnBones  # it needs torch, which the rest does without
+
+        over = DrawnBones
+    contact_sheet(folder, target, tokenizer=_tokenizer_named(facts.get("tokenizer")), view=view, over=over)
     if json:
         print(dumps(facts, indent=1))
     else:

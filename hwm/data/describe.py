@@ -96,19 +96,22 @@ def contact_sheet(
         pictures = open_test_set(root).pictures(count, tokenizer)
     else:
         shards = open_dataset(root, view=view).shards
-        numbers, shares = np.unique(np.linspace(0, len(shards), count, endpoint=False).astype(int), return_counts=True)
-        pictures = [p for i, share in zip(numbers, shares) for p in shards[i].pictures(int(share), tokenizer)]
+        pictures = [p for shard, share in _shares(shards, count) for p in shard.pictures(share, tokenizer)]
     _sheet(pictures, out_png, columns, SIDE)
+
+
+def _shares(shards: Sequence[Any], count: int) -> list[tuple[Any, int]]:
+    """Shards, evenly, and how many of `count` pictures each gives."""
+    numbers, shares = np.unique(np.linspace(0, len(shards), count, endpoint=False).astype(int), return_counts=True)
+    return [(shards[number], share) for number, share in zip(numbers.tolist(), shares.tolist())]
 
 
 def _drawn_into(dataset: Dataset, over: Callable[..., Any], count: int) -> list[np.ndarray]:
     if dataset.kind != "video":
         raise ValueError(f"{dataset.root}: holds {dataset.kind}, bones are drawn into video: give what it was made of")
     draw, pictures = over(dataset.robot), []
-    numbers, shares = np.unique(np.linspace(0, len(dataset.shards), count, endpoint=False).astype(int), return_counts=True)
-    for number, share in zip(numbers, shares):
-        shard = dataset.shards[number]
-        for frame in evenly(int(share), shard.num_frames).tolist():
+    for shard, share in _shares(dataset.shards, count):
+        for frame in evenly(share, shard.num_frames).tolist():
             pictures.append(draw(shard.read(frame, 1)[0], shard.read_states(np.array([frame]))[0]))
     return pictures
 
