@@ -362,7 +362,7 @@ class Found:
             values["train.threads"] = self.experiment.threads
         if (given := self.supplies.tokenizer(config)) != config.tokenizer:
             values["tokenizer"] = given if known_everywhere(given) else ""  # no other is opened without being asked for
-        return override(changed(config, values), [*run.changes, *plan.set])
+        return override(changed(config, values), list(plan.set))
 
     def scoring(self, key: str) -> tuple[Scoring, dict[str, Any]]:
         """The settings of a scoring, and the folders it needs."""

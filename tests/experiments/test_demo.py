@@ -24,6 +24,7 @@ def test_the_whole_line_on_the_built_in_robot(tmp_path, capsys):
     out = tmp_path / "demo"
     command = ["demo", str(out), "--minutes", "0.15", "--steps", "4", "--workers", "1"]
     assert main(command) == 0
+    assert "\nsteps = 4\n" in (out / "run/config.toml").read_text()  # and not the demo's own
     printed = capsys.readouterr().out
     assert "copy last frame" in printed and "report.html" in printed
     results = json.loads((out / "results.json").read_text())
