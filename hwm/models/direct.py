@@ -22,6 +22,7 @@ from hwm.models.family import WorldModule
 from hwm.nn import flow_matching as flow
 from hwm.nn.parameters import decay_groups
 from hwm.nn.skeleton import Bones
+from hwm.nn.units import unchanged
 
 RELATIVE_FLOOR = 1e-3
 """Added to the error of copying (of pixels in [0, 1]) before a frame's error is divided by it: stillness is not all."""
@@ -61,7 +62,7 @@ class Direct(WorldModule):
         D, P, places = config.width, config.patch, config.places
         features = (4 + len(config.lags)) * config.state_dim + len(config.velocity_rows) + 2 + 4 * WAVES
         hidden, C = config.map_hidden, config.map_channels
-        self.register_buffer("shift_scale", torch.stack([torch.zeros(config.state_dim), torch.ones(config.state_dim)]))
+        self.register_buffer("shift_scale", unchanged(config.state_dim))
         self.patches = nn.Linear(2 * 3 * P * P, D)
         self.positions = nn.Parameter(torch.empty(places, D))
         self.states = nn.Sequential(nn.Linear(features, 2 * D), nn.SiLU(), nn.Linear(2 * D, D))

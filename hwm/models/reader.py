@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hwm.contracts import Batch, Kind
 from hwm.model_config import ReaderConfig
-from hwm.nn.units import fill
+from hwm.nn.units import fill, unchanged
 
 FRAMES_AT_ONCE = 256
 """Frames that go through the network together."""
@@ -166,7 +166,7 @@ class StateReader(Reader):
 
     def __init__(self, config: ReaderConfig) -> None:
         super().__init__(config)
-        self.register_buffer("shift_scale", torch.stack([torch.zeros(config.state_dim), torch.ones(config.state_dim)]))
+        self.register_buffer("shift_scale", unchanged(config.state_dim))
         height, width = (side // 8 for side in config.grid)
         self.squeeze = nn.Conv2d(config.widths[-1], 16, 1)
         self.hidden = nn.Linear(16 * height * width, config.hidden)

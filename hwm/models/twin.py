@@ -13,6 +13,7 @@ from hwm.contracts import Batch, Kind
 from hwm.model_config import TwinConfig
 from hwm.models.family import WorldModule
 from hwm.nn.parameters import decay_groups
+from hwm.nn.units import unchanged
 
 CHANGE = 0.1
 """Size, in standard deviations of a state, of the changes of a frame: they enter the networks divided by it."""
@@ -47,7 +48,7 @@ class Twin(WorldModule):
     def __init__(self, config: TwinConfig) -> None:
         super().__init__(config)
         M, D, A, inputs = config.members, config.width, config.state_dim, 2 * config.context_grids * config.state_dim
-        self.register_buffer("shift_scale", torch.stack([torch.zeros(A), torch.ones(A)]))
+        self.register_buffer("shift_scale", unchanged(A))
         self.blocks = nn.ModuleList(Members(M, inputs if i == 0 else D, D) for i in range(config.num_layers))
         self.straight, self.out = Members(M, inputs, A, zero=True), Members(M, D, A, zero=True)
 

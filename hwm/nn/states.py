@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hwm.clock import Clock
+from hwm.nn.units import unchanged
 
 
 def state_pooling(
@@ -39,7 +40,7 @@ class StateRows(nn.Module):
     def __init__(self, pooling_GF: np.ndarray, *, state_dim: int) -> None:
         super().__init__()
         self.num_states, self.state_dim = pooling_GF.shape[1], state_dim
-        self.register_buffer("shift_scale", torch.stack([torch.zeros(state_dim), torch.ones(state_dim)]))
+        self.register_buffer("shift_scale", unchanged(state_dim))
         self.register_buffer("pooling_GF", torch.from_numpy(pooling_GF), persistent=False)
 
     def normalised(self, states_BFA: Tensor) -> Tensor:

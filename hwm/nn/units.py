@@ -16,7 +16,7 @@ class Units(nn.Module):
 
     def __init__(self, *, channels: int, state_dim: int) -> None:
         super().__init__()
-        self.register_buffer("shift_scale", torch.stack([torch.zeros(state_dim), torch.ones(state_dim)]))
+        self.register_buffer("shift_scale", unchanged(state_dim))
         self.register_buffer("mean_C", torch.zeros(channels))
         self.register_buffer("std_C", torch.ones(channels))
 
@@ -42,6 +42,11 @@ class Units(nn.Module):
     def raw(self, latents: Tensor) -> Tensor:
         """Normalised latents (..., C, H, W) in the tokenizer's units."""
         return latents * self.std_C[:, None, None] + self.mean_C[:, None, None]
+
+
+def unchanged(state_dim: int) -> Tensor:
+    """Shift 0 and scale 1 of every state, (2, A): their statistics until they are set."""
+    return torch.stack([torch.zeros(state_dim), torch.ones(state_dim)])
 
 
 def fill(buffer: Tensor, values: Tensor, what: str, *, positive: bool = False) -> None:
