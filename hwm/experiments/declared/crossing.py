@@ -56,7 +56,7 @@ def declare(plan: Options) -> Experiment:
         raise ValueError("--data: crossing makes its own scenes, whose motion must be known; leave it out")
     made = plan.out / f"crossing-{'-'.join(map(str, (plan.rows, *plan.crossings, plan.scenes, plan.seed)))}"
     words = "places crossed a grid"
-    changes = (*SMALL, f"model.num_layers={plan.layers}", f"train.steps={plan.steps or STEPS}")
+    changes = (*SMALL, f"model.num_layers={plan.layers}", f"train.steps={STEPS}")
     runs = {f"crossing-{plan.rows}-{plan.layers}-{kind}": Train("st-demo", changes + own) for kind, own in KINDS.items()}
     rows = {str(n): [f"{run}/{n}" for run in runs] for n in plan.crossings}
     scorings = {key: Score(run, Scoring(which="last"), world=n) for n, keys in rows.items() for key, run in zip(keys, runs)}

@@ -17,18 +17,7 @@ from hwm.data.video import read_video
 from hwm.evaluate import metrics
 from hwm.evaluate.intervals import Interval, few
 from hwm.evaluate.page import report
-from hwm.evaluate.page.pictures import (
-    GAP,
-    HOLD,
-    STRIP,
-    comparison,
-    error,
-    film_strip,
-    heat,
-    side_by_side,
-    stills,
-    strip_columns,
-)  # fmt: skip
+from hwm.evaluate.page.pictures import GAP, HOLD, STRIP, comparison, error, film_strip, heat, side_by_side, stills, strip_columns
 from hwm.evaluate.page.plots import Panel, draw, training_plot
 from hwm.evaluate.page.report import render, write_report
 from hwm.evaluate.protocols import COMPRESSION, HWM, SAMPLING
