@@ -112,6 +112,7 @@ def test_scenes_of_known_motion_are_made_for_training_and_for_a_test_of_each_spe
     for label in experiment.runs:
         config = found.training(label)
         assert config.train.steps == crossing.STEPS and [Path(p).name for p in config.data.train] == ["train_v2.0"]
+        assert ByHand(experiment, replace(found.plan, steps=7), {}).training(label).train.steps == 7
     tests = {key: found.scoring(key)[1]["data"] for key in experiment.scorings}
     assert len(tests) == 4 and {key.split("/")[1] for key in tests} == {"0", "3"}
     assert all(path.parent.name == f"moves-{key.split('/')[1]}" for key, path in tests.items())
